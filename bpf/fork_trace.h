@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The wire: what the kernel side sends and user space decodes. Includes nothing
+ * and uses plain C types, so that the CO-RE shell, the bcc shell, the native
+ * test shell and a reader of fork_trace/events.py all see the same bytes.
+ */
+#ifndef FORK_TRACE_H
+#define FORK_TRACE_H
+
+typedef unsigned char ft_u8;
+typedef unsigned int ft_u32;
+typedef int ft_s32;
+typedef long long ft_s64;
+typedef unsigned long long ft_u64;
+
+#define FT_COMM_BYTES 16 /* TASK_COMM_LEN, include/linux/sched.h */
+#define FT_USER_FRAMES 8 /* what frame pointers give on most systems is one frame */
+#define FT_BUILD_ID_BYTES 20
+#define FT_KERNEL_FRAMES 32 /* dup_mmap's refusal lies 4 to 8 frames below copy_process */
+
+/*
+ * The steps of a fork that this program can blame, in the order in which the
+ * kernel takes them. fork_trace/steps.py holds the same list with its meaning.
+ */
+#define FT_STEPS(X)                     \
+	X(COPY_PROCESS, 0)              \
+	X(SECCOMP, 1)                   \
+	X(CLONE_ARGS, 2)                \
+	X(KERNEL_CLONE, 3)              \
+	X(CLONE_FLAGS, 4)               \
+	X(DUP_TASK_STRUCT, 5)           \
+	X(TASK_EXEC_STATE_COPY, 6)      \
+	X(COPY_CREDS, 7)                \
+	X(CREATE_USER_NS, 8)            \
+	X(SET_CRED_UCOUNTS, 9)          \
+	X(RLIMIT_NPROC, 10)             \
+	X(THREADS_MAX, 11)              \
+	X(IO_URING_FORK, 12)            \
+	X(MPOL_DUP, 13)                 \
+	X(SCHED_FORK, 14)               \
+	X(PERF_EVENT_INIT_TASK, 15)     \
+	X(AUDIT_ALLOC, 16)              \
+	X(SECURITY_TASK_ALLOC, 17)      \
+	X(COPY_SEMUNDO, 18)             \
+	X(DUP_FD, 19)                   \
+	X(COPY_FS, 20)                  \
+	X(COPY_FS_STRUCT, 21)           \
+	X(COPY_SIGNAL, 22)              \
+	X(MM_INIT, 23)                  \
+	X(DUP_MMAP, 24)                 \
+	X(VM_ENOUGH_MEMORY, 25)         \
+	X(VM_AREA_DUP, 26)              \
+	X(VMA_DUP_POLICY, 27)           \
+	X(DUP_USERFAULTFD, 28)          \
+	X(ANON_VMA_FORK, 29)            \
+	X(COPY_PAGE_RANGE, 30)          \
+	X(LDT_DUP_CONTEXT, 31)          \
+	X(COPY_NAMESPACES, 32)          \
+	X(COPY_MNT_NS, 33)              \
+	X(COPY_UTSNAME, 34)             \
+	X(COPY_IPCS, 35)                \
+	X(COPY_PID_NS, 36)              \
+	X(COPY_CGROUP_NS, 37)           \
+	X(COPY_NET_NS, 38)              \
+	X(COPY_TIME_NS, 39)             \
+	X(COPY_IO, 40)                  \
+	X(COPY_THREAD, 41)              \
+	X(SHSTK_ALLOC_THREAD_STACK, 42) \
+	X(ALLOC_PID, 43)                \
+	X(PIDFD_PREPARE, 44)            \
+	X(CGROUP_CAN_FORK, 45)          \
+	X(SCHED_CGROUP_FORK, 46)        \
+	X(FUTEX_HASH, 47)               \
+	X(PID_NAMESPACE_LATE, 48)       \
+	X(SIGNAL_LATE, 49)              \
+	X(MMAP, 50)                     \
+	X(MPROTECT, 51)
+
+#define FT_STEP_ENUM(name, number) FT_STEP_##name = number,
+enum ft_step { FT_STEPS(FT_STEP_ENUM) };
+#undef FT_STEP_ENUM
+
+/*
+ * What decides between two causes that share a step and an errno. It is part of
+ * the key of the exact counters, so a count never has to guess its cause.
+ */
+enum ft_detail {
+	FT_DETAIL_NONE = 0,
+	FT_DETAIL_OVERCOMMIT_GUESS = 1, /* vm.overcommit_memory was 0 */
+	FT_DETAIL_OVERCOMMIT_ALWAYS = 2, /* 1: never refuses, seen only if it changed under us */
+	FT_DETAIL_OVERCOMMIT_NEVER = 3, /* 2 */
+	FT_DETAIL_PIDNS_ALIVE = 4,
+	FT_DETAIL_PIDNS_DEAD = 5, /* PIDNS_ADDING off: its init has died */
+	FT_DETAIL_NS_LIMIT = 6, /* a user.max_*_namespaces, at some user namespace */
+	FT_DETAIL_NS_DEPTH = 7, /* 32 levels below the initial one */
+	FT_DETAIL_MOUNTS = 8, /* copy_mnt_ns: no namespace count is over, so fs.mount-max */
+	FT_DETAIL_STACK_ADDRESS_SPACE = 9, /* a thread's stack: RLIMIT_AS */
+	FT_DETAIL_STACK_DATA = 10, /* RLIMIT_DATA */
+	FT_DETAIL_STACK_MAPPINGS = 11, /* vm.max_map_count */
+	FT_DETAIL_STACK_COMMIT = 12, /* the overcommit rule */
+	FT_DETAIL_STACK_LOCKED = 13, /* RLIMIT_MEMLOCK, after mlockall(MCL_FUTURE) */
+};
+
+enum ft_syscall {
+	FT_SYSCALL_UNKNOWN = 0,
+	FT_SYSCALL_FORK = 1,
+	FT_SYSCALL_VFORK = 2,
+	FT_SYSCALL_CLONE = 3,
+	FT_SYSCALL_CLONE3 = 4,
+	FT_SYSCALL_KERNEL = 5, /* a kernel thread, or a worker that the kernel made */
+	FT_SYSCALL_MMAP = 6, /* of a thread's stack, before any clone */
+	FT_SYSCALL_MPROTECT = 7, /* the same */
+};
+
+#define FT_BIT_THREAD 1 /* CLONE_THREAD was asked for */
+#define FT_BIT_OBSERVED 2 /* a function that we watch refused inside this very call */
+#define FT_BIT_MEMCG 4 /* a memory cgroup refused a charge inside this very call */
+#define FT_BIT_DETAILED 8 /* judged in FT_PHASE_DETAILED: each watched step has let it pass */
+
+/*
+ * What would have refused, by the state at the instant of the return, for a
+ * failure that no watched function explains. Only tests that no program watches
+ * are in it: a watched one would have told. fork_trace/causes.py puts them in
+ * the kernel's order. The second half says what was asked or could not be read,
+ * that nothing could be looked at, and that the programs of every step were
+ * attached by then.
+ */
+#define FT_FITS(X)                \
+	X(NPROC, 0)               \
+	X(THREADS, 1)             \
+	X(DEADLINE, 2)            \
+	X(IN_EXEC, 3)             \
+	X(PID_MAX, 4)             \
+	X(PIDS_CGROUP, 5)         \
+	X(PIDNS_DEAD, 6)          \
+	X(FD_TABLE, 7)            \
+	X(OVERCOMMIT, 8)          \
+	X(MEMCG, 9)               \
+	X(FLAGS, 10)              \
+	X(UNSHARED, 11)           \
+	X(USERNS_SYSCTL, 12)      \
+	X(NS_DENIED, 13)          \
+	X(NS_LIMIT, 14)           \
+	X(NS_DEPTH, 15)           \
+	X(THREADS_UNKNOWN, 16)    \
+	X(OVERCOMMIT_UNKNOWN, 17) \
+	X(ASKED_NEWUSER, 18)      \
+	X(ASKED_NAMESPACE, 19)    \
+	X(ASKED_PIDFD, 20)        \
+	X(ASKED_CGROUP, 21)       \
+	X(ASKED_TLS, 22)          \
+	X(ASKED_TID, 23)          \
+	X(SHARES_FS, 24)          \
+	X(COPIES_MM, 25)          \
+	X(MEMCG_LIMITED, 26)      \
+	X(NPROC_UNKNOWN, 27)      \
+	X(PIDS_UNKNOWN, 28)       \
+	X(PIDNS_UNKNOWN, 29)      \
+	X(UNJUDGED, 30)           \
+	X(THREADS_NEAR, 31)
+
+#define FT_FIT_ENUM(name, number) FT_FIT_##name = number,
+enum ft_fit { FT_FITS(FT_FIT_ENUM) };
+#undef FT_FIT_ENUM
+
+
+/*
+ * Numbers read in the kernel at the instant of the refusal. Each has a bit in
+ * `have`: a number that could not be read is absent, never 0.
+ */
+#define FT_NUMBERS(X)               \
+	X(NPROC, 0)                 \
+	X(NPROC_LIMIT, 1)           \
+	X(NPROC_LEVEL, 2)           \
+	X(NR_THREADS, 3)            \
+	X(MAX_THREADS, 4)           \
+	X(FD_SLOTS, 5)              \
+	X(NR_OPEN, 6)               \
+	X(OVERCOMMIT_MEMORY, 7)     \
+	X(OVERCOMMIT_RATIO, 8)      \
+	X(OVERCOMMIT_KBYTES, 9)     \
+	X(PAGES_ASKED, 10)          \
+	X(PAGES_COMMITTED, 11)      \
+	X(PAGES_RAM, 12)            \
+	X(PAGES_SWAP, 13)           \
+	X(ADMIN_RESERVE_KBYTES, 14) \
+	X(USER_RESERVE_KBYTES, 15)  \
+	X(CAP_SYS_ADMIN, 16)        \
+	X(MM_TOTAL_PAGES, 17)       \
+	X(PIDNS_LEVEL, 18)          \
+	X(PIDNS_PIDS, 19)           \
+	X(PIDNS_INUM, 20)           \
+	X(PID_MAX, 21)              \
+	X(PIDS_CURRENT, 22)         \
+	X(PIDS_LIMIT, 23)           \
+	X(PIDS_CGROUP, 24)          \
+	X(PIDS_LEVELS_UP, 25)       \
+	X(PIDS_HIERARCHY, 26)       \
+	X(NPROC_UID, 27)            \
+	X(MEMCG_PAGES, 28)          \
+	X(MEMCG_MAX, 29)            \
+	X(MEMCG_CGROUP, 30)         \
+	X(MEMCG_LEVELS_UP, 31)      \
+	X(MEMCG_HIERARCHY, 32)      \
+	X(NS_COUNT, 33)             \
+	X(NS_MAX, 34)               \
+	X(NS_LEVEL, 35)             \
+	X(NS_UID, 36)               \
+	X(POLICY, 37)               \
+	X(MAP_COUNT, 38)            \
+	X(MAX_MAP_COUNT, 39)        \
+	X(ADDRESS_SPACE_LIMIT, 40)  \
+	X(DATA_PAGES, 41)           \
+	X(DATA_LIMIT, 42)           \
+	X(STACK_BYTES, 43)          \
+	X(FLAG_RULES, 44)           \
+	X(NOFILE_LIMIT, 45)         \
+	X(MOVED, 46)
+
+#define FT_NUMBER_ENUM(name, number) FT_NUMBER_##name = number,
+enum ft_number { FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47 };
+#undef FT_NUMBER_ENUM
+
+/*
+ * Kernel structures whose numbers were not read, since the running kernel's have
+ * other fields than expected: bits of FT_NUMBER_MOVED.
+ */
+enum ft_moved {
+	FT_MOVED_UCOUNTS = 0,
+	FT_MOVED_PIDS_CGROUP = 1,
+	FT_MOVED_MEM_CGROUP = 2,
+	FT_MOVED_FDTABLE = 3,
+	FT_MOVED_MM_STRUCT = 4,
+	FT_MOVED_PID_NAMESPACE = 5,
+	FT_MOVED_FS_STRUCT = 6,
+	FT_MOVED_NSPROXY = 7,
+};
+
+/*
+ * While the programs are attached one by one, or detached, some forks would be
+ * seen by half of them. User space moves the phase when all are in place.
+ */
+enum ft_phase {
+	FT_PHASE_OFF = 0, /* nothing is kept or counted */
+	FT_PHASE_MARKING = 1, /* refusals are kept, so that none under way is missed; not counted */
+	FT_PHASE_COUNTING = 2,
+	FT_PHASE_DETAILED = 3, /* counting, with the programs of every step attached */
+};
+
+/* Whole-run counters, one 64-bit value each; none of them is ever reset. */
+enum ft_stat {
+	FT_STAT_FAILURES = 0, /* copy_process returned an error to user space */
+	FT_STAT_RETRIES = 1, /* -ERESTARTNOINTR: the kernel restarts the call itself */
+	FT_STAT_DYING = 2, /* the caller was being killed: nobody sees the error */
+	FT_STAT_SAMPLED = 3, /* failures sent whole, as an event */
+	FT_STAT_SKIPPED = 4, /* counted but not sampled: over the rate limit of their key */
+	FT_STAT_LOST = 5, /* samples lost since the ring buffer was full; still counted */
+	FT_STAT_FOLDED = 6, /* counted per step only: the table of keys was full */
+	FT_STAT_UNMARKED = 7, /* a refusal that could not be kept for want of a slot */
+	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
+	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
+	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
+	FT_STAT_COUNT = 11,
+};
+
+/* The key of the exact counters. No implicit padding. */
+struct ft_key {
+	char comm[FT_COMM_BYTES];
+	ft_u64 cgroup; /* id in the v1 pids hierarchy where the host has one, otherwise in v2 */
+	ft_u32 uid; /* real uid, in the initial user namespace */
+	ft_s32 error; /* negative errno, as copy_process returned it */
+	ft_u8 step; /* enum ft_step */
+	ft_u8 detail; /* enum ft_detail */
+	ft_u8 syscall; /* enum ft_syscall */
+	ft_u8 bits; /* FT_BIT_* */
+	ft_u32 fits; /* bit n: enum ft_fit; 0 where a refusal was seen */
+};
+_Static_assert(sizeof(struct ft_key) == 40, "ft_key is part of the wire");
+
+struct ft_tally {
+	ft_u64 count; /* exact */
+	ft_u64 unsampled; /* of these, the ones that no event was or will be sent for */
+	ft_u64 window_ns; /* when the current second of samples began */
+	ft_u64 in_window; /* samples sent in it */
+};
+_Static_assert(sizeof(struct ft_tally) == 32, "ft_tally is part of the wire");
+
+/*
+ * Where a user address lies: struct bpf_stack_build_id, include/uapi/linux/bpf.h.
+ * It names the file after the process, and its mappings, are gone.
+ */
+struct ft_place {
+	ft_s32 status; /* 0 none, 1 build id and offset in the file, 2 address only */
+	ft_u8 build_id[FT_BUILD_ID_BYTES];
+	ft_u64 offset;
+};
+_Static_assert(sizeof(struct ft_place) == 32, "ft_place is the kernel's");
+
+/* One level of a hierarchy of limits: each of them is asked, and any can refuse. */
+enum ft_level_kind {
+	FT_LEVEL_PIDS_CGROUP = 1, /* id: of the cgroup */
+	FT_LEVEL_PID_NAMESPACE = 2, /* id: inode number of the namespace */
+	FT_LEVEL_MEMORY_CGROUP = 3, /* id: of the cgroup; counted in pages */
+	FT_LEVEL_NPROC = 4, /* id: the uid that is counted there; up is the level from the top */
+};
+
+struct ft_level {
+	ft_u64 id;
+	ft_u64 used;
+	ft_u64 limit; /* as the kernel holds it: a huge one is none */
+	ft_u32 kind; /* enum ft_level_kind */
+	ft_u32 up; /* levels above the task's own */
+};
+_Static_assert(sizeof(struct ft_level) == 32, "ft_level is part of the wire");
+#define FT_LEVELS 16 /* deeper levels are not told; the one that refused is among the numbers */
+
+/* One failure, sent whole. */
+struct ft_event {
+	ft_u64 time_ns; /* CLOCK_MONOTONIC */
+	struct ft_key key;
+	ft_u64 flags; /* CLONE_* as copy_process got them */
+	ft_u32 pid; /* thread group id, initial pid namespace */
+	ft_u32 tid;
+	ft_u32 ppid;
+	ft_u32 user_frame_count;
+	ft_u32 level_count;
+	ft_u32 reserved; /* zero */
+	char parent_comm[FT_COMM_BYTES];
+	ft_u64 have; /* bit n: number[n] was read */
+	ft_u64 number[FT_NUMBER_COUNT];
+	ft_u64 user_frame[FT_USER_FRAMES]; /* user addresses, innermost first */
+	struct ft_place user_place[FT_USER_FRAMES]; /* of the same frames */
+	struct ft_level level[FT_LEVELS];
+};
+_Static_assert(sizeof(struct ft_event) ==
+		       40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT + (8 + 32) * FT_USER_FRAMES +
+			       32 * FT_LEVELS,
+	       "ft_event is part of the wire");
+
+/* A refusal seen inside an open copy_process, kept until that call returns. */
+struct ft_refusal {
+	ft_u64 have;
+	ft_u64 number[FT_NUMBER_COUNT];
+	ft_s32 error;
+	ft_u8 step;
+	ft_u8 detail;
+	ft_u8 bits; /* FT_BIT_MEMCG */
+	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack: no copy_process follows */
+	ft_u32 level_count;
+	ft_u32 fits;
+	ft_u64 flags; /* scratch: the CLONE_* flags while the state is judged */
+	struct ft_level level[FT_LEVELS];
+	ft_u64 kernel_frame[FT_KERNEL_FRAMES]; /* scratch: was copy_process among the callers? */
+};
+
+#define FT_FILTER_PID 1
+#define FT_FILTER_UID 2
+#define FT_FILTER_COMM 4
+#define FT_FILTER_CGROUP 8
+
+/*
+ * Settings, fixed before the programs are loaded: the verifier then drops what
+ * they switch off. An address of 0 means that the symbol is not known.
+ */
+struct ft_config {
+	ft_u64 copy_process_start; /* [start, end): return addresses in copy_process */
+	ft_u64 copy_process_end;
+	ft_u64 nr_threads; /* int, kernel/fork.c */
+	ft_u64 max_threads; /* int, kernel/fork.c */
+	ft_u64 pid_max; /* int, kernel/pid.c; gone in v6.14 */
+	ft_u64 sysctl_nr_open; /* unsigned int, fs/file.c */
+	ft_u64 sysctl_overcommit_memory; /* int, mm/util.c */
+	ft_u64 sysctl_overcommit_ratio; /* int */
+	ft_u64 sysctl_overcommit_kbytes; /* unsigned long */
+	ft_u64 sysctl_admin_reserve_kbytes; /* unsigned long */
+	ft_u64 sysctl_user_reserve_kbytes; /* unsigned long */
+	ft_u64 totalram_pages; /* atomic_long_t _totalram_pages, mm/page_alloc.c */
+	ft_u64 total_swap_pages; /* long, mm/swapfile.c */
+	ft_u64 vm_committed_as; /* struct percpu_counter, mm/util.c */
+	ft_u64 sysctl_max_map_count; /* int, mm/util.c */
+	ft_u64 unprivileged_userns_clone; /* int, kernel/fork.c; Debian, Ubuntu */
+	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
+	ft_u64 watched; /* bit n: enum ft_step: a program is attached from the start */
+	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
+	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
+	ft_u32 filter; /* FT_FILTER_* */
+	ft_u32 filter_pid;
+	ft_u32 filter_uid;
+	char filter_comm[FT_COMM_BYTES];
+	ft_u32 samples_per_second; /* of each key */
+	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
+	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
+	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
+};
+
+#endif

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The logic: which step a failed copy_process is blamed on, what is counted and
+ * what is sampled. It owns no map, reads no kernel structure and knows no
+ * loader; it reaches them through the port below, which each shell defines as
+ * functions in its own file (bcc rewrites map access only there).
+ *
+ * A fork is blamed on a step only if that step refused inside the same call of
+ * copy_process. No program runs at its entry, so a fork that succeeds pays for
+ * nothing but the exits: the shell proves, on the error path only, that the
+ * refusing function was called by copy_process, and from there on copy_process
+ * cannot but fail and consume the mark.
+ */
+#ifndef FORK_TRACE_LOGIC_H
+#define FORK_TRACE_LOGIC_H
+
+#include "fork_trace.h"
+
+#define FT_EPERM 1
+#define FT_EAGAIN 11
+#define FT_ENOMEM 12
+#define FT_EINVAL 22
+#define FT_EMFILE 24
+#define FT_ENOSPC 28
+#define FT_ERESTARTSYS 512 /* include/linux/errno.h; the caller never sees these four */
+#define FT_ERESTARTNOINTR 513
+#define FT_ERESTART_RESTARTBLOCK 516
+#define FT_NS_PER_S 1000000000ULL
+
+/* include/uapi/linux/sched.h */
+#define FT_CLONE_VM 0x00000100ULL
+#define FT_CLONE_FS 0x00000200ULL
+#define FT_CLONE_SIGHAND 0x00000800ULL
+#define FT_CLONE_PIDFD 0x00001000ULL
+#define FT_CLONE_PARENT 0x00008000ULL
+#define FT_CLONE_THREAD 0x00010000ULL
+#define FT_CLONE_NEWNS 0x00020000ULL
+#define FT_CLONE_SYSVSEM 0x00040000ULL
+#define FT_CLONE_SETTLS 0x00080000ULL
+#define FT_CLONE_DETACHED 0x00400000ULL
+#define FT_CLONE_NEWCGROUP 0x02000000ULL
+#define FT_CLONE_NEWUTS 0x04000000ULL
+#define FT_CLONE_NEWIPC 0x08000000ULL
+#define FT_CLONE_NEWUSER 0x10000000ULL
+#define FT_CLONE_NEWPID 0x20000000ULL
+#define FT_CLONE_NEWNET 0x40000000ULL
+#define FT_CLONE_NEWTIME 0x00000080ULL
+#define FT_CLONE_INTO_CGROUP 0x200000000ULL
+#define FT_CLONE_NEW_ANY                                                                       \
+	(FT_CLONE_NEWNS | FT_CLONE_NEWCGROUP | FT_CLONE_NEWUTS | FT_CLONE_NEWIPC |             \
+	 FT_CLONE_NEWPID | FT_CLONE_NEWNET | FT_CLONE_NEWTIME)
+
+#ifndef ft_inline
+#define ft_inline static inline __attribute__((always_inline))
+#endif
+/* A function of its own: of what several programs do, one copy each is enough. */
+#ifndef ft_outline
+#define ft_outline static __attribute__((noinline))
+#endif
+
+/* The port. */
+
+/* Monotonic time. */
+ft_inline ft_u64 port_now_ns(void);
+/* An empty refusal for this thread, in place of any older one; 0: no room. */
+ft_inline struct ft_refusal *port_refusal_open(void);
+/* The refusal of this thread, or 0. */
+ft_inline struct ft_refusal *port_refusal(void);
+ft_inline void port_refusal_drop(void);
+/* The tally of a key, made if need be; 0: the table is full. */
+ft_inline struct ft_tally *port_tally(const struct ft_key *key);
+ft_inline void port_add(ft_u64 *counter); /* one, atomically */
+/* Count under the step alone, for keys that found no room. */
+ft_inline void port_fold(ft_u8 step);
+ft_inline void port_stat(enum ft_stat stat);
+/* Memory for one event, not zeroed; 0: the buffer is full. */
+ft_inline struct ft_event *port_event(void);
+ft_inline void port_event_send(struct ft_event *event, int wake);
+/* Fill comm, uid, cgroup and syscall: who asked. */
+ft_inline void port_who(struct ft_key *key);
+/* Fill pid, tid, parent and user stack: the rest of who asked. */
+ft_inline void port_sample(void *ctx, struct ft_event *event);
+ft_inline int port_is_filtered_out(const struct ft_key *key);
+/* Is SIGKILL pending for this thread or its group exiting? */
+ft_inline int port_is_dying(void);
+/*
+ * Judge the state at this instant: which tests that no program watches would
+ * refuse a fork with these `flags` (refusal->flags) with this error? Fills
+ * refusal->fits, detail, numbers and levels. Reads nothing that `watched` (bit
+ * n: enum ft_step) has told already.
+ */
+ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched);
+/* Only whether this thread's memory cgroups are near their limits, for the refusal that is kept. */
+ft_inline void port_judge_memory_cgroup(void);
+/* Calls of the fork family under way, for what never reaches copy_process. */
+enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2 };
+/* Note how far this thread's call has come; 0: no room. */
+ft_inline int port_call_note(enum ft_call call);
+ft_inline enum ft_call port_call_take(void); /* and forget it */
+/* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
+ft_inline int port_is_supervised(void);
+ft_inline const volatile struct ft_config *port_config(void);
+ft_inline enum ft_phase port_phase(void);
+
+/* The rest needs nothing but the port. */
+
+ft_inline void ft_number(struct ft_refusal *refusal, enum ft_number number, ft_u64 value)
+{
+	refusal->number[number] = value;
+	refusal->have |= 1ULL << number;
+}
+
+/* One level of a hierarchy that was asked; the deepest ones find no room. */
+ft_inline void ft_level(struct ft_refusal *refusal, enum ft_level_kind kind, ft_u32 up, ft_u64 id,
+			ft_u64 used, ft_u64 limit)
+{
+	ft_u32 index = refusal->level_count;
+
+	if (index >= FT_LEVELS)
+		return;
+	refusal->level[index].kind = kind;
+	refusal->level[index].up = up;
+	refusal->level[index].id = id;
+	refusal->level[index].used = used;
+	refusal->level[index].limit = limit;
+	refusal->level_count = index + 1;
+}
+
+/*
+ * Which of copy_process' rules on flags does a call break? A bit for each; see
+ * fork_trace/causes.py. Those that depend on the caller's state are the shell's.
+ */
+ft_inline ft_u32 ft_flag_rules(ft_u64 flags)
+{
+	ft_u32 rules = 0;
+
+	if (flags & FT_CLONE_NEWNS && flags & FT_CLONE_FS)
+		rules |= 1;
+	if (flags & FT_CLONE_NEWUSER && flags & FT_CLONE_FS)
+		rules |= 2;
+	if (flags & FT_CLONE_THREAD && !(flags & FT_CLONE_SIGHAND))
+		rules |= 4;
+	if (flags & FT_CLONE_SIGHAND && !(flags & FT_CLONE_VM))
+		rules |= 8;
+	if (flags & FT_CLONE_THREAD && flags & (FT_CLONE_NEWUSER | FT_CLONE_NEWPID))
+		rules |= 16;
+	if (flags & FT_CLONE_PIDFD && flags & FT_CLONE_DETACHED)
+		rules |= 32;
+	if (flags & FT_CLONE_NEWIPC && flags & FT_CLONE_SYSVSEM)
+		rules |= 64;
+	return rules;
+}
+
+/* What the call asked for, as far as it decides between causes. */
+ft_inline ft_u32 ft_asked(ft_u64 flags)
+{
+	ft_u32 fits = 0;
+
+	if (flags & FT_CLONE_NEWUSER)
+		fits |= 1U << FT_FIT_ASKED_NEWUSER;
+	if (flags & FT_CLONE_NEW_ANY)
+		fits |= 1U << FT_FIT_ASKED_NAMESPACE;
+	if (flags & FT_CLONE_PIDFD)
+		fits |= 1U << FT_FIT_ASKED_PIDFD;
+	if (flags & FT_CLONE_INTO_CGROUP)
+		fits |= 1U << FT_FIT_ASKED_CGROUP;
+	if (flags & FT_CLONE_SETTLS)
+		fits |= 1U << FT_FIT_ASKED_TLS;
+	if (!(flags & FT_CLONE_VM))
+		fits |= 1U << FT_FIT_COPIES_MM;
+	return fits;
+}
+
+/*
+ * A watched function refused inside copy_process. Returns where its numbers go,
+ * or 0 if it cannot be kept: then copy_process' own return still counts it.
+ */
+ft_inline struct ft_refusal *ft_on_refusal(ft_u8 step, ft_s32 error)
+{
+	struct ft_refusal *refusal;
+
+	if (port_phase() == FT_PHASE_OFF)
+		return 0;
+	refusal = port_refusal();
+	/* A memory cgroup told that it is to blame; now we see whom it refused. */
+	if (refusal && refusal->bits & FT_BIT_MEMCG && refusal->step == FT_STEP_COPY_PROCESS &&
+	    error == -FT_ENOMEM) {
+		refusal->step = step;
+		return refusal;
+	}
+	refusal = port_refusal_open();
+	if (!refusal) {
+		port_stat(FT_STAT_UNMARKED);
+		return 0;
+	}
+	refusal->step = step;
+	refusal->error = error;
+	return refusal;
+}
+
+/*
+ * The same for a function that hands on what one inside it refused: those have
+ * the numbers after its own, up to `last_inner`, and have told more already.
+ */
+ft_inline struct ft_refusal *ft_on_outer_refusal(ft_u8 step, ft_u8 last_inner, ft_s32 error)
+{
+	struct ft_refusal *refusal = port_refusal();
+
+	if (refusal && refusal->step > step && refusal->step <= last_inner)
+		return 0;
+	return ft_on_refusal(step, error);
+}
+
+/* Can this refusal be the one that copy_process returns as `error`? */
+ft_inline int ft_is_of(const struct ft_refusal *refusal, ft_s32 error)
+{
+	if (refusal->error == error)
+		return 1;
+	/* kernel/fork.c, copy_mm: whatever dup_mm met inside is -ENOMEM outside. */
+	return error == -FT_ENOMEM && refusal->step >= FT_STEP_MM_INIT &&
+	       refusal->step <= FT_STEP_LDT_DUP_CONTEXT;
+}
+
+ft_inline ft_u64 ft_watched(void)
+{
+	return port_phase() == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
+						   port_config()->watched;
+}
+
+/* No watched function refused: which of the other tests would have, at this instant? */
+ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags, ft_u64 watched)
+{
+	refusal->step = FT_STEP_COPY_PROCESS;
+	refusal->error = error;
+	refusal->flags = flags;
+	refusal->fits = ft_asked(flags);
+	if (watched && port_phase() == FT_PHASE_DETAILED)
+		refusal->bits |= FT_BIT_DETAILED;
+	port_judge(refusal, error, watched);
+}
+
+ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *tally,
+			 const struct ft_refusal *refusal, ft_u64 flags, ft_u64 now_ns, int wake)
+{
+	struct ft_event *event = port_event();
+
+	if (!event) {
+		port_add(&tally->unsampled);
+		port_stat(FT_STAT_LOST);
+		return;
+	}
+	/* In two parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
+	__builtin_memset(event, 0, __builtin_offsetof(struct ft_event, user_place));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(event->user_place, 0, sizeof(event->user_place) + sizeof(event->level));
+	event->time_ns = now_ns;
+	event->key = *key;
+	event->flags = flags;
+	if (refusal) {
+		event->have = refusal->have;
+		event->level_count = refusal->level_count;
+		__builtin_memcpy(event->number, refusal->number, sizeof(event->number));
+		__builtin_memcpy(event->level, refusal->level, sizeof(event->level));
+	}
+	port_sample(ctx, event);
+	port_event_send(event, wake);
+	port_stat(FT_STAT_SAMPLED);
+}
+
+/* Count one failure exactly, and sample it within the rate limit of its key. */
+ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *refusal,
+			 ft_s32 error, ft_u64 flags)
+{
+	struct ft_tally *tally;
+	ft_u64 now_ns;
+	int is_first;
+
+	key->error = error;
+	if (refusal) {
+		key->step = refusal->step;
+		key->detail = refusal->detail;
+		key->bits |= refusal->bits;
+		key->fits = refusal->fits;
+	} else if (key->step == FT_STEP_COPY_PROCESS) {
+		key->fits = 1U << FT_FIT_UNJUDGED;
+	}
+	if (flags & FT_CLONE_THREAD)
+		key->bits |= FT_BIT_THREAD;
+
+	port_stat(FT_STAT_FAILURES);
+	now_ns = port_now_ns();
+	tally = port_tally(key);
+	if (!tally) {
+		port_stat(FT_STAT_FOLDED);
+		port_fold(key->step);
+		return 0;
+	}
+	port_add(&tally->count);
+	if (now_ns - tally->window_ns >= FT_NS_PER_S) {
+		tally->window_ns = now_ns;
+		tally->in_window = 0;
+	}
+	if (tally->in_window >= port_config()->samples_per_second) {
+		port_add(&tally->unsampled);
+		port_stat(FT_STAT_SKIPPED);
+		return 0;
+	}
+	/* Wake the reader for the first of a burst only; it looks by itself soon after. */
+	is_first = tally->in_window == 0;
+	tally->in_window++;
+	ft_sample(ctx, key, tally, refusal, flags, now_ns, is_first);
+	return 0;
+}
+
+/*
+ * Is this error one that the caller will see as a failed fork? Counts the
+ * others, and says who asks.
+ */
+ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
+{
+	if (port_phase() < FT_PHASE_COUNTING)
+		return 0;
+	if (error == -FT_ERESTARTNOINTR) {
+		port_stat(FT_STAT_RETRIES);
+		return 0;
+	}
+	/*
+	 * A task killed in the middle of its fork gets an error that it never
+	 * lives to see. Blaming memory for it would be a wrong cause.
+	 */
+	if (port_is_dying()) {
+		port_stat(FT_STAT_DYING);
+		return 0;
+	}
+	port_who(key);
+	if (port_is_filtered_out(key)) {
+		port_stat(FT_STAT_FILTERED);
+		return 0;
+	}
+	return 1;
+}
+
+/* copy_process returned `error`, for a call with the CLONE_* `flags`. */
+ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
+{
+	struct ft_refusal *refusal = port_refusal();
+	struct ft_key key = {};
+
+	/*
+	 * Whatever becomes of it here, the system call's exit must not count it
+	 * again. Of a worker that the kernel makes no such exit follows: its note
+	 * would stay, and hide a later call that a filter answers.
+	 */
+	if (port_config()->watches_early) {
+		port_who(&key);
+		if (key.syscall != FT_SYSCALL_KERNEL)
+			port_call_note(FT_CALL_REACHED);
+	}
+	if (!ft_is_failure(error, &key))
+		goto out;
+	/* Left over from an mmap that came through after all: it tells nothing of this call. */
+	if (refusal && refusal->is_of_stack)
+		refusal = 0;
+	if (refusal && !ft_is_of(refusal, error)) {
+		/* Cannot happen by the kernel's source; if it does, blame nobody. */
+		port_stat(FT_STAT_MISMATCH);
+		refusal = 0;
+	}
+	if (refusal && refusal->step != FT_STEP_COPY_PROCESS) {
+		key.bits |= FT_BIT_OBSERVED;
+		/* A charge that is not worth a kill fails without a word: was there room? */
+		if (error == -FT_ENOMEM && !refusal->bits && !refusal->detail)
+			port_judge_memory_cgroup();
+	} else if (!refusal) {
+		refusal = port_refusal_open();
+		if (refusal)
+			ft_judge(refusal, error, flags, ft_watched());
+	}
+	ft_count(ctx, &key, refusal, error, flags);
+out:
+	if (refusal || port_refusal())
+		port_refusal_drop();
+}
+
+/* A system call of the fork family begins; it gets here past seccomp and ptrace. */
+ft_inline void ft_on_call_enter(void)
+{
+	if (port_phase() != FT_PHASE_OFF && !port_call_note(FT_CALL_ENTERED))
+		port_stat(FT_STAT_UNMARKED);
+}
+
+/*
+ * It ends with `result`. Under the upper rungs only what never reached
+ * copy_process is counted here; in the tracepoint rung every failure is.
+ * `asks_tid`: clone3 was given set_tid.
+ */
+ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid)
+{
+	enum ft_call call = port_call_take();
+	ft_s32 error = (ft_s32)result;
+	struct ft_refusal *refusal;
+	struct ft_key key = {};
+
+	if (result >= 0 || result < -4095)
+		return;
+	if (call == FT_CALL_REACHED)
+		return;
+	/* Of the restarted calls copy_process has counted its own. */
+	if (error <= -FT_ERESTARTSYS && error >= -FT_ERESTART_RESTARTBLOCK &&
+	    !port_config()->is_by_syscall)
+		return;
+	refusal = port_refusal();
+	if (!ft_is_failure(error, &key))
+		goto out;
+	if (call == FT_CALL_NONE && port_is_supervised()) {
+		/* It ended without having begun: a filter or a tracer answered in its place. */
+		key.step = FT_STEP_SECCOMP;
+		refusal = 0;
+	} else if (port_config()->is_by_syscall) {
+		refusal = port_refusal_open();
+		if (refusal) {
+			ft_judge(refusal, error, flags, 0);
+			if (asks_tid)
+				refusal->fits |= 1U << FT_FIT_ASKED_TID;
+		}
+	} else if (call == FT_CALL_NONE) {
+		/* It began before we did, or found no room: copy_process may have counted it. */
+		port_stat(FT_STAT_UNMARKED);
+		goto out;
+	} else if (refusal && refusal->step == FT_STEP_CLONE_ARGS) {
+		key.bits |= FT_BIT_OBSERVED;
+	} else {
+		key.step = FT_STEP_KERNEL_CLONE;
+		refusal = 0;
+	}
+	if (!port_config()->is_by_syscall)
+		port_stat(FT_STAT_EARLY);
+	ft_count(ctx, &key, refusal, error, flags);
+out:
+	if (refusal || port_refusal())
+		port_refusal_drop();
+}
+
+/*
+ * The stack of a thread could not be had: mmap, or the mprotect that makes it
+ * usable, failed. `refusal` has the numbers and names the limit, or is 0.
+ */
+ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error,
+				   struct ft_refusal *refusal)
+{
+	struct ft_key key = {};
+
+	if (!ft_is_failure(error, &key))
+		return;
+	key.syscall = step == FT_STEP_MMAP ? FT_SYSCALL_MMAP : FT_SYSCALL_MPROTECT;
+	key.bits |= FT_BIT_THREAD | FT_BIT_OBSERVED;
+	key.step = step;
+	if (refusal)
+		refusal->step = step;
+	port_stat(FT_STAT_EARLY);
+	ft_count(ctx, &key, refusal, error, 0);
+}
+
+#endif

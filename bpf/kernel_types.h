@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Every kernel field that the CO-RE shell reads, and nothing else. Offsets come
+ * from the running kernel's BTF, so only names and types matter here. Where a
+ * field moved, a flavour (name___suffix) holds the other form, with its commit.
+ */
+#ifndef FORK_TRACE_KERNEL_TYPES_H
+#define FORK_TRACE_KERNEL_TYPES_H
+
+typedef unsigned char __u8;
+typedef signed char __s8;
+typedef unsigned short __u16;
+typedef short __s16;
+typedef unsigned int __u32;
+typedef int __s32;
+typedef unsigned long long __u64;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef __u8 u8;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s64 s64;
+typedef _Bool bool;
+
+/* include/uapi/linux/bpf.h: the values are ABI. */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
+enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
+enum { BPF_F_USER_STACK = 256, BPF_F_USER_BUILD_ID = 2048 };
+
+/* Asked for by name: does the running kernel have this helper? */
+enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
+typedef atomic64_t atomic_long_t;
+
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+struct pt_regs {
+#if defined(__TARGET_ARCH_x86)
+	unsigned long bx;
+	unsigned long r10;
+	unsigned long cx;
+	unsigned long dx;
+	unsigned long si;
+	unsigned long di;
+	unsigned long orig_ax;
+#elif defined(__TARGET_ARCH_arm64)
+	unsigned long regs[31];
+	u64 orig_x0;
+	int syscallno;
+#endif
+};
+
+struct rlimit {
+	unsigned long rlim_cur;
+};
+
+struct sigset {
+	unsigned long sig[1];
+};
+
+struct sigpending {
+	struct sigset signal;
+};
+
+struct signal_struct {
+	unsigned int flags;
+	struct rlimit rlim[16];
+};
+
+struct user_struct {
+	kuid_t uid;
+};
+
+/* Until v5.14 the tasks of a user were counted here. Linux commit
+ * 21d1c5e386bc ("Reimplement RLIMIT_NPROC on top of ucounts"). */
+struct user_struct___v513 {
+	atomic_t processes;
+};
+
+struct user_namespace;
+
+struct ucounts {
+	struct user_namespace *ns;
+	kuid_t uid;
+	/* Called ucount[], shared with the namespace counts, until v6.0. Linux
+	 * commit de399236e240 ("ucounts: Split rlimit and ucount values and
+	 * max values"). */
+	atomic_long_t rlimit[4];
+	atomic_long_t ucount[10];
+};
+
+/* The counts were of type int until v5.14. Linux commit f9c82a4ea89c ("Increase
+ * size of ucounts to atomic_long_t"). */
+struct ucounts___v513 {
+	atomic_t ucount[10];
+};
+
+struct user_namespace {
+	int level;
+	struct ucounts *ucounts;
+	long rlimit_max[4];
+	long ucount_max[10];
+};
+
+struct user_namespace___v513 {
+	int ucount_max[10];
+};
+
+/* include/linux/user_namespace.h; the values come from the running kernel. */
+enum rlimit_type { UCOUNT_RLIMIT_NPROC };
+enum ucount_type {
+	UCOUNT_USER_NAMESPACES,
+	UCOUNT_PID_NAMESPACES,
+	UCOUNT_UTS_NAMESPACES,
+	UCOUNT_IPC_NAMESPACES,
+	UCOUNT_NET_NAMESPACES,
+	UCOUNT_MNT_NAMESPACES,
+	UCOUNT_CGROUP_NAMESPACES,
+	UCOUNT_TIME_NAMESPACES,
+};
+/* From v5.14 to v6.0 the limits that are counted by user stood among these. */
+enum ucount_type___v60 { UCOUNT_RLIMIT_NPROC___v60 };
+
+typedef struct {
+	u64 val;
+} kernel_cap_t;
+
+/* Two 32-bit words until v6.3. Linux commit f122a08b197d ("capability: just use
+ * a 'u64' instead of a 'u32[2]' array"). Same bytes on little-endian machines. */
+struct cred {
+	kuid_t euid;
+	struct user_struct *user;
+	struct user_namespace *user_ns;
+	struct ucounts *ucounts;
+	kernel_cap_t cap_effective;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+	unsigned long *open_fds;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct mm_struct {
+	unsigned long total_vm;
+	unsigned long data_vm;
+	unsigned long stack_vm;
+	int map_count;
+};
+
+struct kernfs_node {
+	void *priv;
+	u64 id;
+};
+
+struct inode {
+	void *i_private;
+};
+
+struct file {
+	struct inode *f_inode;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
+};
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct cgroup_subsys_state *subsys[8];
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+/* kernel/cgroup/pids.c: in no header. */
+struct pids_cgroup {
+	struct cgroup_subsys_state css;
+	atomic64_t counter;
+	atomic64_t limit;
+};
+
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long max;
+};
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory; /* in pages */
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[8];
+	struct cgroup *dfl_cgrp;
+};
+
+/* The values come from the running kernel. */
+enum cgroup_subsys_id { pids_cgrp_id = 0xff, memory_cgrp_id = 0xfe };
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct pid_namespace {
+	unsigned int pid_allocated;
+	unsigned int level;
+	struct pid_namespace *parent;
+	struct ns_common ns;
+	/* Per namespace since v6.14. Linux commit 7863dcc72d0f ("pid: allow
+	 * pid_max to be set per pid namespace"). */
+	int pid_max;
+};
+
+struct upid {
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+struct time_namespace;
+
+struct nsproxy {
+	struct pid_namespace *pid_ns_for_children;
+	struct time_namespace *time_ns;
+	struct time_namespace *time_ns_for_children;
+};
+
+struct fs_struct {
+	int users;
+	int in_exec;
+};
+
+struct seccomp {
+	int mode;
+};
+
+struct percpu_counter {
+	s64 count;
+};
+
+struct kernel_clone_args {
+	u64 flags;
+	int cgroup; /* a descriptor, with CLONE_INTO_CGROUP */
+	unsigned long set_tid_size;
+};
+
+struct thread_info {
+	unsigned long flags;
+	unsigned int status;
+};
+
+struct task_struct {
+	struct thread_info thread_info;
+	void *stack;
+	unsigned int flags;
+	unsigned int ptrace;
+	int prio;
+	unsigned int policy;
+	unsigned sched_reset_on_fork : 1;
+	int pid;
+	int tgid;
+	struct mm_struct *mm;
+	struct task_struct *real_parent;
+	char comm[16];
+	const struct cred *real_cred;
+	const struct cred *cred;
+	struct pid *thread_pid;
+	struct fs_struct *fs;
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	struct sigpending pending;
+	struct seccomp seccomp;
+	struct css_set *cgroups;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,6 @@
+"""`python -m fork_trace`."""
+
+from fork_trace.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Failures counted by command and caller, or by whatever is asked for. Pure; holds no clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fork_trace.errors import ForkTraceError
+from fork_trace.records import Failure
+
+DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
+
+# What `--by` takes; host only tells apart when files of several hosts are merged.
+COLUMNS: tuple[str, ...] = (
+    "command",
+    "caller",
+    "cause",
+    "step",
+    "cgroup",
+    "container",
+    "user",
+    "parent",
+    "host",
+)
+
+
+@dataclass
+class Row:
+    """All failures that share the asked-for columns."""
+
+    key: tuple[str | None, ...]
+    count: int = 0
+    errnos: Counter[str] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)
+    first_ns: int = 0
+    last_ns: int = 0
+    latest: Failure | None = None
+
+
+def _container(failure: Failure) -> str | None:
+    if not failure.container:
+        return None
+    for name in ("pod", "name", "id", "unit"):
+        if failure.container.get(name):
+            return str(failure.container[name])
+    return None
+
+
+def column(failure: Failure, name: str, host: str | None) -> str | None:
+    """Return the value of one column; None where it is not known."""
+    values: dict[str, str | None] = {
+        "command": failure.comm,
+        "caller": failure.caller,
+        "cause": failure.cause,
+        "step": failure.step,
+        "cgroup": failure.cgroup,
+        "container": _container(failure),
+        "user": None if failure.uid is None else str(failure.uid),
+        "parent": failure.parent_comm,
+        "host": host,
+    }
+    return values[name]
+
+
+def _speaks_better(failure: Failure, known: Failure) -> bool:
+    if not failure.evidence:
+        return False
+    if bool(failure.holders) != bool(known.holders):
+        return bool(failure.holders)
+    return failure.time_ns >= known.time_ns
+
+
+class Table:
+    """Counts failures by the asked-for columns."""
+
+    def __init__(self, by: Sequence[str] = DEFAULT_BY) -> None:
+        self.by = tuple(by)
+        self._rows: dict[tuple[str | None, ...], Row] = {}
+        self.failures = 0
+        self.causes: Counter[str] = Counter()
+        # The latest whole sample of each cause: its evidence and advice speak for all. Whoever
+        # holds the pool is read seldom, so a sample that names them stands for later ones.
+        self.latest: dict[str, Failure] = {}
+
+    def add(self, failure: Failure, host: str | None = None) -> None:
+        """Count one record: as many failures as it stands for."""
+        key = tuple(column(failure, name, host) for name in self.by)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Row(key, first_ns=failure.time_ns)
+        row.count += failure.count
+        row.errnos[failure.errno or "?"] += failure.count
+        row.causes[failure.cause] += failure.count
+        row.first_ns = min(row.first_ns, failure.time_ns)
+        if row.latest is None or failure.time_ns >= row.last_ns:
+            row.latest = failure
+        row.last_ns = max(row.last_ns, failure.time_ns)
+        self.failures += failure.count
+        self.causes[failure.cause] += failure.count
+        known = self.latest.get(failure.cause)
+        if known is None or _speaks_better(failure, known):
+            self.latest[failure.cause] = failure
+
+    def rows(self) -> list[Row]:
+        """Return the rows, most failures first; ties in the order of their columns."""
+        return sorted(self._rows.values(), key=lambda row: (-row.count, [k or "" for k in row.key]))
+
+
+def parse_by(text: str) -> tuple[str, ...]:
+    """Read a `--by` list; ForkTraceError names a column that does not exist."""
+    names: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name not in COLUMNS:
+            raise ForkTraceError(
+                f"--by knows no column {name!r}",
+                f"Give a comma-separated list of: {', '.join(COLUMNS)}.",
+            )
+        if name not in names:
+            names.append(name)
+    return tuple(names)

@@ -1,0 +1,67 @@
+"""What a backend is, and where the programs it loads lie. Which one to take is the plan's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fork_trace.errors import ForkTraceError
+from fork_trace.plan import Plan
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which failures are counted at all; None: any. Applied in the kernel."""
+
+    comm: str | None = None
+    pid: int | None = None
+    uid: int | None = None
+    cgroup_id: int | None = None
+
+
+class RungRefusedError(ForkTraceError):
+    """The kernel refuses this way of attaching altogether; another rung may do."""
+
+
+class Backend(Protocol):
+    """The programs in the kernel, from load to detach."""
+
+    plan: Plan  # as it was carried out
+
+    def attach_more(self) -> bool:
+        """Attach one of the probes in detail that still wait; False once none is left."""
+
+    def poll(self, timeout_s: float) -> list[bytes]:
+        """Wait for events at most this long and return them, oldest first."""
+
+    def tallies(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the run's counters by the names of events.STATS."""
+
+    def missed(self) -> int | None:
+        """Count the calls that a program did not see; None: the kernel does not count them."""
+
+    def folded(self) -> dict[int, int]:
+        """Return the counts by step number that found no room among the keys."""
+
+    def detach(self) -> None:
+        """Stop watching; what was counted and sampled can still be read."""
+
+    def close(self) -> None:
+        """Detach every program and free every map."""
+
+
+def program(name: str) -> Path:
+    """Find a BPF program or its source: beside the installed package, or in the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for place in (package / "_bpf" / name, package.parent / "bpf" / name):
+        if place.exists():
+            return place
+    raise ForkTraceError(
+        f"cannot find the BPF program {name}: it has not been built",
+        "Run scripts/build-bpf in the checkout, or install fork-trace again.",
+    )

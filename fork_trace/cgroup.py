@@ -1,0 +1,153 @@
+"""Cgroup ids and paths, in the v2 hierarchy and the v1 one that holds the pids controller."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+
+# include/linux/exportfs.h: FILEID_KERNFS, a handle that is just the 64-bit id.
+_FILEID_KERNFS = 0xFE
+_ID_BYTES = 8
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class _FileHandle(ctypes.Structure):
+    # struct file_handle, open_by_handle_at(2)
+    _fields_ = [
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("id", ctypes.c_uint64),
+    ]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where one cgroup hierarchy is mounted."""
+
+    path: str
+    is_v2: bool
+    controllers: tuple[str, ...]  # of a v1 hierarchy
+    root: str  # the cgroup at `path`; "/" unless in a container
+
+
+def _unescape(field: str) -> str:
+    # proc(5), mountinfo: octal escapes of space, tab, newline and backslash
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def mounts(root: str = "/proc") -> list[Mount]:
+    """List the cgroup mounts of this process' mount namespace (proc(5), mountinfo)."""
+    found = []
+    try:
+        with open(f"{root}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                left, _, right = line.rstrip("\n").partition(" - ")
+                fields, tail = left.split(" "), right.split(" ")
+                if len(fields) < 5 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
+                    continue
+                found.append(
+                    Mount(
+                        path=_unescape(fields[4]),
+                        is_v2=tail[0] == "cgroup2",
+                        controllers=tuple(tail[2].split(",")),
+                        root=_unescape(fields[3]),
+                    )
+                )
+    except OSError:
+        return []
+    return found
+
+
+def _hierarchies(mount: Mount) -> list[str]:
+    """Name the hierarchies of interest that a mount shows: v2, or the v1 ones of two controllers."""
+    if mount.is_v2:
+        return ["v2"]
+    return [name for name in ("pids", "memory") if name in mount.controllers]
+
+
+class Paths:
+    """Finds the directory of a cgroup by its id, and remembers it: short-lived ones vanish."""
+
+    def __init__(self, root: str = "/proc") -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._known: dict[tuple[str, int], str] = {}
+        self._mounts = mounts(root)
+        self._fds: dict[str, int] = {}
+        for mount in self._mounts:
+            for hierarchy in _hierarchies(mount):
+                if hierarchy not in self._fds:
+                    try:
+                        self._fds[hierarchy] = os.open(mount.path, _DIRECTORY)
+                    except OSError:
+                        continue
+
+    def is_pids_v2(self) -> bool:
+        """Say whether the pids controller is v2's: true unless a v1 hierarchy of it is mounted."""
+        return not any("pids" in mount.controllers for mount in self._mounts if not mount.is_v2)
+
+    def directory(self, number: int, is_v2: bool = True, controller: str = "pids") -> str | None:
+        """Return the directory of a cgroup id, as mounted here; None: not mounted, or gone unseen.
+
+        In v1 a controller's hierarchy has ids of its own.
+        """
+        hierarchy = "v2" if is_v2 else controller
+        known = self._known.get((hierarchy, number))
+        if known is not None:
+            return known
+        mount_fd = self._fds.get(hierarchy)
+        if mount_fd is None:
+            return None
+        handle = _FileHandle(_ID_BYTES, _FILEID_KERNFS, number)
+        fd = self._libc.open_by_handle_at(mount_fd, ctypes.byref(handle), _DIRECTORY)
+        if fd < 0:
+            return None
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        if path.endswith(" (deleted)"):
+            return None
+        path = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if len(self._known) >= 10_000:  # bounded: container hosts make new ones for ever
+            self._known.clear()
+        self._known[(hierarchy, number)] = path
+        return path
+
+    def relative(self, directory: str) -> str:
+        """Turn a directory into the path that /proc/PID/cgroup would show."""
+        for mount in self._mounts:
+            if directory == mount.path or directory.startswith(mount.path + "/"):
+                return mount.root.rstrip("/") + directory[len(mount.path) :] or "/"
+        return directory
+
+    def find(self, text: str) -> int | None:
+        """Find the id of the cgroup that a user names by path, where the pids controller is."""
+        is_v2 = self.is_pids_v2()
+        for mount in self._mounts:
+            if mount.is_v2 != is_v2 or not (is_v2 or "pids" in mount.controllers):
+                continue
+            inside = text[len(mount.path) :] if text.startswith(mount.path) else text
+            parts = [part for part in inside.split("/") if part]
+            directory = os.path.join(mount.path, *parts)
+            if ".." in parts or not os.path.isdir(directory):
+                return None
+            return os.stat(directory).st_ino
+        return None
+
+    def close(self) -> None:
+        """Close the mounts."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds = {}
+
+
+def ancestor(path: str, levels: int) -> str | None:
+    """Return the cgroup that many levels up a path such as /a/b; None if there are not as many."""
+    parts = [part for part in path.split("/") if part]
+    if levels > len(parts):
+        return None
+    return "/" + "/".join(parts[: len(parts) - levels])

@@ -1,0 +1,391 @@
+"""The door: options in, exit code out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Callable, NoReturn, TypeVar
+
+import click
+
+from fork_trace import __version__, aggregate, plan, records, render, watch
+from fork_trace.errors import ForkTraceError, NotHereError
+from fork_trace.session import Session, find_filter
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _positive(_context: click.Context, parameter: click.Parameter, value: float | None) -> Any:
+    if value is not None and not 0 < value < 1e9:
+        raise click.BadParameter("give a number of seconds above 0")
+    return value
+
+
+def _by(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return aggregate.parse_by(value)
+
+
+def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    def apply(function: _F) -> _F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+_by_option = click.option(
+    "--by",
+    default=",".join(aggregate.DEFAULT_BY),
+    show_default=True,
+    callback=_by,
+    metavar="COLUMNS",
+    help=f"Columns to count by, of: {', '.join(aggregate.COLUMNS)}.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines, for programs.")
+_what_to_watch = _options(
+    click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
+    click.option("--pid", type=click.IntRange(1), help="Only this process, with all its threads."),
+    click.option("--uid", type=click.IntRange(0), help="Only this user."),
+    click.option("--cgroup", metavar="PATH", help="Only this cgroup and those below it."),
+)
+_how_to_probe = _options(
+    click.option("--rung", type=click.Choice(plan.RUNGS), help="How to attach. [default: best]"),
+    click.option("--backend", type=click.Choice(plan.BACKENDS), help="What loads the programs."),
+    click.option(
+        "--without",
+        multiple=True,
+        type=click.Choice(plan.FEATURES),
+        help="Do as if the host had not this feature; repeatable.",
+    ),
+)
+_what_to_attach = _options(
+    click.option(
+        "--refused",
+        is_flag=True,
+        help="Also what never reaches the kernel's fork: seccomp, bad arguments. Every system call "
+        "of the host pays a little for it.",
+    ),
+    click.option(
+        "--all-steps",
+        is_flag=True,
+        help="Watch every step from the start, not from the first failure without a reason.",
+    ),
+)
+
+
+def _wishes(
+    rung: str | None,
+    backend: str | None,
+    without: Sequence[str],
+    refused: bool = False,
+    all_steps: bool = False,
+) -> plan.Wishes:
+    if backend == "bcc":
+        from fork_trace import doctor
+
+        module = doctor.bcc_module()
+        if not module.value:
+            raise ForkTraceError(f"cannot use the bcc backend: {module.why}", doctor.BCC_REMEDY)
+    return plan.Wishes(rung, backend, frozenset(without), refused, all_steps)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+@click.version_option(__version__, prog_name="fork-trace")
+def cli() -> None:
+    """Name the kernel step that refused a fork, and the limit it hit
+
+    \b
+    sudo fork-trace live                   # what fails right now
+    sudo fork-trace capture --duration 60  # one run, one report
+    fork-trace explain                     # what each cause means, offline
+    fork-trace doctor                      # what this host can show
+    """
+
+
+@cli.command()
+@click.option(
+    "--interval",
+    default=1.0,
+    show_default=True,
+    callback=_positive,
+    help="Seconds between two states of the table.",
+)
+@click.option("--duration", type=float, callback=_positive, help="End after so many seconds.")
+@_by_option
+@_what_to_watch
+@_json_option
+@click.option("--no-clear", is_flag=True, help="Append each new state, also on a terminal.")
+@_what_to_attach
+@_how_to_probe
+def live(
+    interval: float,
+    duration: float | None,
+    by: tuple[str, ...],
+    comm: str | None,
+    pid: int | None,
+    uid: int | None,
+    cgroup: str | None,
+    as_json: bool,
+    no_clear: bool,
+    refused: bool,
+    all_steps: bool,
+    rung: str | None,
+    backend: str | None,
+    without: tuple[str, ...],
+) -> None:
+    """Show failed forks as they happen, by command and caller
+
+    \b
+    exec fork-trace live             # from the last root shell that you have
+    sudo fork-trace live --by cgroup # which container
+    sudo fork-trace live --json      # records, one a line
+    """
+    wishes = _wishes(rung, backend, without, refused, all_steps)
+    session = Session(wishes, find_filter(comm, pid, uid, cgroup))
+    try:
+        watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json)
+    finally:
+        session.close()
+
+
+@cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option("--duration", type=float, callback=_positive, help="End after so many seconds.")
+@click.option("--output", metavar="FILE", help="Write all records to this file (JSON Lines).")
+@click.option("--force", is_flag=True, help="Write over FILE if it exists.")
+@_by_option
+@_what_to_watch
+@_json_option
+@_what_to_attach
+@_how_to_probe
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def capture(
+    duration: float | None,
+    output: str | None,
+    force: bool,
+    by: tuple[str, ...],
+    comm: str | None,
+    pid: int | None,
+    uid: int | None,
+    cgroup: str | None,
+    as_json: bool,
+    refused: bool,
+    all_steps: bool,
+    rung: str | None,
+    backend: str | None,
+    without: tuple[str, ...],
+    command: tuple[str, ...],
+) -> None:
+    """Watch once and print one report
+
+    It ends after the duration, with COMMAND, or at Ctrl-C. Exit code: 0 nothing
+    failed, 1 failures were seen. With --json, COMMAND's output goes to stderr.
+
+    \b
+    sudo fork-trace capture --duration 60 --output /root/forks.jsonl
+    sudo fork-trace capture -- systemctl restart app
+    """
+    watch.demand_command(command)
+    file = watch.Output(output, force) if output else None
+    try:
+        wishes = _wishes(rung, backend, without, refused, all_steps)
+        session = Session(wishes, find_filter(comm, pid, uid, cgroup))
+    except BaseException:
+        if file:
+            file.discard()
+        raise
+    try:
+        code = watch.capture(session, watch.Ending(), by, duration, file, command, as_json)
+    finally:
+        session.close()
+    sys.exit(code)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@_by_option
+@_json_option
+def report(files: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
+    """Show captures again; several files, of several hosts, merge
+
+    \b
+    fork-trace report forks.jsonl --by cgroup,cause
+    fork-trace report host1.jsonl host2.jsonl --by host,cause
+    """
+    counted = aggregate.Table(by)
+    headers: list[records.Header] = []
+    summaries: list[records.Summary] = []
+    for record in [record for name in files for record in _read(name)]:
+        if isinstance(record, records.Summary):
+            summaries.append(record)
+            continue
+        if isinstance(record, records.Header):
+            headers.append(record)
+        else:
+            counted.add(record, headers[-1].host)
+        if as_json:
+            print(records.to_json(record))
+    if as_json:
+        print(render.json_line(render.merged_summary(counted, summaries)))
+    else:
+        sys.stdout.write(render.report(counted, summaries, headers))
+    sys.exit(1 if counted.failures else 0)
+
+
+def _read(name: str) -> list[records.Record]:
+    try:
+        with open(name, encoding="utf-8", errors="strict", newline="\n") as file:
+            return list(records.read(name, file))
+    except OSError as error:
+        raise ForkTraceError(
+            f"cannot read {name}: {error.strerror}",
+            "Give a file that `fork-trace capture --output` wrote.",
+        ) from None
+    except UnicodeDecodeError:
+        raise ForkTraceError(
+            f"{name} is not text, so it is no capture",
+            "Give a file that `fork-trace capture --output` wrote.",
+        ) from None
+
+
+@cli.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@_how_to_probe
+def doctor_command(
+    as_json: bool, rung: str | None, backend: str | None, without: tuple[str, ...]
+) -> None:
+    """Say what this host can show, and what is missing
+
+    Arms the programs once and detaches them. Exit code: 0 usable, 1 not.
+    """
+    from fork_trace import doctor
+
+    found = doctor.examine(_wishes(rung, backend, without))
+    if as_json:
+        print(render.json_line(found))
+    else:
+        sys.stdout.write(render.doctor(found))
+    sys.exit(0 if found["usable"] else 1)
+
+
+@cli.command("explain", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[STEP | CAUSE | ERRNO | TEXT]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def explain_command(words: tuple[str, ...], as_json: bool) -> None:
+    """Tell what a step, cause, errno or error text means
+
+    And how to confirm it, what relieves it now and what cures it. Needs no root
+    and no kernel. Without a word it lists all causes.
+
+    \b
+    fork-trace explain pids-cgroup
+    fork-trace explain EAGAIN
+    fork-trace explain unable to create native thread
+    """
+    from fork_trace import explain
+
+    answer = explain.look_up(words)
+    if as_json:
+        print(render.json_line(explain.as_json(answer)))
+    else:
+        sys.stdout.write(render.explanation(answer))
+
+
+@cli.command("rehearse")
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO...]")
+@click.option("--list", "list_", is_flag=True, help="List the scenarios.")
+@click.option(
+    "--count", default=23, show_default=True, type=click.IntRange(1), help="Forks to make fail."
+)
+@click.option(
+    "--host-wide",
+    is_flag=True,
+    help="Allow those that lower limits of the whole host for a moment.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each scenario.")
+def rehearse_command(
+    scenarios: tuple[str, ...], list_: bool, count: int, host_wide: bool, as_json: bool
+) -> None:
+    """Make real forks fail, each for a known reason
+
+    For game days and tests. What is changed is restored, also at Ctrl-C.
+
+    \b
+    sudo fork-trace rehearse --list
+    sudo fork-trace rehearse pids-cgroup rlimit-nproc
+    """
+    # Imported here: those who watch should not wait 20 ms for it.
+    from fork_trace import rehearse
+
+    if list_:
+        sys.stdout.write(render.scenarios(rehearse.SCENARIOS, as_json))
+        return
+    if not scenarios:
+        raise click.UsageError("Name a scenario, or `all`; --list shows them.")
+    names = [each.name for each in rehearse.SCENARIOS] if scenarios == ("all",) else scenarios
+    for name in names:
+        rehearse.find(name)
+    is_as_planned = True
+    for name in names:
+        try:
+            outcome = rehearse.run(name, count, host_wide)
+        except NotHereError as error:
+            if scenarios != ("all",):
+                raise
+            sys.stdout.write(render.not_here(name, error.message, as_json))
+            continue
+        sys.stdout.write(render.outcome(outcome, as_json))
+        sys.stdout.flush()
+        is_as_planned = is_as_planned and outcome.is_as_planned
+    sys.exit(0 if is_as_planned else 1)
+
+
+def _sentence(text: str) -> str:
+    text = render.safe(text).rstrip()
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line; whatever goes wrong, a person reads one sentence and what to do."""
+    code: Any = 0
+    # Closed by whoever started us (>&-): then nobody wants to read it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the locale's character set lacks must not end a report.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            result = cli.main(args=argv, prog_name="fork-trace", standalone_mode=False)
+            code = result if isinstance(result, int) else 0
+        except SystemExit as end:
+            code = end.code
+        # Here, where what goes wrong can still be told, and not at the interpreter's end.
+        sys.stdout.flush()
+    except ForkTraceError as error:
+        hint = f" {_sentence(error.hint)}" if error.hint else ""
+        print(f"fork-trace: {_sentence(error.message)}{hint}", file=sys.stderr)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone, `| head` for instance: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except OSError as error:
+        print(f"fork-trace: the system refused: {_sentence(str(error))}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 2
+    except MemoryError:
+        print(
+            "fork-trace: this process got no memory. Raise its memory limit; it needs 40 MB.",
+            file=sys.stderr,
+        )
+        code = 2
+    sys.exit(code)

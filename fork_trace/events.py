@@ -1,0 +1,376 @@
+"""Bytes from the kernel side, as values. Pure: nothing here touches libbpf or a file.
+
+The layouts are those of bpf/fork_trace.h; tests/test_abi.py holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from fork_trace import steps
+
+COMM_BYTES = 16
+USER_FRAMES = 8
+BUILD_ID_BYTES = 20
+_PLACE_HAS_BUILD_ID = 1  # BPF_STACK_BUILD_ID_VALID, include/uapi/linux/bpf.h
+
+# enum ft_number: what was read in the kernel at the instant of the refusal.
+NUMBERS: tuple[str, ...] = (
+    "nproc",
+    "nproc_limit",
+    "nproc_level",
+    "nr_threads",
+    "max_threads",
+    "fd_slots",
+    "nr_open",
+    "overcommit_memory",
+    "overcommit_ratio",
+    "overcommit_kbytes",
+    "pages_asked",
+    "pages_committed",
+    "pages_ram",
+    "pages_swap",
+    "admin_reserve_kbytes",
+    "user_reserve_kbytes",
+    "cap_sys_admin",
+    "mm_total_pages",
+    "pidns_level",
+    "pidns_pids",
+    "pidns_inum",
+    "pid_max",
+    "pids_current",
+    "pids_limit",
+    "pids_cgroup",
+    "pids_levels_up",
+    "pids_hierarchy",
+    "nproc_uid",
+    "memcg_pages",
+    "memcg_max",
+    "memcg_cgroup",
+    "memcg_levels_up",
+    "memcg_hierarchy",
+    "ns_count",
+    "ns_max",
+    "ns_level",
+    "ns_uid",
+    "policy",
+    "map_count",
+    "max_map_count",
+    "address_space_limit",
+    "data_pages",
+    "data_limit",
+    "stack_bytes",
+    "flag_rules",
+    "nofile_limit",
+    "moved",
+)
+
+# enum ft_moved: kernel structures that have other fields than expected, by bit of `moved`.
+MOVED: tuple[str, ...] = (
+    *("ucounts", "pids_cgroup", "mem_cgroup", "fdtable"),
+    *("mm_struct", "pid_namespace", "fs_struct", "nsproxy"),
+)
+
+# enum ft_fit: what would have refused, and what was asked for, at the return of a call.
+FITS: tuple[str, ...] = (
+    "nproc",
+    "threads",
+    "deadline",
+    "in-exec",
+    "pid-max",
+    "pids-cgroup",
+    "pidns-dead",
+    "fd-table",
+    "overcommit",
+    "memcg",
+    "flags",
+    "unshared",
+    "userns-sysctl",
+    "ns-denied",
+    "ns-limit",
+    "ns-depth",
+    "threads-unknown",
+    "overcommit-unknown",
+    "asked-newuser",
+    "asked-namespace",
+    "asked-pidfd",
+    "asked-cgroup",
+    "asked-tls",
+    "asked-tid",
+    "shares-fs",
+    "copies-mm",
+    "memcg-limited",
+    "nproc-unknown",
+    "pids-unknown",
+    "pidns-unknown",
+    "unjudged",
+    "threads-near",
+)
+
+# enum ft_level_kind: a hierarchy whose levels were read one by one.
+LEVELS: tuple[str, ...] = ("", "pids-cgroup", "pid-namespace", "memory-cgroup", "nproc")
+
+# enum ft_stat: counters of the whole run.
+STATS: tuple[str, ...] = (
+    "failures",
+    "retries",
+    "dying",
+    "sampled",
+    "skipped",
+    "lost",
+    "folded",
+    "unmarked",
+    "mismatch",
+    "filtered",
+    "early",
+)
+
+# enum ft_detail, as words that `causes` decides by.
+DETAILS: tuple[str, ...] = (
+    "",
+    "overcommit-guess",
+    "overcommit-always",
+    "overcommit-never",
+    "pidns-alive",
+    "pidns-dead",
+    "ns-limit",
+    "ns-depth",
+    "mounts",
+    "stack-address-space",
+    "stack-data",
+    "stack-mappings",
+    "stack-commit",
+    "stack-locked",
+)
+
+# enum ft_syscall.
+SYSCALLS: tuple[str, ...] = (
+    *("unknown", "fork", "vfork", "clone", "clone3", "kernel"),
+    *("mmap", "mprotect"),
+)
+
+BIT_THREAD = 1
+BIT_OBSERVED = 2
+BIT_MEMCG = 4
+BIT_DETAILED = 8
+
+_KEY = struct.Struct("=16sQIiBBBBI")
+_TALLY = struct.Struct("=QQQQ")
+_EVENT_HEAD = struct.Struct("=Q")
+_EVENT_WHO = struct.Struct("=QIIIIII16sQ")
+_EVENT_TAIL = struct.Struct(f"={len(NUMBERS)}Q{USER_FRAMES}Q")
+_PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
+_LEVEL = struct.Struct("=QQQII")
+LEVEL_COUNT = 16
+
+KEY_BYTES = _KEY.size
+TALLY_BYTES = _TALLY.size
+EVENT_BYTES = _EVENT_HEAD.size + _KEY.size + _EVENT_WHO.size + _EVENT_TAIL.size
+EVENT_BYTES += USER_FRAMES * _PLACE.size + LEVEL_COUNT * _LEVEL.size
+
+# CLONE_* of include/uapi/linux/sched.h. The low byte is the exit signal.
+CLONE_FLAGS: tuple[tuple[int, str], ...] = (
+    (0x00000100, "CLONE_VM"),
+    (0x00000200, "CLONE_FS"),
+    (0x00000400, "CLONE_FILES"),
+    (0x00000800, "CLONE_SIGHAND"),
+    (0x00001000, "CLONE_PIDFD"),
+    (0x00002000, "CLONE_PTRACE"),
+    (0x00004000, "CLONE_VFORK"),
+    (0x00008000, "CLONE_PARENT"),
+    (0x00010000, "CLONE_THREAD"),
+    (0x00020000, "CLONE_NEWNS"),
+    (0x00040000, "CLONE_SYSVSEM"),
+    (0x00080000, "CLONE_SETTLS"),
+    (0x00100000, "CLONE_PARENT_SETTID"),
+    (0x00200000, "CLONE_CHILD_CLEARTID"),
+    (0x00400000, "CLONE_DETACHED"),
+    (0x00800000, "CLONE_UNTRACED"),
+    (0x01000000, "CLONE_CHILD_SETTID"),
+    (0x02000000, "CLONE_NEWCGROUP"),
+    (0x04000000, "CLONE_NEWUTS"),
+    (0x08000000, "CLONE_NEWIPC"),
+    (0x10000000, "CLONE_NEWUSER"),
+    (0x20000000, "CLONE_NEWPID"),
+    (0x40000000, "CLONE_NEWNET"),
+    (0x80000000, "CLONE_IO"),
+    (0x100000000, "CLONE_CLEAR_SIGHAND"),
+    (0x200000000, "CLONE_INTO_CGROUP"),
+)
+
+
+class BadEventError(ValueError):
+    """The bytes are no event of this version."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the exact counters tell apart."""
+
+    comm: str
+    cgroup_id: int
+    uid: int
+    error: int  # positive errno
+    step: int
+    detail: str
+    syscall: str
+    is_thread: bool
+    is_observed: bool
+    # A memory cgroup had nothing left to kill, inside this very call.
+    is_memcg: bool = False
+    # Where no watched step refused: words of FITS.
+    fits: frozenset[str] = frozenset()
+    # Judged while the programs of every step were attached: their silence tells.
+    is_detailed: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a hierarchy of limits, as the kernel held it at that instant."""
+
+    kind: str  # of LEVELS
+    up: int  # levels above the task's own; of namespaces: levels below the initial one
+    number: int  # the cgroup's id, the namespace's inode number, or the uid
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One user address, and the file and offset that it stands for where the kernel knew them."""
+
+    address: int
+    build_id: str | None = None  # hexadecimal
+    offset: int | None = None  # in the file
+
+
+@dataclass(frozen=True)
+class Event:
+    """One failure, as the kernel side sent it."""
+
+    time_ns: int  # CLOCK_MONOTONIC
+    key: Key
+    flags: int
+    pid: int
+    tid: int
+    ppid: int
+    parent_comm: str
+    numbers: dict[str, int] = field(default_factory=dict)  # what could not be read is absent
+    user_frames: tuple[Place, ...] = ()  # innermost first
+    levels: tuple[Level, ...] = ()
+
+
+def _text(raw: bytes) -> str:
+    # comm is any bytes that its owner wrote; surrogateescape would leak invalid UTF-8 into JSON.
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _word(words: tuple[str, ...], number: int) -> str:
+    return words[number] if number < len(words) else f"unknown:{number}"
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def decode_key(raw: bytes) -> Key:
+    """Decode a struct ft_key."""
+    if len(raw) < KEY_BYTES:
+        raise BadEventError(f"a key has {KEY_BYTES} bytes, got {len(raw)}")
+    comm, cgroup, uid, error, step, detail, syscall, bits, fits = _KEY.unpack_from(raw)
+    return Key(
+        comm=_text(comm),
+        cgroup_id=cgroup,
+        uid=uid,
+        error=-error,
+        step=step,
+        detail=_word(DETAILS, detail),
+        syscall=_word(SYSCALLS, syscall),
+        is_thread=bool(bits & BIT_THREAD),
+        is_observed=bool(bits & BIT_OBSERVED),
+        is_memcg=bool(bits & BIT_MEMCG),
+        is_detailed=bool(bits & BIT_DETAILED),
+        fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The exact counter of one key."""
+
+    count: int
+    unsampled: int  # of these, the ones that no event was or will be sent for
+
+
+def decode_tally(raw: bytes) -> Tally:
+    """Decode a struct ft_tally."""
+    if len(raw) < TALLY_BYTES:
+        raise BadEventError(f"a tally has {TALLY_BYTES} bytes, got {len(raw)}")
+    count, unsampled, _, _ = _TALLY.unpack_from(raw)
+    return Tally(count, unsampled)
+
+
+def decode(raw: bytes) -> Event:
+    """Decode a struct ft_event; a perf buffer may pad it, so only shorter ones are refused."""
+    if len(raw) < EVENT_BYTES:
+        raise BadEventError(f"an event has {EVENT_BYTES} bytes, got {len(raw)}")
+    (time_ns,) = _EVENT_HEAD.unpack_from(raw)
+    key = decode_key(raw[_EVENT_HEAD.size : _EVENT_HEAD.size + KEY_BYTES])
+    offset = _EVENT_HEAD.size + KEY_BYTES
+    flags, pid, tid, ppid, frame_count, level_count, _, parent_comm, have = _EVENT_WHO.unpack_from(
+        raw, offset
+    )
+    tail = _EVENT_TAIL.unpack_from(raw, offset + _EVENT_WHO.size)
+    numbers = {
+        name: _signed(tail[index]) for index, name in enumerate(NUMBERS) if have & (1 << index)
+    }
+    offset += _EVENT_WHO.size + _EVENT_TAIL.size
+    frames = _frames(raw, offset, tail, frame_count)
+    levels = _levels(raw, offset + USER_FRAMES * _PLACE.size, level_count)
+    return Event(
+        time_ns=time_ns,
+        key=key,
+        flags=flags,
+        pid=pid,
+        tid=tid,
+        ppid=ppid,
+        parent_comm=_text(parent_comm),
+        numbers=numbers,
+        user_frames=frames,
+        levels=levels,
+    )
+
+
+def _frames(raw: bytes, offset: int, tail: tuple[int, ...], count: int) -> tuple[Place, ...]:
+    frames = []
+    for index in range(min(count, USER_FRAMES)):
+        address = tail[len(NUMBERS) + index]
+        status, build_id, place = _PLACE.unpack_from(raw, offset + index * _PLACE.size)
+        if status == _PLACE_HAS_BUILD_ID:
+            frames.append(Place(address, build_id.hex(), place))
+        else:
+            frames.append(Place(address))
+    return tuple(frames)
+
+
+def _levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
+    levels = []
+    for index in range(min(count, LEVEL_COUNT)):
+        number, used, limit, kind, up = _LEVEL.unpack_from(raw, offset + index * _LEVEL.size)
+        levels.append(Level(_word(LEVELS, kind), up, number, _signed(used), _signed(limit)))
+    return tuple(levels)
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """Name the CLONE_* flags; bits that have no name here stay visible as unknown:0x..."""
+    names = [name for bit, name in CLONE_FLAGS if flags & bit]
+    rest = flags & ~0xFF & ~sum(bit for bit, _ in CLONE_FLAGS)
+    if rest:
+        names.append(f"unknown:{rest:#x}")
+    return tuple(names)
+
+
+def step_name(key: Key) -> str:
+    """Name the step that a key was counted under; `causes` may know a better one."""
+    return steps.name_of(key.step)

@@ -1,0 +1,201 @@
+"""Facts of the running kernel, as far as files tell them: BTF, symbols, lockdown, capabilities.
+
+What libbpf alone can ask (prototypes, map types) is added by `session`; what the facts mean is `plan`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fork_trace.plan import YES, Fact
+
+_CHUNK_BYTES = 1 << 20
+_NAME_AT = 19  # in a line of /proc/kallsyms: 16 digits, a blank, the type, a blank
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
+
+
+def may_load(root: str = "/") -> Fact:
+    """Say whether this process may load tracing programs, by its capabilities."""
+    try:
+        status = Path(root, "proc/self/status").read_text()
+    except OSError as error:
+        return Fact(None, f"cannot read the capabilities: {error.strerror}")
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    if not match:
+        return Fact(None, "/proc/self/status shows no capabilities")
+    effective = int(match[1], 16)
+    if effective >> _CAP_SYS_ADMIN & 1:
+        return YES
+    if effective >> _CAP_BPF & 1 and effective >> _CAP_PERFMON & 1:
+        return YES
+    return Fact(False, "loading BPF programs needs root, or CAP_BPF and CAP_PERFMON")
+
+
+def lockdown(root: str = "/") -> str | None:
+    """Return the lockdown in force: none, integrity, confidentiality; None: the kernel has none."""
+    try:
+        text = Path(root, "sys/kernel/security/lockdown").read_text()
+    except OSError:
+        return None
+    match = re.search(r"\[(\w+)\]", text)
+    return match[1] if match else None
+
+
+def unlocked(root: str = "/") -> Fact:
+    """Say whether the lockdown lets BPF read kernel memory (kernel_lockdown(7))."""
+    if lockdown(root) == "confidentiality":
+        return Fact(
+            False,
+            "the kernel is locked down (confidentiality), which forbids BPF to read kernel memory",
+        )
+    return YES
+
+
+def btf(root: str = "/") -> Fact:
+    """Say whether the kernel carries its own BTF."""
+    if Path(root, "sys/kernel/btf/vmlinux").exists():
+        return YES
+    return Fact(False, "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing)")
+
+
+def kprobes(root: str = "/") -> Fact:
+    """Say whether the kernel has kprobes, by tracefs or debugfs."""
+    seen = False
+    for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
+        path = Path(root, place)
+        try:
+            if (path / "kprobe_events").exists():
+                return YES
+            seen = seen or (path / "trace").exists()
+        except OSError:
+            continue
+    if seen:
+        return Fact(False, "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
+    return Fact(None, "tracefs is not mounted or not readable")
+
+
+def tracepoints(root: str = "/") -> Fact:
+    """Say whether the kernel has the system call tracepoints."""
+    seen = False
+    for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
+        path = Path(root, place)
+        try:
+            if (path / "events/syscalls/sys_exit_clone").exists():
+                return YES
+            seen = seen or (path / "trace").exists()
+        except OSError:
+            continue
+    if seen:
+        return Fact(False, "this kernel has no syscall tracepoints (CONFIG_FTRACE_SYSCALLS)")
+    return Fact(None, "tracefs is not mounted or not readable")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    # kallsyms has 8 to 15 MB: never all of it at once, and cut at line ends. One read of it gives
+    # no more than a page.
+    with open(path, "rb", buffering=0) as file:
+        text = bytearray()
+        while block := file.read(_CHUNK_BYTES):
+            text += block
+            if len(text) < _CHUNK_BYTES:
+                continue
+            cut = text.rfind(b"\n") + 1
+            yield bytes(text[:cut])
+            del text[:cut]
+        yield bytes(text)
+
+
+def symbols(
+    names: Iterable[str], root: str = "/"
+) -> tuple[Fact, dict[str, int], tuple[int, int] | None]:
+    """Look up symbols of the kernel proper; also the address range of copy_process.
+
+    Source: /proc/kallsyms, which kernel.kptr_restrict=2 or missing privileges fill with zeros.
+    """
+    wanted = {name.encode() for name in names} | {b"copy_process"}
+    found: dict[str, list[int]] = {name.decode(): [] for name in wanted}
+    end: int | None = None
+    try:
+        for text in _chunks(Path(root, "proc/kallsyms")):
+            # It can be the last one of the chunk before.
+            if end is None and found["copy_process"]:
+                end = _next_above(text[:2000], found["copy_process"][0])
+            # "ffffffff81000000 T name": one look at each of 200,000 lines, however many are wanted.
+            for line in [line for line in text.split(b"\n") if line[_NAME_AT:] in wanted]:
+                name = line[_NAME_AT:].decode()
+                found[name].append(int(line.split()[0], 16))
+                if name == "copy_process":
+                    at = text.find(line)
+                    end = _next_above(text[at : at + 2000].partition(b"\n")[2], found[name][0])
+            # The modules' symbols, which follow, end in "\t[module]".
+            if b"\t[" in text:
+                break
+    except OSError as error:
+        return Fact(False, f"cannot read /proc/kallsyms: {error.strerror}"), {}, None
+    # Two static symbols can share a name: then nobody can say which one is meant.
+    addresses = {name: places[0] for name, places in found.items() if len(places) == 1}
+    if not any(addresses.values()):
+        why = "/proc/kallsyms shows no addresses (kernel.kptr_restrict, or not privileged)"
+        return Fact(False, why), {}, None
+    start = addresses.get("copy_process")
+    return YES, addresses, (start, end) if start and end else None
+
+
+def _next_above(text: bytes, start: int) -> int | None:
+    # The symbols come sorted by address, and aliases share one: the next higher one ends it.
+    for line in text.split(b"\n")[:-1]:
+        address = int(line.split()[0], 16)
+        if address > start:
+            return address
+    return None
+
+
+def limits(root: str = "/") -> dict[str, int | None]:
+    """Read the host-wide limits that a fork can meet; None where the kernel does not tell.
+
+    Units as in proc(5): tasks, pids, descriptors, pages' KiB.
+    """
+    paths = {
+        "kernel.threads-max": "kernel/threads-max",
+        "kernel.pid_max": "kernel/pid_max",
+        "fs.nr_open": "fs/nr_open",
+        "vm.overcommit_memory": "vm/overcommit_memory",
+        "vm.overcommit_ratio": "vm/overcommit_ratio",
+        "vm.overcommit_kbytes": "vm/overcommit_kbytes",
+        "vm.max_map_count": "vm/max_map_count",
+    }
+    values: dict[str, int | None] = {}
+    for name, path in paths.items():
+        try:
+            values[name] = int(Path(root, "proc/sys", path).read_text())
+        except (OSError, ValueError):
+            values[name] = None
+    return values
+
+
+def hugetlb_pages(root: str = "/", page_bytes: int = os.sysconf("SC_PAGE_SIZE")) -> int | None:
+    """Count the base pages that hugetlb pools hold; they are no part of the commit limit.
+
+    Source: mm/hugetlb.c, hugetlb_total_pages.
+    """
+    total = 0
+    try:
+        pools: list[str] = os.listdir(os.path.join(root, "sys/kernel/mm/hugepages"))
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    for pool in pools:
+        match = re.fullmatch(r"hugepages-(\d+)kB", pool)
+        if not match:
+            continue
+        try:
+            count = int(Path(root, "sys/kernel/mm/hugepages", pool, "nr_hugepages").read_text())
+        except (OSError, ValueError):
+            return None
+        total += count * int(match[1]) * 1024 // page_bytes
+    return total

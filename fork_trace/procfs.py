@@ -1,0 +1,156 @@
+"""/proc of one process, right after its fork failed. Whatever is gone by then is None, never empty."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One line of /proc/PID/maps that has a file (proc(5))."""
+
+    start: int
+    end: int
+    file_offset: int
+    device: str
+    inode: int
+    path: str
+
+
+@dataclass(frozen=True)
+class CgroupLine:
+    """One line of /proc/PID/cgroup (cgroups(7))."""
+
+    hierarchy: int
+    controllers: str
+    path: str
+
+
+def is_initial_pid_namespace(root: str = "/proc") -> bool:
+    """Say whether our pids are the host's (include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
+    try:
+        return os.stat(f"{root}/self/ns/pid").st_ino == 0xEFFFFFFC
+    except OSError:
+        return False
+
+
+def exe(pid: int, root: str = "/proc") -> str | None:
+    """Return the path of the program that a process runs; None if it is gone or may not be seen."""
+    try:
+        return os.readlink(f"{root}/{pid}/exe")
+    except OSError:
+        return None
+
+
+def cgroups(pid: int, root: str = "/proc") -> list[CgroupLine]:
+    """Return the cgroups of a process, one for each hierarchy; none if it is gone."""
+    lines = []
+    try:
+        with open(f"{root}/{pid}/cgroup", encoding="utf-8", errors="backslashreplace") as file:
+            for line in file:
+                hierarchy, controllers, path = line.rstrip("\n").split(":", 2)
+                lines.append(CgroupLine(int(hierarchy), controllers, path))
+    except (OSError, ValueError):
+        return []
+    return lines
+
+
+def mappings(pid: int, root: str = "/proc") -> list[Mapping]:
+    """Return the file mappings of a process; none if it is gone or may not be seen."""
+    found = []
+    try:
+        with open(f"{root}/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                # start-end perms offset device inode path
+                parts = line.rstrip("\n").split(None, 5)
+                if len(parts) < 6 or not parts[5].startswith("/"):
+                    continue
+                start, _, end = parts[0].partition("-")
+                found.append(
+                    Mapping(
+                        int(start, 16),
+                        int(end, 16),
+                        int(parts[2], 16),
+                        parts[3],
+                        int(parts[4]),
+                        parts[5],
+                    )
+                )
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def descriptors(pid: int, root: str = "/proc") -> int | None:
+    """Count the open descriptors of a process; None if it is gone or may not be seen."""
+    try:
+        return len(os.listdir(f"{root}/{pid}/fd"))
+    except OSError:
+        return None
+
+
+def threads(root: str = "/proc") -> int | None:
+    """Count all threads of the host (proc(5), loadavg); None where it does not tell."""
+    try:
+        with open(f"{root}/loadavg", encoding="ascii") as file:
+            return int(file.read().split()[3].partition("/")[2])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def number(path: str, root: str = "/proc", field: int = 0) -> int | None:
+    """Read one number of a file such as sys/fs/file-nr; None where it does not tell."""
+    try:
+        with open(f"{root}/{path}", encoding="ascii") as file:
+            return int(file.read().split()[field])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def has_accountable_mapping(pid: int, above_bytes: int, root: str = "/proc") -> bool | None:
+    """Say whether one accountable mapping of a process is larger than that; None if it is gone.
+
+    Accountable is what fork asks the overcommit rule for: VM_ACCOUNT, "ac" among the VmFlags of smaps
+    (proc(5)). smaps walks page tables, so it is read only if some private writable mapping is so large.
+    """
+    try:
+        with open(f"{root}/{pid}/maps", "rb") as file:
+            lines = file.readlines()
+        if not lines:
+            return None  # a zombie has none left
+        if not any(_size(line) > above_bytes for line in lines):
+            return False
+        size = 0
+        with open(f"{root}/{pid}/smaps", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmFlags:"):
+                    if size > above_bytes and b"ac" in line.split():
+                        return True
+                elif b":" not in line.split(None, 1)[0]:
+                    size = _size(line)
+    except (OSError, ValueError):
+        return None
+    return False
+
+
+def _size(line: bytes) -> int:
+    """Return the bytes of a private writable mapping, by its line in maps or smaps; 0 for others."""
+    span, permissions = line.split(None, 2)[:2]
+    if permissions[1:2] != b"w" or permissions[3:4] != b"p":
+        return 0
+    start, _, end = span.partition(b"-")
+    return int(end, 16) - int(start, 16)
+
+
+def ram_and_swap(root: str = "/proc") -> int | None:
+    """Return MemTotal and SwapTotal together, in bytes (proc(5), meminfo); None: not told."""
+    total = 0
+    try:
+        with open(f"{root}/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith(("MemTotal:", "SwapTotal:")):
+                    total += int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return total or None

@@ -1,0 +1,246 @@
+"""The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
+
+A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. The
+names are stable; README.md documents them. What a record means is `causes`' and `catalogue`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar, Union
+
+from fork_trace.errors import ForkTraceError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One number that decided, with where it stands and where it was read."""
+
+    name: str
+    value: int | None
+    limit: int | None
+    unit: str
+    where: str
+    read: str  # "kernel": in the kernel, at the refusal; "proc": from /proc or /sys, after it
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a user stack; what is not known is None."""
+
+    address: int
+    symbol: str | None
+    file: str | None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What one command holds of an exhausted pool. Without a name: zombies of an unseen parent."""
+
+    comm: str | None
+    pid: int | None  # of its process that holds most
+    tasks: int  # threads, main ones included; dead ones apart
+    processes: int
+    zombies: int  # dead processes that it has not reaped: each still counts in the pool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One fork that the kernel refused, or `count` alike of which this is one."""
+
+    time: str  # ISO 8601, UTC
+    time_ns: int  # the same instant, ns since the epoch
+    count: int
+    comm: str | None
+    exe: str | None
+    pid: int | None
+    tid: int | None
+    uid: int | None
+    ppid: int | None
+    parent_comm: str | None
+    cgroup: str | None
+    container: dict[str, Any] | None
+    syscall: str | None
+    flags: tuple[str, ...]
+    creates: str | None
+    errno: str | None
+    step: str
+    function: str | None
+    cause: str
+    certainty: str
+    evidence: tuple[Evidence, ...] = ()
+    caller: str | None = None
+    stack: tuple[Frame, ...] = ()
+    advice: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
+    # Who held the pool right after, most first, or up to 10 s before; None: not read.
+    holders: tuple[Holder, ...] | None = None
+    holders_total: int | None = None  # tasks and zombies of all, also those not named
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was watched, where, and what could not be."""
+
+    version: int
+    time: str
+    host: str
+    kernel: str
+    machine: str
+    tool: str
+    rung: str
+    backend: str
+    attached: tuple[dict[str, Any], ...]
+    missing: tuple[dict[str, Any], ...]
+    limits: dict[str, int | None]
+    filter: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The exact totals of a whole run, whatever became of the samples."""
+
+    time: str
+    duration_s: float
+    failures: int
+    causes: dict[str, int]
+    totals: tuple[dict[str, Any], ...]  # one per counted key, with its exact count
+    lost: int  # samples lost since the buffer was full; they are in the totals all the same
+    missed: int | None  # calls that a program did not see; None: the kernel does not count them
+    skipped: int  # failures counted but not sampled: the rate limit of their key
+    folded: int  # failures counted per step only: the table of keys was full
+    retries: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
+    dying: int  # the caller was being killed and never saw the error; no failure
+    filtered: int  # outside the filter; in no other number
+    ended: str  # "duration", "command", "signal"
+    command: dict[str, Any] | None = None  # argv and exit status of `capture -- COMMAND`
+    rows: tuple[dict[str, Any], ...] = ()
+    early: int = 0  # of the failures: those that never reached copy_process
+    unmarked: int = 0  # refusals or calls that found no slot; their failures may lack their step
+    mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
+
+
+Record = Union[Header, Failure, Summary]
+_TYPES: Mapping[str, type[Any]] = {"header": Header, "failure": Failure, "summary": Summary}
+_NAMES = {type_: name for name, type_ in _TYPES.items()}
+_T = TypeVar("_T")
+
+
+def to_json(record: Record) -> str:
+    """Write one record as one line of JSON, without its newline; ASCII only."""
+    return json.dumps({"type": _NAMES[type(record)], **asdict(record)}, ensure_ascii=True)
+
+
+def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:
+    # Unknown keys are those of a later minor change: they do no harm.
+    known = {item.name: values[item.name] for item in fields(type_) if item.name in values}  # type: ignore[arg-type]
+    return type_(**known)
+
+
+def _fits(value: object, type_: str) -> bool:
+    if type_.startswith("tuple["):
+        # Of their items, those that are records are checked by themselves.
+        is_list = isinstance(value, (list, tuple))
+        return is_list and ("dict[" not in type_ or all(isinstance(item, dict) for item in value))  # type: ignore[attr-defined]
+    if type_.startswith("dict["):
+        return isinstance(value, dict)
+    if type_ == "float":
+        return isinstance(value, (int, float)) and abs(value) < 1e15  # not NaN, not Infinity
+    if type_ == "int":
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        return is_int and -(1 << 63) <= value < 1 << 64  # type: ignore[operator]
+    return isinstance(value, str)
+
+
+def _check(record: Any) -> None:
+    # The report computes with these values and cuts, sorts and counts by them.
+    for item in fields(record):
+        value = getattr(record, item.name)
+        type_, _, optional = str(item.type).partition(" | ")
+        if not (value is None and optional) and not _fits(value, type_):
+            raise ValueError(f"{item.name} is no {type_.partition('[')[0]}")
+
+
+def _failure(values: dict[str, Any]) -> Failure:
+    values["evidence"] = tuple(_build(Evidence, item) for item in values.get("evidence", ()))
+    values["stack"] = tuple(_build(Frame, item) for item in values.get("stack", ()))
+    if values.get("holders") is not None:
+        values["holders"] = tuple(_build(Holder, item) for item in values["holders"])
+    for name in ("flags", "advice", "also"):
+        values[name] = tuple(str(item) for item in values.get(name, ()))
+    failure = _build(Failure, values)
+    _check(failure)
+    if failure.count < 1:
+        raise ValueError("count is not positive")
+    for item in (*failure.evidence, *failure.stack, *(failure.holders or ())):
+        _check(item)
+    return failure
+
+
+def from_json(line: str) -> Record:
+    """Read one line; ValueError or TypeError says what is wrong with it."""
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    type_ = values.pop("type", None)
+    if not isinstance(type_, str) or type_ not in _TYPES:
+        raise ValueError(f"unknown record type {type_!r}")
+    if type_ == "failure":
+        return _failure(values)
+    record: Record = _build(_TYPES[type_], values)
+    _check(record)
+    return record
+
+
+def read(name: str, lines: Iterable[str]) -> Iterator[Record]:
+    """Read a whole capture file; ForkTraceError with the line where it is not one."""
+    number = 0
+    last: Record | None = None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = from_json(line)
+        except (ValueError, TypeError, RecursionError) as error:
+            if not line.endswith("\n") and (number > 1 or line.startswith("{")):
+                raise _truncated(name, number) from None
+            raise ForkTraceError(
+                f"{name}: line {number} is not a record of a capture: {_short(error)}",
+                "Give a file that `fork-trace capture --output` wrote.",
+            ) from None
+        if number == 1 and not isinstance(record, Header):
+            raise ForkTraceError(
+                f"{name}: the first record is no header, so this is not a whole capture",
+                "Give a file that `fork-trace capture --output` wrote.",
+            )
+        if isinstance(record, Header) and record.version > VERSION:
+            raise ForkTraceError(
+                f"{name}: written by a newer fork-trace (format {record.version}, this one reads "
+                f"up to {VERSION})",
+                "Read it with the version that wrote it, or newer.",
+            )
+        last = record
+        yield record
+    if number == 0:
+        raise ForkTraceError(
+            f"{name} is empty: no capture was written to it",
+            "Give a file that `fork-trace capture --output` wrote.",
+        )
+    if not isinstance(last, Summary):
+        raise _truncated(name, number)
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _truncated(name: str, number: int) -> ForkTraceError:
+    return ForkTraceError(
+        f"{name} is cut off after line {number}: the closing summary is missing, so its totals "
+        "are not known",
+        "Let a capture end by its duration, Ctrl-C or SIGTERM; for what is there, "
+        "filter the lines of type failure yourself.",
+    )

@@ -1,0 +1,583 @@
+"""One run from facts to the last event: arm, gather, close. It emits records and prints nothing.
+
+Deciding is `plan`'s, meaning is `causes`', showing is `render`'s. On the libbpf path nothing here forks,
+starts a thread or runs a program.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from fork_trace import (
+    __version__,
+    catalogue,
+    causes,
+    cgroup,
+    containers,
+    events,
+    holders,
+    kernel,
+    procfs,
+    steps,
+)
+from fork_trace.backends import Backend, Filter, RungRefusedError
+from fork_trace.backends.libbpf import LibbpfBackend, Library
+from fork_trace.errors import ForkTraceError
+from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
+from fork_trace.records import VERSION, Failure, Header, Summary
+from fork_trace.symbols import Symbols
+
+_SETTLE_S = 1.0
+SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
+
+
+def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
+    """Ask the host what it offers; the library is None where libbpf cannot be loaded."""
+    functions = [watch.function for step in steps.STEPS for watch in step.watches]
+    functions.append(steps.MEMORY_CGROUP.function)
+    btf = kernel.btf(root)
+    library: Library | None = None
+    params: dict[str, int | None] = {}
+    try:
+        library = Library()
+        libbpf = Fact(True, library.version())
+    except ForkTraceError as error:
+        libbpf = Fact(False, error.message)
+    may_load = kernel.may_load(root)
+    ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
+    if library and btf.value and "btf" not in wishes.without:
+        try:
+            params = library.function_params(functions)
+        except ForkTraceError as error:
+            btf = Fact(False, error.message)
+    if library and may_load.value:
+        has = library.has_ringbuf()
+        ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
+    kallsyms, addresses, range_ = kernel.symbols((*functions, *VARIABLES), root)
+    facts = KernelFacts(
+        release=os.uname().release,
+        machine=os.uname().machine,
+        may_load=may_load,
+        unlocked=kernel.unlocked(root),
+        libbpf=libbpf,
+        btf=btf,
+        trampolines=Fact(None, "not known until a program is attached"),
+        ringbuf=ringbuf,
+        kprobes=kernel.kprobes(root),
+        tracepoints=kernel.tracepoints(root),
+        kallsyms=kallsyms,
+        params=params,
+        addresses=addresses,
+        copy_process_range=range_,
+        max_map_count=kernel.limits(root)["vm.max_map_count"],
+    )
+    return facts, library
+
+
+def iso(time_ns: int) -> str:
+    """Write ns since the epoch as ISO 8601 in UTC, to the microsecond."""
+    moment = datetime.fromtimestamp(time_ns // 1000 / 1e6, timezone.utc)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def find_filter(
+    comm: str | None, pid: int | None, uid: int | None, cgroup_path: str | None
+) -> Filter:
+    """Turn what the user names into what the kernel compares."""
+    number = None
+    if cgroup_path is not None:
+        paths = cgroup.Paths()
+        try:
+            number = paths.find(cgroup_path)
+        finally:
+            paths.close()
+        if number is None:
+            raise ForkTraceError(
+                f"no cgroup {cgroup_path} where the pids controller is",
+                "Give a path as in /proc/PID/cgroup, or a directory under /sys/fs/cgroup.",
+            )
+    if comm is not None:
+        # The kernel keeps 15 bytes of a command's name; compare with what it keeps.
+        comm = os.fsdecode(os.fsencode(comm)[: events.COMM_BYTES - 1])
+    return Filter(comm=comm, pid=pid, uid=uid, cgroup_id=number)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What /proc showed of a process right after its fork failed."""
+
+    identity: tuple[int, str]
+    exe: str | None
+    cgroups: list[procfs.CgroupLine]
+
+
+def _are_threads_far() -> bool:
+    """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
+    threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
+    return threads is not None and limit is not None and threads < limit * 0.8
+
+
+class Session:
+    """Watches failed forks from construction to `finish`."""
+
+    def __init__(
+        self,
+        wishes: Wishes = Wishes(),
+        filter_: Filter = Filter(),
+        samples_per_second: int = SAMPLES_PER_SECOND,
+    ) -> None:
+        facts, library = read_facts(wishes)
+        plan = make(facts, wishes)
+        assert library is not None  # the plan refuses a host without libbpf
+        # Everything that a record needs later is opened now, while it can be had.
+        self._paths = cgroup.Paths()
+        self._sees_all_pids = procfs.is_initial_pid_namespace()
+        if filter_.pid is not None and not self._sees_all_pids:
+            raise ForkTraceError(
+                "cannot filter by --pid inside a pid namespace: the kernel counts other numbers",
+                "Use --comm, --uid or --cgroup, or run it in the host's pid namespace.",
+            )
+        self._is_pids_v2 = self._paths.is_pids_v2()
+        self._symbols = Symbols()
+        self._limits = kernel.limits()
+        self._host = causes.Host(
+            page_bytes=os.sysconf("SC_PAGE_SIZE"), hugetlb_pages=kernel.hugetlb_pages()
+        )
+        self._filter = filter_
+        self._facts = facts
+        self._backend: Backend
+        try:
+            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+        except RungRefusedError as error:
+            # What the files promise, the kernel may still refuse: then the next rung has its turn.
+            if wishes.rung is not None or plan.rung != "fexit" or not facts.may_load.value:
+                raise
+            facts = replace(facts, trampolines=Fact(False, error.message))
+            self._facts = facts
+            plan = make(facts, wishes)
+            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+        self._wants_detail = False
+        self._start_monotonic_ns = time.monotonic_ns()
+        self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
+        self._sampled = 0  # events read so far
+        self._settled: Counter[bytes] = Counter()  # unsampled ones in records so far, by raw key
+        self._folded: Counter[int] = Counter()
+        self._latest: dict[bytes, Failure] = {}
+        # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
+        # apart: how many records each verdict is in.
+        self._verdicts: dict[bytes, causes.Verdict] = {}
+        self._judged: dict[bytes, Counter[causes.Verdict]] = {}
+        self._looks: dict[int, _Look] = {}
+        self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
+        self._keeper = holders.Keeper()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it was carried out."""
+        return self._backend.plan
+
+    def header(self) -> Header:
+        """Say what is watched and what is not."""
+        chosen = {name: value for name, value in self._filter.__dict__.items() if value}
+        return Header(
+            version=VERSION,
+            time=iso(self._start_monotonic_ns + self._epoch_offset_ns),
+            host=platform.node(),
+            kernel=self._facts.release,
+            machine=self._facts.machine,
+            tool=f"fork-trace {__version__}",
+            rung=self.plan.rung,
+            backend=self.plan.backend,
+            attached=tuple(
+                {"step": probe.step, "function": probe.function, "later": probe.in_detail}
+                for probe in self.plan.probes
+            ),
+            missing=tuple(
+                {"step": gap.step, "function": gap.function, "reason": gap.reason}
+                for gap in self.plan.missing
+            ),
+            limits=self._limits,
+            filter=chosen,
+        )
+
+    def poll(self, timeout_s: float) -> list[Failure]:
+        """Wait for failures at most this long and return those that were sampled."""
+        failures = []
+        raws = self._backend.poll(timeout_s)
+        sampled = [events.decode(raw) for raw in raws]
+        # /proc first, for all of them: who failed to fork often exits next.
+        seen = [self._look(event) for event in sampled]
+        verdicts = [self._diagnose(event.key, event) for event in sampled]
+        held = [self._held(*each) for each in zip(sampled, seen, verdicts)]
+        self._sampled += len(raws)
+        # One at a time: each takes the kernel a moment, and the buffer must be read meanwhile.
+        if self._wants_detail:
+            self._wants_detail = self._backend.attach_more()
+        for raw, event, look, verdict, who in zip(raws, sampled, seen, verdicts, held):
+            failure = self._failure(event, look, verdict)
+            if who is not None:
+                failure = replace(failure, holders=who.top, holders_total=who.total)
+            key = raw[8 : 8 + events.KEY_BYTES]  # struct ft_event: the key follows the time
+            self._latest[key] = failure
+            self._verdicts[key] = verdict
+            self._judged.setdefault(key, Counter())[verdict] += 1
+            failures.append(failure)
+        return failures
+
+    def _look(self, event: events.Event) -> _Look:
+        # A pid can be another process by now; its parent and name make that unlikely to pass.
+        identity = (event.ppid, event.key.comm)
+        if not self._sees_all_pids:
+            # The kernel's pids are of the initial namespace: in our /proc they are strangers.
+            return _Look(identity, None, [])
+        look = _Look(identity, procfs.exe(event.pid), procfs.cgroups(event.pid))
+        known = self._looks.get(event.pid)
+        if look.exe is None and not look.cgroups and known and known.identity == identity:
+            look = known
+        if len(self._looks) >= 4096:
+            self._looks.clear()
+        self._looks[event.pid] = look
+        self._symbols.note(event.pid, event.user_frames)
+        # Cgroups vanish like processes do; what is found is remembered.
+        self._paths.directory(event.key.cgroup_id, self._is_pids_v2)
+        for level in event.levels:
+            self._level_path(event, look, level)
+        return look
+
+    def _held(
+        self, event: events.Event, look: _Look, verdict: causes.Verdict
+    ) -> holders.Holders | None:
+        """Say who holds the pool that ran out; our /proc must show all that can be in it."""
+        if not self._sees_all_pids:
+            return None
+        path = self._limiting_path(event, look)
+        path = None if path is None else self._paths.relative(path)
+        return self._keeper.look(
+            holders.pool_of(verdict.cause, event.numbers, event.key.uid, path, event.pid)
+        )
+
+    def settle(self) -> list[Failure]:
+        """Return what was counted but not sampled since the last call, one record for each key.
+
+        Samples that are still under way are not among these: they come by `poll`.
+        """
+        failures = []
+        for raw_key, raw_tally in self._backend.tallies():
+            rest = events.decode_tally(raw_tally).unsampled - self._settled[raw_key]
+            if rest > 0:
+                self._settled[raw_key] += rest
+                failures.append(self._fold(raw_key, rest))
+        for number, count in self._backend.folded().items():
+            rest = count - self._folded[number]
+            if rest > 0:
+                self._folded[number] += rest
+                failures.append(self._fold_step(number, rest))
+        return failures
+
+    def stop(self) -> list[Failure]:
+        """Stop watching and return every failure that is still owed."""
+        self._backend.detach()
+        failures = self.poll(0.0)
+        # A program that ran while it was detached may still be at its last lines.
+        deadline_s = time.monotonic() + _SETTLE_S
+        while not self._is_settled() and time.monotonic() < deadline_s:
+            failures += self.poll(0.01)
+        return failures + self.settle()
+
+    def _is_settled(self) -> bool:
+        stats = self._backend.stats()
+        told = stats["sampled"] + stats["skipped"] + stats["lost"] + stats["folded"]
+        return told == stats["failures"] and self._sampled == stats["sampled"]
+
+    def finish(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
+        """Read the exact totals and free everything; `stop` comes first."""
+        stats = self._backend.stats()
+        totals, by_cause = self._totals()
+        summary = Summary(
+            time=iso(time.monotonic_ns() + self._epoch_offset_ns),
+            duration_s=round((time.monotonic_ns() - self._start_monotonic_ns) / 1e9, 3),
+            failures=stats["failures"],
+            causes=dict(sorted(by_cause.items())),
+            totals=tuple(totals),
+            lost=stats["lost"],
+            missed=self._backend.missed(),
+            skipped=stats["skipped"],
+            folded=stats["folded"],
+            retries=stats["retries"],
+            dying=stats["dying"],
+            filtered=stats["filtered"],
+            early=stats["early"],
+            unmarked=stats["unmarked"],
+            mismatched=stats["mismatch"],
+            ended=ended,
+            command=command,
+        )
+        self.close()
+        return summary
+
+    def close(self) -> None:
+        """Detach; safe to call twice."""
+        self._backend.close()
+        self._paths.close()
+
+    def elapsed_s(self) -> float:
+        """Seconds since the programs were attached."""
+        return (time.monotonic_ns() - self._start_monotonic_ns) / 1e9
+
+    def failures(self) -> int:
+        """Failures so far, exactly."""
+        return self._backend.stats()["failures"]
+
+    def _totals(self) -> tuple[list[dict[str, Any]], Counter[str]]:
+        totals: list[dict[str, Any]] = []
+        by_cause: Counter[str] = Counter()
+        for raw_key, raw_tally in self._backend.tallies():
+            key, count = events.decode_key(raw_key), events.decode_tally(raw_tally).count
+            judged = Counter(self._judged.get(raw_key))
+            rest = count - sum(judged.values())
+            if rest > 0 or not judged:
+                judged[self._verdicts.get(raw_key) or self._diagnose(key)] += rest
+            for verdict, number in judged.items():
+                by_cause[verdict.cause] += number
+                totals.append(
+                    {
+                        "comm": key.comm,
+                        "uid": key.uid,
+                        "cgroup": self._own_cgroup((), key),
+                        "syscall": key.syscall,
+                        "creates": "thread" if key.is_thread else "process",
+                        "errno": causes.errno_name(key.error),
+                        "step": verdict.step,
+                        "cause": verdict.cause,
+                        "certainty": verdict.certainty,
+                        "count": number,
+                    }
+                )
+        for step, count in self._backend.folded().items():
+            by_cause["unknown"] += count
+            totals.append(
+                {"comm": None, "step": steps.name_of(step), "cause": "unknown", "count": count}
+            )
+        totals.sort(key=lambda total: -total["count"])
+        return totals, by_cause
+
+    def _function(self, step: str) -> str | None:
+        return next((probe.function for probe in self.plan.probes if probe.step == step), None)
+
+    def _diagnose(self, key: events.Key, event: events.Event | None = None) -> causes.Verdict:
+        """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
+        # Once all of them are attached, a step is silent only if it let the call pass.
+        watched = [
+            probe.step
+            for probe in self.plan.probes
+            if probe.step and (key.is_detailed or not probe.in_detail)
+        ]
+        after = causes.After(overcommit_memory=self._limits.get("vm.overcommit_memory"))
+        if event is not None and "threads-unknown" in key.fits:
+            after = replace(after, threads_are_far=_are_threads_far())
+        if (
+            event is not None
+            and self._sees_all_pids
+            and key.fits & {"overcommit", "overcommit-unknown"}
+        ):
+            mode = procfs.number("sys/vm/overcommit_memory")
+            after = replace(after, overcommit_memory=mode, has_huge_mapping=self._has_huge(event))
+        return causes.diagnose(key, watched, after)
+
+    def _has_huge(self, event: events.Event) -> bool | None:
+        """Say whether one mapping of a process exceeds RAM and swap; looked at once in a while."""
+        now_s = time.monotonic()
+        known = self._huge.get(event.pid)
+        if known is None or now_s > known[0] + 1:
+            total = procfs.ram_and_swap()
+            is_huge = None if total is None else procfs.has_accountable_mapping(event.pid, total)
+            if is_huge is False and self._has_shrunk(event):
+                is_huge = None
+            if len(self._huge) >= 1024:
+                self._huge.clear()
+            known = self._huge[event.pid] = (now_s, is_huge)
+        return known[1]
+
+    @staticmethod
+    def _has_shrunk(event: events.Event) -> bool:
+        """Say whether a process has less memory now than at its refusal: what was refused may be gone."""
+        # "data" of statm is the very sum that the kernel side read (fs/proc/task_mmu.c, task_statm).
+        now, then = procfs.number(f"{event.pid}/statm", field=5), event.numbers.get("data_pages")
+        return now is None or then is None or now < then
+
+    def _host_after(self, verdict: causes.Verdict, event: events.Event) -> causes.Host:
+        """Read what the kernel side could not, right after; only what this cause is about."""
+        host = self._host
+        if verdict.cause in ("overcommit-never", "overcommit-heuristic", "thread-stack"):
+            # The pools can have been resized since the start.
+            host = replace(host, hugetlb_pages=kernel.hugetlb_pages())
+            if "overcommit_memory" not in event.numbers:
+                mode = procfs.number("sys/vm/overcommit_memory")
+                host = replace(host, overcommit_memory=mode)
+        elif verdict.cause == "threads-max" and not (
+            "nr_threads" in event.numbers and "max_threads" in event.numbers
+        ):
+            limit = procfs.number("sys/kernel/threads-max")
+            host = replace(host, threads=procfs.threads(), threads_max=limit)
+        elif verdict.cause == "rlimit-nofile" and self._sees_all_pids:
+            host = replace(host, descriptors=procfs.descriptors(event.pid))
+        elif verdict.cause == "file-max":
+            files = procfs.number("sys/fs/file-nr")
+            host = replace(host, files=files, files_max=procfs.number("sys/fs/file-max"))
+        return host
+
+    def _failure(self, event: events.Event, look: _Look, verdict: causes.Verdict) -> Failure:
+        key = event.key
+        if verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step):
+            self._wants_detail = self._wants_detail or not key.is_observed
+        seen = causes.Seen(
+            numbers=event.numbers,
+            levels=event.levels,
+            uid=key.uid,
+            detail=key.detail,
+            step=verdict.step,
+            flags=event.flags,
+            cgroup_name=lambda level: self._level_path(event, look, level),
+        )
+        evidence = causes.evidence(verdict.cause, seen, self._host_after(verdict, event))
+        stack = self._symbols.frames(event.user_frames)
+        step = verdict.step
+        time_ns = event.time_ns + self._epoch_offset_ns
+        own_cgroup = self._own_cgroup(look.cgroups, key)
+        return Failure(
+            time=iso(time_ns),
+            time_ns=time_ns,
+            count=1,
+            comm=key.comm,
+            exe=_shown(look.exe),
+            pid=event.pid,
+            tid=event.tid,
+            uid=key.uid,
+            ppid=event.ppid,
+            parent_comm=event.parent_comm,
+            cgroup=own_cgroup,
+            container=containers.place(own_cgroup).as_record(),
+            syscall=key.syscall,
+            flags=events.flag_names(event.flags),
+            creates="thread" if key.is_thread else "process",
+            errno=causes.errno_name(key.error),
+            step=step,
+            function=self._function(step) if key.is_observed else None,
+            cause=verdict.cause,
+            certainty=verdict.certainty,
+            evidence=evidence,
+            caller=stack[0].symbol if stack else None,
+            stack=stack,
+            advice=catalogue.advice(
+                verdict.cause,
+                evidence,
+                event.numbers.get("nproc_uid", key.uid),
+                own_cgroup,
+                event.pid,
+            ),
+            also=verdict.also,
+        )
+
+    def _own_cgroup(self, lines: Sequence[procfs.CgroupLine], key: events.Key) -> str | None:
+        """Name the cgroup of the caller: by its id, or else by what /proc showed."""
+        directory = self._paths.directory(key.cgroup_id, self._is_pids_v2)
+        if directory is not None:
+            return self._paths.relative(directory)
+        for line in lines:
+            if line.hierarchy == 0 if self._is_pids_v2 else "pids" in line.controllers.split(","):
+                return line.path
+        return None
+
+    @staticmethod
+    def _is_in_detail(step: str) -> bool:
+        known = steps.BY_NAME.get(step)
+        return known is not None and known.in_detail
+
+    def _limiting_path(self, event: events.Event, look: _Look) -> str | None:
+        """Name the cgroup whose pids.max refused."""
+        for level in event.levels:
+            if level.kind == "pids-cgroup" and level.number == event.numbers.get("pids_cgroup"):
+                return self._level_path(event, look, level)
+        return None
+
+    def _level_path(self, event: events.Event, look: _Look, level: events.Level) -> str | None:
+        """Name the cgroup of a level: by its id, or else up from the task's own."""
+        controllers = {"pids-cgroup": "pids", "memory-cgroup": "memory"}
+        controller = controllers.get(level.kind)
+        if controller is None:
+            return None
+        numbers: Mapping[str, int] = event.numbers
+        hierarchy = numbers.get("pids_hierarchy" if controller == "pids" else "memcg_hierarchy", 0)
+        directory = self._paths.directory(level.number, hierarchy == 0, controller)
+        if directory is not None:
+            return directory
+        for line in look.cgroups:
+            if line.hierarchy == hierarchy:
+                return cgroup.ancestor(line.path, level.up)
+        return None
+
+    def _fold(self, raw_key: bytes, count: int) -> Failure:
+        latest = self._latest.get(raw_key)
+        if latest is not None:
+            self._judged[raw_key][self._verdicts[raw_key]] += count
+            return replace(latest, count=count)
+        key = events.decode_key(raw_key)
+        verdict = self._diagnose(key)
+        self._judged.setdefault(raw_key, Counter())[verdict] += count
+        step = verdict.step
+        failure = self._bare(step, count)
+        own_cgroup = self._own_cgroup((), key)
+        return replace(
+            failure,
+            comm=key.comm,
+            uid=key.uid,
+            cgroup=own_cgroup,
+            container=containers.place(own_cgroup).as_record(),
+            syscall=key.syscall,
+            creates="thread" if key.is_thread else "process",
+            errno=causes.errno_name(key.error),
+            function=self._function(step) if key.is_observed else None,
+            cause=verdict.cause,
+            certainty=verdict.certainty,
+            advice=catalogue.advice(verdict.cause, (), key.uid, own_cgroup),
+            also=verdict.also,
+        )
+
+    def _fold_step(self, number: int, count: int) -> Failure:
+        return self._bare(steps.name_of(number), count)
+
+    def _bare(self, step: str, count: int) -> Failure:
+        time_ns = time.monotonic_ns() + self._epoch_offset_ns
+        return Failure(
+            time=iso(time_ns),
+            time_ns=time_ns,
+            count=count,
+            comm=None,
+            exe=None,
+            pid=None,
+            tid=None,
+            uid=None,
+            ppid=None,
+            parent_comm=None,
+            cgroup=None,
+            container=None,
+            syscall=None,
+            flags=(),
+            creates=None,
+            errno=None,
+            step=step,
+            function=None,
+            cause="unknown",
+            certainty=causes.INFERRED,
+        )
+
+
+def _shown(path: str | None) -> str | None:
+    return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")

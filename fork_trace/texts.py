@@ -1,0 +1,414 @@
+"""What applications print when a fork or a thread is refused, and the causes it can be. Pure text.
+
+The texts are from the applications' sources and from reports of their users; `...` stands for what
+differs. The causes themselves are `catalogue`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Nearly every text is one of these, with an errno in it or lost.
+_PROCESS = (
+    *("pids-cgroup", "rlimit-nproc", "overcommit-heuristic", "overcommit-never", "pid-max"),
+    *("threads-max", "pid-namespace-dead", "memory-cgroup", "kernel-memory"),
+)
+# posix_spawn and vfork copy no mappings, so that overcommit has no say.
+_SPAWN = (
+    *("pids-cgroup", "rlimit-nproc", "pid-max", "threads-max", "pid-namespace-dead"),
+    *("memory-cgroup", "kernel-memory"),
+)
+_THREAD = (
+    *("pids-cgroup", "rlimit-nproc", "thread-stack", "pid-max", "threads-max"),
+    *("exec-in-progress", "deadline-policy", "seccomp", "unshared-namespace"),
+)
+# Go's runtime and others map the stacks of their threads otherwise, with an error of their own.
+_CLONE = ("pids-cgroup", "rlimit-nproc", "pid-max", "threads-max", "seccomp")
+_NAMESPACE = (
+    *("namespace-limit", "namespace-depth", "user-namespace-denied", "namespace-denied"),
+    *("mount-limit", "kernel-memory"),
+)
+_BOTH = ("EAGAIN", "ENOMEM")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One message of one application."""
+
+    application: str
+    text: str
+    errnos: tuple[str, ...]  # those that it can carry; it seldom names them
+    causes: tuple[str, ...]  # likeliest first
+    note: str = ""
+
+
+TEXTS: tuple[Text, ...] = (
+    Text(
+        "bash",
+        "fork: retry: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _PROCESS,
+        "bash tries again after 1, 2, 4 and 8 seconds, then gives up",
+    ),
+    Text(
+        "bash",
+        "fork: retry: No child processes",
+        ("EAGAIN",),
+        _PROCESS,
+        "the same as Resource temporarily unavailable: bash has overwritten the errno",
+    ),
+    Text("bash", "bash: fork: Resource temporarily unavailable", ("EAGAIN",), _PROCESS),
+    Text("bash", "bash: fork: Cannot allocate memory", ("ENOMEM",), _PROCESS),
+    Text("dash", "sh: ...: Cannot fork", _BOTH, _PROCESS, "it does not say which errno"),
+    Text("zsh", "zsh: fork failed: ...", _BOTH, _PROCESS),
+    Text("sudo", "sudo: unable to fork: ...", _BOTH, _PROCESS),
+    Text("ssh", "shell request failed on channel 0", (), _PROCESS, "the log of sshd has the errno"),
+    Text("ssh", "sshd: error: fork: ...", _BOTH, _PROCESS),
+    Text("tmux", "create window failed: fork failed: ...", _BOTH, _PROCESS),
+    Text("cron", "(CRON) error (can't fork)", _BOTH, _PROCESS, "it does not say which errno"),
+    Text(
+        "perl",
+        "Can't fork, trying again in 5 seconds",
+        ("EAGAIN",),
+        _PROCESS,
+        "perl tries again, for ever",
+    ),
+    Text("systemd", "Failed to fork: ...", _BOTH, _PROCESS),
+    Text(
+        "systemd",
+        "Failed to spawn 'start' task: ...",
+        ("EAGAIN", "ENOMEM", "EBUSY"),
+        (*_SPAWN, "cgroup-refused"),
+        "Device or resource busy: processes sit in a cgroup with controllers (CLONE_INTO_CGROUP)",
+    ),
+    Text(
+        "kernel",
+        "cgroup: fork rejected by pids controller in ...",
+        ("EAGAIN",),
+        ("pids-cgroup",),
+        "said once per cgroup; it names who forked, the limit can be an ancestor's",
+    ),
+    Text(
+        "kernel",
+        "__vm_enough_memory: pid: ..., no enough memory for the allocation",
+        ("ENOMEM",),
+        ("overcommit-never", "overcommit-heuristic", "thread-stack"),
+    ),
+    Text(
+        "kernel",
+        "SLUB: Unable to allocate memory on node",
+        ("ENOMEM",),
+        ("memory-cgroup", "kernel-memory"),
+    ),
+    Text(
+        "docker",
+        "OCI runtime create failed: ... unable to start container process: ...",
+        ("EAGAIN", "ENOMEM", "ENOSPC", "EPERM"),
+        (*_CLONE, "thread-stack", *_NAMESPACE, "pid-namespace-dead", "memory-cgroup"),
+        "what stands behind it tells: fork/exec, pthread_create or unshare",
+    ),
+    Text(
+        "docker",
+        "OCI runtime exec failed: ... unable to start container process: ...",
+        ("EAGAIN", "ENOMEM", "EPERM"),
+        (*_CLONE, "pid-namespace-dead", "memory-cgroup", "kernel-memory"),
+    ),
+    Text(
+        "docker",
+        "runtime/cgo: pthread_create failed: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _THREAD,
+    ),
+    Text(
+        "docker",
+        "runtime/cgo: pthread_create failed: Operation not permitted",
+        ("EPERM",),
+        ("seccomp",),
+        "an old seccomp profile answers EPERM for clone3",
+    ),
+    Text(
+        "runc",
+        "nsexec...: failed to unshare remaining namespaces: ...",
+        ("ENOSPC", "EPERM", "ENOMEM"),
+        (*_NAMESPACE, "seccomp"),
+    ),
+    Text(
+        "runc",
+        "nsexec...: failed to unshare user namespace: ...",
+        ("ENOSPC", "EPERM"),
+        ("user-namespace-denied", "namespace-limit", "namespace-depth", "seccomp"),
+    ),
+    Text(
+        "kubernetes",
+        "Failed to create pod sandbox: ... resource temporarily unavailable",
+        ("EAGAIN",),
+        _CLONE,
+    ),
+    Text(
+        "kubernetes",
+        "failed to create shim task: ...",
+        ("EAGAIN", "ENOMEM", "ENOSPC"),
+        (*_CLONE, "memory-cgroup", "namespace-limit"),
+    ),
+    Text(
+        "Jenkins",
+        "Cannot run program ... error=11, Resource temporarily unavailable",
+        ("EAGAIN",),
+        _SPAWN,
+    ),
+    Text(
+        "Jenkins",
+        "java.io.IOException: Cannot run program ... error=12, Cannot allocate memory",
+        ("ENOMEM",),
+        ("overcommit-heuristic", "overcommit-never", *_SPAWN),
+        "older Java forks; newer ones start a helper by posix_spawn",
+    ),
+    Text(
+        "JVM",
+        "java.lang.OutOfMemoryError: unable to create native thread: possibly out of memory or "
+        "process/resource limits reached",
+        ("EAGAIN",),
+        _THREAD,
+        "no shortage of heap: a larger heap makes it worse",
+    ),
+    Text(
+        "JVM",
+        "java.lang.OutOfMemoryError: unable to create new native thread",
+        ("EAGAIN",),
+        _THREAD,
+        "no shortage of heap: a larger heap makes it worse",
+    ),
+    Text(
+        "JVM",
+        '[os,thread] Failed to start thread "..." - pthread_create failed (EAGAIN) for attributes: ...',
+        ("EAGAIN",),
+        _THREAD,
+    ),
+    Text(
+        "JVM",
+        '[os,thread] Failed to start thread "..." - pthread_create failed (EPERM) for attributes: ...',
+        ("EPERM",),
+        ("seccomp",),
+        "an old seccomp profile answers EPERM for clone3",
+    ),
+    Text(
+        ".NET",
+        "System.OutOfMemoryException",
+        _BOTH,
+        _THREAD,
+        "if its stack has Thread.Start: a thread was refused, whatever memory there is",
+    ),
+    Text(
+        ".NET",
+        "An error occurred trying to start process '...' with working directory '...'. Resource "
+        "temporarily unavailable",
+        ("EAGAIN",),
+        _SPAWN,
+    ),
+    Text(
+        "Go",
+        "runtime: failed to create new OS thread (have ... already; errno=11)",
+        ("EAGAIN",),
+        _CLONE,
+        "Go suggests ulimit -u, which is one of several",
+    ),
+    Text("Go", "runtime: may need to increase max user processes (ulimit -u)", ("EAGAIN",), _CLONE),
+    Text("Go", "fork/exec ...: resource temporarily unavailable", ("EAGAIN",), _SPAWN),
+    Text("Go", "fork/exec ...: cannot allocate memory", ("ENOMEM",), _SPAWN),
+    Text(
+        "Go",
+        "fork/exec ...: operation not permitted",
+        ("EPERM",),
+        ("user-namespace-denied", "namespace-denied", "seccomp"),
+    ),
+    Text(
+        "Go",
+        "fork/exec ...: no space left on device",
+        ("ENOSPC",),
+        ("namespace-limit", "namespace-depth", "mount-limit"),
+    ),
+    Text("Node", "Error: spawn EAGAIN", ("EAGAIN",), _SPAWN),
+    Text("Node", "Error: spawn ENOMEM", ("ENOMEM",), _PROCESS),
+    Text("Python", "RuntimeError: can't start new thread", ("EAGAIN",), _THREAD),
+    Text(
+        "Python",
+        "BlockingIOError: [Errno 11] Resource temporarily unavailable",
+        ("EAGAIN",),
+        _PROCESS,
+    ),
+    Text("Python", "OSError: [Errno 12] Cannot allocate memory", ("ENOMEM",), _PROCESS),
+    Text(
+        "Ruby",
+        "can't create Thread: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _THREAD,
+    ),
+    Text("Ruby", "Cannot allocate memory - fork(2)", ("ENOMEM",), _PROCESS),
+    Text("Ruby", "Resource temporarily unavailable - fork(2)", ("EAGAIN",), _PROCESS),
+    Text("PHP-FPM", "fork() failed: ...", _BOTH, _PROCESS),
+    Text("PHP-FPM", "proc_open(): fork failed - Cannot allocate memory", ("ENOMEM",), _PROCESS),
+    Text("PHP-FPM", "Unable to fork [...]", _BOTH, _PROCESS, "it does not say which errno"),
+    Text("PostgreSQL", "could not fork new process for connection: ...", _BOTH, _PROCESS),
+    Text("PostgreSQL", "could not fork worker process: ...", _BOTH, _PROCESS),
+    Text("PostgreSQL", "could not fork autovacuum worker process: ...", _BOTH, _PROCESS),
+    Text(
+        "Redis",
+        "Can't save in background: fork: Cannot allocate memory",
+        ("ENOMEM",),
+        ("overcommit-heuristic", "overcommit-never", "memory-cgroup", "kernel-memory"),
+        "Redis asks for vm.overcommit_memory=1 in its own log at the start",
+    ),
+    Text(
+        "Redis",
+        "Can't save in background: fork: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _PROCESS,
+    ),
+    Text(
+        "Redis",
+        "Can't rewrite append only file in background: fork: Cannot allocate memory",
+        ("ENOMEM",),
+        ("overcommit-heuristic", "overcommit-never", "memory-cgroup", "kernel-memory"),
+    ),
+    Text(
+        "MySQL",
+        "Can't create a new thread (errno 11); if you are not out of available memory, you can "
+        "consult the manual for a possible OS-dependent bug",
+        ("EAGAIN",),
+        _THREAD,
+    ),
+    Text("nginx", 'fork() failed while spawning "worker process" (...)', _BOTH, _PROCESS),
+    Text("Apache", "fork: Unable to fork new process", _BOTH, _PROCESS),
+    Text("Apache", "apr_thread_create: unable to create worker thread", _BOTH, _THREAD),
+    Text("make", "make: fork: Resource temporarily unavailable", ("EAGAIN",), _PROCESS),
+    Text("make", "make: vfork: Resource temporarily unavailable", ("EAGAIN",), _SPAWN),
+    Text("git", "error: cannot fork() for ...", _BOTH, _PROCESS),
+    Text("Chrome", "pthread_create: Resource temporarily unavailable (11)", ("EAGAIN",), _THREAD),
+    Text("Chrome", "Zygote could not fork", (), (*_PROCESS, "seccomp")),
+    Text(
+        "Chrome",
+        "Failed to move to new namespace: PID namespaces supported, Network namespace supported, "
+        "but failed: errno = ...",
+        ("EPERM", "ENOSPC"),
+        ("user-namespace-denied", "seccomp", "namespace-limit", "namespace-denied"),
+    ),
+    Text(
+        "bubblewrap",
+        "bwrap: Creating new namespace failed: ...",
+        ("ENOSPC", "EPERM", "EACCES"),
+        ("namespace-limit", "namespace-depth", "user-namespace-denied", "seccomp"),
+    ),
+    Text(
+        "unshare",
+        "unshare: unshare failed: No space left on device",
+        ("ENOSPC",),
+        ("namespace-limit", "namespace-depth", "mount-limit"),
+    ),
+    Text(
+        "unshare",
+        "unshare: unshare failed: Operation not permitted",
+        ("EPERM",),
+        ("user-namespace-denied", "namespace-denied", "seccomp"),
+    ),
+    Text(
+        "unshare",
+        "unshare: fork failed: Cannot allocate memory",
+        ("ENOMEM",),
+        ("pid-namespace-dead", "memory-cgroup", "kernel-memory", "overcommit-never"),
+    ),
+    Text(
+        "OpenBLAS",
+        "blas_thread_init: pthread_create failed for thread ... of ...",
+        ("EAGAIN",),
+        _THREAD,
+    ),
+    Text("pthread", "pthread_create failed", ("EAGAIN", "EPERM"), _THREAD),
+    Text("pthread", "pthread_create: Resource temporarily unavailable", ("EAGAIN",), _THREAD),
+)
+
+# libc's words, as programs print them and Go in small letters.
+_WORDS = {
+    "resource temporarily unavailable": "EAGAIN",
+    "cannot allocate memory": "ENOMEM",
+    "no child processes": "EAGAIN",
+    "no space left on device": "ENOSPC",
+    "operation not permitted": "EPERM",
+    "permission denied": "EACCES",
+    "device or resource busy": "EBUSY",
+    "function not implemented": "ENOSYS",
+    "too many open files in system": "ENFILE",
+    "too many open files": "EMFILE",
+    "invalid argument": "EINVAL",
+    "file exists": "EEXIST",
+}
+_NUMBERS = {
+    "11": "EAGAIN",
+    "12": "ENOMEM",
+    "1": "EPERM",
+    "13": "EACCES",
+    "28": "ENOSPC",
+    "24": "EMFILE",
+    "38": "ENOSYS",
+}
+_NUMBERED = re.compile(r"(?:errno|error)[ =:]*([0-9]+)|\(([0-9]+)(?:: [a-z ]+)?\)")
+_NAMED = re.compile(
+    r"\b(eagain|enomem|eperm|eacces|enospc|emfile|enfile|enosys|ebusy|einval|eexist)\b"
+)
+# A text of a person must be as long as this to be looked for inside of one of ours.
+_LEAST = 8
+
+
+def normal(text: str) -> str:
+    """Return a text without what a log, a terminal or a person changes: case, quotes, blanks."""
+    text = re.sub('[\u2018\u2019\u201c\u201d`"]', "'", text.lower())
+    return " ".join(text.split())
+
+
+def errno_in(text: str) -> str | None:
+    """Name the errno that a message tells, in libc's words, as a number or by name; else None."""
+    text = normal(text)
+    named = _NAMED.search(text)
+    if named:
+        return named[1].upper()
+    for words, name in _WORDS.items():
+        if words in text:
+            return name
+    number = _NUMBERED.search(text)
+    return _NUMBERS.get(number[1] or number[2]) if number else None
+
+
+def strerror(text: str) -> str | None:
+    """Name the errno whose words these are, and nothing else; else None."""
+    return _WORDS.get(normal(text).strip(" .'"))
+
+
+def find(text: str) -> list[Text]:
+    """Return the messages that a text holds or is part of, the best first."""
+    wanted = normal(text).strip("'")
+    scored = [
+        (score, -number) for number, each in enumerate(TEXTS) if (score := _score(each, wanted))
+    ]
+    if scored:
+        # What only a general text says is not said again.
+        best = max(scored)[0]
+        return [
+            TEXTS[-number] for score, number in sorted(scored, reverse=True) if score * 2 > best
+        ]
+    return [each for each in TEXTS if wanted == normal(each.application)]
+
+
+def _score(each: Text, wanted: str) -> int:
+    """Return how many letters a text and what is wanted have in common; 0: it is another."""
+    pieces = [piece.strip() for piece in normal(each.text).split("...") if piece.strip(" :'")]
+    at = 0
+    for piece in pieces:
+        found = wanted.find(piece, at)
+        if found < 0:
+            break
+        at = found + len(piece)
+    else:
+        return sum(map(len, pieces))
+    if len(wanted) >= _LEAST and any(wanted in piece for piece in pieces):
+        return len(wanted)
+    return 0

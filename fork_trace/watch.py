@@ -1,0 +1,389 @@
+"""The two ways to watch: `live`, a table that is kept fresh, and `capture`, one run into one report.
+
+Owns the loops, the signals that end them, the capture file and the command that a capture may run.
+What is gathered is `session`'s, how it looks is `render`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+from fork_trace import aggregate, records, render
+from fork_trace.errors import ForkTraceError
+from fork_trace.records import Failure, Header, Summary
+from fork_trace.session import Session
+
+_TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
+_PATIENCE_S = 5.0  # for a command that was told to end
+
+
+class Ending:
+    """Notes the signals that end a run, so that it ends with its report."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+
+class Output:
+    """The capture file. What it cannot take now is kept and tried again.
+
+    A tmpfs answers ENOSPC for as long as the commit limit is exhausted, which is just when there
+    is something to write.
+    """
+
+    def __init__(self, path: str, force: bool) -> None:
+        self.path = path
+        self.failed: str | None = None
+        self._told = False
+        self._waiting = bytearray()
+        self._is_new = False
+        self._fd = self._open(path, force)
+        # Not before there is something to write: a run that cannot begin spares the old capture.
+        self._truncates = stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def _open(self, path: str, force: bool) -> int:
+        # A capture holds names and paths of everybody's processes: for its owner only. A link in a
+        # shared directory may be somebody's trap.
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            try:
+                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+                self._is_new = True
+            except FileExistsError:
+                fd = os.open(path, flags)
+        except OSError as error:
+            raise ForkTraceError(
+                f"cannot write {path}: {error.strerror}",
+                "Give --output a file in a directory that you may write to; links are not followed.",
+            ) from None
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            if status.st_size and not force:
+                os.close(fd)
+                raise ForkTraceError(
+                    f"{path} exists and is not empty",
+                    "Give another file, or --force to write over it.",
+                )
+            if status.st_uid != os.geteuid():
+                os.close(fd)
+                raise ForkTraceError(
+                    f"{path} belongs to another user (uid {status.st_uid})",
+                    "Give a file of your own: a capture is for its owner only.",
+                )
+            os.fchmod(fd, 0o600)
+        return fd
+
+    def discard(self) -> None:
+        """Take the file away again if it was made here: nothing could be watched."""
+        os.close(self._fd)
+        if self._is_new:
+            os.unlink(self.path)
+
+    def write(self, record: records.Record) -> None:
+        """Write one record, or keep it until the file can take it."""
+        if self._truncates:
+            os.ftruncate(self._fd, 0)
+            self._truncates = False
+        self._waiting += (records.to_json(record) + "\n").encode("ascii")
+        self.flush()
+
+    def flush(self) -> None:
+        """Try to write what waits; said once when it begins to fail."""
+        try:
+            while self._waiting:
+                del self._waiting[: os.write(self._fd, self._waiting)]
+            self.failed = None
+        except OSError as error:
+            self.failed = error.strerror or str(error)
+            if not self._told:
+                self._told = True
+                print(
+                    f"fork-trace: cannot write {self.path} now: {self.failed}. "
+                    "Watching goes on; the records are kept and tried again.",
+                    file=sys.stderr,
+                )
+
+    def close(self) -> None:
+        """Write the rest, with a little patience, and close the file."""
+        deadline = time.monotonic() + _PATIENCE_S
+        self.flush()
+        while self.failed and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self.flush()
+        if self.failed:
+            print(
+                f"fork-trace: {self.path} is not whole: {self.failed}. Free space and capture "
+                "again; the report holds the exact counts.",
+                file=sys.stderr,
+            )
+        os.close(self._fd)
+
+
+def _cannot_run(name: str, why: str | None) -> ForkTraceError:
+    return ForkTraceError(f"cannot run {name}: {why}", "Give a command that exists, after `--`.")
+
+
+def demand_command(argv: Sequence[str]) -> None:
+    """Refuse a command that does not exist, before anything has begun."""
+    if argv and shutil.which(argv[0]) is None:
+        raise _cannot_run(argv[0], "no such program")
+
+
+class Command:
+    """A program run by a capture. It is spawned, not forked: that asks for no commit."""
+
+    def __init__(self, argv: Sequence[str], stdout_to_stderr: bool) -> None:
+        self.argv = tuple(argv)
+        self.status: int | None = None
+        actions: list[tuple[Any, ...]] = []
+        if stdout_to_stderr:
+            actions.append((os.POSIX_SPAWN_DUP2, 2, 1))
+        try:
+            # Python ignores these two, and what is ignored stays so over exec.
+            self._pid = os.posix_spawnp(
+                argv[0],
+                list(argv),
+                os.environ,
+                file_actions=actions,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            )
+        except OSError as error:
+            raise _cannot_run(argv[0], error.strerror) from None
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def end(self, number: int) -> None:
+        """Hand on the signal that ends the capture, and wait a little."""
+        if self.poll() is None:
+            os.kill(self._pid, number)
+            deadline = time.monotonic() + _PATIENCE_S
+            while self.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    def as_json(self) -> dict[str, Any]:
+        """Say what ran and how it ended; a status of None: it still ran."""
+        return {"argv": list(self.argv), "status": self.status}
+
+
+def _progress(session: Session, duration_s: float | None) -> str:
+    failures = session.failures()
+    text = f"{failures} failure{'' if failures == 1 else 's'} so far"
+    if duration_s is None:
+        return f"{session.elapsed_s():.0f} s, {text}; Ctrl-C ends"
+    return f"{max(0.0, duration_s - session.elapsed_s()):.0f} s left, {text}"
+
+
+def start_line(header: Header, how_to_end: str) -> str:
+    """Say what is watched and how it ends."""
+    if header.rung == "tracepoint":
+        how = "by the system calls' exits; their causes are inferred"
+    else:
+        how = f"{sum(not each.get('later') for each in header.attached)} kernel functions, by {header.rung}"
+    return f"Watching failed forks: {how}. {how_to_end}"
+
+
+class _Progress:
+    """One line on stderr that keeps itself up to date, only where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._is_on = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        self._next = 0.0
+
+    def show(self, session: Session, duration_s: float | None) -> None:
+        if self._is_on and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.5
+            sys.stderr.write(f"\r\033[K{_progress(session, duration_s)}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._is_on:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def capture(
+    session: Session,
+    ending: Ending,
+    by: Sequence[str],
+    duration_s: float | None,
+    output: Output | None,
+    argv: Sequence[str],
+    as_json: bool,
+) -> int:
+    """Watch until the duration, the command or a signal ends it; print the report.
+
+    Returns the exit code: 0 nothing failed, 1 failures were seen, 2 the file could not be written.
+    """
+    counted = aggregate.Table(by)
+    header = session.header()
+    progress = _Progress()
+
+    def take(failures: Sequence[Failure]) -> None:
+        for failure in failures:
+            counted.add(failure)
+            _emit(failure)
+
+    def _emit(record: records.Record) -> None:
+        if output:
+            output.write(record)
+        if as_json:
+            print(records.to_json(record), flush=True)
+
+    ways = [f"After {duration_s:g} s"] if duration_s is not None else []
+    ways += ["with the command"] if argv else []
+    how = " or ".join([*ways, "Ctrl-C ends it"])
+    print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
+    _emit(header)
+    command = Command(argv, stdout_to_stderr=as_json) if argv else None
+    ended = ""
+    while not ended:
+        progress.show(session, duration_s)
+        # The command's end is looked for before its last failures are read.
+        if command and command.poll() is not None:
+            ended = "command"
+        elif ending.signal is not None:
+            ended = "signal"
+        elif duration_s is not None and session.elapsed_s() >= duration_s:
+            ended = "duration"
+        timeout_s = _TICK_S
+        if duration_s is not None:
+            timeout_s = min(timeout_s, max(0.0, duration_s - session.elapsed_s()))
+        take(session.poll(0.0 if ended else timeout_s))
+    if command and ended == "signal":
+        assert ending.signal is not None
+        command.end(ending.signal)
+    take(session.stop())
+    summary = session.finish(ended, command.as_json() if command else None)
+    summary = replace(summary, rows=tuple(render.json_rows(counted)))
+    progress.clear()
+    _emit(summary)
+    if not as_json:
+        sys.stdout.write(render.report(counted, [summary], [header]))
+        sys.stdout.flush()
+    if command and command.status is None:
+        print(f"fork-trace: {argv[0]} still runs.", file=sys.stderr)
+    if output:
+        output.close()
+        if not output.failed:
+            print(
+                f"Captured to {output.path}; `fork-trace report {output.path}` shows it again.",
+                file=sys.stderr,
+            )
+        else:
+            return 2
+    return 1 if summary.failures else 0
+
+
+class Screen:
+    """Where `live` draws: a terminal is redrawn in place, anything else gets text appended."""
+
+    def __init__(self, no_clear: bool) -> None:
+        dumb = os.environ.get("TERM", "") in ("", "dumb")
+        self.redraws = sys.stdout.isatty() and not no_clear and not dumb
+
+    def draw(self, text: str) -> None:
+        """Show a new state of the table."""
+        if not self.redraws:
+            sys.stdout.write(text + "\n")
+        else:
+            size = shutil.get_terminal_size()
+            # A line that wraps would scroll the rest off its place.
+            lines = [line[: size.columns] for line in text.splitlines()]
+            if len(lines) > size.lines - 1:
+                lines = lines[: size.lines - 2] + ["... more when it ends (Ctrl-C)"]
+            # Home, each line cleared behind its text, the rest below: no blank moment in between.
+            sys.stdout.write("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J")
+        sys.stdout.flush()
+
+    def leave(self) -> None:
+        """Make room for the closing report."""
+        if self.redraws:
+            sys.stdout.write("\033[H\033[J")
+
+
+def live(
+    session: Session,
+    ending: Ending,
+    by: Sequence[str],
+    interval_s: float,
+    duration_s: float | None,
+    no_clear: bool,
+    as_json: bool,
+) -> Summary:
+    """Show the table anew at each interval until the duration or a signal ends it; then a summary."""
+    counted = aggregate.Table(by)
+    header = session.header()
+    screen = Screen(no_clear)
+    print(start_line(header, "Ctrl-C ends it with a summary."), file=sys.stderr, flush=True)
+    if as_json:
+        print(records.to_json(header), flush=True)
+    drawn = -1
+    is_over = False
+    ended = "duration"
+    while not is_over:
+        due_s = session.elapsed_s() + interval_s
+        if duration_s is not None:
+            due_s = min(due_s, duration_s)
+        while session.elapsed_s() < due_s and ending.signal is None:
+            timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
+            _take(session.poll(timeout_s), counted, as_json)
+        is_over = ending.signal is not None or (
+            duration_s is not None and session.elapsed_s() >= duration_s
+        )
+        _take(session.stop() if is_over else session.settle(), counted, as_json)
+        if is_over or as_json or (counted.failures == drawn and not screen.redraws):
+            continue
+        drawn = counted.failures
+        screen.draw(_state(counted, session, screen.redraws))
+    if ending.signal is not None:
+        ended = "signal"
+    summary = session.finish(ended)
+    summary = replace(summary, rows=tuple(render.json_rows(counted)))
+    if as_json:
+        print(records.to_json(summary), flush=True)
+        return summary
+    screen.leave()
+    sys.stdout.write(render.report(counted, [summary], [header]))
+    sys.stdout.flush()
+    return summary
+
+
+def _take(failures: list[Failure], counted: aggregate.Table, as_json: bool) -> None:
+    for failure in failures:
+        counted.add(failure)
+        if as_json:
+            print(records.to_json(failure), flush=True)
+
+
+def _state(counted: aggregate.Table, session: Session, is_screen: bool) -> str:
+    clock = time.strftime("%H:%M:%S")
+    first = [f"fork-trace live, {clock}; Ctrl-C ends it with a summary", ""] if is_screen else []
+    prefix = "" if is_screen else f"{clock}  "
+    lines = first + render.wrap(prefix + render.verdict(counted, session.elapsed_s()), "", "  ")
+    if counted.failures:
+        lines += ["", render.table(counted.rows(), counted.by)]
+    # Appended to a file or a pipe, the advice would come again and again; it is in the summary.
+    if is_screen:
+        for cause, count in counted.causes.most_common():
+            lines += ["", *render.cause_details(counted.latest[cause], count)]
+    return "\n".join(lines) + "\n"

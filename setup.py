@@ -1,0 +1,53 @@
+"""Metadata, and the one build step: compile bpf/ and carry it in the package."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+CARRIED = ("fork_trace.bpf.o", "rehearse_lsm.bpf.o")
+
+
+class BuildWithPrograms(build_py):
+    """Put the BPF object where fork_trace.backends.program() looks first."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # a checkout is used as it is: ../bpf
+        subprocess.run([str(ROOT / "scripts" / "build-bpf")], check=True)
+        target = Path(self.build_lib, "fork_trace", "_bpf")
+        target.mkdir(parents=True, exist_ok=True)
+        for name in CARRIED:
+            shutil.copy(ROOT / "bpf" / name, target / name)
+
+
+setup(
+    name="fork-trace",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "fork_trace/__init__.py").read_text())[1],
+    description="Name the kernel step that refused a fork, and the limit it hit",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-or-later",
+    packages=["fork_trace", "fork_trace.backends"],
+    python_requires=">=3.9",
+    # click: the command line; tabulate: the tables. libbpf and libdw are system libraries (Debian:
+    # libbpf1, libdw1), reached through ctypes. bcc comes from the distribution (python3-bpfcc),
+    # never from PyPI, where that name is an unrelated project.
+    install_requires=["click>=8.0", "tabulate>=0.8.9"],
+    entry_points={"console_scripts": ["fork-trace = fork_trace.cli:main"]},
+    cmdclass={"build_py": BuildWithPrograms},
+    zip_safe=False,
+    classifiers=[
+        "Environment :: Console",
+        "License :: OSI Approved :: GNU General Public License v2 or later (GPLv2+)",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: System :: Monitoring",
+    ],
+)

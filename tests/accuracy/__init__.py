@@ -1,0 +1,1 @@
+"""Runs every rehearsal on every kernel and rung, and judges what was said of it."""

@@ -1,0 +1,239 @@
+"""scripts/bench: builds the loops, measures natively and in guests, and shows the numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from vm.kernels import KERNELS, NEWEST
+
+from bench import arming
+from bench.counting import OPERATIONS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEFAULT_KERNEL = "6.1"
+NATIVE_TIMES = 11
+GUEST_TIMES = 5
+SMALL = "fork"
+
+
+def _note(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure what watching costs: instructions per operation in a virtual machine "
+        "whose clock counts them, seconds and memory until the programs are attached.",
+        epilog="Takes about six minutes. The instructions all come from one boot, where the tracers take "
+        "turns; seconds under QEMU without KVM say little of a real machine.",
+        allow_abbrev=False,
+    )
+    names = [kernel.version for kernel in KERNELS]
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--kernel",
+        choices=names,
+        metavar="VERSION",
+        help=f"one of {', '.join(names)} for everything; by default instructions on "
+        f"{DEFAULT_KERNEL}, arming on {DEFAULT_KERNEL} and {NEWEST.version}",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="turns of each tracer (default: 3)"
+    )
+    parser.add_argument("--peers", action="store_true", help="also bpftrace, if it is installed")
+    parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
+    return parser
+
+
+def _build(directory: Path) -> None:
+    arch = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
+    here = Path(__file__).parent
+    commands: list[list[str | Path]] = [
+        ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static"],
+        # As scripts/build-bpf builds ours.
+        ["clang", "-target", "bpf", f"-D__TARGET_ARCH_{arch}", "-mcpu=v2", "-O2", "-g", "-Wall"],
+    ]
+    commands[0] += ["-o", directory / "loops", here / "loops.c"]
+    commands[1] += ["-Werror", "-I", CHECKOUT / "bpf", "-o", directory / "floor.bpf.o", "-c"]
+    commands[1] += [here / "floor.bpf.c"]
+    for command in commands:
+        subprocess.run(command, check=True)
+
+
+def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequence[str]) -> Any:
+    # The guest shows the share at a place of its own, and the checkout at ours.
+    command = 'exec env PYTHONPATH=tests .venv/bin/python -m "$@"'
+    done = subprocess.run(
+        [
+            *(str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel, "--timeout", "7200"),
+            *(*options, "--", "sh", "-c", command, "sh", *module),
+        ],
+        env={**os.environ, "FORK_TRACE_VM_SHARE": str(directory)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"scripts/bench: the guest with Linux {kernel} failed; it says why above.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _also(options: argparse.Namespace) -> list[str]:
+    also = ["--also=each"] if options.each else []
+    if options.peers:
+        if shutil.which("bpftrace"):
+            also.append("--also=bpftrace-kretfunc")
+        else:
+            _note("no bpftrace here, so no peer: install the package bpftrace")
+    return also
+
+
+def _cpu() -> str:
+    match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.rounds < 1:
+        sys.exit("scripts/bench: --rounds must be at least 1.")
+    counted_on = options.kernel or DEFAULT_KERNEL
+    armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
+    with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
+        directory = Path(name)
+        _build(directory)
+        _note("arming natively")
+        native = arming.measure(NATIVE_TIMES)
+        armed = {"native-to-load" if native["until"] == "load" else "native": native}
+        for kernel in armed_on:
+            _note(f"arming on Linux {kernel}")
+            armed[f"vm-{kernel}"] = _in_guest(
+                directory, kernel, [], ["bench.arming", str(GUEST_TIMES)]
+            )
+        _note(f"counting instructions on Linux {counted_on}")
+        counted = _in_guest(
+            directory,
+            counted_on,
+            ["--icount"],
+            ["bench.counting", "/run/share", f"--rounds={options.rounds}", *_also(options)],
+        )
+    result = {
+        "kernel": counted["kernel"],
+        "native_kernel": platform.release(),
+        "cpu": _cpu(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "fork_overhead_percent": {
+            config: values[SMALL] for config, values in counted["overhead_percent"].items()
+        },
+        "armed_seconds": {key: each["seconds"]["median"] for key, each in armed.items()},
+        "peak_rss_mb": {key: each["peak_rss_mb"]["median"] for key, each in armed.items()},
+        "armed": armed,
+        **{key: value for key, value in counted.items() if key != "kernel"},
+    }
+    print(json.dumps(result) if options.json else _show(result))
+
+
+_ENDS = {
+    "native": "until attached",
+    "native-to-load": "until the end, as this kernel refuses fexit programs: measured up to the "
+    "refused load, so not armed",
+}
+
+
+def _show(result: dict[str, Any]) -> str:
+    columns = list(OPERATIONS)
+    rows = []
+    for config, values in result["instructions"].items():
+        over = result["overhead_percent"].get(config)
+        rows.append(
+            [config]
+            + [
+                f"{values[name]:,.0f}" + (f" {over[name]:+.2f} %" if over else "")
+                for name in columns
+            ]
+        )
+    lines = [
+        f"Instructions per operation, Linux {result['kernel']} (QEMU, instruction clock), "
+        f"{result['date']}",
+        "",
+        tabulate(rows, ["", *columns], disable_numparse=True, stralign="right"),
+        "",
+        f"Fexit programs on {', '.join(result['functions'])}.",
+        "",
+        "A failing fork, in instructions; the reader's own work counts whenever it is done",
+        "",
+        tabulate(
+            [
+                [
+                    config,
+                    f"{each['total']:,.0f}",
+                    f"{each['own']:,.0f}",
+                    "-" if each["reader"] is None else f"{each['reader']:,.0f}",
+                    "-" if each["reported"] is None else f"{each['reported']} of {each['made']}",
+                ]
+                for config, each in result["failing_fork"].items()
+            ],
+            ["", "while looping", "in the process", "in the reader", "reported"],
+            disable_numparse=True,
+            stralign="right",
+        ),
+        "",
+        "Each tracer by itself, Linux " + result["kernel"],
+        "",
+        tabulate(
+            [
+                [
+                    config,
+                    f"{to_arm / 1e9:.2f} G",
+                    f"{result['idle_instructions_per_second'][config] / 1e6:.2f} M",
+                    result["rss_mb"][config]["armed"],
+                    result["rss_mb"][config]["peak"],
+                ]
+                for config, to_arm in result["instructions_to_arm"].items()
+                # The others take their plan from ours: no tracers of their own.
+                if result["failing_fork"][config]["reported"] is not None
+            ],
+            ["", "to arm", "idle, each second", "MB armed", "MB peak"],
+            disable_numparse=True,
+            stralign="right",
+        ),
+        "",
+        f"From exec until armed, {result['cpu']}",
+        "",
+        tabulate(
+            [
+                [
+                    key,
+                    each["kernel"],
+                    *(f"{each['seconds'][name]:.3f}" for name in ("median", "min", "max")),
+                    "-" if each["armed_rss_mb"] is None else each["armed_rss_mb"]["median"],
+                    each["peak_rss_mb"]["median"],
+                ]
+                for key, each in result["armed"].items()
+            ],
+            ["", "kernel", "s", "min", "max", "MB armed", "MB peak"],
+            disable_numparse=True,
+            stralign="right",
+        ),
+        "",
+        *(f"{key}: {_ENDS[key]}." for key in result["armed"] if key in _ENDS),
+        "vm-*: under QEMU without KVM (TCG), many times slower than a real machine.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

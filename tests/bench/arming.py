@@ -1,0 +1,72 @@
+"""How long `fork-trace live` takes until it watches, and how much memory: `python -m bench.arming N`.
+
+Natively or in a guest, one JSON object on stdout. Where the kernel refuses our programs the time
+ends with the process, right after the refused load; the object says so.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.tracer import Tracer
+
+ARMED = r"^Watching failed forks"
+REFUSED = "this kernel refuses the program"
+
+
+def _spread(values: list[float], digits: int) -> dict[str, float]:
+    return {
+        "median": round(median(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
+        "first": round(values[0], digits),  # the files may not have been in memory yet
+    }
+
+
+def measure(times: int) -> dict[str, Any]:
+    """Start it so many times."""
+    seconds: list[float] = []
+    rss_mb: list[float] = []
+    peak_mb: list[float] = []
+    until = ""
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(times):
+            tracer = Tracer(
+                [sys.executable, "-m", "fork_trace", "live"],
+                ARMED,
+                Path(directory, "out"),
+            )
+            if tracer.armed_seconds is not None:
+                until = "armed"
+                seconds.append(tracer.armed_seconds)
+                rss_mb.append(tracer.armed_rss_kb / 1024)
+                # The kernel's mark of this very program. ru_maxrss would do as well, but it
+                # counts what the parent held before exec.
+                peak_mb.append(tracer.armed_peak_rss_kb / 1024)
+                tracer.stop()
+            elif tracer.end and REFUSED in tracer.end.stderr:
+                until = "load"
+                seconds.append(tracer.end.seconds)
+                peak_mb.append(tracer.end.peak_rss_kb / 1024)
+            else:
+                tracer.stop()
+                why = tracer.end.stderr.strip() if tracer.end else "no start line"
+                sys.exit(f"bench: fork-trace live did not start: {why}")
+    return {
+        "until": until,
+        "kernel": platform.release(),
+        "times": times,
+        "seconds": _spread(seconds, 3),
+        "peak_rss_mb": _spread(peak_mb, 1),
+        "armed_rss_mb": _spread(rss_mb, 1) if rss_mb else None,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]))))

@@ -1,0 +1,290 @@
+"""Instructions per operation with and without tracers: `python -m bench.counting DIRECTORY ...`.
+
+Runs in a guest whose clock counts instructions (scripts/vm --icount), where a nanosecond is one.
+The configurations take turns within one boot, so that a ratio always comes from one run. One JSON
+object on stdout; progress on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+from bench.arming import ARMED
+from bench.tracer import Tracer
+from fork_trace.plan import Wishes, make
+from fork_trace.session import read_facts
+
+NONE = "none"
+FAILING = "failing-fork"
+
+
+class Operation(NamedTuple):
+    """A loop of loops.c: how many rounds of it, and in how many processes one after the other."""
+
+    times: int
+    processes: int
+
+
+# Within one process the values agree to 0.1 %; between two of them they differ by up to 1 %, so
+# many short ones tell more than a long one.
+OPERATIONS = {
+    "fork": Operation(100, 16),
+    "fork-2000-mappings": Operation(10, 6),
+    "mmap-pair": Operation(8_000, 8),
+    "getppid": Operation(200_000, 5),
+    FAILING: Operation(2_000, 5),
+}
+
+
+class Config(NamedTuple):
+    """A tracer to measure with."""
+
+    argv: tuple[str, ...]
+    armed: str
+    report: str = ""  # how its output tells failures: json, lines
+
+
+def _functions() -> list[str]:
+    facts, _library = read_facts(Wishes())
+    return [probe.function for probe in make(facts).probes if not probe.in_detail]
+
+
+def _bpftrace(functions: Sequence[str], loops: Path) -> Config:
+    # A pointer carries its error as its value, and no program may do arithmetic on it; an int
+    # leaves the upper half of the register undefined.
+    pointer = ("(uint64)retval > 0xfffffffffffff000", "(int64)retval")
+    number = ("(int32)retval < 0", "(int32)retval")
+    tests = {
+        "copy_process": pointer,
+        "dup_fd": pointer,
+        "alloc_pid": pointer,
+        "cgroup_can_fork": number,
+        "__vm_enough_memory": number,
+    }
+    # One block each: bpftrace refuses several functions whose arguments differ.
+    blocks = [
+        f'kretfunc:{name} /{test}/ {{ printf("%s %d %s %lld\\n", probe, pid, comm, {value}); }}'
+        for name, (test, value) in tests.items()
+        if name in functions
+    ]
+    # Its command is started when all is attached.
+    argv = ("bpftrace", "-q", "-c", f"{loops} hold", "-e", "\n".join(blocks))
+    return Config(argv, r"^armed", "lines")
+
+
+def configs(wanted: Sequence[str], directory: Path, loops: Path) -> dict[str, Config | None]:
+    """Return what the names stand for, `none` first."""
+    hold = (sys.executable, "-m", "bench.hold")
+    floor = (*hold, "floor", str(directory / "floor.bpf.o"))
+    # JSON, so that what it reported can be counted; the rest is as by default.
+    live = (sys.executable, "-m", "fork_trace", "live", "--json")
+    chosen: dict[str, Config | None] = {
+        NONE: None,
+        "floor": Config(floor, r"^armed"),
+        "fexit-default": Config(live, ARMED, "json"),
+        "fexit-all": Config((*live, "--all-steps"), ARMED, "json"),
+        "fexit-refused": Config((*live, "--refused"), ARMED, "json"),
+        "tracepoint": Config((*live, "--rung", "tracepoint"), ARMED, "json"),
+    }
+    functions = _functions()
+    if "bpftrace-kretfunc" in wanted:
+        chosen["bpftrace-kretfunc"] = _bpftrace(functions, loops)
+    if "each" in wanted:
+        chosen["fexit-no-reader"] = Config((*hold, "fexit"), r"^armed")
+        for function in functions:
+            chosen[f"floor {function}"] = Config((*floor, "--only", function), r"^armed")
+            chosen[f"fexit {function}"] = Config((*hold, "fexit", "--only", function), r"^armed")
+    return chosen
+
+
+def _loop(loops: Path, name: str) -> list[tuple[float, float, int]]:
+    """Return for each process: instructions in all, its own ones, and how many calls failed."""
+    operation = OPERATIONS[name]
+    values = []
+    for _ in range(operation.processes):
+        argv = [str(loops), name, str(operation.times)]
+        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+        passed, own, failures = map(int, done.stdout.split())
+        values.append((passed / operation.times, own / operation.times, failures))
+    return values
+
+
+def _reported(config: Config, output: Path) -> int | None:
+    text = output.read_text(errors="replace")
+    if config.report == "json":
+        summaries = [json.loads(line) for line in text.splitlines() if '"summary"' in line]
+        totals = [
+            total for each in summaries if each["type"] == "summary" for total in each["totals"]
+        ]
+        return sum(int(total["count"]) for total in totals if total["comm"] == "loops")
+    if config.report == "lines":
+        return len(re.findall(r"copy_process \d+ loops -\d+$", text, re.MULTILINE))
+    return None
+
+
+class Gathered:
+    """All values of one configuration."""
+
+    def __init__(self) -> None:
+        self.passed: dict[str, list[float]] = {name: [] for name in OPERATIONS}
+        self.own: list[float] = []
+        self.reader: list[float] = []
+        self.idle: list[float] = []
+        self.to_arm: list[float] = []
+        self.rss_mb: list[float] = []
+        self.peak_rss_mb: list[float] = []
+        self.made = 0
+        self.reported: int | None = 0
+
+    def run(self, config: Config | None, loops: Path, output: Path, names: Sequence[str]) -> None:
+        """One turn: start the tracer, loop, stop the tracer."""
+        tracer = Tracer(config.argv, config.armed, output) if config else None
+        if config and tracer and tracer.armed_seconds is None:
+            sys.exit(f"bench: {config.argv[0]} did not start: {tracer.end and tracer.end.stderr}")
+        # What arming leaves to do (freeing, by RCU) is not the loops' business. Here sleep is
+        # free: the clock jumps while nobody runs.
+        time.sleep(2)
+        idle = 0.0
+        if tracer:
+            self.to_arm.append(tracer.armed_cpu_ns)
+            self.rss_mb.append(tracer.armed_rss_kb / 1024)
+            idle = self._reader_per_second(tracer)
+            self.idle.append(idle)
+        for name in names:
+            before = tracer.cpu_ns() if tracer else 0
+            started_s = time.monotonic()
+            values = _loop(loops, name)
+            self.passed[name] += [passed for passed, _own, _failures in values]
+            if name != FAILING:
+                continue
+            self.own += [own for _passed, own, _failures in values]
+            made = sum(failures for _passed, _own, failures in values)
+            self.made += made
+            if tracer:
+                # The reader may be behind: its work counts, whenever it gets to it.
+                time.sleep(3)
+                used = tracer.cpu_ns() - before - idle * (time.monotonic() - started_s)
+                self.reader.append(max(0.0, used) / made)
+        if tracer and config:
+            self.peak_rss_mb.append(tracer.stop().peak_rss_kb / 1024)
+            got = _reported(config, output)
+            self.reported = None if got is None or self.reported is None else self.reported + got
+            time.sleep(1)
+
+    @staticmethod
+    def _reader_per_second(tracer: Tracer) -> float:
+        before, started_s = tracer.cpu_ns(), time.monotonic()
+        time.sleep(5)
+        return (tracer.cpu_ns() - before) / (time.monotonic() - started_s)
+
+
+def _note(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.counting")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--also", action="append", default=[])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        # From memory, not from the host: no loop may wait for a file.
+        work = Path(name)
+        work.chmod(0o755)
+        loops = Path(shutil.copy(options.directory / "loops", work / "loops"))
+        chosen = configs(options.also, options.directory, loops)
+        gathered = {name: Gathered() for name in chosen}
+        for turn in range(options.rounds):
+            # There and back, so that what drifts falls on all of them alike.
+            for config in list(chosen)[:: 1 if turn % 2 == 0 else -1]:
+                _note(f"round {turn + 1} of {options.rounds}: {config}")
+                gathered[config].run(chosen[config], loops, work / "out", list(OPERATIONS))
+    print(json.dumps(_result(gathered)))
+
+
+def _result(gathered: dict[str, Gathered]) -> dict[str, Any]:
+    def middle(values: Sequence[float], digits: int = 0) -> float | None:
+        return round(median(values), digits) if values else None
+
+    base = {name: _typical(name, values) for name, values in gathered[NONE].passed.items()}
+    return {
+        "kernel": platform.release(),
+        "functions": _functions(),
+        "instructions": {
+            config: {name: round(_typical(name, values)) for name, values in each.passed.items()}
+            for config, each in gathered.items()
+        },
+        # Half of the distance between the quarter points, in percent of the middle.
+        "spread_percent": {
+            config: {
+                name: round(_spread(values) / median(values) * 100, 3)
+                for name, values in each.passed.items()
+            }
+            for config, each in gathered.items()
+        },
+        "overhead_percent": {
+            config: {
+                name: round((_typical(name, values) / base[name] - 1) * 100, 2)
+                for name, values in each.passed.items()
+            }
+            for config, each in gathered.items()
+            if config != NONE
+        },
+        "failing_fork": {
+            config: {
+                "made": each.made,
+                "reported": each.reported if config != NONE else None,
+                "total": round(_typical(FAILING, each.passed[FAILING])),
+                "own": round(mean(each.own)),
+                "reader": round(mean(each.reader)) if each.reader else None,
+            }
+            for config, each in gathered.items()
+        },
+        "idle_instructions_per_second": {
+            config: middle(each.idle) for config, each in gathered.items() if each.idle
+        },
+        "instructions_to_arm": {
+            config: middle(each.to_arm) for config, each in gathered.items() if each.to_arm
+        },
+        "rss_mb": {
+            config: {"armed": middle(each.rss_mb, 1), "peak": middle(each.peak_rss_mb, 1)}
+            for config, each in gathered.items()
+            if each.rss_mb
+        },
+    }
+
+
+def _typical(name: str, values: Sequence[float]) -> float:
+    """Return what one operation takes.
+
+    While nothing fails, whatever else runs only adds, and in bursts: the lower quarter point shuts
+    it out, and with it an idle reader, whose price is shown by itself. Among failures the reader is
+    part of the price, and comes in bursts: there it is the mean.
+    """
+    if name == FAILING:
+        return mean(values)
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4]
+
+
+def _spread(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return (ordered[-1 - quarter] - ordered[quarter]) / 2
+
+
+if __name__ == "__main__":
+    main()

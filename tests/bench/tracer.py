@@ -1,0 +1,90 @@
+"""Starts a tracer, notices when it is armed, and reads what it has used. Knows no particular one."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class End(NamedTuple):
+    """How a tracer ended."""
+
+    seconds: float  # from just before exec until it was gone
+    peak_rss_kb: int  # wait4's ru_maxrss
+    status: int
+    stderr: str
+
+
+class Tracer:
+    """A tracer in the background. It is armed when `armed` matches what it writes to stderr."""
+
+    def __init__(
+        self, argv: Sequence[str], armed: str, output: Path, timeout_s: float = 300
+    ) -> None:
+        self._said = b""
+        self._is_silent = False
+        with open(output, "wb") as out:
+            self._started_s = time.monotonic()
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE
+            )
+        self.pid = self._process.pid
+        # Reaped by wait4 below, which tells the peak of this child and not of all children.
+        self._process.returncode = 0
+        self.end: End | None = None
+        self.armed_seconds: float | None = None
+        # Waiting for its words costs nothing; looking for them would, on a single processor.
+        while self._hear(self._started_s + timeout_s - time.monotonic()):
+            seen_s = time.monotonic()
+            if re.search(armed, self._said.decode(errors="replace"), re.MULTILINE):
+                self.armed_seconds = seen_s - self._started_s
+                self.armed_cpu_ns = self.cpu_ns()
+                self.armed_rss_kb = self._status("VmRSS")
+                self.armed_peak_rss_kb = self._status("VmHWM")
+                return
+        # Silence for good means that it has ended by itself; signal 0 then only asks.
+        self.stop(0 if self._is_silent else signal.SIGTERM)
+
+    def _hear(self, timeout_s: float) -> bool:
+        assert self._process.stderr
+        if not select.select([self._process.stderr], [], [], max(0.0, timeout_s))[0]:
+            return False
+        said = os.read(self._process.stderr.fileno(), 1 << 16)
+        self._said += said
+        self._is_silent = not said
+        return not self._is_silent
+
+    def cpu_ns(self) -> int:
+        """Return the processor time used so far, of its first thread."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
+
+    def _status(self, name: str) -> int:
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        match = re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)
+        return int(match[1]) if match else 0
+
+    def stop(self, number: int = signal.SIGTERM) -> End:
+        """End it, unless it has ended, and wait until it is gone."""
+        if self.end is None:
+            # Not yet reaped, so the number is still its own.
+            os.kill(self.pid, number)
+            _pid, status, usage = os.wait4(self.pid, 0)
+            seconds = time.monotonic() - self._started_s
+            while self._hear(0):
+                pass
+            assert self._process.stderr
+            self._process.stderr.close()
+            self.end = End(
+                seconds,
+                usage.ru_maxrss,
+                os.waitstatus_to_exitcode(status),
+                self._said.decode(errors="replace"),
+            )
+        return self.end

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The third shell: the logic on a host of plain memory, for tests/test_logic.py.
+ * Its clock stands until it is set, and its maps are as full as they are told.
+ */
+#include <string.h>
+
+#include "fork_trace_logic.h"
+
+#define HOST_THREADS 16
+#define HOST_KEYS 64
+#define HOST_EVENTS 4096
+
+ft_u64 host_now_ns;
+ft_u32 host_thread; /* which of the threads below is running */
+ft_u32 host_refusal_room; /* slots of the refusals map */
+ft_u32 host_tally_room;
+ft_u32 host_event_room;
+ft_u32 host_is_dying;
+ft_u32 host_is_filtered_out;
+ft_u32 host_call_room; /* slots of the calls map */
+ft_u32 host_is_supervised;
+ft_u32 host_fits; /* what the state shows when it is judged: bit n: enum ft_fit */
+ft_u32 host_detail; /* the same: enum ft_detail */
+ft_u32 host_judge_count;
+ft_s32 host_judged_error; /* as the state was judged last */
+ft_u64 host_judged_flags;
+ft_u64 host_judged_watched;
+ft_u32 host_event_count;
+ft_u32 host_wake_count;
+ft_u32 host_tally_count;
+struct ft_config host_config;
+struct ft_key host_who;
+ft_u64 host_stat[FT_STAT_COUNT];
+ft_u64 host_folded[256];
+struct ft_event host_event[HOST_EVENTS];
+struct ft_key host_key[HOST_KEYS];
+struct ft_tally host_tally[HOST_KEYS];
+
+static struct ft_refusal refusal_of[HOST_THREADS];
+static int is_open[HOST_THREADS];
+static enum ft_call call_of[HOST_THREADS];
+
+ft_inline const volatile struct ft_config *port_config(void)
+{
+	return &host_config;
+}
+
+ft_u32 host_phase = FT_PHASE_COUNTING;
+
+ft_inline enum ft_phase port_phase(void)
+{
+	return host_phase;
+}
+
+ft_inline ft_u64 port_now_ns(void)
+{
+	return host_now_ns;
+}
+
+ft_u32 host_open_refusals(void)
+{
+	ft_u32 i, count = 0;
+
+	for (i = 0; i < HOST_THREADS; i++)
+		count += is_open[i];
+	return count;
+}
+
+ft_inline struct ft_refusal *port_refusal(void)
+{
+	return is_open[host_thread] ? &refusal_of[host_thread] : 0;
+}
+
+/* As a hash map does: a key that is there is replaced even if the map is full. */
+ft_inline struct ft_refusal *port_refusal_open(void)
+{
+	if (!is_open[host_thread] && host_open_refusals() >= host_refusal_room)
+		return 0;
+	is_open[host_thread] = 1;
+	memset(&refusal_of[host_thread], 0, sizeof(refusal_of[0]));
+	return &refusal_of[host_thread];
+}
+
+ft_inline void port_refusal_drop(void)
+{
+	is_open[host_thread] = 0;
+}
+
+ft_inline struct ft_tally *port_tally(const struct ft_key *key)
+{
+	ft_u32 i;
+
+	for (i = 0; i < host_tally_count; i++) {
+		if (!memcmp(&host_key[i], key, sizeof(*key)))
+			return &host_tally[i];
+	}
+	if (host_tally_count >= host_tally_room || host_tally_count >= HOST_KEYS)
+		return 0;
+	host_key[host_tally_count] = *key;
+	return &host_tally[host_tally_count++];
+}
+
+ft_inline void port_add(ft_u64 *counter)
+{
+	++*counter;
+}
+
+ft_inline void port_fold(ft_u8 step)
+{
+	host_folded[step]++;
+}
+
+ft_inline void port_stat(enum ft_stat stat)
+{
+	host_stat[stat]++;
+}
+
+/* Dirty, as the memory of a ring buffer is. */
+ft_inline struct ft_event *port_event(void)
+{
+	if (host_event_count >= host_event_room || host_event_count >= HOST_EVENTS)
+		return 0;
+	memset(&host_event[host_event_count], 0xa5, sizeof(host_event[0]));
+	return &host_event[host_event_count];
+}
+
+ft_inline void port_event_send(struct ft_event *event, int wake)
+{
+	(void)event;
+	host_event_count++;
+	host_wake_count += !!wake;
+}
+
+ft_inline void port_who(struct ft_key *key)
+{
+	*key = host_who;
+}
+
+ft_inline void port_sample(void *ctx, struct ft_event *event)
+{
+	(void)ctx;
+	event->pid = 4000;
+	event->tid = 4000 + host_thread;
+}
+
+ft_inline int port_is_filtered_out(const struct ft_key *key)
+{
+	(void)key;
+	return host_is_filtered_out;
+}
+
+ft_inline int port_is_dying(void)
+{
+	return host_is_dying;
+}
+
+ft_inline void port_judge_memory_cgroup(void)
+{
+}
+
+ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
+{
+	host_judge_count++;
+	host_judged_error = error;
+	host_judged_flags = refusal->flags;
+	host_judged_watched = watched;
+	refusal->fits |= host_fits;
+	refusal->detail = host_detail;
+	ft_number(refusal, FT_NUMBER_NR_THREADS, 97);
+	ft_level(refusal, FT_LEVEL_PIDS_CGROUP, 0, 23, 7, 7);
+}
+
+ft_u32 host_open_calls(void)
+{
+	ft_u32 i, count = 0;
+
+	for (i = 0; i < HOST_THREADS; i++)
+		count += call_of[i] != FT_CALL_NONE;
+	return count;
+}
+
+/* As a hash map does: a thread that has a slot keeps it. */
+ft_inline int port_call_note(enum ft_call call)
+{
+	if (call_of[host_thread] == FT_CALL_NONE && host_open_calls() >= host_call_room)
+		return 0;
+	call_of[host_thread] = call;
+	return 1;
+}
+
+ft_inline enum ft_call port_call_take(void)
+{
+	enum ft_call call = call_of[host_thread];
+
+	call_of[host_thread] = FT_CALL_NONE;
+	return call;
+}
+
+ft_inline int port_is_supervised(void)
+{
+	return host_is_supervised;
+}
+
+/* What the tests call. */
+
+void host_reset(void)
+{
+	host_phase = FT_PHASE_COUNTING;
+	memset(&host_config, 0, sizeof(host_config));
+	memset(&host_who, 0, sizeof(host_who));
+	memset(host_stat, 0, sizeof(host_stat));
+	memset(host_folded, 0, sizeof(host_folded));
+	memset(host_tally, 0, sizeof(host_tally));
+	memset(is_open, 0, sizeof(is_open));
+	memset(call_of, 0, sizeof(call_of));
+	host_now_ns = 100 * FT_NS_PER_S;
+	host_thread = 0;
+	host_refusal_room = HOST_THREADS;
+	host_tally_room = HOST_KEYS;
+	host_event_room = HOST_EVENTS;
+	host_call_room = HOST_THREADS;
+	host_is_dying = host_is_filtered_out = host_is_supervised = 0;
+	host_fits = host_detail = host_judge_count = 0;
+	host_judged_error = 0;
+	host_judged_flags = host_judged_watched = 0;
+	host_event_count = host_wake_count = host_tally_count = 0;
+	host_config.samples_per_second = 50;
+}
+
+static int fill(struct ft_refusal *refusal, ft_u32 detail, ft_u32 number, ft_u64 value)
+{
+	if (!refusal)
+		return 0;
+	refusal->detail = detail;
+	ft_number(refusal, number, value);
+	return 1;
+}
+
+/* A watched function refuses; 0 if that could not be kept. */
+int host_refuse(ft_u32 step, ft_s32 error, ft_u32 detail, ft_u32 number, ft_u64 value)
+{
+	return fill(ft_on_refusal(step, error), detail, number, value);
+}
+
+/* One that hands on what those inside it, up to `last_inner`, refused; 0 if it is not kept. */
+int host_refuse_outer(ft_u32 step, ft_u32 last_inner, ft_s32 error, ft_u32 number, ft_u64 value)
+{
+	return fill(ft_on_outer_refusal(step, last_inner, error), 0, number, value);
+}
+
+/* A memory cgroup has nothing left to kill: what the CO-RE shell notes of it. */
+int host_refuse_memory_cgroup(ft_u64 pages)
+{
+	struct ft_refusal *refusal = port_refusal_open();
+
+	if (!refusal)
+		return 0;
+	refusal->step = FT_STEP_COPY_PROCESS;
+	refusal->error = -FT_ENOMEM;
+	refusal->bits = FT_BIT_MEMCG;
+	return fill(refusal, 0, FT_NUMBER_MEMCG_PAGES, pages);
+}
+
+void host_copy_process(ft_s32 error, ft_u64 flags)
+{
+	ft_on_copy_process(0, error, flags);
+}
+
+void host_call_enter(void)
+{
+	ft_on_call_enter();
+}
+
+void host_call_exit(ft_s64 result, ft_u64 flags, int asks_tid)
+{
+	ft_on_call_exit(0, result, flags, asks_tid);
+}
+
+/* As the CO-RE shell: the limit is read, the failure told, what was kept dropped. */
+void host_stack_refused(ft_u32 step, ft_s32 error, ft_u32 detail)
+{
+	struct ft_refusal *refusal = port_refusal_open();
+
+	fill(refusal, detail, FT_NUMBER_STACK_BYTES, 8392704);
+	ft_on_stack_refused(0, step, error, refusal);
+	port_refusal_drop();
+}
+
+/* How many of `asked` levels are kept, and what the last of them is. */
+ft_u32 host_levels(ft_u32 asked, ft_u64 *last)
+{
+	static struct ft_refusal refusal;
+	ft_u32 i;
+
+	memset(&refusal, 0, sizeof(refusal));
+	for (i = 0; i < asked; i++)
+		ft_level(&refusal, FT_LEVEL_NPROC, i, 100 + i, i, i);
+	*last = refusal.level_count ? refusal.level[refusal.level_count - 1].id : 0;
+	/* What lies behind the levels must be as it was. */
+	for (i = 0; i < FT_KERNEL_FRAMES; i++)
+		if (refusal.kernel_frame[i])
+			return ~0U;
+	return refusal.level_count;
+}
+
+ft_u32 host_flag_rules(ft_u64 flags)
+{
+	return ft_flag_rules(flags);
+}
+
+ft_u32 host_asked(ft_u64 flags)
+{
+	return ft_asked(flags);
+}
+
+ft_u32 host_sizeof_event(void)
+{
+	return sizeof(struct ft_event);
+}

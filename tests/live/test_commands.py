@@ -1,0 +1,172 @@
+"""The commands as a person runs them: signals, files, exit codes, JSON, cgroup v1."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import FORK_TRACE, TIMEOUT_S, capture
+
+pytestmark = pytest.mark.live
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    """Start the tool and wait until it watches."""
+    process = subprocess.Popen(
+        [*FORK_TRACE, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("Watching"), line
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_capture_with_its_report(
+    number: signal.Signals, host: dict[str, Any], build: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.jsonl"
+    process = start("capture", "--output", str(file))
+    subprocess.run([build("fork_kinds"), "fork", "5"], check=True, capture_output=True)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+
+    assert process.returncode == 1
+    assert "rlimit-nproc" in text
+    assert json.loads(file.read_text().splitlines()[-1])["ended"] == "signal"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_capture_in_which_nothing_fails_says_so_and_exits_0(
+    host: dict[str, Any], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*FORK_TRACE, "capture", "--comm", "nobody", "--", "true"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("No fork failed")
+
+
+def test_capture_json_keeps_stdout_for_records(host: dict[str, Any], build: Any) -> None:
+    done = subprocess.run(
+        [*FORK_TRACE, "capture", "--json", "--", build("fork_kinds"), "vfork", "3"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    types = [json.loads(line)["type"] for line in done.stdout.splitlines()]
+
+    assert types[0] == "header"
+    assert types[-1] == "summary"
+    assert types.count("failure") >= 3
+    assert "\n3\n" in done.stderr
+
+
+def test_live_ends_by_itself_and_sums_up(host: dict[str, Any], build: Any) -> None:
+    process = start("live", "--duration", "4", "--interval", "1")
+    subprocess.run([build("fork_kinds"), "clone3", "5"], check=True, capture_output=True)
+    text, errors = process.communicate(timeout=TIMEOUT_S)
+
+    assert process.returncode == 0, errors
+    assert "fork_kinds" in text
+    assert "rlimit-nproc" in text
+    assert "\033" not in text
+
+
+def test_live_json_is_one_record_a_line(host: dict[str, Any], build: Any) -> None:
+    process = start("live", "--json", "--duration", "4")
+    subprocess.run([build("fork_kinds"), "thread", "5"], check=True, capture_output=True)
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+    records = [json.loads(line) for line in text.splitlines()]
+    ours = [r for r in records if r["type"] == "failure" and r["comm"] == "fork_kinds"]
+
+    assert (records[0]["type"], records[-1]["type"]) == ("header", "summary")
+    assert sum(record["count"] for record in ours) == 5
+    assert {record["creates"] for record in ours} == {"thread"}
+
+
+def end_after(first: subprocess.Popen[bytes], then: subprocess.Popen[str]) -> None:
+    first.wait(timeout=TIMEOUT_S)
+    then.send_signal(signal.SIGTERM)
+
+
+def test_live_counts_a_storm_once_though_it_looks_in_the_midst_of_it(
+    host: dict[str, Any], build: Any
+) -> None:
+    process = start("live", "--json", "--interval", "0.05", "--comm", "fork_kinds")
+    storm = subprocess.Popen([build("fork_kinds"), "fork", "20011"], stdout=subprocess.PIPE)
+    # Read while it runs: a full pipe would make the tool wait for us.
+    threading.Thread(target=end_after, args=(storm, process)).start()
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+    records = [json.loads(line) for line in text.splitlines()]
+    failures = [record for record in records if record["type"] == "failure"]
+
+    assert sum(failure["count"] for failure in failures) == 20011
+    assert records[-1]["failures"] == 20011
+    assert sum(row["count"] for row in records[-1]["rows"]) == 20011
+
+
+def test_two_at_once_count_the_same(host: dict[str, Any], build: Any, tmp_path: Path) -> None:
+    process = start("capture", "--json", "--comm", "fork_kinds")
+    captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "23")
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=TIMEOUT_S)
+
+    assert captured.exact("fork_kinds") == 23
+    assert json.loads(text.splitlines()[-1])["failures"] == 23
+
+
+def test_a_killed_tracer_leaves_no_program_behind(host: dict[str, Any]) -> None:
+    before = programs()
+    time.sleep(1)
+    while programs() != before:  # those of the test before may still be going
+        before = programs()
+        time.sleep(1)
+    process = start("live")
+    armed = programs()
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)
+    deadline = time.monotonic() + 30  # the kernel frees programs after a grace period
+    while programs() != before and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    assert len(armed) == len(before) + len(host["attached"])
+    assert programs() == before
+
+
+def programs() -> set[int]:
+    """The ids of all BPF programs in the kernel, by bpf(2) BPF_PROG_GET_NEXT_ID."""
+    import ctypes
+
+    lib = ctypes.CDLL("libbpf.so.1")
+    found = set()
+    current = ctypes.c_uint32(0)
+    while lib.bpf_prog_get_next_id(current, ctypes.byref(current)) == 0:
+        found.add(current.value)
+    return found
+
+
+def test_denied_btf_is_told_in_one_sentence(host: dict[str, Any]) -> None:
+    done = subprocess.run(
+        [*FORK_TRACE, "live", "--without", "btf"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "denied by --without btf" in done.stderr
+    assert "Traceback" not in done.stderr

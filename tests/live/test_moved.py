@@ -1,0 +1,98 @@
+"""A kernel whose structures are not as expected: no number, and the reason; never a wrong one.
+
+The running kernel cannot be changed, so the expectation is: the object is built with one structure
+under a name that no kernel has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ARCH = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine(), "")
+COUNT = 5
+
+pytestmark = pytest.mark.live
+
+# Loads that object instead of the installed one, rehearses, prints the records.
+WATCH = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from fork_trace import rehearse
+from fork_trace.backends import libbpf
+from fork_trace.plan import Wishes
+from fork_trace.session import Session
+libbpf.program = lambda name: Path(sys.argv[1])
+session = Session(Wishes(rung=sys.argv[2]))
+rehearse.run(sys.argv[3], int(sys.argv[4]))
+for failure in session.stop():
+    print(json.dumps(asdict(failure)))
+session.close()
+"""
+
+# Structure -> the rehearsal whose numbers stand in it.
+MOVED = {
+    "pids_cgroup": "pids-cgroup",
+    "pid_namespace": "pid-namespace-dead",
+    "mm_struct": "overcommit-heuristic",
+}
+
+
+@pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
+@pytest.mark.parametrize("structure", sorted(MOVED))
+def test_a_structure_that_moved_gives_no_number_and_the_reason(
+    structure: str, rung: str, host: dict[str, Any], tmp_path: Path
+) -> None:
+    if rung == "fexit" and host["rung"] != "fexit":
+        pytest.skip("this kernel refuses fexit programs")
+    object_ = tmp_path / "moved.bpf.o"
+    subprocess.run(
+        [
+            *("clang", "-target", "bpf", f"-D__TARGET_ARCH_{ARCH}", "-mcpu=v2", "-O2", "-g"),
+            *(f"-D{structure}={structure}_of_no_kernel", "-c", "bpf/fork_trace.bpf.c"),
+            *("-o", str(object_)),
+        ],
+        check=True,
+        cwd=CHECKOUT,
+    )
+    argv = [sys.executable, "-c", WATCH, str(object_), rung, MOVED[structure], str(COUNT)]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    records = [record for record in records if record["comm"].startswith("ft-")]
+
+    assert sum(record["count"] for record in records) == COUNT
+    expected = rehearse_cause(MOVED[structure])
+    for record in records:
+        assert expected in (record["cause"], *record["also"])
+        names = [each["name"] for each in record["evidence"]]
+        assert not [name for name in names if name in FROM[structure]]
+        # Where all numbers are missing, the reason stands in their place.
+        if record["cause"] == expected and structure != "mm_struct":
+            assert [f"struct {structure}"] == names
+
+
+# What is read from each, by the name that the evidence would have.
+FROM = {
+    "pids_cgroup": ["pids.max"],
+    "pid_namespace": ["pid namespace", "kernel.pid_max"],
+    "mm_struct": ["address space of the parent", "accountable memory of the parent"],
+}
+
+
+def rehearse_cause(name: str) -> str:
+    """What a rehearsal is about."""
+    from fork_trace import rehearse
+
+    return rehearse.find(name).cause

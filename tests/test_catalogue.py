@@ -1,0 +1,457 @@
+"""The causes in words: complete, right for the place, and runnable whatever a name holds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import make_evidence
+from hypothesis import given
+from hypothesis import strategies as some
+
+from fork_trace import catalogue, containers, steps
+from fork_trace.catalogue import BY_CAUSE, ENTRIES, Entry
+
+# The contract: what a record's `step` and `cause` can be.
+STEP_NAMES = [
+    "seccomp",
+    "clone_args",
+    "kernel_clone",
+    "copy_process",
+    "clone_flags",
+    "dup_task_struct",
+    "task_exec_state_copy",
+    "copy_creds",
+    "create_user_ns",
+    "set_cred_ucounts",
+    "rlimit_nproc",
+    "threads_max",
+    "__io_uring_fork",
+    "__mpol_dup",
+    "sched_fork",
+    "perf_event_init_task",
+    "audit_alloc",
+    "security_task_alloc",
+    "copy_semundo",
+    "dup_fd",
+    "copy_fs",
+    "copy_fs_struct",
+    "copy_signal",
+    "mm_init",
+    "dup_mmap",
+    "__vm_enough_memory",
+    "vm_area_dup",
+    "vma_dup_policy",
+    "dup_userfaultfd",
+    "anon_vma_fork",
+    "copy_page_range",
+    "ldt_dup_context",
+    "copy_namespaces",
+    "copy_mnt_ns",
+    "copy_utsname",
+    "copy_ipcs",
+    "copy_pid_ns",
+    "copy_cgroup_ns",
+    "copy_net_ns",
+    "copy_time_ns",
+    "__copy_io",
+    "copy_thread",
+    "shstk_alloc_thread_stack",
+    "alloc_pid",
+    "pidfd_prepare",
+    "cgroup_can_fork",
+    "sched_cgroup_fork",
+    "futex_hash_allocate_default",
+    "pid_namespace_late",
+    "signal_late",
+] + ["mmap (thread stack)", "mprotect (thread stack)"]
+CAUSES = [
+    "pids-cgroup",
+    "rlimit-nproc",
+    "threads-max",
+    "pid-max",
+    "pid-namespace-dead",
+    "pid-taken",
+    "set-tid-refused",
+    "overcommit-never",
+    "overcommit-heuristic",
+    "mapping-limit",
+    "memory-cgroup",
+    "kernel-memory",
+    "fd-table-limit",
+    "rlimit-nofile",
+    "file-max",
+    "namespace-limit",
+    "namespace-depth",
+    "mount-limit",
+    "user-namespace-denied",
+    "namespace-denied",
+    "unshared-namespace",
+    "cgroup-refused",
+    "deadline-policy",
+    "exec-in-progress",
+    "invalid-flags",
+    "perf-events",
+    "sched-ext",
+    "security-module",
+    "signal-pending",
+    "seccomp",
+    "thread-stack",
+    "unknown",
+]
+
+ID = "0123456789ab" + "c" * 52
+POD = "kubepods-burstable-podd3b07384_d113_4ec6_9c1a_0123456789ab.slice"
+PODS = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice"
+USER = "/sys/fs/cgroup/user.slice/user-1000.slice"
+PLACES = {
+    "service": "/sys/fs/cgroup/system.slice/app.service",
+    "scope": "/sys/fs/cgroup/system.slice/run-r1.scope",
+    "slice": "/sys/fs/cgroup/app.slice",
+    "session": f"{USER}/session-3.scope",
+    "user unit": f"{USER}/user@1000.service/app.slice/db.service",
+    "docker": f"/sys/fs/cgroup/system.slice/docker-{ID}.scope",
+    "podman": f"/sys/fs/cgroup/machine.slice/libpod-{ID}.scope",
+    "pod": f"{PODS}/{POD}",
+    "pod's container": f"{PODS}/{POD}/cri-containerd-{ID}.scope",
+    "pods": "/sys/fs/cgroup/kubepods.slice",
+    "plain": "/sys/fs/cgroup/app",
+    "v1": "/sys/fs/cgroup/memory/app",
+    "inner": f"/sys/fs/cgroup/docker/{ID}/inner.service",
+}
+HOSTILE = [
+    "{",
+    "}",
+    "{}",
+    "{0}",
+    "{limit}",
+    "{limit.__class__}",
+    "{dir!r:>99}",
+    "%s",
+    "{{x}}",
+    "a b",
+    "'",
+    '"',
+    "$(touch x)",
+    "a;b&c|d>e",
+    "a\nb",
+    "\x1b[2J\x07",
+    "-x",
+    "caf\u00e9",
+    "\u202e",
+    "\ud800",
+    "\\x2d",
+    "!x",
+]
+by_cause = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.cause)
+
+
+def commands(text: str) -> list[str]:
+    return re.findall(r"`([^`]*)`", text)
+
+
+def advised(cause: str, place: str, **changes: object) -> tuple[str, ...]:
+    evidence = make_evidence(where=PLACES[place], **changes)
+    return catalogue.advice(cause, [evidence], 1000, PLACES[place], 42)
+
+
+def parse(script: str) -> str:
+    """Return what bash says against a script's grammar."""
+    done = subprocess.run(
+        ["bash", "-n"], input=script.encode("utf-8", "surrogateescape"), capture_output=True
+    )
+    return done.stderr.decode()
+
+
+def test_every_cause_of_the_contract_has_its_entry_and_only_one() -> None:
+    assert sorted(CAUSES) == sorted(entry.cause for entry in ENTRIES)
+
+
+def test_every_step_of_the_contract_has_its_entry_in_the_kernel_s_order() -> None:
+    assert STEP_NAMES == [step.name for step in catalogue.STEPS]
+
+
+def test_every_step_that_is_watched_has_its_entry_with_the_same_words() -> None:
+    told = {
+        step.name: catalogue.BY_STEP[step.name].what
+        for step in steps.STEPS
+        if step.name in STEP_NAMES
+    }
+
+    assert {step.name: step.what for step in steps.STEPS if step.name in told} == told
+
+
+def test_every_step_has_causes_that_exist_and_every_cause_has_a_step() -> None:
+    named = {cause for step in catalogue.STEPS for cause in step.causes}
+
+    assert sorted(CAUSES) == sorted(named)
+    assert all(step.what for step in catalogue.STEPS)
+
+
+@by_cause
+def test_an_entry_tells_all_and_each_sentence_ends(entry: Entry) -> None:
+    assert entry.means and entry.limit
+    assert not entry.means.endswith(".")
+    for remedy in (entry.confirm, entry.relieve, entry.cure):
+        sentences = catalogue.offline(remedy)
+        assert "" in sentences
+        assert set(sentences) <= set(catalogue.VARIANTS)
+        assert all(sentence.endswith(".") for sentence in sentences.values())
+    assert all(": " in myth and myth.endswith(".") for myth in entry.myths)
+
+
+@by_cause
+def test_advice_confirms_first_then_relieves_then_cures(entry: Entry) -> None:
+    sentences = catalogue.advice(entry.cause, [make_evidence()], 1000, None, 42)
+
+    assert ["To confirm", "For now", "For good"] == [text.partition(":")[0] for text in sentences]
+
+
+@by_cause
+def test_advice_without_any_number_shows_no_hole_and_no_none(entry: Entry) -> None:
+    for sentence in catalogue.advice(entry.cause, [], None):
+        assert not re.search(r"None|\{[a-z_]+\}|\?", sentence)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_command_is_one_for_a_shell(place: str) -> None:
+    advice = [text for cause in BY_CAUSE for text in advised(cause, place)]
+
+    assert "" == parse("\n".join(command for text in advice for command in commands(text)))
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_hostile_name_is_quoted_and_never_a_format(name: str) -> None:
+    script = []
+    for directory in (f"/sys/fs/cgroup/{name}", f"/sys/fs/cgroup/system.slice/{name}.service"):
+        evidence = make_evidence(where=directory, name=name)
+        for cause in BY_CAUSE:
+            sentences = catalogue.advice(cause, [evidence], 1000, directory, 42)
+            assert 3 == len(sentences)
+            found = [command for text in sentences for command in commands(text)]
+            assert all(
+                catalogue.shell(directory) in each for each in found if "/sys/fs/cgroup/" in each
+            )
+            script += found
+
+    assert not any("\n" in command for command in script)
+    assert "" == parse("\n".join(script))
+
+
+@given(some.text(some.characters(blacklist_characters="\0"), min_size=1, max_size=12))
+def test_a_shell_reads_back_any_name(name: str) -> None:
+    script = f"printf %s {catalogue.shell(name)}"
+    done = subprocess.run(
+        ["bash", "-c", script.encode("utf-8", "surrogatepass")], capture_output=True, check=True
+    )
+
+    assert name.encode("utf-8", "surrogatepass") == done.stdout
+
+
+def test_a_harmless_name_is_not_quoted() -> None:
+    assert "/sys/fs/cgroup/app.service" == catalogue.shell("/sys/fs/cgroup/app.service")
+
+
+@pytest.mark.parametrize(
+    ("place", "now", "for_good"),
+    [
+        (
+            "service",
+            "systemctl set-property --runtime app.service TasksMax=N",
+            "systemctl set-property app.service TasksMax=N",
+        ),
+        (
+            "scope",
+            "systemctl set-property --runtime run-r1.scope TasksMax=N",
+            "systemd-run --scope -p TasksMax=N COMMAND",
+        ),
+        (
+            "slice",
+            "systemctl set-property --runtime app.slice TasksMax=N",
+            "systemctl set-property app.slice TasksMax=N",
+        ),
+        (
+            "session",
+            "systemctl set-property --runtime session-3.scope TasksMax=N",
+            "user-.slice.d/50-tasks.conf",
+        ),
+        (
+            "user unit",
+            "systemctl --user set-property --runtime db.service TasksMax=N",
+            "user-1000.slice",
+        ),
+        ("docker", "docker update --pids-limit N 0123456789ab", "docker run --pids-limit N"),
+        ("podman", "podman update --pids-limit N 0123456789ab", "pids_limit under [containers]"),
+        ("pod", f"echo N > {PLACES['pod']}/pids.max", "podPidsLimit"),
+        ("pod's container", f"cri-containerd-{ID}.scope/pids.max", "/etc/crio/crio.conf"),
+        ("pods", "echo N > /sys/fs/cgroup/kubepods.slice/pids.max", "systemReserved"),
+        ("plain", "echo N > /sys/fs/cgroup/app/pids.max", "whatever makes the cgroup"),
+        # what a container or unit makes for itself is not its own setting
+        ("inner", f"echo N > {PLACES['inner']}/pids.max", "whatever makes the cgroup"),
+    ],
+)
+def test_a_pids_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_good: str) -> None:
+    _, relieve, cure = advised("pids-cgroup", place)
+
+    assert now in relieve
+    assert for_good in cure
+
+
+@pytest.mark.parametrize(
+    ("place", "now", "for_good"),
+    [
+        (
+            "service",
+            "--runtime app.service MemoryMax=SIZE",
+            "set-property app.service MemoryMax=SIZE",
+        ),
+        ("scope", "--runtime run-r1.scope MemoryMax=SIZE", "systemd-run --scope -p MemoryMax=SIZE"),
+        ("slice", "--runtime app.slice MemoryMax=SIZE", "Slice="),
+        ("session", "--runtime session-3.scope MemoryMax=SIZE", "50-memory.conf"),
+        ("user unit", "systemctl --user set-property --runtime db.service", "systemctl --user"),
+        (
+            "docker",
+            "docker update --memory SIZE --memory-swap SIZE 0123456789ab",
+            "docker run --memory",
+        ),
+        ("podman", "podman update --memory SIZE 0123456789ab", "podman run --memory"),
+        ("pod", f"echo SIZE > {PLACES['pod']}/memory.max", "resources.limits.memory"),
+        ("pods", "echo SIZE > /sys/fs/cgroup/kubepods.slice/memory.max", "systemReserved"),
+        ("plain", "echo SIZE > /sys/fs/cgroup/app/memory.max", "/sys/fs/cgroup/app/memory.stat"),
+        ("v1", "echo SIZE > /sys/fs/cgroup/memory/app/memory.limit_in_bytes", "memory.stat"),
+    ],
+)
+def test_a_memory_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_good: str) -> None:
+    _, relieve, cure = advised("memory-cgroup", place)
+
+    assert now in relieve
+    assert for_good in cure
+
+
+@pytest.mark.parametrize(
+    ("place", "for_good"),
+    [
+        ("service", "LimitNPROC=N under [Service] (`systemctl edit app.service`"),
+        ("scope", "keeps the limits of what started it"),
+        ("session", "/etc/security/limits.d/90-nproc.conf"),
+        ("user unit", "/etc/security/limits.d/90-nproc.conf"),
+        ("docker", "docker run --ulimit nproc=N:N"),
+        ("podman", "podman run --ulimit nproc=N:N"),
+        ("pod's container", "securityContext.runAsUser"),
+        ("plain", "ulimit -u N"),
+        # the limit is the task's, wherever in the container it sits
+        ("inner", "docker run --ulimit nproc=N:N"),
+    ],
+)
+def test_a_user_s_limit_is_raised_where_the_process_gets_it(place: str, for_good: str) -> None:
+    evidence = make_evidence(name="RLIMIT_NPROC", where="uid 1000, the whole host")
+
+    confirm, relieve, cure = catalogue.advice("rlimit-nproc", [evidence], 1000, PLACES[place], 42)
+
+    assert "ps -L -U 1000 " in confirm
+    assert "prlimit --pid 42 --nproc=N:N" in relieve
+    assert for_good in cure
+
+
+def test_the_limiting_cgroup_decides_and_not_the_caller_s() -> None:
+    slice_ = make_evidence(where="/sys/fs/cgroup/app.slice")
+    own = "/app.slice/app.service"
+
+    assert "--runtime app.slice TasksMax" in catalogue.advice("pids-cgroup", [slice_], 0, own)[1]
+
+
+@pytest.mark.parametrize(
+    ("where", "directory"),
+    [
+        ("/sys/fs/cgroup/app", "/sys/fs/cgroup/app"),
+        ("/app", "/sys/fs/cgroup/app"),
+        ("/", "/sys/fs/cgroup"),
+        ("cgroup id 77", '"$(find /sys/fs/cgroup -type d -inum 77)"'),
+        ("somewhere", "/sys/fs/cgroup/PATH"),
+    ],
+)
+def test_a_cgroup_is_found_however_it_is_named(where: str, directory: str) -> None:
+    confirm = catalogue.advice("pids-cgroup", [make_evidence(where=where)])[0]
+
+    assert f"`cat {directory}/pids.current`" in confirm
+
+
+@pytest.mark.parametrize(
+    ("limit", "confirm", "now"),
+    [
+        ("vm.max_map_count", "wc -l < /proc/42/maps", "sysctl vm.max_map_count=N"),
+        ("RLIMIT_AS", "address space", "prlimit --pid 42 --as=unlimited"),
+        ("RLIMIT_DATA", "data size", "prlimit --pid 42 --data=unlimited"),
+        ("RLIMIT_MEMLOCK", "locked memory", "prlimit --pid 42 --memlock=unlimited"),
+        ("commit charge", "grep Commit /proc/meminfo", "sysctl vm.overcommit_ratio=N"),
+        ("another", "cat /proc/42/limits", "smaller stacks"),
+    ],
+)
+def test_the_advice_on_a_thread_s_stack_is_about_the_limit_it_hit(
+    limit: str, confirm: str, now: str
+) -> None:
+    evidence = make_evidence(name=limit, value=10, limit=9, unit="KiB", where="the process")
+
+    sentences = catalogue.advice("thread-stack", [evidence], 0, None, 42)
+
+    assert confirm in sentences[0]
+    assert now in sentences[1]
+
+
+@pytest.mark.parametrize("kind", ["user", "mnt", "uts", "ipc", "pid", "cgroup", "net", "time"])
+def test_the_advice_on_a_namespace_limit_names_its_sysctl(kind: str) -> None:
+    evidence = make_evidence(name=f"user.max_{kind}_namespaces", value=5, limit=5)
+
+    confirm, now, _ = catalogue.advice("namespace-limit", [evidence])
+
+    assert f"`sysctl user.max_{kind}_namespaces`" in confirm
+    assert f"`lsns --type {kind}`" in confirm
+    assert f"`sysctl user.max_{kind}_namespaces=N` (it was 5)" in now
+
+
+def test_a_name_that_is_no_sysctl_comes_into_no_command() -> None:
+    evidence = make_evidence(name="user.max_$(x)_namespaces")
+
+    assert "`sysctl user.max_TYPE_namespaces`" in catalogue.advice("namespace-limit", [evidence])[0]
+
+
+@pytest.mark.parametrize(("level", "is_nested"), [(0, False), (2, True)])
+def test_a_full_pid_namespace_within_the_host_is_raised_inside_it(
+    level: int, is_nested: bool
+) -> None:
+    where = f"pid namespace 4026 (level {level}), the fullest of its levels"
+
+    now = catalogue.advice("pid-max", [make_evidence(where=where)], 0, None, 42)[1]
+
+    assert is_nested == ("nsenter --target 42 --pid sysctl kernel.pid_max=N" in now)
+
+
+def test_the_numbers_of_the_evidence_stand_in_the_advice() -> None:
+    evidence = make_evidence(name="fs.nr_open", value=128, limit=64, unit="descriptor slots")
+
+    confirm, now, _ = catalogue.advice("fd-table-limit", [evidence], 0)
+
+    assert "(128 of 64 descriptor slots at the refusal)" in confirm
+    assert "(it was 64)" in now
+
+
+def test_a_cause_of_a_newer_version_has_no_advice_and_says_so() -> None:
+    assert () == catalogue.advice("deadline-policy-9", [], 0)
+    assert "does not know" in catalogue.means("deadline-policy-9")
+
+
+def test_the_highest_pid_that_is_named_is_the_kernel_s() -> None:
+    assert f"at most {4 * 1024 * 1024}" in catalogue.advice("pid-max", [], 0)[1]
+
+
+def test_every_kind_of_place_has_advice_on_every_cause() -> None:
+    kinds = {containers.place(path).kind for path in PLACES.values()}
+
+    assert {"kubernetes", "docker", "podman", "login-session", "plain"} <= kinds
+    assert all(3 == len(advised(cause, place)) for cause in BY_CAUSE for place in PLACES)
+
+
+def test_quoting_is_the_standard_library_s_where_it_serves() -> None:
+    assert shlex.quote("a b") == catalogue.shell("a b")

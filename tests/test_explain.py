@@ -1,0 +1,216 @@
+"""The book, asked by step, cause, errno, limit and by what applications print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_catalogue import CAUSES, STEP_NAMES
+from test_texts import SEEN
+
+from fork_trace import cli, explain, texts
+from fork_trace.errors import ForkTraceError
+
+
+def asked(*words: str) -> explain.Answer:
+    return explain.look_up(words)
+
+
+def causes(*words: str) -> list[str]:
+    return [entry.cause for entry in asked(*words).causes]
+
+
+def shown(*words: str) -> str:
+    result = CliRunner().invoke(cli.cli, ["explain", *words])
+
+    assert 0 == result.exit_code, result.output
+    return result.output
+
+
+def refused(*words: str, capsys: Any) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["explain", *words])
+
+    assert 2 == end.value.code
+    return str(capsys.readouterr().err)
+
+
+def test_without_a_word_every_cause_is_listed_with_its_errno() -> None:
+    text = shown()
+
+    assert all(f"  {cause} (" in text for cause in CAUSES)
+    assert "  pids-cgroup (EAGAIN)\n    a cgroup has reached its pids.max" in text
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_cause_is_told_whole(cause: str) -> None:
+    text = shown(cause)
+
+    assert [cause] == causes(cause)
+    assert text.startswith(f"{cause}: ")
+    for heading in (
+        "errno: ",
+        "limit: ",
+        "step:  ",
+        "\nTo confirm\n",
+        "\nFor now\n",
+        "\nFor good\n",
+    ):
+        assert heading in text
+
+
+def test_a_cause_has_what_is_wrongly_believed_and_what_applications_print() -> None:
+    text = shown("fd-table-limit")
+
+    assert "What is wrongly believed\n  EMFILE from fork means fs.file-max" in text
+    assert "What applications print\n" in shown("threads-max")
+
+
+@pytest.mark.parametrize("step", STEP_NAMES)
+def test_a_step_tells_what_it_does_and_its_causes(step: str) -> None:
+    answer = asked(step)
+
+    assert answer.kind == (
+        "cause" if step == "seccomp" or step in ("rlimit_nproc", "threads_max") else "step"
+    )
+    assert answer.causes
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("PIDS-CGROUP", "pids-cgroup"),
+        ("pids_cgroup", "pids-cgroup"),
+        ("pids cgroup", "pids-cgroup"),
+        ("pids.max", "pids-cgroup"),
+        ("TasksMax", "pids-cgroup"),
+        ("--pids-limit", "pids-cgroup"),
+        ("ulimit -u", "rlimit-nproc"),
+        ("kernel.pid_max", "pid-max"),
+        ("vm.max_map_count", "thread-stack"),
+        ("shstk_alloc_thread_stack()", "mapping-limit"),
+        ("pids_can_fork", "pids-cgroup"),
+    ],
+)
+def test_other_names_of_the_same_find_it(words: str, cause: str) -> None:
+    assert cause == causes(*words.split())[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "first"),
+    [
+        ("EAGAIN", "EAGAIN", ["pids-cgroup", "rlimit-nproc", "pid-max", "thread-stack"]),
+        ("eagain", "EAGAIN", ["pids-cgroup"]),
+        ("11", "EAGAIN", ["pids-cgroup"]),
+        ("-11", "EAGAIN", ["pids-cgroup"]),
+        ("errno=11", "EAGAIN", ["pids-cgroup"]),
+        ("EWOULDBLOCK", "EAGAIN", ["pids-cgroup"]),
+        ("ENOMEM", "ENOMEM", ["overcommit-heuristic", "overcommit-never"]),
+        ("12", "ENOMEM", ["overcommit-heuristic"]),
+        ("Resource temporarily unavailable", "EAGAIN", ["pids-cgroup"]),
+        ("Cannot allocate memory", "ENOMEM", ["overcommit-heuristic"]),
+        ("EMFILE", "EMFILE", ["fd-table-limit", "rlimit-nofile"]),
+        ("ENFILE", "ENFILE", ["file-max"]),
+        ("ENOSPC", "ENOSPC", ["namespace-limit", "namespace-depth"]),
+        ("EPERM", "EPERM", ["seccomp", "user-namespace-denied"]),
+        ("EEXIST", "EEXIST", ["pid-taken"]),
+        ("EBUSY", "EBUSY", ["cgroup-refused"]),
+        ("513", "ERESTARTNOINTR", ["signal-pending"]),
+        ("ERESTARTNOINTR", "ERESTARTNOINTR", ["signal-pending"]),
+        # nothing in the table gives it; some can give any
+        ("EXDEV", "EXDEV", ["seccomp", "security-module", "sched-ext"]),
+    ],
+)
+def test_an_errno_tells_all_its_causes_likeliest_first(
+    word: str, name: str, first: list[str]
+) -> None:
+    answer = asked(*word.split())
+
+    assert ("errno", name) == (answer.kind, answer.errno)
+    assert first == [entry.cause for entry in answer.causes][: len(first)]
+
+
+@pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
+def test_a_printed_text_finds_its_causes(
+    line: str, application: str, error: str | None, cause: str
+) -> None:
+    answer = asked(*line.split())
+
+    assert "text" == answer.kind
+    assert application in [each.application for each in answer.texts]
+    assert cause == answer.causes[0].cause
+    if error:
+        assert all(not entry.errnos or error in entry.errnos for entry in answer.causes)
+
+
+def test_an_unknown_text_with_an_errno_in_it_tells_that_errno() -> None:
+    assert "ENOMEM" == asked("frobd: cannot clone myself: Cannot allocate memory").errno
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("pid-maxx", "pid-max"),
+        ("aloc_pid", "alloc_pid"),
+        ("EAGAINN", "EAGAIN"),
+        ("treads-max", "threads-max"),
+        ("postgress", "PostgreSQL"),
+    ],
+)
+def test_an_unknown_word_suggests_the_nearest(word: str, near: str, capsys: Any) -> None:
+    assert (
+        f"fork-trace: there is no step, cause or errno '{word}'. Did you mean {near}?\n"
+        == refused(word, capsys=capsys)
+    )
+
+
+def test_an_unknown_text_suggests_the_nearest(capsys: Any) -> None:
+    said = refused("unable", "to", "make", "native", "threads:", "perhaps", "memory", capsys=capsys)
+
+    assert "no application is known to print 'unable to make native threads" in said
+
+
+@pytest.mark.parametrize("word", ["zzzzzzzz", "\u202e", "\x1b[2J", "9999", "0"])
+def test_what_is_like_nothing_leads_to_the_list_and_is_harmless(word: str, capsys: Any) -> None:
+    said = refused(word, capsys=capsys)
+
+    assert "lists all causes" in said
+    assert said.rstrip("\n").isprintable()
+
+
+def queries() -> list[str]:
+    numbers = ["EAGAIN", "ENOMEM", "EPERM", "EINVAL", "EXDEV"]
+    return ["", *CAUSES, *STEP_NAMES, *numbers, *(each.text for each in texts.TEXTS)]
+
+
+def test_every_page_of_the_book_is_narrower_than_80_columns_and_without_colour() -> None:
+    for query in queries():
+        text = shown(*query.split())
+
+        assert max(map(len, text.splitlines())) < 80, query
+        assert "\x1b" not in text
+
+
+def test_json_is_one_object_with_the_same_entries() -> None:
+    found = json.loads(shown("--json", "pids-cgroup"))
+    (entry,) = found["causes"]
+
+    assert ("cause", "pids-cgroup") == (found["kind"], found["query"])
+    assert ["cgroup_can_fork"] == entry["steps"]
+    assert {"", "docker", "podman", "kubernetes", "login-session"} <= set(entry["relieve"])
+    assert entry["confirm"][""] and entry["myths"] and entry["texts"]
+
+
+@pytest.mark.parametrize("query", ["", "alloc_pid", "EAGAIN", "fork: retry: No child processes"])
+def test_json_of_every_kind_of_answer_has_the_same_keys(query: str) -> None:
+    found = json.loads(shown(*query.split(), "--json"))
+
+    assert ["query", "kind", "errno", "step", "texts", "causes"] == list(found)
+    assert found["causes"]
+
+
+def test_an_error_is_an_exception_for_callers() -> None:
+    with pytest.raises(ForkTraceError, match="pid-maxx"):
+        asked("pid-maxx")

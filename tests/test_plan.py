@@ -1,0 +1,344 @@
+"""Which probes for which kernel. Each test begins from a capable one and takes one thing away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fork_trace import plan, steps
+from fork_trace.errors import ForkTraceError
+
+# What clone3's arguments were refused for is taken up by the system call's exit alone: --refused.
+WATCHED = [step.name for step in steps.STEPS if step.watches and step.name != "clone_args"]
+INLINE = [step.name for step in steps.STEPS if not step.watches]
+FUNCTIONS = [
+    *(watch.function for step in steps.STEPS for watch in step.watches),
+    steps.MEMORY_CGROUP.function,
+]
+SEVERAL = [step for step in steps.STEPS if len({watch.function for watch in step.watches}) > 1]
+FORMS = [(step, watch) for step in steps.STEPS if len(step.watches) > 1 for watch in step.watches]
+
+
+def capable(**changes: Any) -> plan.KernelFacts:
+    facts = plan.KernelFacts(
+        release="6.1.0",
+        machine="x86_64",
+        may_load=plan.YES,
+        unlocked=plan.YES,
+        libbpf=plan.YES,
+        btf=plan.YES,
+        trampolines=plan.Fact(None),
+        ringbuf=plan.YES,
+        kprobes=plan.YES,
+        tracepoints=plan.YES,
+        kallsyms=plan.YES,
+        # Of several forms the first; reversed, as the last one of a function would win.
+        params={
+            watch.function: watch.params
+            for watch in (
+                *(w for step in steps.STEPS for w in reversed(step.watches)),
+                steps.MEMORY_CGROUP,
+            )
+        },
+        addresses={
+            name: 0x1000 + 16 * index
+            for index, name in enumerate((*dict.fromkeys(FUNCTIONS), *plan.VARIABLES))
+        },
+        copy_process_range=(0x1000, 0x3000),
+    )
+    return replace(facts, **changes)
+
+
+def without(mapping: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def watched(made: plan.Plan) -> list[str]:
+    return [probe.step for probe in made.probes if probe.step]
+
+
+def programs(made: plan.Plan) -> list[str]:
+    return [probe.program for probe in made.probes]
+
+
+def reasons(made: plan.Plan) -> dict[str, str]:
+    return {gap.step: gap.reason for gap in made.missing}
+
+
+def test_a_capable_kernel_gets_every_probe_and_misses_only_the_inline_tests() -> None:
+    made = plan.make(capable())
+
+    assert ("fexit", "libbpf") == (made.rung, made.backend)
+    assert WATCHED == watched(made)
+    assert sorted([*INLINE, "clone_args"]) == sorted(reasons(made))
+    assert "inline" in reasons(made)["threads_max"]
+    assert "--refused" in reasons(made)["seccomp"]
+    assert steps.MEMORY_CGROUP.program in programs(made)
+    assert not set(steps.SYSCALL_PROGRAMS) & set(programs(made))
+    assert set(plan.VARIABLES) == set(made.addresses)
+    assert (0x1000, 0x3000) == made.copy_process_range
+
+
+def test_steps_that_every_fork_pays_for_are_attached_later() -> None:
+    made = plan.make(capable())
+
+    expected = {step.name for step in steps.STEPS if step.in_detail}
+
+    assert expected == {probe.step for probe in made.probes if probe.in_detail}
+    assert {"copy_process", "alloc_pid", "cgroup_can_fork"}.isdisjoint(expected)
+
+
+def test_with_all_steps_none_is_attached_later() -> None:
+    made = plan.make(capable(), plan.Wishes(all_steps=True))
+
+    assert WATCHED == watched(made)
+    assert not any(probe.in_detail for probe in made.probes)
+    assert made.watched(in_detail=False) == made.watched(in_detail=True)
+
+
+def test_the_masks_of_watched_steps_have_a_bit_for_each_probe() -> None:
+    made = plan.make(capable())
+    watched_ = [steps.BY_NAME[name] for name in WATCHED]
+    now = sum(1 << step.number for step in watched_ if not step.in_detail)
+    later = sum(1 << step.number for step in watched_ if step.in_detail)
+
+    assert (now, now | later) == (made.watched(in_detail=False), made.watched(in_detail=True))
+
+
+def test_a_probe_that_was_given_up_has_no_bit() -> None:
+    made = plan.make(capable())
+    bit = 1 << steps.BY_NAME["sched_fork"].number
+
+    less = made.without_probe("fexit_sched_fork", "refused")
+
+    assert made.watched(in_detail=True) - bit == less.watched(in_detail=True)
+
+
+@pytest.mark.parametrize(("step", "watch"), FORMS, ids=lambda each: getattr(each, "program", ""))
+def test_each_form_of_a_function_has_the_program_that_is_written_for_it(
+    step: steps.Step, watch: steps.Watch
+) -> None:
+    params = without(capable().params, *(each.function for each in step.watches))
+
+    made = plan.make(capable(params={**params, watch.function: watch.params}))
+
+    expected = plan.Probe(step.name, watch.function, watch.program, step.in_detail)
+    assert [expected] == [probe for probe in made.probes if probe.step == step.name]
+
+
+@pytest.mark.parametrize("step", SEVERAL, ids=lambda step: step.name)
+def test_of_several_functions_the_first_that_is_there_is_taken(step: steps.Step) -> None:
+    both = {watch.function: watch.params for watch in step.watches}
+
+    made = plan.make(capable(params={**capable().params, **both}))
+
+    assert [step.watches[0].program] == [p.program for p in made.probes if p.step == step.name]
+
+
+@pytest.mark.parametrize("step", SEVERAL, ids=lambda step: step.name)
+def test_of_several_functions_the_reason_is_of_the_one_that_is_there(step: steps.Step) -> None:
+    first, second = step.watches
+    params = {**capable().params, first.function: None, second.function: 9}
+
+    made = plan.make(capable(params=params))
+
+    assert f"{second.function} has 9 parameters" in reasons(made)[step.name]
+
+
+def cannot_be_watched(facts: plan.KernelFacts, function: str, lack: str) -> plan.KernelFacts:
+    return {
+        # None: there is no such function, or it is void and its exit tells nothing
+        "no function": replace(facts, params={**facts.params, function: None}),
+        "no entry": replace(facts, params=without(facts.params, function)),
+        "other parameters": replace(facts, params={**facts.params, function: 9}),
+        "no symbol": replace(facts, addresses=without(facts.addresses, function)),
+    }[lack]
+
+
+LACKS = ["no function", "no entry", "other parameters", "no symbol"]
+
+
+@pytest.mark.parametrize("step", [name for name in WATCHED if name != "copy_process"])
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_step_that_cannot_be_watched_is_missing_with_its_reason(step: str, lack: str) -> None:
+    facts = capable()
+    functions = {watch.function for watch in steps.BY_NAME[step].watches}
+    for function in functions:
+        facts = cannot_be_watched(facts, function, lack)
+
+    made = plan.make(facts)
+
+    assert [name for name in WATCHED if name != step] == watched(made)
+    assert any(function in reasons(made)[step] for function in functions)
+    assert ("9 parameters" in reasons(made)[step]) == (lack == "other parameters")
+    assert "that returns something" in reasons(made)[step] or lack in LACKS[2:]
+    assert len(steps.STEPS) == len(watched(made)) + len(made.missing)
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_without_word_of_memory_cgroups_every_step_stays(lack: str) -> None:
+    made = plan.make(cannot_be_watched(capable(), steps.MEMORY_CGROUP.function, lack))
+
+    assert WATCHED == watched(made)
+    assert steps.MEMORY_CGROUP.program not in programs(made)
+
+
+def test_a_memory_cgroup_s_program_that_was_refused_makes_no_step_missing() -> None:
+    made = plan.make(capable())
+
+    less = made.without_probe(steps.MEMORY_CGROUP.program, "refused")
+
+    assert made.missing == less.missing
+    assert len(made.probes) - 1 == len(less.probes)
+
+
+def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
+    made = plan.make(capable(), plan.Wishes(refused=True))
+
+    assert "fexit" == made.rung
+    assert sorted([*WATCHED, "clone_args"]) == sorted(watched(made))
+    assert list(steps.SYSCALL_PROGRAMS) == programs(made)[-2:]
+    assert {"seccomp", "kernel_clone"}.isdisjoint(reasons(made))
+    assert "threads_max" in reasons(made)
+
+
+def test_without_copy_process_nothing_can_be_watched() -> None:
+    with pytest.raises(
+        ForkTraceError, match=r"6\.1\.0: this kernel's BTF has no function copy_proc"
+    ):
+        plan.make(capable(params=without(capable().params, "copy_process")))
+
+
+NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every rung that there is
+
+
+@pytest.mark.parametrize("feature", NEEDED)
+@pytest.mark.parametrize("rung", [None, "fexit", "tracepoint"])
+def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
+    feature: str, rung: str | None
+) -> None:
+    facts = capable(**{feature: plan.Fact(False, "because of the test")})
+
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(facts, plan.Wishes(rung=rung))
+
+    assert "cannot watch forks on 6.1.0: because of the test" == refusal.value.message
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "feature", ["libbpf", "btf", "may_load", "unlocked", "trampolines", "ringbuf"]
+)
+def test_what_could_not_be_told_is_tried(feature: str) -> None:
+    assert WATCHED == watched(plan.make(capable(**{feature: plan.Fact(None)})))
+
+
+@pytest.mark.parametrize("feature", ["kprobes", "tracepoints"])
+def test_what_the_rung_does_not_need_is_not_asked_for(feature: str) -> None:
+    assert WATCHED == watched(plan.make(capable(**{feature: plan.Fact(False, "gone")})))
+
+
+def test_without_trampolines_the_tracepoint_rung_is_taken_and_says_what_it_infers() -> None:
+    made = plan.make(capable(trampolines=plan.Fact(False, "because of the test")))
+
+    assert "tracepoint" == made.rung
+    assert list(steps.SYSCALL_PROGRAMS) == programs(made)
+    assert (0, 0) == (made.watched(in_detail=False), made.watched(in_detail=True))
+    assert {"seccomp", "kernel_clone", "copy_process", "mmap", "mprotect"} == (
+        set(steps.BY_NAME) - set(reasons(made))
+    )
+    assert set(plan.VARIABLES) == set(made.addresses)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        plan.Wishes(rung="tracepoint"),
+        plan.Wishes(without=frozenset({"trampolines"})),
+        plan.Wishes(without=frozenset({"trampolines"}), refused=True, all_steps=True),
+    ],
+)
+def test_the_tracepoint_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
+    expected = plan.make(capable(trampolines=plan.Fact(False)))
+
+    assert expected == plan.make(capable(), wishes)
+
+
+def test_who_forces_the_fexit_rung_gets_no_other() -> None:
+    facts = capable(trampolines=plan.Fact(False, "because of the test"))
+
+    with pytest.raises(ForkTraceError, match="because of the test") as refusal:
+        plan.make(facts, plan.Wishes(rung="fexit"))
+
+    assert "trampolines" in refusal.value.hint
+
+
+def test_without_system_call_tracepoints_there_is_no_lower_rung() -> None:
+    facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"))
+
+    with pytest.raises(ForkTraceError, match="no syscall tracepoints") as refusal:
+        plan.make(facts, plan.Wishes(rung="tracepoint"))
+    assert "CONFIG_FTRACE_SYSCALLS" in refusal.value.hint
+
+    # Of two rungs that fail the better one's reason is told.
+    with pytest.raises(ForkTraceError, match="no trampolines"):
+        plan.make(replace(facts, trampolines=plan.Fact(False, "no trampolines")))
+
+
+@pytest.mark.parametrize("feature", ["libbpf", "btf", "ringbuf"])
+def test_a_denied_feature_is_as_good_as_missing_and_says_who_denied_it(feature: str) -> None:
+    with pytest.raises(ForkTraceError, match=f"denied by --without {feature}"):
+        plan.make(capable(), plan.Wishes(without=frozenset({feature})))
+
+
+def test_without_kallsyms_every_probe_stays_but_no_address_is_used() -> None:
+    made = plan.make(capable(), plan.Wishes(without=frozenset({"kallsyms"})))
+
+    assert WATCHED == watched(made)
+    assert {} == made.addresses
+    assert made.copy_process_range is None
+
+
+def test_symbols_that_show_no_addresses_are_no_reason_to_miss_a_step() -> None:
+    facts = capable(kallsyms=plan.Fact(False, "kptr_restrict"), addresses={})
+
+    assert WATCHED == watched(plan.make(facts))
+
+
+def test_a_variable_that_this_kernel_has_not_is_left_out() -> None:
+    made = plan.make(capable(addresses=without(capable().addresses, "pid_max")))
+
+    assert set(plan.VARIABLES) - {"pid_max"} == set(made.addresses)
+    assert WATCHED == watched(made)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "what"),
+    [
+        (plan.Wishes(rung="kprobe"), "the kprobe rung"),
+        (plan.Wishes(backend="bcc"), "the bcc backend"),
+    ],
+)
+def test_what_is_not_built_yet_is_said_so(wishes: plan.Wishes, what: str) -> None:
+    with pytest.raises(ForkTraceError, match=f"{what} is not part of this version"):
+        plan.make(capable(), wishes)
+
+
+@pytest.mark.parametrize("wishes", [plan.Wishes(rung="fexit"), plan.Wishes(backend="libbpf")])
+def test_what_would_be_chosen_anyway_can_be_forced(wishes: plan.Wishes) -> None:
+    assert plan.make(capable()) == plan.make(capable(), wishes)
+
+
+def test_every_feature_that_can_be_denied_is_a_fact() -> None:
+    assert all(isinstance(capable().feature(name), plan.Fact) for name in plan.FEATURES)
+
+
+def test_a_probe_that_the_kernel_refused_moves_to_the_missing_ones() -> None:
+    made = plan.make(capable()).without_probe("fexit_dup_fd", "invalid argument")
+
+    assert "dup_fd" not in watched(made)
+    assert "invalid argument" == reasons(made)["dup_fd"]
+    assert "alloc_pid" in watched(made)
+    assert len(steps.STEPS) == len(watched(made)) + len(made.missing)

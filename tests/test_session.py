@@ -1,0 +1,325 @@
+"""What of a session needs no kernel: times, filters as the kernel compares them, verdicts."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from fork_trace import events, procfs, session, steps
+from fork_trace.backends import Filter
+from fork_trace.backends.libbpf import Config, LibbpfBackend, _fill_config, _is_vital
+from fork_trace.errors import ForkTraceError
+from fork_trace.plan import VARIABLES, Plan, Probe
+
+PLAN = Plan(
+    rung="fexit",
+    backend="libbpf",
+    probes=(
+        Probe("copy_process", "copy_process", "fexit_copy_process"),
+        Probe("rlimit_nproc", "is_rlimit_overlimit", "fexit_is_rlimit_overlimit"),
+        Probe("dup_fd", "dup_fd", "fexit_dup_fd"),
+        Probe("sched_fork", "sched_fork", "fexit_sched_fork", in_detail=True),
+        Probe(None, "mem_cgroup_out_of_memory", "fexit_mem_cgroup_out_of_memory"),
+    ),
+    missing=(),
+    addresses={"nr_threads": 7, "_totalram_pages": 8},
+    copy_process_range=(0x1000, 0x3000),
+)
+
+
+@pytest.mark.parametrize(
+    ("time_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1772600767000008000, "2026-03-04T05:06:07.000008Z"),
+        (1772600767999999999, "2026-03-04T05:06:07.999999Z"),
+        (1_000_000_000, "1970-01-01T00:00:01.000000Z"),
+    ],
+)
+def test_a_time_is_utc_to_the_microsecond(time_ns: int, text: str) -> None:
+    assert text == session.iso(time_ns)
+
+
+@given(some.integers(0, 4_000_000_000), some.integers(0, 999_999))
+def test_no_microsecond_is_rounded_to_another(seconds: int, micros: int) -> None:
+    text = session.iso(seconds * 10**9 + micros * 1000 + 999)
+
+    assert text.endswith(f".{micros:06d}Z")
+
+
+def config(plan: Plan = PLAN, **wanted: object) -> Config:
+    filled = Config()
+    _fill_config(filled, plan, Filter(**wanted), 50)  # type: ignore[arg-type]
+    return filled
+
+
+def test_a_plan_is_written_into_the_settings() -> None:
+    filled = config()
+
+    assert (0x1000, 0x3000) == (filled.copy_process_start, filled.copy_process_end)
+    assert (7, 8, 0) == (filled.nr_threads, filled.totalram_pages, filled.pid_max)
+    assert (50, 0) == (filled.samples_per_second, filled.filter)
+    assert (0, 0) == (filled.is_by_syscall, filled.watches_early)
+
+
+def mask(*names: str) -> int:
+    return sum(1 << steps.BY_NAME[name].number for name in names)
+
+
+def test_the_watched_steps_are_written_for_both_phases() -> None:
+    filled = config()
+
+    assert mask("copy_process", "rlimit_nproc", "dup_fd") == filled.watched
+    assert filled.watched | mask("sched_fork") == filled.watched_in_detail
+
+
+def test_a_step_that_was_given_up_is_not_waited_for() -> None:
+    filled = config(PLAN.without_probe("fexit_is_rlimit_overlimit", "refused"))
+
+    assert mask("copy_process", "dup_fd") == filled.watched
+
+
+def test_every_variable_of_a_plan_has_its_place_in_the_settings() -> None:
+    addresses = {name: 0x1000 + index for index, name in enumerate(VARIABLES)}
+
+    filled = config(replace(PLAN, addresses=addresses))
+
+    assert addresses == {name: getattr(filled, name.lstrip("_")) for name in VARIABLES}
+
+
+@pytest.mark.parametrize(
+    ("rung", "has_syscalls", "expected"),
+    [
+        ("fexit", False, (0, 0)),
+        ("fexit", True, (0, 1)),  # --refused
+        ("tracepoint", True, (1, 0)),
+    ],
+)
+def test_each_rung_counts_at_its_own_place(
+    rung: str, has_syscalls: bool, expected: tuple[int, int]
+) -> None:
+    calls = tuple(Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS)
+    plan = replace(PLAN, rung=rung, probes=PLAN.probes + calls * has_syscalls)
+
+    filled = config(plan)
+
+    assert expected == (filled.is_by_syscall, filled.watches_early)
+
+
+@pytest.mark.parametrize(
+    ("program", "is_vital"),
+    [
+        ("fexit_copy_process", True),
+        ("raw_sys_enter", True),
+        ("raw_sys_exit", True),
+        ("fexit_dup_fd", False),
+        ("fexit_mem_cgroup_out_of_memory", False),  # tells of no step, and is not missed
+    ],
+)
+def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
+    program: str, is_vital: bool
+) -> None:
+    calls = [Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS]
+    (probe,) = (each for each in (*PLAN.probes, *calls) if each.program == program)
+
+    assert is_vital == _is_vital(probe)
+
+
+def test_once_detached_no_waiting_program_is_attached() -> None:
+    backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
+    backend._links, backend._waiting = [], [PLAN.probes[3]]
+    backend._may_detail = True
+
+    backend.detach()
+
+    assert not backend.attach_more()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bits", "field", "value"),
+    [
+        ({"pid": 42}, 1, "filter_pid", 42),
+        ({"uid": 0}, 2, "filter_uid", 0),
+        ({"comm": "sh"}, 4, "filter_comm", b"sh"),
+        ({"cgroup_id": 9}, 8, "filter_cgroup", 9),
+    ],
+)
+def test_a_filter_is_written_into_the_settings(
+    wanted: dict[str, object], bits: int, field: str, value: object
+) -> None:
+    filled = config(**wanted)
+
+    assert (bits, value) == (filled.filter, getattr(filled, field))
+
+
+@pytest.mark.parametrize(
+    "comm",
+    [b"sh", b"x" * 15, b"x" * 16, b"x" * 40, b"caf\xe9", "é".encode() * 8, b"\xff" * 20],
+)
+def test_a_command_is_compared_as_the_kernel_keeps_it(comm: bytes) -> None:
+    wanted = session.find_filter(os.fsdecode(comm), None, None, None)
+
+    assert comm[:15] == config(comm=wanted.comm).filter_comm
+
+
+def test_without_wishes_nothing_is_filtered() -> None:
+    assert Filter() == session.find_filter(None, None, None, None)
+
+
+def test_a_cgroup_that_is_not_there_is_told_with_what_to_give() -> None:
+    with pytest.raises(ForkTraceError, match="no cgroup /no/such/one") as refusal:
+        session.find_filter(None, None, None, "/no/such/one")
+
+    assert "/proc/PID/cgroup" in refusal.value.hint
+
+
+# What /proc adds to a verdict. A session without its kernel side has all that this needs.
+
+
+def judging(sees_all_pids: bool = True, mode: int | None = 2) -> session.Session:
+    made = session.Session.__new__(session.Session)
+    made._backend = LibbpfBackend.__new__(LibbpfBackend)
+    made._backend.plan = PLAN
+    made._limits = {"vm.overcommit_memory": mode}
+    made._sees_all_pids = sees_all_pids
+    made._huge = {}
+    return made
+
+
+def failed(error: int, *fits: str, detail: str = "") -> events.Key:
+    return events.Key(
+        *("sh", 1, 0, error, steps.BY_NAME["copy_process"].number, detail, "clone", False, False),
+        fits=frozenset(fits),
+    )
+
+
+@pytest.mark.parametrize(
+    ("threads", "limit", "also"),
+    [
+        (79, 100, ()),
+        (80, 100, ("threads-max",)),
+        (100, 100, ("threads-max",)),
+        (None, 100, ("threads-max",)),
+        (1, None, ("threads-max",)),
+    ],
+)
+def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, limit: int | None, also: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(procfs, "threads", lambda: threads)
+    monkeypatch.setattr(procfs, "number", lambda path: limit)
+    key = failed(errno.EAGAIN, "pids-cgroup", "threads-unknown")
+
+    sampled = judging()._diagnose(key, sample(key))
+    counted = judging()._diagnose(key)
+
+    assert ("pids-cgroup", also) == (sampled.cause, sampled.also)
+    assert ("threads-max",) == counted.also, "without a sample nobody was looked at"
+
+
+def sample(key: events.Key | None = None, pid: int = os.getpid()) -> events.Event:
+    """A sample of this process, which had less memory at its refusal than now."""
+    return events.Event(
+        time_ns=0,
+        key=key or failed(errno.ENOMEM, "overcommit"),
+        flags=0,
+        pid=pid,
+        tid=pid,
+        ppid=1,
+        parent_comm="init",
+        numbers={"data_pages": 1},
+    )
+
+
+def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: 1 << 26)
+    key = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
+
+    with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
+        verdict = judging()._diagnose(key, sample(key))
+
+    assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.also)
+
+
+def test_a_caller_without_a_huge_mapping_was_not_refused_for_one() -> None:
+    key = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
+
+    verdict = judging()._diagnose(key, sample(key))
+
+    assert ("memory-cgroup", ("kernel-memory",)) == (verdict.cause, verdict.also)
+
+
+@pytest.mark.parametrize(
+    ("sees_all_pids", "pid"),
+    [
+        (False, os.getpid()),  # the kernel's pids are strangers in our /proc
+        (True, None),  # no sample
+        (True, 1 << 30),  # gone; no pid is so large
+    ],
+)
+def test_where_nobody_could_look_a_huge_mapping_stays_possible(
+    sees_all_pids: bool, pid: int | None
+) -> None:
+    key = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
+
+    verdict = judging(sees_all_pids)._diagnose(key, None if pid is None else sample(key, pid))
+
+    assert "memory-cgroup" == verdict.cause
+    assert ("overcommit-heuristic", "kernel-memory") == verdict.also
+
+
+@pytest.mark.parametrize(("at_start", "now"), [(0, 2), (2, 0), (None, 2), (1, 0)])
+def test_the_overcommit_mode_of_a_sample_is_the_one_of_its_time(
+    monkeypatch: pytest.MonkeyPatch, at_start: int | None, now: int
+) -> None:
+    monkeypatch.setattr(procfs, "number", {"sys/vm/overcommit_memory": now}.get)
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: None)
+    key = failed(errno.ENOMEM, "overcommit-unknown", "copies-mm")
+
+    verdict = judging(mode=at_start)._diagnose(key, sample(key))
+
+    assert {0: "overcommit-heuristic", 2: "overcommit-never"}[now] == verdict.cause
+
+
+def test_a_burst_of_one_process_reads_its_mappings_once_in_a_second() -> None:
+    watching = judging()
+    now_s = time.monotonic()
+    watching._huge = {1: (now_s + 60, True), os.getpid(): (now_s - 1.001, True)}
+
+    assert watching._has_huge(sample(pid=1)) is True, "kept"
+    assert watching._has_huge(sample()) is False, "read again"
+    assert watching._huge[os.getpid()][0] >= now_s
+
+
+def test_the_processes_that_are_remembered_are_bounded() -> None:
+    watching = judging()
+    watching._huge = {pid: (0.0, True) for pid in range(1 << 30, (1 << 30) + 1024)}
+
+    watching._has_huge(sample())
+
+    assert [os.getpid()] == list(watching._huge)
+
+
+def test_without_meminfo_no_mapping_is_called_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: None)
+
+    assert judging()._has_huge(sample()) is None
+
+
+def test_a_missing_libbpf_is_told_with_the_package_to_install() -> None:
+    from fork_trace.backends.libbpf import Library
+
+    with pytest.raises(ForkTraceError) as told:
+        Library("libbpf.so.99")
+
+    assert "cannot load libbpf" in told.value.message
+    assert "libbpf1" in told.value.hint

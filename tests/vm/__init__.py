@@ -1,0 +1,1 @@
+"""Boots a real kernel under QEMU and runs one command in it. Knows nothing of fork_trace."""
