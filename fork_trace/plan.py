@@ -64,6 +64,7 @@ class KernelFacts:
     kallsyms: Fact
     # Function -> its parameter count in BTF; None: BTF has no such function.
     params: Mapping[str, int | None] = field(default_factory=dict)
+    last_params: Mapping[str, str] = field(default_factory=dict)  # function -> its last one's name
     # Symbol -> address, for the functions of `steps` and for VARIABLES.
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
@@ -155,6 +156,9 @@ def _why_not(watch: Watch, facts: KernelFacts) -> str | None:
         return f"this kernel's BTF has no function {watch.function} that returns something"
     if params != watch.params:
         return f"{watch.function} has {params} parameters here, which no program is written for"
+    last = facts.last_params.get(watch.function)
+    if watch.last_param and last and last != watch.last_param:
+        return f"copy_process does not call {watch.function} here, but a part of it that is inlined"
     if facts.kallsyms.value and facts.addresses and watch.function not in facts.addresses:
         # BTF can describe a function of which only a .part.0 copy was compiled.
         return f"this kernel's symbols have no {watch.function}: inlined or split by the compiler"

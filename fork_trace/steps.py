@@ -16,6 +16,8 @@ class Watch:
     function: str
     params: int  # as many as the program expects
     program: str  # in bpf/fork_trace.bpf.c
+    # Its last parameter's name, where only that tells the form which copy_process calls.
+    last_param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def _step(
     ident: str,
     name: str,
     what: str,
-    *watches: tuple[str, int, str],
+    *watches: tuple[str, int, str] | tuple[str, int, str, str],
     in_detail: bool = False,
 ) -> tuple[str, str, str, tuple[Watch, ...], bool]:
     return ident, name, what, tuple(Watch(*each) for each in watches), in_detail
@@ -331,7 +333,10 @@ STEPS: tuple[Step, ...] = tuple(
                 "pidfd_prepare",
                 "a pidfd for the parent (CLONE_PIDFD)",
                 ("__pidfd_prepare", 3, "fexit_pidfd_prepare_510"),
-                ("pidfd_prepare", 3, "fexit_pidfd_prepare"),
+                # Since Linux commit a71f402acd71 ("pidfs: get rid of __pidfd_prepare()") (in v6.16),
+                # copy_process calls it, and its last parameter has this name. Before that, it called
+                # __pidfd_prepare, which can be inlined: this one is then never called in a fork.
+                ("pidfd_prepare", 3, "fexit_pidfd_prepare", "ret_file"),
             ),
             _step(
                 "CGROUP_CAN_FORK",

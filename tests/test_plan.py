@@ -147,6 +147,17 @@ def test_of_several_functions_the_reason_is_of_the_one_that_is_there(step: steps
     assert f"{second.function} has 9 parameters" in reasons(made)[step.name]
 
 
+def test_a_function_that_copy_process_does_not_call_is_not_watched() -> None:
+    # As in Linux 6.12, whose copy_process has __pidfd_prepare inlined.
+    params = {**capable().params, "__pidfd_prepare": None, "pidfd_prepare": 3}
+
+    made = plan.make(capable(params=params, last_params={"pidfd_prepare": "ret"}))
+    later = plan.make(capable(params=params, last_params={"pidfd_prepare": "ret_file"}))
+
+    assert "does not call pidfd_prepare" in reasons(made)["pidfd_prepare"]
+    assert "pidfd_prepare" in watched(later)
+
+
 def cannot_be_watched(facts: plan.KernelFacts, function: str, lack: str) -> plan.KernelFacts:
     return {
         # None: there is no such function, or it is void and its exit tells nothing

@@ -33,6 +33,7 @@ _PrintFn = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 
 _BTF_KIND_FUNC = 12  # include/uapi/linux/btf.h
+_BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
 _PHASE_OFF, _PHASE_MARKING, _PHASE_COUNTING, _PHASE_DETAILED = 0, 1, 2, 3  # enum ft_phase
@@ -138,6 +139,7 @@ class Library:
             "btf__load_vmlinux_btf": (c_void_p, []),
             "btf__find_by_name_kind": (ctypes.c_int32, [c_void_p, c_char_p, c_uint32]),
             "btf__type_by_id": (POINTER(_BtfType), [c_void_p, c_uint32]),
+            "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
             "btf__free": (None, [c_void_p]),
         }
         for name, (result, arguments) in signatures.items():
@@ -165,8 +167,8 @@ class Library:
         answer: int = self.lib.libbpf_probe_bpf_map_type(_BPF_MAP_TYPE_RINGBUF, None)
         return None if answer < 0 else bool(answer)
 
-    def function_params(self, names: Iterable[str]) -> dict[str, int | None]:
-        """Count each function's parameters in the running kernel's BTF.
+    def function_params(self, names: Iterable[str]) -> tuple[dict[str, int | None], dict[str, str]]:
+        """Count each function's parameters in the running kernel's BTF, and name its last one.
 
         None: not in there, or it returns nothing, so that its exit tells nothing.
         """
@@ -179,16 +181,23 @@ class Library:
             )
         try:
             params: dict[str, int | None] = {}
+            last: dict[str, str] = {}
             for name in names:
                 number = self.lib.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC)
                 if number < 0:
                     params[name] = None
                     continue
                 function = self.lib.btf__type_by_id(btf, number).contents
-                prototype = self.lib.btf__type_by_id(btf, function.type).contents
-                # BTF_INFO_VLEN; type 0 is void
-                params[name] = prototype.info & 0xFFFF if prototype.type else None
-            return params
+                at = self.lib.btf__type_by_id(btf, function.type)
+                count = at.contents.info & 0xFFFF  # BTF_INFO_VLEN
+                # Type 0 is void.
+                params[name] = count if at.contents.type else None
+                if count:
+                    # struct btf_param, one after the other behind the prototype
+                    first = ctypes.addressof(at.contents) + ctypes.sizeof(_BtfType)
+                    offset = c_uint32.from_address(first + (count - 1) * _BTF_PARAM_BYTES).value
+                    last[name] = self.lib.btf__name_by_offset(btf, offset).decode()
+            return params, last
         finally:
             self.lib.btf__free(btf)
 
