@@ -37,7 +37,7 @@ const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 21); /* 1,300 samples; the reader looks ten times a second */
+	__uint(max_entries, 1 << 21); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
 struct {
@@ -202,6 +202,7 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 	event->tid = pid_tgid;
 	event->ppid = BPF_CORE_READ(parent, tgid);
 	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	read_cgroup_path(event);
 	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
 	if (bytes > 0)
 		event->user_frame_count = bytes / 8;
@@ -849,61 +850,42 @@ int fexit_do_mprotect_pkey(__u64 *ctx)
 #define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
 #endif
 
-/* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
-SEC("raw_tp/sys_enter")
-int raw_sys_enter(__u64 *ctx)
+ft_inline void on_enter(__u64 *ctx)
 {
 	long number = ctx[1];
 
 	/* Every system call of the host comes here: nearly all of them leave at once. */
 	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
 	    number != COMPAT_NR_FORK && number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return 0;
+		return;
 	if (call_of(syscall_number_in((struct pt_regs *)ctx[0])) != FT_SYSCALL_KERNEL)
 		ft_on_call_enter();
-	return 0;
 }
 
-/* TRACE_EVENT_FN(sys_exit, struct pt_regs *regs, long ret) */
-SEC("raw_tp/sys_exit")
-int raw_sys_exit(__u64 *ctx)
+ft_inline void on_exit_of_call(void *ctx, struct pt_regs *regs, __s64 result, int is_second)
 {
-	struct pt_regs *regs = (struct pt_regs *)ctx[0];
-	__s64 result = ctx[1];
 	__u64 flags = 0, set_tid_size = 0;
-	long number = -1;
+	long number = syscall_number_in(regs);
 	__u8 call;
 
-	/* Every system call of the host comes here: nearly all of them leave at once. */
-#if defined(__TARGET_ARCH_x86)
-	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
-#else
-	number = syscall_number_in(regs) & ~COMPAT_CALL;
-#endif
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
-	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return 0;
-	if ((number == NR_MMAP || number == NR_MPROTECT) && !config.is_by_syscall)
-		return 0;
-	number = syscall_number_in(regs);
 	if (config.is_by_syscall) {
 		if (number == NR_MMAP) {
-			if (ARGUMENT_3(regs) & MAP_STACK)
+			if (ARGUMENT_3(regs) & MAP_STACK &&
+			    !(IS_ERR_VALUE(result) && ft_was_told(port_call_take(), is_second)))
 				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
 					ARGUMENT_3(regs), result);
-			return 0;
+			return;
 		}
 		if (number == NR_MPROTECT) {
-			if (IS_ERR_VALUE(result))
+			if (IS_ERR_VALUE(result) && !ft_was_told(port_call_take(), is_second))
 				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
 					    ARGUMENT_2(regs), (int)result);
-			return 0;
+			return;
 		}
 	}
 	call = call_of(number);
 	if (call == FT_SYSCALL_KERNEL)
-		return 0;
+		return;
 	if (IS_ERR_VALUE(result)) {
 		if (call == FT_SYSCALL_CLONE) {
 			/* The low byte is the exit signal; the upper half is not looked at. */
@@ -919,6 +901,56 @@ int raw_sys_exit(__u64 *ctx)
 			flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
 		}
 	}
-	ft_on_call_exit(ctx, result, flags, !!set_tid_size);
+	ft_on_call_exit(ctx, result, flags, !!set_tid_size, is_second);
+}
+
+ft_inline void on_exit(__u64 *ctx, int is_second)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx[0];
+	long number = -1;
+
+	/* Every system call of the host comes here: nearly all of them leave at once. */
+#if defined(__TARGET_ARCH_x86)
+	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
+#else
+	number = syscall_number_in(regs) & ~COMPAT_CALL;
+#endif
+	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
+	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
+	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
+		return;
+	if ((number == NR_MMAP || number == NR_MPROTECT) && !config.is_by_syscall)
+		return;
+	on_exit_of_call(ctx, regs, ctx[1], is_second);
+}
+
+/* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
+SEC("raw_tp/sys_enter")
+int raw_sys_enter(__u64 *ctx)
+{
+	on_enter(ctx);
+	return 0;
+}
+
+/* TRACE_EVENT_FN(sys_exit, struct pt_regs *regs, long ret) */
+SEC("raw_tp/sys_exit")
+int raw_sys_exit(__u64 *ctx)
+{
+	on_exit(ctx, 0);
+	return 0;
+}
+
+/* The same once more, attached after them, for kernels that preempt: see ft_was_told. */
+SEC("raw_tp/sys_enter")
+int raw_sys_enter_again(__u64 *ctx)
+{
+	on_enter(ctx);
+	return 0;
+}
+
+SEC("raw_tp/sys_exit")
+int raw_sys_exit_again(__u64 *ctx)
+{
+	on_exit(ctx, 1);
 	return 0;
 }

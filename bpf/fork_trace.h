@@ -314,6 +314,9 @@ struct ft_level {
 _Static_assert(sizeof(struct ft_level) == 32, "ft_level is part of the wire");
 #define FT_LEVELS 16 /* deeper levels are not told; the one that refused is among the numbers */
 
+#define FT_CGROUP_NAME_BYTES 256 /* NAME_MAX, and the end */
+#define FT_CGROUP_PATH_BYTES 768 /* three times the longest path that a container runtime makes */
+
 /* One failure, sent whole. */
 struct ft_event {
 	ft_u64 time_ns; /* CLOCK_MONOTONIC */
@@ -324,17 +327,22 @@ struct ft_event {
 	ft_u32 ppid;
 	ft_u32 user_frame_count;
 	ft_u32 level_count;
-	ft_u32 reserved; /* zero */
+	ft_u32 cgroup_path_bytes; /* used; 0: the root, or not to be had */
 	char parent_comm[FT_COMM_BYTES];
 	ft_u64 have; /* bit n: number[n] was read */
 	ft_u64 number[FT_NUMBER_COUNT];
 	ft_u64 user_frame[FT_USER_FRAMES]; /* user addresses, innermost first */
 	struct ft_place user_place[FT_USER_FRAMES]; /* of the same frames */
 	struct ft_level level[FT_LEVELS];
+	/*
+	 * The names of the cgroup in the key and of those above it, innermost first,
+	 * each with its NUL: who looks it up by its id finds a short-lived one gone.
+	 */
+	char cgroup_path[FT_CGROUP_PATH_BYTES];
 };
 _Static_assert(sizeof(struct ft_event) ==
 		       40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT + (8 + 32) * FT_USER_FRAMES +
-			       32 * FT_LEVELS,
+			       32 * FT_LEVELS + FT_CGROUP_PATH_BYTES,
 	       "ft_event is part of the wire");
 
 /* A refusal seen inside an open copy_process, kept until that call returns. */
@@ -390,6 +398,7 @@ struct ft_config {
 	ft_u32 samples_per_second; /* of each key */
 	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
+	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 };
 

@@ -93,7 +93,7 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 /* Only whether this thread's memory cgroups are near their limits, for the refusal that is kept. */
 ft_inline void port_judge_memory_cgroup(void);
 /* Calls of the fork family under way, for what never reaches copy_process. */
-enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2 };
+enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CALL_TOLD = 3 };
 /* Note how far this thread's call has come; 0: no room. */
 ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */
@@ -249,10 +249,12 @@ ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *t
 		port_stat(FT_STAT_LOST);
 		return;
 	}
-	/* In two parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
+	/* In parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
 	__builtin_memset(event, 0, __builtin_offsetof(struct ft_event, user_place));
 	__asm__ volatile("" : : : "memory");
 	__builtin_memset(event->user_place, 0, sizeof(event->user_place) + sizeof(event->level));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(event->cgroup_path, 0, sizeof(event->cgroup_path));
 	event->time_ns = now_ns;
 	event->key = *key;
 	event->flags = flags;
@@ -390,18 +392,34 @@ ft_inline void ft_on_call_enter(void)
 }
 
 /*
+ * Where a task can be preempted in the middle of a program, the kernel leaves that
+ * program out, as a recursion, for whoever runs there next. A second one on the same
+ * exit sees to what the first one did not tell. Is this failure told? `call` is how
+ * far its call had come.
+ */
+ft_inline int ft_was_told(enum ft_call call, int is_second)
+{
+	if (!port_config()->watches_twice)
+		return 0;
+	if (is_second)
+		return call == FT_CALL_TOLD;
+	return !port_call_note(FT_CALL_TOLD);
+}
+
+/*
  * It ends with `result`. Under the upper rungs only what never reached
  * copy_process is counted here; in the tracepoint rung every failure is.
  * `asks_tid`: clone3 was given set_tid.
  */
-ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid)
+ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid,
+			       int is_second)
 {
 	enum ft_call call = port_call_take();
 	ft_s32 error = (ft_s32)result;
 	struct ft_refusal *refusal;
 	struct ft_key key = {};
 
-	if (result >= 0 || result < -4095)
+	if (result >= 0 || result < -4095 || ft_was_told(call, is_second))
 		return;
 	if (call == FT_CALL_REACHED)
 		return;

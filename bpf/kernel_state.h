@@ -424,6 +424,34 @@ ft_inline int is_below_cgroup(__u64 id)
 }
 
 /*
+ * The names from the task's own cgroup up to the root, which has none. A path that
+ * finds no room is not told at all: half of one would be another cgroup's.
+ */
+ft_inline void read_cgroup_path(struct ft_event *event)
+{
+	struct cgroup_subsys_state *css = own_css(), *parent;
+	__u32 used = 0;
+	long bytes;
+	int i;
+
+	for (i = 0; i < CGROUP_LEVELS && css; i++) {
+		parent = BPF_CORE_READ(css, parent);
+		if (!parent) {
+			event->cgroup_path_bytes = used;
+			return;
+		}
+		if (used > FT_CGROUP_PATH_BYTES - FT_CGROUP_NAME_BYTES)
+			return;
+		bytes = bpf_probe_read_kernel_str(event->cgroup_path + used, FT_CGROUP_NAME_BYTES,
+						  BPF_CORE_READ(css, cgroup, kn, name));
+		if (bytes <= 1 || bytes >= FT_CGROUP_NAME_BYTES)
+			return;
+		used += bytes;
+		css = parent;
+	}
+}
+
+/*
  * CLONE_INTO_CGROUP: the pids cgroup that the child would be charged to, by the
  * descriptor that the caller gave (kernfs directories keep their node in
  * i_private). Where the controller is not enabled, the nearest one above counts.

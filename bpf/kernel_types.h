@@ -173,6 +173,7 @@ struct mm_struct {
 };
 
 struct kernfs_node {
+	const char *name;
 	void *priv;
 	u64 id;
 };

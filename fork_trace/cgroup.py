@@ -112,10 +112,24 @@ class Paths:
         if path.endswith(" (deleted)"):
             return None
         path = os.fsencode(path).decode("utf-8", "backslashreplace")
+        self._remember(hierarchy, number, path)
+        return path
+
+    def _remember(self, hierarchy: str, number: int, directory: str) -> None:
         if len(self._known) >= 10_000:  # bounded: container hosts make new ones for ever
             self._known.clear()
-        self._known[(hierarchy, number)] = path
-        return path
+        self._known[(hierarchy, number)] = directory
+
+    def note(self, number: int, is_v2: bool, path: str, controller: str = "pids") -> None:
+        """Remember the path, from its hierarchy's root, of a cgroup that is gone when looked for."""
+        if self.directory(number, is_v2, controller) is not None:
+            return
+        hierarchy = "v2" if is_v2 else controller
+        for mount in self._mounts:
+            root = mount.root.rstrip("/")
+            if hierarchy in _hierarchies(mount) and (path + "/").startswith(root + "/"):
+                self._remember(hierarchy, number, mount.path + path[len(root) :].rstrip("/"))
+                return
 
     def relative(self, directory: str) -> str:
         """Turn a directory into the path that /proc/PID/cgroup would show."""

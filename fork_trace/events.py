@@ -163,11 +163,13 @@ _EVENT_TAIL = struct.Struct(f"={len(NUMBERS)}Q{USER_FRAMES}Q")
 _PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
 _LEVEL = struct.Struct("=QQQII")
 LEVEL_COUNT = 16
+CGROUP_PATH_BYTES = 768
 
 KEY_BYTES = _KEY.size
 TALLY_BYTES = _TALLY.size
 EVENT_BYTES = _EVENT_HEAD.size + _KEY.size + _EVENT_WHO.size + _EVENT_TAIL.size
 EVENT_BYTES += USER_FRAMES * _PLACE.size + LEVEL_COUNT * _LEVEL.size
+EVENT_BYTES += CGROUP_PATH_BYTES
 
 # CLONE_* of include/uapi/linux/sched.h. The low byte is the exit signal.
 CLONE_FLAGS: tuple[tuple[int, str], ...] = (
@@ -259,6 +261,8 @@ class Event:
     numbers: dict[str, int] = field(default_factory=dict)  # what could not be read is absent
     user_frames: tuple[Place, ...] = ()  # innermost first
     levels: tuple[Level, ...] = ()
+    # Of the cgroup in the key, from the hierarchy's root; None: not to be had, or the root itself.
+    cgroup_path: str | None = None
 
 
 def _text(raw: bytes) -> str:
@@ -318,8 +322,8 @@ def decode(raw: bytes) -> Event:
     (time_ns,) = _EVENT_HEAD.unpack_from(raw)
     key = decode_key(raw[_EVENT_HEAD.size : _EVENT_HEAD.size + KEY_BYTES])
     offset = _EVENT_HEAD.size + KEY_BYTES
-    flags, pid, tid, ppid, frame_count, level_count, _, parent_comm, have = _EVENT_WHO.unpack_from(
-        raw, offset
+    flags, pid, tid, ppid, frame_count, level_count, path_bytes, parent_comm, have = (
+        _EVENT_WHO.unpack_from(raw, offset)
     )
     tail = _EVENT_TAIL.unpack_from(raw, offset + _EVENT_WHO.size)
     numbers = {
@@ -327,7 +331,10 @@ def decode(raw: bytes) -> Event:
     }
     offset += _EVENT_WHO.size + _EVENT_TAIL.size
     frames = _frames(raw, offset, tail, frame_count)
-    levels = _levels(raw, offset + USER_FRAMES * _PLACE.size, level_count)
+    offset += USER_FRAMES * _PLACE.size
+    levels = _levels(raw, offset, level_count)
+    offset += LEVEL_COUNT * _LEVEL.size
+    path = _path(raw[offset : offset + path_bytes])
     return Event(
         time_ns=time_ns,
         key=key,
@@ -339,6 +346,7 @@ def decode(raw: bytes) -> Event:
         numbers=numbers,
         user_frames=frames,
         levels=levels,
+        cgroup_path=path,
     )
 
 
@@ -360,6 +368,14 @@ def _levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
         number, used, limit, kind, up = _LEVEL.unpack_from(raw, offset + index * _LEVEL.size)
         levels.append(Level(_word(LEVELS, kind), up, number, _signed(used), _signed(limit)))
     return tuple(levels)
+
+
+def _path(raw: bytes) -> str | None:
+    # Innermost first, each name with its NUL; a cgroup without a name there is none.
+    names = raw.split(b"\0")
+    if len(raw) > CGROUP_PATH_BYTES or names.pop() or not all(names) or not names:
+        return None
+    return "/" + b"/".join(reversed(names)).decode("utf-8", "backslashreplace")
 
 
 def flag_names(flags: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fork_trace.plan import YES, Fact
@@ -92,6 +92,26 @@ def tracepoints(root: str = "/") -> Fact:
     if seen:
         return Fact(False, "this kernel has no syscall tracepoints (CONFIG_FTRACE_SYSCALLS)")
     return Fact(None, "tracefs is not mounted or not readable")
+
+
+# Guards the users of tracepoints. Since Linux commit a46023d5616e ("tracing: Guard
+# __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast") (in v7.0), a task can be preempted
+# there. Before that, it could not, and there was no such symbol.
+TRACEPOINT_GUARD = "tracepoint_srcu"
+
+
+def preempts_tracepoints(addresses: Mapping[str, int], version: str | None = None) -> Fact:
+    """Say whether a task can be preempted inside a program on a tracepoint.
+
+    `addresses` are those of kernel variables, as `symbols` found them; `version` is uname(2)'s.
+    """
+    if "PREEMPT" not in (os.uname().version if version is None else version):
+        return Fact(False, "this kernel preempts no task in the kernel")
+    if TRACEPOINT_GUARD in addresses:
+        return YES
+    if "nr_threads" in addresses:
+        return Fact(False, "this kernel preempts no task in a tracepoint")
+    return Fact(None, "/proc/kallsyms shows no variables")
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.steps import BY_NAME, MEMORY_CGROUP, STEPS, SYSCALL_PROGRAMS, Step, Watch
+from fork_trace.steps import (
+    BY_NAME,
+    MEMORY_CGROUP,
+    SECOND_PROGRAMS,
+    STEPS,
+    SYSCALL_PROGRAMS,
+    Step,
+    Watch,
+)
 
 RUNGS: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
 BACKENDS: tuple[str, ...] = ("libbpf", "bcc")
@@ -69,6 +77,8 @@ class KernelFacts:
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
     max_map_count: int | None = None
+    # Can a task be preempted inside a program on a tracepoint?
+    preempts_tracepoints: Fact = Fact(None)
 
     def feature(self, name: str) -> Fact:
         """Return the fact of a name in FEATURES."""
@@ -262,8 +272,11 @@ def _plan(
     )
 
 
-def _syscall_probes() -> list[Probe]:
-    return [Probe(None, program[len("raw_") :], program) for program in SYSCALL_PROGRAMS]
+def _syscall_probes(facts: KernelFacts) -> list[Probe]:
+    programs = SYSCALL_PROGRAMS + (SECOND_PROGRAMS if facts.preempts_tracepoints.value else ())
+    return [
+        Probe(None, program[len("raw_") :].removesuffix("_again"), program) for program in programs
+    ]
 
 
 def _fexit(facts: KernelFacts, wishes: Wishes) -> Plan:
@@ -289,7 +302,7 @@ def _fexit(facts: KernelFacts, wishes: Wishes) -> Plan:
     if _why_not(MEMORY_CGROUP, facts) is None:
         probes.append(Probe(None, MEMORY_CGROUP.function, MEMORY_CGROUP.program))
     if wishes.refused:
-        probes += _syscall_probes()
+        probes += _syscall_probes(facts)
         missing = [gap for gap in missing if gap.step not in _EARLY]
     return _plan("fexit", facts, probes, missing)
 
@@ -301,4 +314,4 @@ def _tracepoint(facts: KernelFacts) -> Plan:
         for step in STEPS
         if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect")
     ]
-    return _plan("tracepoint", facts, _syscall_probes(), missing)
+    return _plan("tracepoint", facts, _syscall_probes(facts), missing)

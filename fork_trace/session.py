@@ -45,6 +45,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     btf = kernel.btf(root)
     library: Library | None = None
     params: dict[str, int | None] = {}
+    last_params: dict[str, str] = {}
     try:
         library = Library()
         libbpf = Fact(True, library.version())
@@ -54,13 +55,14 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
     if library and btf.value and "btf" not in wishes.without:
         try:
-            params = library.function_params(functions)
+            params, last_params = library.function_params(functions)
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    kallsyms, addresses, range_ = kernel.symbols((*functions, *VARIABLES), root)
+    names = (*functions, *VARIABLES, kernel.TRACEPOINT_GUARD)
+    kallsyms, addresses, range_ = kernel.symbols(names, root)
     facts = KernelFacts(
         release=os.uname().release,
         machine=os.uname().machine,
@@ -74,9 +76,11 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         tracepoints=kernel.tracepoints(root),
         kallsyms=kallsyms,
         params=params,
+        last_params=last_params,
         addresses=addresses,
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
+        preempts_tracepoints=kernel.preempts_tracepoints(addresses),
     )
     return facts, library
 
@@ -247,9 +251,25 @@ class Session:
         self._symbols.note(event.pid, event.user_frames)
         # Cgroups vanish like processes do; what is found is remembered.
         self._paths.directory(event.key.cgroup_id, self._is_pids_v2)
+        self._note_cgroups(event)
         for level in event.levels:
             self._level_path(event, look, level)
         return look
+
+    def _note_cgroups(self, event: events.Event) -> None:
+        """Remember the paths that came with the sample: its cgroups can be gone by now."""
+        path = event.cgroup_path
+        if path is None:
+            return
+        self._paths.note(event.key.cgroup_id, self._is_pids_v2, path)
+        for kind in ("pids-cgroup", "memory-cgroup"):
+            levels = [level for level in event.levels if level.kind == kind]
+            # Else they begin elsewhere: above, in v1's other hierarchy, or where CLONE_INTO_CGROUP is.
+            if levels and levels[0].number == event.key.cgroup_id:
+                for level in levels:
+                    above = cgroup.ancestor(path, level.up)
+                    if above is not None:
+                        self._paths.note(level.number, self._is_pids_v2, above)
 
     def _held(
         self, event: events.Event, look: _Look, verdict: causes.Verdict
@@ -518,8 +538,9 @@ class Session:
         directory = self._paths.directory(level.number, hierarchy == 0, controller)
         if directory is not None:
             return directory
+        # In v2 the levels can begin above the task's own cgroup, which may lack the controller.
         for line in look.cgroups:
-            if line.hierarchy == hierarchy:
+            if line.hierarchy == hierarchy != 0:
                 return cgroup.ancestor(line.path, level.up)
         return None
 

@@ -272,9 +272,9 @@ void host_call_enter(void)
 	ft_on_call_enter();
 }
 
-void host_call_exit(ft_s64 result, ft_u64 flags, int asks_tid)
+void host_call_exit(ft_s64 result, ft_u64 flags, int asks_tid, int is_second)
 {
-	ft_on_call_exit(0, result, flags, asks_tid);
+	ft_on_call_exit(0, result, flags, asks_tid, is_second);
 }
 
 /* As the CO-RE shell: the limit is read, the failure told, what was kept dropped. */

@@ -175,12 +175,13 @@ def test_a_place_lies_as_the_decoder_reads_it(btf: Btf) -> None:
 
 def test_an_event_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     names = ["time_ns", "key", "flags", "pid", "tid", "ppid", "user_frame_count", "parent_comm"]
-    names[-1:] = ["level_count", "reserved", "parent_comm"]
-    names += ["have", "number", "user_frame", "user_place", "level"]
+    names[-1:] = ["level_count", "cgroup_path_bytes", "parent_comm"]
+    names += ["have", "number", "user_frame", "user_place", "level", "cgroup_path"]
     expected = [(0, 8), (8, events.KEY_BYTES)]
     expected += spans(events._EVENT_WHO, events._EVENT_TAIL, start=8 + events.KEY_BYTES)
     expected.append((sum(expected[-1]), events.USER_FRAMES * events._PLACE.size))
     expected.append((sum(expected[-1]), events.LEVEL_COUNT * events._LEVEL.size))
+    expected.append((sum(expected[-1]), events.CGROUP_PATH_BYTES))
 
     assert names == [field.name for field in btf.fields("ft_event")]
     assert expected == places(btf.fields("ft_event"))
@@ -301,11 +302,12 @@ def test_each_enum_is_the_list_of_the_decoder(
     assert expected == btf.enum(enum)
 
 
+CALLS = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS)
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
 
 
 def test_each_program_that_a_plan_can_name_is_in_the_object_and_no_other(btf: Btf) -> None:
-    programs = {watch.program for watch in WATCHES} | set(steps.SYSCALL_PROGRAMS)
+    programs = {watch.program for watch in WATCHES} | set(CALLS)
     functions = {type_.name for type_ in btf.types if type_.kind == 12}  # BTF_KIND_FUNC
     entries = {name for name in functions if re.match("(fexit|raw)_", name)}
 
@@ -317,7 +319,8 @@ def test_each_program_hangs_on_the_function_that_its_step_names(parts: dict[str,
     expected: dict[str, set[str]] = {f"fexit/{watch.function}": set() for watch in WATCHES}
     for watch in WATCHES:
         expected[f"fexit/{watch.function}"].add(watch.program)
-    expected.update({f"raw_tp/{name[len('raw_') :]}": {name} for name in steps.SYSCALL_PROGRAMS})
+    for name in steps.SYSCALL_PROGRAMS:
+        expected[f"raw_tp/{name[len('raw_') :]}"] = {name, f"{name}_again"}
 
     assert expected == programs_by_section(parts)
 

@@ -111,6 +111,30 @@ def tree(tmp_path: Path) -> cgroup.Paths:
     return paths(tmp_path, V2.replace("/sys/fs/cgroup", str(tmp_path / "v2")))
 
 
+@pytest.mark.parametrize(
+    ("mountinfo", "is_v2", "path", "shown"),
+    [
+        (V2, True, "/a/b", "/sys/fs/cgroup/a/b"),
+        (HYBRID_V2 + V1_PIDS, False, "/a/b", "/sys/fs/cgroup/pids/a/b"),
+        (HYBRID_V2 + V1_PIDS, True, "/a", "/sys/fs/cgroup/unified/a"),
+        (CONTAINER, True, "/docker/abc/a", "/sys/fs/cgroup/a"),
+        (CONTAINER, True, "/docker/abc", "/sys/fs/cgroup"),
+        (CONTAINER, True, "/docker/abcd", None),  # not mounted here
+        (V2, False, "/a", None),
+        (V2, True, "/", "/sys/fs/cgroup"),
+    ],
+)
+def test_a_path_that_was_noted_stands_for_a_cgroup_that_is_gone(
+    tmp_path: Path, mountinfo: str, is_v2: bool, path: str, shown: str | None
+) -> None:
+    found = paths(tmp_path, mountinfo)
+
+    found.note(2**62, is_v2, path)
+
+    assert shown == found.directory(2**62, is_v2)
+    assert found.directory(2**62 + 1, is_v2) is None
+
+
 @pytest.mark.parametrize("text", ["app.slice/leaf", "/app.slice/leaf/", "/app.slice", "/"])
 def test_a_cgroup_is_found_by_the_path_that_a_user_gives(
     tmp_path: Path, tree: cgroup.Paths, text: str

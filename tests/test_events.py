@@ -35,11 +35,16 @@ def raw_event(
     places: tuple[tuple[int, bytes, int], ...] = (),
     levels: tuple[tuple[int, int, int, int, int], ...] = (),
     level_count: int | None = None,
+    path: bytes = b"",
+    path_bytes: int | None = None,
 ) -> bytes:
     count = len(frames) if frame_count is None else frame_count
     raw = struct.pack("=Q", 5) + (key or raw_key())
     level_count = len(levels) if level_count is None else level_count
-    raw += struct.pack("=QIIIIII16sQ", 0x11, 42, 43, 1, count, level_count, 0, b"cron", have)
+    path_bytes = len(path) if path_bytes is None else path_bytes
+    raw += struct.pack(
+        "=QIIIIII16sQ", 0x11, 42, 43, 1, count, level_count, path_bytes, b"cron", have
+    )
     for index in range(len(events.NUMBERS)):
         raw += struct.pack("=Q", (numbers or {}).get(index, 0))
     for index in range(events.USER_FRAMES):
@@ -48,7 +53,7 @@ def raw_event(
         raw += struct.pack("=i20sQ", *(places[index] if index < len(places) else (0, b"", 0)))
     for index in range(events.LEVEL_COUNT):
         raw += struct.pack("=QQQII", *(levels[index] if index < len(levels) else (0,) * 5))
-    return raw
+    return raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0")
 
 
 def test_an_event_is_decoded_with_all_that_it_holds() -> None:
@@ -75,6 +80,27 @@ def test_an_event_is_decoded_with_all_that_it_holds() -> None:
             events.Level("pids-cgroup", 1, 98, 9, -1),
         ),
     ) == events.decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "path_bytes", "expected"),
+    [
+        (b"", None, None),
+        (b"leaf\0", None, "/leaf"),
+        (b"leaf\0middle\0top\0", None, "/top/middle/leaf"),
+        (b"l\xffaf\0t\ntop\0", None, "/t\ntop/l\\xffaf"),
+        # What cannot have been written is no path: nothing is made up.
+        (b"a\0", 5000, None),
+        (b"a\0", 4, None),
+        (b"leaf\0midd", None, None),
+    ],
+)
+def test_a_cgroup_path_is_put_together_from_its_names(
+    path: bytes, path_bytes: int | None, expected: str | None
+) -> None:
+    raw = raw_event(path=path, path_bytes=path_bytes)
+
+    assert expected == events.decode(raw).cgroup_path
 
 
 def test_a_number_that_was_not_read_is_absent_even_if_its_bytes_are_not_zero() -> None:

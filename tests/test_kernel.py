@@ -288,3 +288,18 @@ def test_the_running_kernel_shows_its_copy_process() -> None:
 
     assert 0x400 < size < 0x10000
     assert {"copy_process", "dup_fd"} == set(found)
+
+
+@pytest.mark.parametrize(
+    ("version", "addresses", "expected"),
+    [
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", {"tracepoint_srcu": 1, "nr_threads": 2}, True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12", {"nr_threads": 2}, False),
+        ("#1 SMP Debian 7.2", {"tracepoint_srcu": 1, "nr_threads": 2}, False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", {"copy_process": 1}, None),
+    ],
+)
+def test_a_kernel_that_preempts_tracepoints_is_told_by_what_guards_them(
+    version: str, addresses: dict[str, int], expected: bool | None
+) -> None:
+    assert expected == kernel.preempts_tracepoints(addresses, version).value

@@ -118,10 +118,15 @@ class Host:
         """Let this thread's system call of the fork family begin."""
         self.lib.host_call_enter()
 
-    def exit(self, result: int, flags: int = 0, asks_tid: bool = False) -> None:
-        """Let it end with a result: a negative errno is a failure."""
+    def exit(
+        self, result: int, flags: int = 0, asks_tid: bool = False, is_second: bool = False
+    ) -> None:
+        """Let it end with a result: a negative errno is a failure. By which program it is seen?"""
         self.lib.host_call_exit(
-            ctypes.c_int64(result), ctypes.c_uint64(flags), ctypes.c_int(asks_tid)
+            ctypes.c_int64(result),
+            ctypes.c_uint64(flags),
+            ctypes.c_int(asks_tid),
+            ctypes.c_int(is_second),
         )
 
     def refuse_stack(self, step: str, error: int, detail: str = "") -> None:
@@ -527,6 +532,55 @@ def test_a_call_that_began_before_us_is_not_blamed_on_seccomp(early: Host) -> No
 
     assert {"unmarked": 1} == early.stats
     assert {} == early.counts
+
+
+SEEN_BY = [
+    (False, True),
+    (False,),
+    (True,),
+]  # which of the two programs; the first before the second
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+@pytest.mark.parametrize("before", SEEN_BY)
+def test_where_a_program_can_be_left_out_one_of_two_tells_each_failure(
+    lowest: Host, before: tuple[bool, ...], seen_by: tuple[bool, ...]
+) -> None:
+    lowest.configure(watches_twice=1)
+    for is_second in before:
+        lowest.exit(-errno.EAGAIN, is_second=is_second)
+    lowest.enter()
+    for is_second in seen_by:
+        lowest.exit(-errno.ENOMEM, is_second=is_second)
+
+    assert [errno.EAGAIN, errno.ENOMEM] == [event.key.error for event in lowest.events]
+    assert {"failures": 2, "sampled": 2} == lowest.stats
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+def test_what_a_filter_answered_is_told_by_one_of_two_programs(
+    early: Host, seen_by: tuple[bool, ...]
+) -> None:
+    early.configure(watches_early=1, watches_twice=1)
+    early.let(is_supervised=1)
+    for is_second in seen_by:
+        early.exit(-errno.EPERM, is_second=is_second)
+
+    assert ["seccomp"] == early.blamed
+    assert {"failures": 1, "sampled": 1, "early": 1} == early.stats
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+def test_what_copy_process_told_neither_of_two_programs_tells_again(
+    early: Host, seen_by: tuple[bool, ...]
+) -> None:
+    early.configure(watches_early=1, watches_twice=1)
+    early.enter()
+    early.fail(errno.EAGAIN)
+    for is_second in seen_by:
+        early.exit(-errno.EAGAIN, is_second=is_second)
+
+    assert {"failures": 1, "sampled": 1} == early.stats
 
 
 @pytest.mark.parametrize("is_supervised", [0, 1])

@@ -215,6 +215,14 @@ def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
     assert "threads_max" in reasons(made)
 
 
+@pytest.mark.parametrize("wishes", [plan.Wishes(refused=True), plan.Wishes(rung="tracepoint")])
+def test_where_tracepoints_are_preempted_a_second_program_watches_each(wishes: plan.Wishes) -> None:
+    made = plan.make(capable(preempts_tracepoints=plan.YES), wishes)
+
+    assert [*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS] == programs(made)[-4:]
+    assert ["sys_enter", "sys_exit"] * 2 == [probe.function for probe in made.probes[-4:]]
+
+
 def test_without_copy_process_nothing_can_be_watched() -> None:
     with pytest.raises(
         ForkTraceError, match=r"6\.1\.0: this kernel's BTF has no function copy_proc"

@@ -7,12 +7,13 @@ import mmap
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import events, procfs, session, steps
+from fork_trace import cgroup, events, procfs, session, steps
 from fork_trace.backends import Filter
 from fork_trace.backends.libbpf import Config, LibbpfBackend, _fill_config, _is_vital
 from fork_trace.errors import ForkTraceError
@@ -113,12 +114,20 @@ def test_each_rung_counts_at_its_own_place(
     assert expected == (filled.is_by_syscall, filled.watches_early)
 
 
+@pytest.mark.parametrize("names", [(), steps.SECOND_PROGRAMS])
+def test_the_first_programs_know_whether_second_ones_follow(names: tuple[str, ...]) -> None:
+    calls = tuple(Probe(None, "", name) for name in (*steps.SYSCALL_PROGRAMS, *names))
+
+    assert bool(names) == config(replace(PLAN, rung="tracepoint", probes=calls)).watches_twice
+
+
 @pytest.mark.parametrize(
     ("program", "is_vital"),
     [
         ("fexit_copy_process", True),
         ("raw_sys_enter", True),
         ("raw_sys_exit", True),
+        ("raw_sys_exit_again", False),
         ("fexit_dup_fd", False),
         ("fexit_mem_cgroup_out_of_memory", False),  # tells of no step, and is not missed
     ],
@@ -126,7 +135,8 @@ def test_each_rung_counts_at_its_own_place(
 def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
     program: str, is_vital: bool
 ) -> None:
-    calls = [Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS]
+    names = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS)
+    calls = [Probe(None, name[len("raw_") :], name) for name in names]
     (probe,) = (each for each in (*PLAN.probes, *calls) if each.program == program)
 
     assert is_vital == _is_vital(probe)
@@ -236,6 +246,45 @@ def sample(key: events.Key | None = None, pid: int = os.getpid()) -> events.Even
         parent_comm="init",
         numbers={"data_pages": 1},
     )
+
+
+LEVELS = (
+    events.Level("pids-cgroup", 0, 2**62, 1, 5),
+    events.Level("pids-cgroup", 1, 2**62 + 1, 1, 1),
+    events.Level("memory-cgroup", 0, 2**62 + 2, 1, 1),
+)
+
+
+def test_the_cgroups_of_a_sample_are_known_when_they_are_gone(tmp_path: Path) -> None:
+    watching = judging()
+    watching._is_pids_v2 = True
+    watching._paths = a_host_with_v2(tmp_path)
+    key = replace(failed(errno.EAGAIN), cgroup_id=2**62)
+
+    watching._note_cgroups(replace(sample(key), levels=LEVELS, cgroup_path="/top/leaf"))
+
+    assert "/sys/fs/cgroup/top/leaf" == watching._paths.directory(2**62)
+    assert "/sys/fs/cgroup/top" == watching._paths.directory(2**62 + 1)
+    assert watching._paths.directory(2**62 + 2) is None, "its levels begin elsewhere"
+
+
+def a_host_with_v2(tmp_path: Path) -> cgroup.Paths:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(
+        "25 24 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    )
+    return cgroup.Paths(str(tmp_path))
+
+
+def test_without_a_path_nothing_is_known_of_a_cgroup_that_is_gone(tmp_path: Path) -> None:
+    watching = judging()
+    watching._is_pids_v2 = True
+    watching._paths = a_host_with_v2(tmp_path)
+    key = replace(failed(errno.EAGAIN), cgroup_id=2**62)
+
+    watching._note_cgroups(replace(sample(key), levels=LEVELS))
+
+    assert watching._paths.directory(2**62) is None
 
 
 def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(

@@ -74,6 +74,7 @@ class Config(ctypes.Structure):
         ("samples_per_second", c_uint32),
         ("is_by_syscall", c_uint32),
         ("watches_early", c_uint32),
+        ("watches_twice", c_uint32),
         ("page_shift", c_uint32),
     ]
 
@@ -254,6 +255,7 @@ def _fill_config(config: Config, plan: Plan, filter_: Filter, samples_per_second
     config.watches_early = int(
         plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
+    config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
     config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
@@ -493,16 +495,20 @@ class LibbpfBackend:
         """Count the calls that a program did not see, by the kernel's own count; None: not kept."""
         # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
         # prevented") (in v5.12); before that the kernel does not count them.
-        total = 0
-        for handle in self._programs.values():
+        misses: dict[str, int] = {}
+        for name, handle in self._programs.items():
             info = _ProgInfo()
             size = c_uint32(ctypes.sizeof(info))
             fd = self._lib.bpf_program__fd(handle)
             failed = self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
             if failed or size.value < ctypes.sizeof(info):
                 return None
-            total += info.recursion_misses
-        return total
+            misses[name] = info.recursion_misses
+        for first, second in zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS):
+            if second in misses:
+                # What one of them missed the other saw, but for what both of them did.
+                misses[first] = min(misses[first], misses.pop(second))
+        return sum(misses.values())
 
     def folded(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""

@@ -129,6 +129,11 @@ def capture(
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode in (0, 1), done.stderr
+    return read_capture(file, done)
+
+
+def read_capture(file: Path, done: subprocess.CompletedProcess[str]) -> Captured:
+    """Read the file of a capture that has ended."""
     records = [json.loads(line) for line in file.read_text().splitlines()]
     return Captured(
         header=records[0],
@@ -136,6 +141,17 @@ def capture(
         summary=records[-1],
         done=done,
     )
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    """Start the tool and wait until it watches."""
+    process = subprocess.Popen(
+        [*FORK_TRACE, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("Watching"), line
+    return process
 
 
 @dataclass
@@ -158,6 +174,21 @@ class Rehearsed:
             pytest.skip(told["error"])
         assert told.get("failures") == {scenario.errno: COUNT}, told
         return failures
+
+
+def assert_counted(rehearsed: Rehearsed, scenario: Scenario) -> None:
+    """Each failure of a rehearsal has the right cause, errno and call, and is counted once."""
+    failures = rehearsed.of(scenario)
+    if "not_here" in rehearsed.told[scenario.name]:
+        return  # outgrown: `of` has seen that nothing failed
+    captured = rehearsed.captured
+
+    assert failures
+    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
+        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
+    }
+    assert captured.exact(scenario.comm) == COUNT
+    assert {total["cause"] for total in captured.totals(scenario.comm)} == {scenario.cause}
 
 
 def rehearse(directory: Path, scenarios: Sequence[Scenario], *options: str) -> Rehearsed:

@@ -13,20 +13,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import FORK_TRACE, TIMEOUT_S, capture
+from .conftest import FORK_TRACE, TIMEOUT_S, capture, start
 
 pytestmark = pytest.mark.live
-
-
-def start(*argv: str) -> subprocess.Popen[str]:
-    """Start the tool and wait until it watches."""
-    process = subprocess.Popen(
-        [*FORK_TRACE, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("Watching"), line
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

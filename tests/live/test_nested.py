@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,15 @@ from accuracy.judging import COUNT
 
 from fork_trace.rehearse import find
 
-from .conftest import FORK_TRACE, IS_GUEST, Rehearsed, capture, rehearse
+from .conftest import (
+    FORK_TRACE,
+    IS_GUEST,
+    TIMEOUT_S,
+    Rehearsed,
+    read_capture,
+    rehearse,
+    start,
+)
 
 THREE_UP, FULL_ABOVE = find("pids-cgroup-three-up"), find("pid-namespace-full")
 USER_ABOVE = find("rlimit-nproc-user-namespace")
@@ -36,24 +47,35 @@ def nested(
 
 
 @pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
-def test_a_pids_limit_three_levels_up_is_named_by_its_path(
-    rung: str, request: pytest.FixtureRequest, any_host: dict[str, Any], tmp_path: Any
+def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
+    rung: str, request: pytest.FixtureRequest, any_host: dict[str, Any], tmp_path: Path
 ) -> None:
     if rung == "fexit":
         request.getfixturevalue("host")
-    # Long enough for the reader to see the cgroups before they go.
-    argv = [*FORK_TRACE, "rehearse", "--count", "1009", THREE_UP.name]
-    captured = capture(tmp_path / "c.jsonl", *argv, options=("--rung", rung))
+    file = tmp_path / "c.jsonl"
+    process = start("capture", "--output", str(file), "--rung", rung)
+    process.send_signal(signal.SIGSTOP)
+    subprocess.run(
+        [*FORK_TRACE, "rehearse", "--count", str(COUNT), THREE_UP.name],
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    captured = read_capture(file, subprocess.CompletedProcess([], process.returncode, out, err))
     failures = captured.of(THREE_UP.comm)
-    leaf = {failure["cgroup"] for failure in failures}
-    (top,) = {path.removesuffix("/upper/middle/leaf") for path in leaf}
+    (leaf,) = {failure["cgroup"] for failure in failures}
+    (total,) = captured.totals(THREE_UP.comm)
 
-    assert captured.by(THREE_UP.comm, "cause") == {("pids-cgroup",): 1009}
+    assert captured.by(THREE_UP.comm, "cause") == {("pids-cgroup",): COUNT}
+    assert leaf.endswith("/upper/middle/leaf")
+    assert total["cgroup"] == leaf
     for failure in failures:
         evidence = failure["evidence"][0]
 
         assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
-        assert evidence["where"].endswith(top)
+        assert evidence["where"].endswith(leaf.removesuffix("/upper/middle/leaf"))
         # The levels below it have a counter each, and no limit.
         assert [each["limit"] for each in failure["evidence"][1:4]] == [None] * 3
 

@@ -9,7 +9,7 @@ from accuracy.judging import COUNT
 
 from fork_trace.rehearse import SCENARIOS, Scenario
 
-from .conftest import STACK_STEPS, Rehearsed, rehearse
+from .conftest import STACK_STEPS, Rehearsed, assert_counted, rehearse
 
 EARLY = tuple(each for each in SCENARIOS if each.is_early and each.step not in STACK_STEPS)
 # Of each kind of refusal one, and of each call; none of them is host-wide.
@@ -33,28 +33,11 @@ def rehearsed(host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return rehearse(tmp_path_factory.mktemp("refused"), (*EARLY, *OTHERS), "--refused")
 
 
-@pytest.mark.parametrize("scenario", EARLY, ids=lambda scenario: scenario.name)
-def test_an_early_refusal_is_counted_once(scenario: Scenario, rehearsed: Rehearsed) -> None:
-    if not rehearsed.of(scenario):
-        return
-    captured = rehearsed.captured
-
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
-
-
-@pytest.mark.parametrize("scenario", OTHERS, ids=lambda scenario: scenario.name)
-def test_the_others_are_counted_as_without_it(scenario: Scenario, rehearsed: Rehearsed) -> None:
-    if not rehearsed.of(scenario):
-        return
-    captured = rehearsed.captured
-
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
+@pytest.mark.parametrize("scenario", (*EARLY, *OTHERS), ids=lambda scenario: scenario.name)
+def test_an_early_refusal_and_any_other_is_counted_once(
+    scenario: Scenario, rehearsed: Rehearsed
+) -> None:
+    assert_counted(rehearsed, scenario)
 
 
 def test_the_summary_counts_the_early_ones_apart(rehearsed: Rehearsed) -> None:

@@ -10,7 +10,15 @@ from accuracy.judging import COUNT
 from fork_trace.rehearse import SCENARIOS, Scenario
 from fork_trace.steps import BY_NAME
 
-from .conftest import IS_GUEST, STACK_STEPS, Captured, Rehearsed, first_evidence, rehearse
+from .conftest import (
+    IS_GUEST,
+    STACK_STEPS,
+    Captured,
+    Rehearsed,
+    assert_counted,
+    first_evidence,
+    rehearse,
+)
 
 # What never reaches copy_process is test_refused.py's, but for the stacks.
 SEEN = tuple(each for each in SCENARIOS if not each.is_early or each.step in STACK_STEPS)
@@ -47,14 +55,7 @@ def in_detail(host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
     scenario: Scenario, rehearsals: Rehearsed
 ) -> None:
-    if not rehearsals.of(scenario) and "not_here" in rehearsals.told[scenario.name]:
-        return
-    captured = rehearsals.captured
-
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
+    assert_counted(rehearsals, scenario)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_a_failure_has_its_step_and_is_observed_where_that_is_watched(
     expected = (scenario.step, "observed" if scenario.step in watched else "inferred")
     failures = rehearsals.of(scenario)
 
+    # Without failures there is nothing to see: that there are some is the test above's.
     assert {(each["step"], each["certainty"]) for each in failures} <= {expected}
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from accuracy.judging import COUNT
 
 from fork_trace.rehearse import SCENARIOS, Scenario
 
-from .conftest import IS_GUEST, STACK_STEPS, Rehearsed, rehearse
+from .conftest import IS_GUEST, STACK_STEPS, Rehearsed, assert_counted, rehearse
 
 MADE = tuple(scenario for scenario in SCENARIOS if IS_GUEST or not scenario.host_wide)
 
@@ -30,16 +29,7 @@ def rehearsed(any_host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 def test_the_first_cause_is_the_right_one_and_every_failure_is_counted_once(
     scenario: Scenario, rehearsed: Rehearsed
 ) -> None:
-    failures = rehearsed.of(scenario)
-    if not failures and "not_here" in rehearsed.told[scenario.name]:
-        return
-    captured = rehearsed.captured
-
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
-    assert {total["cause"] for total in captured.totals(scenario.comm)} == {scenario.cause}
+    assert_counted(rehearsed, scenario)
 
 
 @every_scenario
