@@ -20,7 +20,7 @@ pytestmark = pytest.mark.live
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_capture_with_its_report(
-    number: signal.Signals, host: dict[str, Any], build: Any, tmp_path: Path
+    number: signal.Signals, usable: dict[str, Any], build: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "c.jsonl"
     process = start("capture", "--output", str(file))
@@ -35,7 +35,7 @@ def test_a_signal_ends_a_capture_with_its_report(
 
 
 def test_a_capture_in_which_nothing_fails_says_so_and_exits_0(
-    host: dict[str, Any], tmp_path: Path
+    usable: dict[str, Any], tmp_path: Path
 ) -> None:
     done = subprocess.run(
         [*FORK_TRACE, "capture", "--comm", "nobody", "--", "true"],
@@ -48,7 +48,7 @@ def test_a_capture_in_which_nothing_fails_says_so_and_exits_0(
     assert done.stdout.startswith("No fork failed")
 
 
-def test_capture_json_keeps_stdout_for_records(host: dict[str, Any], build: Any) -> None:
+def test_capture_json_keeps_stdout_for_records(usable: dict[str, Any], build: Any) -> None:
     done = subprocess.run(
         [*FORK_TRACE, "capture", "--json", "--", build("fork_kinds"), "vfork", "3"],
         capture_output=True,
@@ -63,7 +63,7 @@ def test_capture_json_keeps_stdout_for_records(host: dict[str, Any], build: Any)
     assert "\n3\n" in done.stderr
 
 
-def test_live_ends_by_itself_and_sums_up(host: dict[str, Any], build: Any) -> None:
+def test_live_ends_by_itself_and_sums_up(usable: dict[str, Any], build: Any) -> None:
     process = start("live", "--duration", "4", "--interval", "1")
     subprocess.run([build("fork_kinds"), "clone3", "5"], check=True, capture_output=True)
     text, errors = process.communicate(timeout=TIMEOUT_S)
@@ -74,7 +74,7 @@ def test_live_ends_by_itself_and_sums_up(host: dict[str, Any], build: Any) -> No
     assert "\033" not in text
 
 
-def test_live_json_is_one_record_a_line(host: dict[str, Any], build: Any) -> None:
+def test_live_json_is_one_record_a_line(usable: dict[str, Any], build: Any) -> None:
     process = start("live", "--json", "--duration", "4")
     subprocess.run([build("fork_kinds"), "thread", "5"], check=True, capture_output=True)
     text, _ = process.communicate(timeout=TIMEOUT_S)
@@ -92,7 +92,7 @@ def end_after(first: subprocess.Popen[bytes], then: subprocess.Popen[str]) -> No
 
 
 def test_live_counts_a_storm_once_though_it_looks_in_the_midst_of_it(
-    host: dict[str, Any], build: Any
+    usable: dict[str, Any], build: Any
 ) -> None:
     process = start("live", "--json", "--interval", "0.05", "--comm", "fork_kinds")
     storm = subprocess.Popen([build("fork_kinds"), "fork", "20011"], stdout=subprocess.PIPE)
@@ -107,7 +107,7 @@ def test_live_counts_a_storm_once_though_it_looks_in_the_midst_of_it(
     assert sum(row["count"] for row in records[-1]["rows"]) == 20011
 
 
-def test_two_at_once_count_the_same(host: dict[str, Any], build: Any, tmp_path: Path) -> None:
+def test_two_at_once_count_the_same(usable: dict[str, Any], build: Any, tmp_path: Path) -> None:
     process = start("capture", "--json", "--comm", "fork_kinds")
     captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "23")
     process.send_signal(signal.SIGINT)
@@ -117,7 +117,7 @@ def test_two_at_once_count_the_same(host: dict[str, Any], build: Any, tmp_path: 
     assert json.loads(text.splitlines()[-1])["failures"] == 23
 
 
-def test_a_killed_tracer_leaves_no_program_behind(host: dict[str, Any]) -> None:
+def test_a_killed_tracer_leaves_no_program_behind(usable: dict[str, Any]) -> None:
     before = programs()
     time.sleep(1)
     while programs() != before:  # those of the test before may still be going
@@ -131,7 +131,7 @@ def test_a_killed_tracer_leaves_no_program_behind(host: dict[str, Any]) -> None:
     while programs() != before and time.monotonic() < deadline:
         time.sleep(0.2)
 
-    assert len(armed) == len(before) + len(host["attached"])
+    assert len(armed) == len(before) + len(usable["attached"])
     assert programs() == before
 
 
@@ -147,7 +147,7 @@ def programs() -> set[int]:
     return found
 
 
-def test_denied_btf_is_told_in_one_sentence(host: dict[str, Any]) -> None:
+def test_denied_btf_is_told_in_one_sentence(usable: dict[str, Any]) -> None:
     done = subprocess.run(
         [*FORK_TRACE, "live", "--without", "btf"],
         capture_output=True,
