@@ -78,7 +78,10 @@ class PidsCgroups:
     def build(self) -> None:
         """Make the cgroups and set the limit; OSError says why it cannot be done here."""
         if self.version == 2 and self.controller:
-            if self.controller not in _read(os.path.join(self.base, "cgroup.controllers")).split():
+            if (
+                self.controller
+                not in read_text(os.path.join(self.base, "cgroup.controllers")).split()
+            ):
                 raise OSError(errno.ENODEV, f"the hierarchy has no {self.controller} controller")
             self._hand_down()
         path = self.top
@@ -88,23 +91,23 @@ class PidsCgroups:
             if self.version == 2 and below:
                 # Without it the leaf would have no counter of its own, and nothing would tell
                 # a limit on an ancestor from a limit on the leaf.
-                _write(os.path.join(path, "cgroup.subtree_control"), f"+{self.controller}")
+                write_text(os.path.join(path, "cgroup.subtree_control"), f"+{self.controller}")
             path = os.path.join(path, below)
         if self.limit:
-            _write(os.path.join(self.top, "pids.max"), self.limit)
+            write_text(os.path.join(self.top, "pids.max"), self.limit)
 
     def enter(self) -> None:
         """Move the calling process into the leaf; pids_can_attach() lets it in over any limit."""
-        _write(os.path.join(self.leaf, "cgroup.procs"), "0")
+        write_text(os.path.join(self.leaf, "cgroup.procs"), "0")
 
     def leave(self) -> None:
         """Move the calling process to the top of the hierarchy, so that the leaf can go."""
-        _write(os.path.join(self.base, "cgroup.procs"), "0")
+        write_text(os.path.join(self.base, "cgroup.procs"), "0")
 
     def counts(self) -> str:
         """Say what the limited cgroup counts, as 'pids.current 1 of pids.max 1'."""
-        current = _read(os.path.join(self.top, "pids.current")).strip()
-        limit = _read(os.path.join(self.top, "pids.max")).strip()
+        current = read_text(os.path.join(self.top, "pids.current")).strip()
+        limit = read_text(os.path.join(self.top, "pids.max")).strip()
         return f"pids.current {current} of pids.max {limit}"
 
     def shown(self, path: str) -> str:
@@ -128,7 +131,7 @@ class PidsCgroups:
 
     def _hand_down(self) -> None:
         path = os.path.join(self.base, "cgroup.subtree_control")
-        if self.controller in _read(path).split():
+        if self.controller in read_text(path).split():
             return
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -183,7 +186,7 @@ class Borrowed:
         Writing kbytes zeroes vm.overcommit_ratio and the other way round (mm/util.c,
         overcommit_kbytes_handler()), so the one that was in force is the one to restore.
         """
-        in_force = _read("/proc/sys/vm/overcommit_kbytes").strip() != "0"
+        in_force = read_text("/proc/sys/vm/overcommit_kbytes").strip() != "0"
         kbytes = self.sysctl("vm/overcommit_kbytes", restore=in_force)
         self.sysctl("vm/overcommit_ratio", restore=not in_force)
         return kbytes, self.sysctl("vm/overcommit_memory")
@@ -215,7 +218,7 @@ class Borrowed:
         refusals = []
         is_absent = True
         name = f"fork-trace-rehearse-{os.getpid()}"
-        mounts = places(_read("/proc/self/mountinfo"), controller)
+        mounts = places(read_text("/proc/self/mountinfo"), controller)
         for version, base in (*mounts, *((each, "") for each in versions)):
             if version not in versions:
                 continue
@@ -319,12 +322,14 @@ def _rmdir(path: str) -> None:
             time.sleep(0.005)
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """Return a file of /proc, /sys or a cgroup; what is no UTF-8 in it comes back as surrogates."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
 
 
-def _write(path: str, text: str) -> None:
+def write_text(path: str, text: str) -> None:
+    """Write a file of /proc or a cgroup, in one write as these want it; it is never made."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

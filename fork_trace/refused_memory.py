@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
-from fork_trace.borrowed import Borrowed
+from fork_trace.borrowed import Borrowed, read_text, write_text
 from fork_trace.errors import NotHereError
 from fork_trace.stage import Stage
 
@@ -42,7 +42,7 @@ Act = Callable[[Stage], None]
 
 def memory_cgroup(borrowed: Borrowed) -> Act:
     """Refuse by the memory limit of the own cgroup, where nothing may be killed to relieve it."""
-    if _read("/proc/sys/vm/overcommit_memory").strip() == "2":
+    if read_text("/proc/sys/vm/overcommit_memory").strip() == "2":
         # Many page tables need much address space, and in mode 2 all of it counts.
         raise NotHereError(
             "vm.overcommit_memory is 2, so that no process can have enough page tables.",
@@ -65,8 +65,8 @@ def memory_cgroup(borrowed: Borrowed) -> Act:
             for number in range(tables):
                 spread[number * _TABLE_SPAN_BYTES] = 1
             cgroup.enter()
-            begin_bytes = int(_read(usage))
-            _write(limit, str(begin_bytes + _ROOM_BYTES))
+            begin_bytes = int(read_text(usage))
+            write_text(limit, str(begin_bytes + _ROOM_BYTES))
 
             def fork() -> int:
                 _await(usage, begin_bytes + _ROOM_BYTES // 2)
@@ -83,7 +83,7 @@ def memory_cgroup(borrowed: Borrowed) -> Act:
 
 def _exempt_from_kill() -> None:
     try:
-        _write("/proc/self/oom_score_adj", "-1000")
+        write_text("/proc/self/oom_score_adj", "-1000")
     except OSError as error:
         raise NotHereError(
             f"cannot exempt a process from the OOM killer: {error.strerror}. At the limit it would"
@@ -94,18 +94,5 @@ def _exempt_from_kill() -> None:
 
 def _await(usage: str, most_bytes: int) -> None:
     give_up_s = time.monotonic() + _PATIENCE_S
-    while int(_read(usage)) > most_bytes and time.monotonic() < give_up_s:
+    while int(read_text(usage)) > most_bytes and time.monotonic() < give_up_s:
         time.sleep(0.001)
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

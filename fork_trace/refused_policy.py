@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from fork_trace.backends import program
 from fork_trace.backends.libbpf import Library, attached
-from fork_trace.borrowed import Borrowed
+from fork_trace.borrowed import Borrowed, read_text
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.refusals import committable_kib, room_for_half, unused_uid
 from fork_trace.stage import Stage
@@ -130,7 +130,7 @@ def _filter() -> bytes:
 def security_module(borrowed: Borrowed) -> Act:
     """Refuse by a BPF program at the hook task_alloc of the security modules."""
     try:
-        modules = _read(_LSM_LIST)
+        modules = read_text(_LSM_LIST)
     except OSError:
         modules = ""  # securityfs is not mounted: then the first fork tells
     if modules and "bpf" not in modules.split(","):
@@ -209,8 +209,3 @@ def _other_machine(call: str) -> ForkTraceError:
         f"{call}'s number on {_MACHINE} is not known here.",
         "Rehearse it on x86_64 or aarch64.",
     )
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()

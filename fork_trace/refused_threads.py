@@ -15,7 +15,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fork_trace.borrowed import Borrowed
+from fork_trace.borrowed import Borrowed, read_text
 from fork_trace.errors import NotHereError
 from fork_trace.refusals import committable_kib, glibc_version, map_memory, room_for_half
 from fork_trace.stage import Stage
@@ -56,7 +56,7 @@ def thread_stack_address_space(borrowed: Borrowed) -> Act:
 
     def act(stage: Stage) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        used_bytes = int(_read("/proc/self/statm").split()[0]) * _PAGE_BYTES
+        used_bytes = int(read_text("/proc/self/statm").split()[0]) * _PAGE_BYTES
         limit_bytes = used_bytes + _STACK_BYTES // 2
         if hard != resource.RLIM_INFINITY:
             limit_bytes = min(limit_bytes, hard)
@@ -75,7 +75,7 @@ def thread_stack_address_space(borrowed: Borrowed) -> Act:
 
 def thread_stack_mappings(borrowed: Borrowed) -> Act:
     """Refuse thread stacks by vm.max_map_count, with all but one mapping taken by the process."""
-    most = int(_read("/proc/sys/vm/max_map_count"))
+    most = int(read_text("/proc/sys/vm/max_map_count"))
     limit = borrowed.sysctl("vm/max_map_count") if most > _MOST_MAPPINGS else None
 
     def act(stage: Stage) -> None:
@@ -99,7 +99,7 @@ def _all_mappings(most: int) -> Iterator[None]:
     shared: list[mmap.mmap] = []
     try:
         # [vsyscall] is the kernel's, and not counted (mm->map_count).
-        lines = _read("/proc/self/maps").splitlines()
+        lines = read_text("/proc/self/maps").splitlines()
         count = sum(not line.endswith("[vsyscall]") for line in lines)
         page_bytes = ctypes.c_size_t(_PAGE_BYTES)
         # A page of another protection than its neighbours makes two mappings more.
@@ -235,8 +235,3 @@ def _join(thread: int) -> None:
 
 def _memory_kib() -> int:
     return os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES // _KIB
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
