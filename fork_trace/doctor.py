@@ -66,6 +66,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
         "backend": None,
         "attached": [],
         "missing": [],
+        "passed_over": [],
         "why": None,
         "remedy": None,
         "limits": kernel.limits(),
@@ -79,13 +80,15 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
         header = session.header()
     finally:
         session.close()
-    if "trampolines" not in wishes.without:
-        features["trampolines"] = {"value": True, "why": "a program was attached"}
+    # These two are known by attaching only.
+    for name in {"trampolines", "kprobes"} - wishes.without:
+        features[name] = _fact(session.facts.feature(name))
     found.update(
         usable=True,
         rung=header.rung,
         backend=header.backend,
         attached=list(header.attached),
         missing=list(header.missing),
+        passed_over=list(header.passed_over),
     )
     return found

@@ -11,7 +11,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -35,6 +35,8 @@ from fork_trace.records import VERSION, Failure, Header, Summary
 from fork_trace.symbols import Symbols
 
 _SETTLE_S = 1.0
+# Rung -> the feature that no other needs, which only an attached program proves.
+_NEEDED_BY = {"fexit": "trampolines", "kprobe": "kprobes"}
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 
 
@@ -45,6 +47,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     btf = kernel.btf(root)
     library: Library | None = None
     params: dict[str, int | None] = {}
+    voids: frozenset[str] = frozenset()
     try:
         library = Library()
         libbpf = Fact(True, library.version())
@@ -54,7 +57,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
     if library and btf.value and "btf" not in wishes.without:
         try:
-            params = library.function_params(functions)
+            params, voids = library.function_params(functions)
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:
@@ -74,6 +77,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         tracepoints=kernel.tracepoints(root),
         kallsyms=kallsyms,
         params=params,
+        voids=voids,
         addresses=addresses,
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
@@ -151,18 +155,21 @@ class Session:
             page_bytes=os.sysconf("SC_PAGE_SIZE"), hugetlb_pages=kernel.hugetlb_pages()
         )
         self._filter = filter_
-        self._facts = facts
         self._backend: Backend
-        try:
-            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
-        except RungRefusedError as error:
-            # What the files promise, the kernel may still refuse: then the next rung has its turn.
-            if wishes.rung is not None or plan.rung != "fexit" or not facts.may_load.value:
-                raise
-            facts = replace(facts, trampolines=Fact(False, error.message))
-            self._facts = facts
-            plan = make(facts, wishes)
-            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+        while True:
+            try:
+                self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+                break
+            except RungRefusedError as error:
+                # What the files promise, the kernel may still refuse: then the next rung has its turn.
+                feature = _NEEDED_BY.get(plan.rung)
+                if wishes.rung is not None or feature is None or not facts.may_load.value:
+                    raise
+                facts = facts.with_feature(feature, Fact(False, error.message))
+                plan = make(facts, wishes)
+        if plan.rung in _NEEDED_BY:
+            facts = facts.with_feature(_NEEDED_BY[plan.rung], Fact(True, "a program was attached"))
+        self._facts = facts
         self._wants_detail = False
         self._start_monotonic_ns = time.monotonic_ns()
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
@@ -182,6 +189,11 @@ class Session:
     def plan(self) -> Plan:
         """The plan as it was carried out."""
         return self._backend.plan
+
+    @property
+    def facts(self) -> KernelFacts:
+        """What the host offers, with what attaching has shown."""
+        return self._facts
 
     def header(self) -> Header:
         """Say what is watched and what is not."""
@@ -205,6 +217,7 @@ class Session:
             ),
             limits=self._limits,
             filter=chosen,
+            passed_over=tuple(asdict(each) for each in self.plan.passed_over),
         )
 
     def poll(self, timeout_s: float) -> list[Failure]:

@@ -154,8 +154,12 @@ def test_a_wrong_command_line_is_told_as_such(arguments: list[str], words: str) 
         (["live", "--cgroup", "/no/such/cgroup"], ["/no/such/cgroup", "/proc/PID/cgroup"]),
         (["live", "--without", "btf"], ["denied by --without btf", "CONFIG_DEBUG_INFO_BTF"]),
         (["live", "--without", "libbpf"], ["denied by --without libbpf", "libbpf1"]),
-        (["live", "--rung", "kprobe"], ["kprobe rung is not part of this version"]),
+        (["live", "--rung", "kprobe", "--without", "kprobes"], ["denied by --without kprobes"]),
         (["live", "--rung", "tracepoint", "--without", "btf"], ["denied by --without btf"]),
+        (
+            ["live", "--rung", "fexit", "--backend", "bcc"],
+            ["fexit rung is not for the bcc backend"],
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_with_what_to_do(

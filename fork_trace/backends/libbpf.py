@@ -165,8 +165,8 @@ class Library:
         answer: int = self.lib.libbpf_probe_bpf_map_type(_BPF_MAP_TYPE_RINGBUF, None)
         return None if answer < 0 else bool(answer)
 
-    def function_params(self, names: Iterable[str]) -> dict[str, int | None]:
-        """Count each function's parameters in the running kernel's BTF.
+    def function_params(self, names: Iterable[str]) -> tuple[dict[str, int | None], frozenset[str]]:
+        """Count each function's parameters in the running kernel's BTF, and name the void ones.
 
         None: not in there, or it returns nothing, so that its exit tells nothing.
         """
@@ -179,6 +179,7 @@ class Library:
             )
         try:
             params: dict[str, int | None] = {}
+            voids = set()
             for name in names:
                 number = self.lib.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC)
                 if number < 0:
@@ -188,7 +189,9 @@ class Library:
                 prototype = self.lib.btf__type_by_id(btf, function.type).contents
                 # BTF_INFO_VLEN; type 0 is void
                 params[name] = prototype.info & 0xFFFF if prototype.type else None
-            return params
+                if not prototype.type:
+                    voids.add(name)
+            return params, frozenset(voids)
         finally:
             self.lib.btf__free(btf)
 
@@ -336,6 +339,11 @@ class LibbpfBackend:
             if name in wanted:
                 self._programs[name] = handle
             handle = lib.bpf_object__next_program(self._object, handle)
+        if wanted.keys() != self._programs.keys():
+            raise RungRefusedError(
+                f"the BPF object has no programs for the {plan.rung} rung",
+                "Run scripts/build-bpf, or install fork-trace again.",
+            )
         size = c_size_t()
         map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
