@@ -94,6 +94,40 @@ struct {
 	__type(value, struct stack_range);
 } stacks SEC(".maps");
 
+/*
+ * The kprobe rung: a program at a return sees no arguments any more, and no
+ * kernel stack beyond the trampoline that brought it there. So one on the entry
+ * of copy_process notes each fork under way, and others keep the arguments that
+ * are told if their function refuses. Each note is new, so that nothing older
+ * than its fork is in it.
+ */
+struct attempt {
+	__u64 args; /* struct kernel_clone_args * */
+	__u64 memory_cgroup; /* of mem_cgroup_out_of_memory, which can be called in all others */
+	__u64 kept[2]; /* arguments of the function that was entered last */
+	__u64 kept_by; /* enum ft_step: which one that is */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192); /* twice as many as can be followed to their return */
+	__type(key, __u32); /* thread */
+	__type(value, struct attempt);
+} attempts SEC(".maps");
+
+ft_inline struct attempt *attempt_of_thread(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&attempts, &thread);
+}
+
+/* Is this thread in copy_process? -1: nobody notes it. */
+ft_inline int port_is_forking(void)
+{
+	return config.notes_attempts ? !!attempt_of_thread() : -1;
+}
+
 /* Too large for the 512-byte stack of a program. */
 static const struct ft_refusal no_refusal;
 static const struct ft_tally no_tally;
@@ -296,7 +330,8 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 }
 
 /*
- * Entry points. A fexit context holds the arguments and then the return value.
+ * Entry points, in two ways. A fexit context holds the arguments and then the
+ * return value. A kprobe's holds the registers: at a return, only the value.
  * Functions that return int leave the upper half of it undefined; those that
  * return a pointer carry the error as the pointer's value, or NULL.
  */
@@ -315,6 +350,48 @@ ft_inline int error_in(const __u64 *slot)
 	return (int)value;
 }
 
+/* Once in a program, before it calls anything: v5.10 lets no address within the context be kept. */
+#if defined(__TARGET_ARCH_x86)
+#define RETURNED(context) ((context)->ax)
+#define PASSED_0(context) ((context)->di)
+#define PASSED_1(context) ((context)->si)
+#define PASSED_2(context) ((context)->dx)
+#define PASSED_3(context) ((context)->cx)
+#elif defined(__TARGET_ARCH_arm64)
+#define RETURNED(context) ((context)->regs[0])
+#define PASSED_0(context) ((context)->regs[0])
+#define PASSED_1(context) ((context)->regs[1])
+#define PASSED_2(context) ((context)->regs[2])
+#define PASSED_3(context) ((context)->regs[3])
+#endif
+
+ft_inline int keep(enum ft_step step, __u64 first, __u64 second)
+{
+	struct attempt *attempt = attempt_of_thread();
+
+	if (!attempt)
+		return 0;
+	attempt->kept[0] = first;
+	attempt->kept[1] = second;
+	attempt->kept_by = step;
+	return 0;
+}
+
+/* What the function of this step was called with, inside this fork; 0: not kept. */
+ft_inline const __u64 *kept_by(enum ft_step step)
+{
+	struct attempt *attempt = attempt_of_thread();
+
+	return attempt && attempt->kept_by == step ? attempt->kept : 0;
+}
+
+#define KEEP(name, function, STEP, first, second)                                                \
+	SEC("kprobe/" function)                                                                  \
+	int kprobe_##name(struct pt_regs *ctx)                                                   \
+	{                                                                                        \
+		return keep(FT_STEP_##STEP, first, second);                                      \
+	}
+
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 SEC("fexit/copy_process")
 int fexit_copy_process(__u64 *ctx)
@@ -328,6 +405,51 @@ int fexit_copy_process(__u64 *ctx)
 	return 0;
 }
 
+SEC("kprobe/copy_process")
+int kprobe_copy_process(struct pt_regs *ctx)
+{
+	struct attempt attempt = { .args = PASSED_3(ctx) };
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	/* From now on every program is in place: what is noted will be seen to return. */
+	if (port_phase() == FT_PHASE_OFF)
+		return 0;
+	if (!bpf_map_update_elem(&attempts, &thread, &attempt, BPF_NOEXIST))
+		return 0;
+	if (!bpf_map_lookup_elem(&attempts, &thread)) {
+		port_stat(FT_STAT_UNMARKED);
+		return 0;
+	}
+	/* Its last fork has ended, and nobody saw how: the kernel had no room to follow it. */
+	port_stat(FT_STAT_UNRETURNED);
+	port_refusal_drop();
+	bpf_map_update_elem(&attempts, &thread, &attempt, BPF_ANY);
+	return 0;
+}
+
+SEC("kretprobe/copy_process")
+int kretprobe_copy_process(struct pt_regs *ctx)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	__u64 result = RETURNED(ctx), flags;
+	struct kernel_clone_args *args;
+	struct attempt *attempt;
+
+	if (IS_ERR_VALUE(result)) {
+		attempt = bpf_map_lookup_elem(&attempts, &thread);
+		if (attempt) {
+			args = (struct kernel_clone_args *)attempt->args;
+			flags = BPF_CORE_READ(args, flags);
+		} else {
+			/* It began before we did, or found no room. */
+			flags = flags_of_call();
+		}
+		ft_on_copy_process(ctx, (int)result, flags);
+	}
+	bpf_map_delete_elem(&attempts, &thread);
+	return 0;
+}
+
 /*
  * Steps whose numbers, if any, are read where it is judged. In a fork, vfork,
  * clone or clone3 only copy_process calls them; a worker that the kernel makes
@@ -337,7 +459,7 @@ ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 {
 	struct ft_refusal *refusal;
 
-	if (!is_fork_call())
+	if (!is_forking())
 		return 0;
 	refusal = ft_on_outer_refusal(step, last_inner, error);
 	if (refusal && step == FT_STEP_PIDFD_PREPARE)
@@ -346,79 +468,115 @@ ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 	return 0;
 }
 
-#define STEP_OUTER(program, function, slot, STEP, LAST)                                          \
+#define STEP_OUTER(name, function, slot, STEP, LAST)                                             \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if ((int)ctx[slot] < 0)                                                          \
 			step_refused(FT_STEP_##STEP, (int)ctx[slot], FT_STEP_##LAST);            \
 		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		int error = (int)RETURNED(ctx);                                                  \
+                                                                                                 \
+		if (error < 0)                                                                   \
+			step_refused(FT_STEP_##STEP, error, FT_STEP_##LAST);                     \
+		return 0;                                                                        \
 	}
 
-#define STEP_INT(program, function, slot, STEP) STEP_OUTER(program, function, slot, STEP, STEP)
+#define STEP_INT(name, function, slot, STEP) STEP_OUTER(name, function, slot, STEP, STEP)
 
-#define STEP_ERR_PTR(program, function, slot, STEP)                                              \
+#define STEP_ERR_PTR(name, function, slot, STEP)                                                 \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if (IS_ERR_VALUE(ctx[slot]))                                                     \
 			step_refused(FT_STEP_##STEP, error_in(&ctx[slot]), FT_STEP_##STEP);      \
 		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		__u64 result = RETURNED(ctx);                                                    \
+                                                                                                 \
+		if (IS_ERR_VALUE(result))                                                        \
+			step_refused(FT_STEP_##STEP, (int)result, FT_STEP_##STEP);               \
+		return 0;                                                                        \
 	}
 
-#define STEP_NULL(program, function, slot, STEP)                                                 \
+#define STEP_NULL(name, function, slot, STEP)                                                    \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if (!ctx[slot])                                                                  \
+			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
+		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		if (!RETURNED(ctx))                                                              \
 			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
 		return 0;                                                                        \
 	}
 
 /* No copy_process follows: only the system call's exit, where that is watched, takes the mark. */
-SEC("fexit/copy_clone_args_from_user")
-int fexit_copy_clone_args(__u64 *ctx)
+ft_inline int on_clone_args(int error)
 {
-	if ((int)ctx[3] < 0 && config.watches_early)
-		step_refused(FT_STEP_CLONE_ARGS, (int)ctx[3], FT_STEP_CLONE_ARGS);
+	if (error < 0 && config.watches_early && is_fork_call())
+		ft_on_refusal(FT_STEP_CLONE_ARGS, error);
 	return 0;
 }
 
+SEC("fexit/copy_clone_args_from_user")
+int fexit_copy_clone_args(__u64 *ctx)
+{
+	return on_clone_args((int)ctx[3]);
+}
+
+SEC("kretprobe/copy_clone_args_from_user")
+int kretprobe_copy_clone_args(struct pt_regs *ctx)
+{
+	return on_clone_args((int)RETURNED(ctx));
+}
+
 /* Not called by an ordinary fork: attached from the start, and free until they are. */
-STEP_INT(fexit_set_cred_ucounts, "set_cred_ucounts", 1, SET_CRED_UCOUNTS)
-STEP_INT(fexit_io_uring_fork, "__io_uring_fork", 1, IO_URING_FORK)
-STEP_ERR_PTR(fexit_shstk, "shstk_alloc_thread_stack", 3, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(fexit_pidfd_prepare, "pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(fexit_pidfd_prepare_510, "__pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(fexit_ldt_dup_context, "ldt_dup_context", 2, LDT_DUP_CONTEXT)
+STEP_INT(set_cred_ucounts, "set_cred_ucounts", 1, SET_CRED_UCOUNTS)
+STEP_INT(io_uring_fork, "__io_uring_fork", 1, IO_URING_FORK)
+STEP_ERR_PTR(shstk, "shstk_alloc_thread_stack", 3, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(pidfd_prepare, "pidfd_prepare", 3, PIDFD_PREPARE)
+STEP_INT(pidfd_prepare_510, "__pidfd_prepare", 3, PIDFD_PREPARE)
+STEP_INT(ldt_dup_context, "ldt_dup_context", 2, LDT_DUP_CONTEXT)
 
 /* Called by every fork, or by each of its mappings: attached at the first failure unexplained. */
-STEP_INT(fexit_task_exec_state_copy, "task_exec_state_copy", 1, TASK_EXEC_STATE_COPY)
-STEP_OUTER(fexit_copy_creds, "copy_creds", 2, COPY_CREDS, SET_CRED_UCOUNTS)
-STEP_ERR_PTR(fexit_mpol_dup, "__mpol_dup", 1, MPOL_DUP)
-STEP_INT(fexit_sched_fork, "sched_fork", 2, SCHED_FORK)
-STEP_INT(fexit_perf_event_init_task, "perf_event_init_task", 2, PERF_EVENT_INIT_TASK)
-STEP_INT(fexit_audit_alloc, "audit_alloc", 1, AUDIT_ALLOC)
-STEP_INT(fexit_security_task_alloc, "security_task_alloc", 2, SECURITY_TASK_ALLOC)
-STEP_INT(fexit_copy_semundo, "copy_semundo", 2, COPY_SEMUNDO)
-STEP_NULL(fexit_copy_fs_struct, "copy_fs_struct", 1, COPY_FS_STRUCT)
-STEP_NULL(fexit_mm_init, "mm_init", 2, MM_INIT)
-STEP_NULL(fexit_mm_init_61, "mm_init", 3, MM_INIT)
-STEP_OUTER(fexit_dup_mmap, "dup_mmap", 2, DUP_MMAP, LDT_DUP_CONTEXT)
-STEP_NULL(fexit_vm_area_dup, "vm_area_dup", 1, VM_AREA_DUP)
-STEP_INT(fexit_vma_dup_policy, "vma_dup_policy", 2, VMA_DUP_POLICY)
-STEP_INT(fexit_dup_userfaultfd, "dup_userfaultfd", 2, DUP_USERFAULTFD)
-STEP_INT(fexit_anon_vma_fork, "anon_vma_fork", 2, ANON_VMA_FORK)
-STEP_INT(fexit_copy_page_range, "copy_page_range", 2, COPY_PAGE_RANGE)
-STEP_OUTER(fexit_copy_namespaces, "copy_namespaces", 2, COPY_NAMESPACES, COPY_TIME_NS)
-STEP_INT(fexit_copy_io, "__copy_io", 2, COPY_IO)
-STEP_OUTER(fexit_copy_thread, "copy_thread", 2, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_OUTER(fexit_copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(fexit_sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
-STEP_INT(fexit_futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
+STEP_INT(task_exec_state_copy, "task_exec_state_copy", 1, TASK_EXEC_STATE_COPY)
+STEP_OUTER(copy_creds, "copy_creds", 2, COPY_CREDS, SET_CRED_UCOUNTS)
+STEP_ERR_PTR(mpol_dup, "__mpol_dup", 1, MPOL_DUP)
+STEP_INT(sched_fork, "sched_fork", 2, SCHED_FORK)
+STEP_INT(perf_event_init_task, "perf_event_init_task", 2, PERF_EVENT_INIT_TASK)
+STEP_INT(audit_alloc, "audit_alloc", 1, AUDIT_ALLOC)
+STEP_INT(security_task_alloc, "security_task_alloc", 2, SECURITY_TASK_ALLOC)
+STEP_INT(copy_semundo, "copy_semundo", 2, COPY_SEMUNDO)
+STEP_NULL(copy_fs_struct, "copy_fs_struct", 1, COPY_FS_STRUCT)
+STEP_NULL(mm_init, "mm_init", 2, MM_INIT)
+STEP_NULL(mm_init_61, "mm_init", 3, MM_INIT)
+STEP_OUTER(dup_mmap, "dup_mmap", 2, DUP_MMAP, LDT_DUP_CONTEXT)
+STEP_NULL(vm_area_dup, "vm_area_dup", 1, VM_AREA_DUP)
+STEP_INT(vma_dup_policy, "vma_dup_policy", 2, VMA_DUP_POLICY)
+STEP_INT(dup_userfaultfd, "dup_userfaultfd", 2, DUP_USERFAULTFD)
+STEP_INT(anon_vma_fork, "anon_vma_fork", 2, ANON_VMA_FORK)
+STEP_INT(copy_page_range, "copy_page_range", 2, COPY_PAGE_RANGE)
+STEP_OUTER(copy_namespaces, "copy_namespaces", 2, COPY_NAMESPACES, COPY_TIME_NS)
+STEP_INT(copy_io, "__copy_io", 2, COPY_IO)
+STEP_OUTER(copy_thread, "copy_thread", 2, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_OUTER(copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
+STEP_INT(futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
 
 /* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
-ft_inline int on_overlimit(__u64 *ctx)
+ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 {
 	struct ft_refusal *refusal;
 
@@ -433,8 +591,20 @@ ft_inline int on_overlimit(__u64 *ctx)
 		port_refusal_drop();
 		return 0;
 	}
-	read_nproc_ucounts(refusal, (struct ucounts *)ctx[0], ctx[2], 1);
+	read_nproc_ucounts(refusal, (struct ucounts *)ucounts, limit, 1);
 	return 0;
+}
+
+ft_inline int keep_overlimit(struct pt_regs *ctx, __u64 nproc)
+{
+	return PASSED_1(ctx) == nproc ? keep(FT_STEP_RLIMIT_NPROC, PASSED_0(ctx), PASSED_2(ctx)) : 0;
+}
+
+ft_inline int on_overlimit_return(struct pt_regs *ctx)
+{
+	const __u64 *kept = (__u8)RETURNED(ctx) ? kept_by(FT_STEP_RLIMIT_NPROC) : 0;
+
+	return kept ? on_overlimit(ctx, kept[0], kept[1]) : 0;
 }
 
 SEC("fexit/is_rlimit_overlimit")
@@ -442,7 +612,19 @@ int fexit_is_rlimit_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
-	return on_overlimit(ctx);
+	return on_overlimit(ctx, ctx[0], ctx[2]);
+}
+
+SEC("kprobe/is_rlimit_overlimit")
+int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return keep_overlimit(ctx, bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC));
+}
+
+SEC("kretprobe/is_rlimit_overlimit")
+int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx);
 }
 
 /*
@@ -455,10 +637,22 @@ int fexit_is_ucounts_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != nproc_index_v60())
 		return 0;
-	return on_overlimit(ctx);
+	return on_overlimit(ctx, ctx[0], ctx[2]);
 }
 
-ft_inline int on_dup_fd(__u64 *ctx, int error)
+SEC("kprobe/is_ucounts_overlimit")
+int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+{
+	return keep_overlimit(ctx, nproc_index_v60());
+}
+
+SEC("kretprobe/is_ucounts_overlimit")
+int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx);
+}
+
+ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
 {
 	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_DUP_FD, error);
 
@@ -469,7 +663,7 @@ ft_inline int on_dup_fd(__u64 *ctx, int error)
 		port_refusal_drop();
 		return 0;
 	}
-	read_fd_table(refusal, (struct files_struct *)ctx[0]);
+	read_fd_table(refusal, files);
 	return 0;
 }
 
@@ -482,7 +676,20 @@ ft_inline int on_dup_fd(__u64 *ctx, int error)
 SEC("fexit/dup_fd")
 int fexit_dup_fd(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[2]) ? on_dup_fd(ctx, error_in(&ctx[2])) : 0;
+	return IS_ERR_VALUE(ctx[2]) ?
+		       on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0]) :
+		       0;
+}
+
+/* copy_files hands it the caller's own table. */
+SEC("kretprobe/dup_fd")
+int kretprobe_dup_fd(struct pt_regs *ctx)
+{
+	__u64 result = RETURNED(ctx);
+
+	return IS_ERR_VALUE(result) ?
+		       on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files)) :
+		       0;
 }
 
 SEC("fexit/dup_fd")
@@ -497,7 +704,20 @@ int fexit_dup_fd_510(__u64 *ctx)
 	bpf_probe_read_kernel(&errorp, sizeof(errorp), &ctx[2]);
 	if (bpf_probe_read_kernel(&error, sizeof(error), errorp))
 		return 0;
-	return on_dup_fd(ctx, error);
+	return on_dup_fd(ctx, error, (struct files_struct *)ctx[0]);
+}
+
+KEEP(dup_fd_510, "dup_fd", DUP_FD, PASSED_2(ctx), 0)
+
+SEC("kretprobe/dup_fd")
+int kretprobe_dup_fd_510(struct pt_regs *ctx)
+{
+	const __u64 *kept = RETURNED(ctx) ? 0 : kept_by(FT_STEP_DUP_FD);
+	int error = 0;
+
+	if (!kept || bpf_probe_read_kernel(&error, sizeof(error), (void *)kept[0]))
+		return 0;
+	return on_dup_fd(ctx, error, BPF_CORE_READ(current_task(), files));
 }
 
 /* Is the system call that this thread is in one that maps a stack? */
@@ -508,15 +728,11 @@ ft_inline int maps_memory(void)
 	return number == NR_MMAP || number == NR_MPROTECT || number == NR_PKEY_MPROTECT;
 }
 
-/* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
-SEC("fexit/__vm_enough_memory")
-int fexit_vm_enough_memory(__u64 *ctx)
+ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __u64 pages,
+				  int cap_sys_admin)
 {
-	struct ft_refusal *refusal;
+	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_VM_ENOUGH_MEMORY, error);
 
-	if ((int)ctx[3] >= 0)
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_VM_ENOUGH_MEMORY, (int)ctx[3]);
 	if (!refusal)
 		return 0;
 	/*
@@ -530,37 +746,86 @@ int fexit_vm_enough_memory(__u64 *ctx)
 		}
 		refusal->is_of_stack = 1;
 	}
-	read_overcommit(refusal, (struct mm_struct *)ctx[0], ctx[1], (int)ctx[2]);
+	read_overcommit(refusal, mm, pages, cap_sys_admin);
 	return 0;
+}
+
+/* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
+SEC("fexit/__vm_enough_memory")
+int fexit_vm_enough_memory(__u64 *ctx)
+{
+	return (int)ctx[3] < 0 ? on_vm_enough_memory(ctx, (int)ctx[3], (struct mm_struct *)ctx[0],
+						     ctx[1], (int)ctx[2]) :
+				 0;
+}
+
+KEEP(vm_enough_memory, "__vm_enough_memory", VM_ENOUGH_MEMORY, PASSED_1(ctx), PASSED_2(ctx))
+
+SEC("kretprobe/__vm_enough_memory")
+int kretprobe_vm_enough_memory(struct pt_regs *ctx)
+{
+	int error = (int)RETURNED(ctx), cap_sys_admin;
+	struct pt_regs *regs;
+	const __u64 *kept;
+	__u64 pages;
+
+	if (error >= 0)
+		return 0;
+	kept = kept_by(FT_STEP_VM_ENOUGH_MEMORY);
+	if (kept) {
+		pages = kept[0];
+		cap_sys_admin = (int)kept[1];
+	} else {
+		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
+		regs = call_registers();
+		if (!regs || !maps_memory())
+			return 0;
+		pages = pages_of(ARGUMENT_1(regs, 0));
+		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
+	}
+	return on_vm_enough_memory(ctx, error, BPF_CORE_READ(current_task(), mm), pages,
+				   cap_sys_admin);
 }
 
 /* struct pid *alloc_pid(struct pid_namespace *, pid_t *set_tid, size_t); only copy_process calls it */
-SEC("fexit/alloc_pid")
-int fexit_alloc_pid(__u64 *ctx)
+ft_inline int on_alloc_pid(int error, struct pid_namespace *namespace)
 {
-	struct ft_refusal *refusal;
+	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_ALLOC_PID, error);
 
-	if (!IS_ERR_VALUE(ctx[3]))
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_ALLOC_PID, error_in(&ctx[3]));
-	if (refusal)
-		read_pid_namespace(refusal, (struct pid_namespace *)ctx[0]);
+	if (refusal && namespace)
+		read_pid_namespace(refusal, namespace);
 	return 0;
 }
 
-/* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
-SEC("fexit/cgroup_can_fork")
-int fexit_cgroup_can_fork(__u64 *ctx)
+SEC("fexit/alloc_pid")
+int fexit_alloc_pid(__u64 *ctx)
 {
-	struct kernel_clone_args *args;
-	struct ft_refusal *refusal;
+	return IS_ERR_VALUE(ctx[3]) ?
+		       on_alloc_pid(error_in(&ctx[3]), (struct pid_namespace *)ctx[0]) :
+		       0;
+}
 
-	if ((int)ctx[2] >= 0)
+KEEP(alloc_pid, "alloc_pid", ALLOC_PID, PASSED_0(ctx), 0)
+
+SEC("kretprobe/alloc_pid")
+int kretprobe_alloc_pid(struct pt_regs *ctx)
+{
+	__u64 result = RETURNED(ctx);
+	const __u64 *kept;
+
+	if (!IS_ERR_VALUE(result))
 		return 0;
-	refusal = ft_on_refusal(FT_STEP_CGROUP_CAN_FORK, (int)ctx[2]);
-	if (!refusal || (int)ctx[2] != -FT_EAGAIN)
+	kept = kept_by(FT_STEP_ALLOC_PID);
+	return on_alloc_pid((int)result, kept ? (struct pid_namespace *)kept[0] : 0);
+}
+
+/* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
+ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
+{
+	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_CGROUP_CAN_FORK, error);
+
+	if (!refusal || error != -FT_EAGAIN || !args)
 		return 0;
-	args = (struct kernel_clone_args *)ctx[1];
 	/* With CLONE_INTO_CGROUP another cgroup is charged. */
 	if (BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
 		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(args, cgroup)));
@@ -569,17 +834,37 @@ int fexit_cgroup_can_fork(__u64 *ctx)
 	return 0;
 }
 
+SEC("fexit/cgroup_can_fork")
+int fexit_cgroup_can_fork(__u64 *ctx)
+{
+	return (int)ctx[2] < 0 ?
+		       on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1]) :
+		       0;
+}
+
+/* Its second argument is copy_process' last. */
+SEC("kretprobe/cgroup_can_fork")
+int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
+{
+	int error = (int)RETURNED(ctx);
+	struct attempt *attempt;
+
+	if (error >= 0)
+		return 0;
+	attempt = attempt_of_thread();
+	return on_cgroup_can_fork(error, attempt ? (struct kernel_clone_args *)attempt->args : 0);
+}
+
 /*
  * bool mem_cgroup_out_of_memory(struct mem_cgroup *, gfp_t, int order): what a
  * charge that found no room asks last. If nothing can be killed, it fails
  * (mm/memcontrol.c, try_charge); until then nobody pays for watching it.
  */
-SEC("fexit/mem_cgroup_out_of_memory")
-int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
+ft_inline int on_memory_cgroup(void *ctx, struct mem_cgroup *cgroup)
 {
 	struct ft_refusal *refusal;
 
-	if (port_phase() == FT_PHASE_OFF || (__u8)ctx[3])
+	if (port_phase() == FT_PHASE_OFF)
 		return 0;
 	refusal = port_refusal_open();
 	if (!refusal)
@@ -591,8 +876,34 @@ int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = -FT_ENOMEM;
 	refusal->bits = FT_BIT_MEMCG;
-	read_memory_cgroup(refusal, (struct mem_cgroup *)ctx[0]);
+	read_memory_cgroup(refusal, cgroup);
 	return 0;
+}
+
+SEC("fexit/mem_cgroup_out_of_memory")
+int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
+{
+	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, (struct mem_cgroup *)ctx[0]);
+}
+
+SEC("kprobe/mem_cgroup_out_of_memory")
+int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
+{
+	struct attempt *attempt = attempt_of_thread();
+
+	if (attempt)
+		attempt->memory_cgroup = PASSED_0(ctx);
+	return 0;
+}
+
+SEC("kretprobe/mem_cgroup_out_of_memory")
+int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
+{
+	struct attempt *attempt = (__u8)RETURNED(ctx) ? 0 : attempt_of_thread();
+
+	return attempt && attempt->memory_cgroup ?
+		       on_memory_cgroup(ctx, (struct mem_cgroup *)attempt->memory_cgroup) :
+		       0;
 }
 
 /* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
@@ -604,7 +915,7 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	__u32 level;
 	int found;
 
-	if (!is_fork_call())
+	if (!is_forking())
 		return 0;
 	refusal = ft_on_refusal(step, error);
 	if (!refusal || error != -FT_ENOSPC)
@@ -629,21 +940,34 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 }
 
 /* int create_user_ns(struct cred *new): its owner is what new->user_ns is at first */
-SEC("fexit/create_user_ns")
-int fexit_create_user_ns(__u64 *ctx)
+ft_inline int on_create_user_ns(int error, struct cred *new)
 {
-	if ((int)ctx[1] >= 0)
-		return 0;
-	namespace_refused(FT_STEP_CREATE_USER_NS, (int)ctx[1],
-			  (__u64)BPF_CORE_READ((struct cred *)ctx[0], user_ns),
+	namespace_refused(FT_STEP_CREATE_USER_NS, error, (__u64)BPF_CORE_READ(new, user_ns),
 			  bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
 	return 0;
 }
 
+SEC("fexit/create_user_ns")
+int fexit_create_user_ns(__u64 *ctx)
+{
+	return (int)ctx[1] < 0 ? on_create_user_ns((int)ctx[1], (struct cred *)ctx[0]) : 0;
+}
+
+KEEP(create_user_ns, "create_user_ns", CREATE_USER_NS, PASSED_0(ctx), 0)
+
+SEC("kretprobe/create_user_ns")
+int kretprobe_create_user_ns(struct pt_regs *ctx)
+{
+	int error = (int)RETURNED(ctx);
+	const __u64 *kept = error < 0 ? kept_by(FT_STEP_CREATE_USER_NS) : 0;
+
+	return kept ? on_create_user_ns(error, (struct cred *)kept[0]) : 0;
+}
+
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define STEP_NAMESPACE(program, function, slot, owner, STEP, TYPE)                               \
+#define STEP_NAMESPACE(name, function, slot, owner, STEP, TYPE)                                  \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		__u64 address = 0;                                                               \
                                                                                                  \
@@ -654,15 +978,28 @@ int fexit_create_user_ns(__u64 *ctx)
 				  bpf_core_enum_value(enum ucount_type,                          \
 						      UCOUNT_##TYPE##_NAMESPACES));              \
 		return 0;                                                                        \
+	}                                                                                        \
+	KEEP(name, function, STEP, PASSED_##owner(ctx), 0)                                       \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		__u64 result = RETURNED(ctx);                                                    \
+		const __u64 *kept = IS_ERR_VALUE(result) ? kept_by(FT_STEP_##STEP) : 0;          \
+                                                                                                 \
+		if (kept)                                                                        \
+			namespace_refused(FT_STEP_##STEP, (int)result, kept[0],                  \
+					  bpf_core_enum_value(enum ucount_type,                  \
+							      UCOUNT_##TYPE##_NAMESPACES));      \
+		return 0;                                                                        \
 	}
 
-STEP_NAMESPACE(fexit_copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
-STEP_NAMESPACE(fexit_copy_utsname, "copy_utsname", 3, 1, COPY_UTSNAME, UTS)
-STEP_NAMESPACE(fexit_copy_ipcs, "copy_ipcs", 3, 1, COPY_IPCS, IPC)
-STEP_NAMESPACE(fexit_copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
-STEP_NAMESPACE(fexit_copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
-STEP_NAMESPACE(fexit_copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
-STEP_NAMESPACE(fexit_copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
+STEP_NAMESPACE(copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
+STEP_NAMESPACE(copy_utsname, "copy_utsname", 3, 1, COPY_UTSNAME, UTS)
+STEP_NAMESPACE(copy_ipcs, "copy_ipcs", 3, 1, COPY_IPCS, IPC)
+STEP_NAMESPACE(copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
+STEP_NAMESPACE(copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
+STEP_NAMESPACE(copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
+STEP_NAMESPACE(copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
 
 /* Stacks of threads: what fails here never gets as far as clone. */
 
@@ -698,7 +1035,7 @@ ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writabl
 	struct task_struct *task = current_task();
 	struct ft_refusal *refusal = port_refusal();
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 pages = (bytes + (1ULL << config.page_shift) - 1) >> config.page_shift;
+	__u64 pages = pages_of(bytes);
 	__u64 total, data, address_space, data_limit;
 	int count = 0;
 
@@ -777,8 +1114,7 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 	}
 	if (!IS_ERR_VALUE(result)) {
 		range.start = result;
-		range.bytes = (length + (1ULL << config.page_shift) - 1) >> config.page_shift
-							<< config.page_shift;
+		range.bytes = pages_of(length) << config.page_shift;
 		range.time_ns = port_now_ns();
 		bpf_map_update_elem(&stacks, &thread, &range, BPF_ANY);
 		return;
@@ -823,6 +1159,26 @@ int fexit_vm_mmap_pgoff(__u64 *ctx)
 	return 0;
 }
 
+/*
+ * Every mmap of the host ends here, so no other program keeps its arguments: a
+ * stack is mapped by a system call, which has them.
+ */
+SEC("kretprobe/vm_mmap_pgoff")
+int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
+{
+	struct pt_regs *regs = call_registers();
+	__u64 result = RETURNED(ctx), flags;
+
+	if (!regs)
+		return 0;
+	flags = ARGUMENT_3(regs);
+	if (!(flags & MAP_STACK) && !IS_ERR_VALUE(result))
+		return 0;
+	if (syscall_number_in(regs) == NR_MMAP)
+		on_mmap(ctx, ARGUMENT_1(regs, 0), ARGUMENT_2(regs), flags, result);
+	return 0;
+}
+
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
 SEC("fexit/do_mprotect_pkey")
 int fexit_do_mprotect_pkey(__u64 *ctx)
@@ -832,22 +1188,23 @@ int fexit_do_mprotect_pkey(__u64 *ctx)
 	return 0;
 }
 
-/* System calls: the lowest rung, and beside the upper ones for what never reaches copy_process. */
+SEC("kretprobe/do_mprotect_pkey")
+int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
+{
+	int error = (int)RETURNED(ctx);
+	struct pt_regs *regs;
+	long number;
 
-#if defined(__TARGET_ARCH_x86)
-/* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
-#define ARGUMENT_0(regs, number)                                                                \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
-#define ARGUMENT_1(regs, number)                                                                \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
-#elif defined(__TARGET_ARCH_arm64)
-#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
-#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
-#endif
+	if (error >= 0)
+		return 0;
+	regs = call_registers();
+	number = regs ? syscall_number_in(regs) : -1;
+	if (number == NR_MPROTECT || number == NR_PKEY_MPROTECT)
+		on_mprotect(ctx, ARGUMENT_0(regs, 0), ARGUMENT_1(regs, 0), ARGUMENT_2(regs), error);
+	return 0;
+}
+
+/* System calls: the lowest rung, and beside the upper ones for what never reaches copy_process. */
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")
@@ -904,21 +1261,8 @@ int raw_sys_exit(__u64 *ctx)
 	call = call_of(number);
 	if (call == FT_SYSCALL_KERNEL)
 		return 0;
-	if (IS_ERR_VALUE(result)) {
-		if (call == FT_SYSCALL_CLONE) {
-			/* The low byte is the exit signal; the upper half is not looked at. */
-			flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
-		} else if (call == FT_SYSCALL_CLONE3) {
-			/* struct clone_args: the flags are its first word, set_tid_size its tenth */
-			bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number));
-			if (ARGUMENT_1(regs, number) >= 80 &&
-			    bpf_probe_read_user(&set_tid_size, sizeof(set_tid_size),
-						(void *)(ARGUMENT_0(regs, number) + 72)))
-				set_tid_size = 0;
-		} else if (call == FT_SYSCALL_VFORK) {
-			flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
-		}
-	}
+	if (IS_ERR_VALUE(result))
+		flags = flags_in(regs, number, &set_tid_size);
 	ft_on_call_exit(ctx, result, flags, !!set_tid_size);
 	return 0;
 }

@@ -260,7 +260,8 @@ enum ft_stat {
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
 	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
-	FT_STAT_COUNT = 11,
+	FT_STAT_UNRETURNED = 11, /* calls of copy_process that were not seen to return; kprobe rung */
+	FT_STAT_COUNT = 12,
 };
 
 /* The key of the exact counters. No implicit padding. */
@@ -391,6 +392,7 @@ struct ft_config {
 	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
+	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 };
 
 #endif

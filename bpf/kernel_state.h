@@ -101,6 +101,11 @@ ft_inline int was_moved(const struct ft_refusal *refusal, enum ft_moved which)
 	return !!(refusal->number[FT_NUMBER_MOVED] & 1ULL << which);
 }
 
+ft_inline __u64 pages_of(__u64 bytes)
+{
+	return (bytes + (1ULL << config.page_shift) - 1) >> config.page_shift;
+}
+
 ft_inline void fit(struct ft_refusal *refusal, enum ft_fit which)
 {
 	refusal->fits |= 1U << which;
@@ -141,28 +146,44 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
-ft_outline long syscall_number(void)
+/* The registers with which this thread's system call began; 0: they cannot be found. */
+ft_inline struct pt_regs *call_registers(void)
 {
-	struct pt_regs *regs;
-
 	/*
 	 * Since Linux commit dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper")
 	 * (in v5.15) the kernel tells where they are. Before that, they end the
 	 * kernel stack: x86 had no padding above them, arm64 pads 16 bytes.
 	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) {
-		regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	} else {
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 #if defined(__TARGET_ARCH_x86)
-		void *stack = BPF_CORE_READ(current_task(), stack);
-
-		regs = stack + 16384 - bpf_core_type_size(struct pt_regs);
+	return BPF_CORE_READ(current_task(), stack) + 16384 - bpf_core_type_size(struct pt_regs);
 #else
-		return -1;
+	return 0;
 #endif
-	}
-	return syscall_number_in(regs);
 }
+
+ft_outline long syscall_number(void)
+{
+	struct pt_regs *regs = call_registers();
+
+	return regs ? syscall_number_in(regs) : -1;
+}
+
+#if defined(__TARGET_ARCH_x86)
+/* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
+#define ARGUMENT_0(regs, number)                                                                \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
+#define ARGUMENT_1(regs, number)                                                                \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
+#elif defined(__TARGET_ARCH_arm64)
+#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
+#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
+#endif
 
 /* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */
 ft_inline __u8 call_of(long number)
@@ -198,6 +219,44 @@ ft_inline int is_fork_call(void)
 	return syscall != FT_SYSCALL_UNKNOWN && syscall != FT_SYSCALL_KERNEL;
 }
 
+/* The CLONE_* flags that a call of the fork family was made with, and clone3's set_tid_size. */
+ft_inline __u64 flags_in(struct pt_regs *regs, long number, __u64 *set_tid_size)
+{
+	__u8 call = call_of(number);
+	__u64 flags = 0;
+
+	if (call == FT_SYSCALL_CLONE) {
+		/* The low byte is the exit signal; the upper half is not looked at. */
+		flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
+	} else if (call == FT_SYSCALL_CLONE3) {
+		/* struct clone_args: the flags are its first word, set_tid_size its tenth */
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number));
+		if (ARGUMENT_1(regs, number) >= 80 &&
+		    bpf_probe_read_user(set_tid_size, sizeof(*set_tid_size),
+					(void *)(ARGUMENT_0(regs, number) + 72)))
+			*set_tid_size = 0;
+	} else if (call == FT_SYSCALL_VFORK) {
+		flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
+	}
+	return flags;
+}
+
+ft_inline __u64 flags_of_call(void)
+{
+	struct pt_regs *regs = call_registers();
+	__u64 set_tid_size = 0;
+
+	return regs ? flags_in(regs, syscall_number_in(regs), &set_tid_size) : 0;
+}
+
+/* Is this thread in copy_process? Where no program notes it: in a system call that leads there. */
+ft_inline int is_forking(void)
+{
+	int told = port_is_forking();
+
+	return told < 0 ? is_fork_call() : told;
+}
+
 /*
  * Did copy_process call the function whose exit we are in? Only asked on the
  * error path. In a fork, vfork, clone or clone3 nothing but copy_process calls
@@ -208,10 +267,13 @@ ft_inline int is_fork_call(void)
  */
 ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int may_be_a_fault)
 {
-	int is_fork = is_fork_call();
+	int is_fork, told = port_is_forking();
 	long bytes;
 	int i;
 
+	if (told >= 0)
+		return told;
+	is_fork = is_fork_call();
 	if (is_fork && !(may_be_a_fault && config.copy_process_start))
 		return 1;
 	if (!config.copy_process_start)

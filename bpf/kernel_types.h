@@ -58,6 +58,7 @@ struct pt_regs {
 #if defined(__TARGET_ARCH_x86)
 	unsigned long bx;
 	unsigned long r10;
+	unsigned long ax;
 	unsigned long cx;
 	unsigned long dx;
 	unsigned long si;

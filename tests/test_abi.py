@@ -306,17 +306,22 @@ WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEM
 
 def test_each_program_that_a_plan_can_name_is_in_the_object_and_no_other(btf: Btf) -> None:
     programs = {watch.program for watch in WATCHES} | set(steps.SYSCALL_PROGRAMS)
+    programs |= {watch.kretprobe for watch in WATCHES}
+    programs |= {watch.kprobe for watch in WATCHES if watch.kprobe}
     functions = {type_.name for type_ in btf.types if type_.kind == 12}  # BTF_KIND_FUNC
-    entries = {name for name in functions if re.match("(fexit|raw)_", name)}
+    entries = {name for name in functions if re.match("(fexit|kretprobe|kprobe|raw)_", name)}
 
     assert programs == entries
     assert len(WATCHES) == len({watch.program for watch in WATCHES})
 
 
 def test_each_program_hangs_on_the_function_that_its_step_names(parts: dict[str, bytes]) -> None:
-    expected: dict[str, set[str]] = {f"fexit/{watch.function}": set() for watch in WATCHES}
+    expected: dict[str, set[str]] = {}
     for watch in WATCHES:
-        expected[f"fexit/{watch.function}"].add(watch.program)
+        for name in (watch.program, watch.kretprobe, watch.kprobe):
+            if name:
+                place = f"{name.partition('_')[0]}/{watch.function}"
+                expected.setdefault(place, set()).add(name)
     expected.update({f"raw_tp/{name[len('raw_') :]}": {name} for name in steps.SYSCALL_PROGRAMS})
 
     assert expected == programs_by_section(parts)
@@ -344,6 +349,12 @@ def test_the_arrays_of_the_object_have_room_for_every_step() -> None:
     assert len(steps.STEPS) <= 64  # the masks of struct ft_config
     assert len(events.NUMBERS) <= 64  # `have`
     assert len(events.FITS) <= 32  # `fits`
+
+
+def test_what_is_noted_of_a_fork_under_way_is_as_long_as_it_is_read(btf: Btf) -> None:
+    (attempt,) = (each for each in btf.types if each.name == "attempt" and each.kind == 4)
+
+    assert libbpf._ATTEMPT_BYTES == attempt.size_or_type
 
 
 def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:

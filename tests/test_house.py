@@ -36,7 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "holders": {"records"},
     "symbols": {"events", "procfs", "records"},
     "backends": {"errors", "plan"},
-    "backends.libbpf": {"backends", "errors", "events", "plan", "steps"},
+    "backends.kprobe_events": set(),
+    "backends.libbpf": {
+        *("backends", "backends.kprobe_events", "errors", "events", "plan", "steps"),
+    },
     "render": {"aggregate", "catalogue", "explain", "records"},
     "borrowed": {"errors"},
     "stage": {"borrowed"},

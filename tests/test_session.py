@@ -97,26 +97,29 @@ def test_every_variable_of_a_plan_has_its_place_in_the_settings() -> None:
 @pytest.mark.parametrize(
     ("rung", "has_syscalls", "expected"),
     [
-        ("fexit", False, (0, 0)),
-        ("fexit", True, (0, 1)),  # --refused
-        ("tracepoint", True, (1, 0)),
+        ("fexit", False, (0, 0, 0)),
+        ("fexit", True, (0, 1, 0)),  # --refused
+        ("kprobe", False, (0, 0, 1)),
+        ("kprobe", True, (0, 1, 1)),
+        ("tracepoint", True, (1, 0, 0)),
     ],
 )
 def test_each_rung_counts_at_its_own_place(
-    rung: str, has_syscalls: bool, expected: tuple[int, int]
+    rung: str, has_syscalls: bool, expected: tuple[int, int, int]
 ) -> None:
     calls = tuple(Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS)
     plan = replace(PLAN, rung=rung, probes=PLAN.probes + calls * has_syscalls)
 
     filled = config(plan)
 
-    assert expected == (filled.is_by_syscall, filled.watches_early)
+    assert expected == (filled.is_by_syscall, filled.watches_early, filled.notes_attempts)
 
 
 @pytest.mark.parametrize(
     ("program", "is_vital"),
     [
         ("fexit_copy_process", True),
+        ("kretprobe_copy_process", True),
         ("raw_sys_enter", True),
         ("raw_sys_exit", True),
         ("fexit_dup_fd", False),
@@ -127,7 +130,8 @@ def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
     program: str, is_vital: bool
 ) -> None:
     calls = [Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS]
-    (probe,) = (each for each in (*PLAN.probes, *calls) if each.program == program)
+    kprobe = Probe("copy_process", "copy_process", "kretprobe_copy_process", entry="kprobe_c")
+    (probe,) = (each for each in (*PLAN.probes, *calls, kprobe) if each.program == program)
 
     assert is_vital == _is_vital(probe)
 
@@ -135,7 +139,7 @@ def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
     backend._links, backend._waiting = [], [PLAN.probes[3]]
-    backend._may_detail = True
+    backend._may_detail, backend._kprobe_events = True, None
 
     backend.detach()
 

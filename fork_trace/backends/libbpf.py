@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -26,6 +26,7 @@ from typing import Any
 
 from fork_trace import events, steps
 from fork_trace.backends import Filter, RungRefusedError, program
+from fork_trace.backends.kprobe_events import KprobeEvents
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import Plan, Probe
 
@@ -35,9 +36,13 @@ _SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _BTF_KIND_FUNC = 12  # include/uapi/linux/btf.h
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
+_PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
+_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PHASE_OFF, _PHASE_MARKING, _PHASE_COUNTING, _PHASE_DETAILED = 0, 1, 2, 3  # enum ft_phase
 _MARKING_S = 0.02  # most failing forks take less than 0.1 ms from the refusal to the return
-_BATCH = 8192  # as many as the map holds: one system call reads all
+_BATCH = 8192  # as many as each map holds: one system call reads all
+_THREAD_BYTES, _ATTEMPT_BYTES = 4, 40  # the map "attempts"
+_DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
 
 _FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
 
@@ -74,6 +79,7 @@ class Config(ctypes.Structure):
         ("is_by_syscall", c_uint32),
         ("watches_early", c_uint32),
         ("page_shift", c_uint32),
+        ("notes_attempts", c_uint32),
     ]
 
 
@@ -85,6 +91,18 @@ class _BtfType(ctypes.Structure):
 class _ProgInfo(ctypes.Structure):
     # struct bpf_prog_info, include/uapi/linux/bpf.h, as far as recursion_misses (Linux 5.12).
     _fields_ = [("_before", ctypes.c_uint8 * 208), ("recursion_misses", c_uint64)]
+
+
+class _PerfAttributes(ctypes.Structure):
+    # struct perf_event_attr, include/uapi/linux/perf_event.h, its first form.
+    _fields_ = [
+        ("type", c_uint32),
+        ("size", c_uint32),
+        ("config", c_uint64),
+        ("sample_period", c_uint64),
+        ("sample_type", c_uint64),
+        ("_rest", c_uint64 * 4),
+    ]
 
 
 class Library:
@@ -101,7 +119,7 @@ class Library:
             ) from None
         self.lib = lib
         self.messages: list[str] = []
-        self._libc = ctypes.CDLL(None)
+        self._libc = ctypes.CDLL(None, use_errno=True)
         self._declare()
         # Kept in an attribute: the callback must outlive every call into libbpf.
         self._print = _PrintFn(self._on_message)
@@ -121,6 +139,7 @@ class Library:
             "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
             "bpf_program__fd": (c_int, [c_void_p]),
             "bpf_program__attach": (c_void_p, [c_void_p]),
+            "bpf_program__attach_perf_event": (c_void_p, [c_void_p, c_int]),
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
@@ -145,6 +164,7 @@ class Library:
             function.restype = result
             function.argtypes = arguments
         self._libc.vsnprintf.argtypes = [c_void_p, c_size_t, c_char_p, c_void_p]
+        self._libc.syscall.restype = ctypes.c_long
 
     def _on_message(self, level: int, fmt: bytes, arguments: int) -> int:
         # libbpf's levels: 0 warning, 1 info, 2 debug. The verifier's log comes as one message,
@@ -164,6 +184,29 @@ class Library:
         """Ask the kernel for a ring buffer map; None where it would not say."""
         answer: int = self.lib.libbpf_probe_bpf_map_type(_BPF_MAP_TYPE_RINGBUF, None)
         return None if answer < 0 else bool(answer)
+
+    def attach_to_event(self, handle: int, number: int) -> int | None:
+        """Attach a program to a trace event by its number; None: errno says why not."""
+        attributes = _PerfAttributes(
+            type=_PERF_TYPE_TRACEPOINT,
+            size=ctypes.sizeof(_PerfAttributes),
+            config=number,
+            sample_period=1,
+        )
+        # Any process, and with a program any CPU: the one named is not looked at.
+        fd: int = self._libc.syscall(
+            ctypes.c_long(_NR_PERF_EVENT_OPEN[os.uname().machine]),
+            ctypes.byref(attributes),
+            *(c_int(-1), c_int(0), c_int(-1), ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC)),
+        )
+        if fd < 0:
+            return None
+        link: int | None = self.lib.bpf_program__attach_perf_event(handle, fd)
+        if not link:
+            code = ctypes.get_errno()
+            os.close(fd)
+            ctypes.set_errno(code)
+        return link
 
     def function_params(self, names: Iterable[str]) -> tuple[dict[str, int | None], frozenset[str]]:
         """Count each function's parameters in the running kernel's BTF, and name the void ones.
@@ -237,6 +280,27 @@ def _is_vital(probe: Probe) -> bool:
     return probe.step == "copy_process" or probe.program in steps.SYSCALL_PROGRAMS
 
 
+def _programs_of(plan: Plan) -> dict[str, Probe]:
+    """Map every program that a plan names to its probe; those on entries first."""
+    probes = {probe.entry: probe for probe in plan.probes if probe.entry}
+    probes.update({probe.program: probe for probe in plan.probes})
+    return probes
+
+
+def _is_at_return(name: str) -> bool:
+    return name.startswith("kretprobe_")
+
+
+# What each rung needs of the kernel, where it refuses the program that counts.
+_NEEDS = {
+    "fexit": "the fexit rung needs BPF trampolines "
+    "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
+    "kprobe": "the kprobe rung needs CONFIG_KPROBE_EVENTS=y, CONFIG_BPF_EVENTS=y and "
+    "/sys/kernel/debug/kprobes/enabled at 1.",
+    "tracepoint": "the tracepoint rung needs CONFIG_FTRACE_SYSCALLS=y and CONFIG_BPF_EVENTS=y.",
+}
+
+
 def _fill_config(config: Config, plan: Plan, filter_: Filter, samples_per_second: int) -> None:
     if plan.copy_process_range:
         config.copy_process_start, config.copy_process_end = plan.copy_process_range
@@ -245,6 +309,7 @@ def _fill_config(config: Config, plan: Plan, filter_: Filter, samples_per_second
     config.watched = plan.watched(in_detail=False)
     config.watched_in_detail = plan.watched(in_detail=True)
     config.is_by_syscall = int(plan.rung == "tracepoint")
+    config.notes_attempts = int(plan.rung == "kprobe")
     config.watches_early = int(
         plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
@@ -284,9 +349,16 @@ class LibbpfBackend:
         self._programs: dict[str, int] = {}
         self._waiting: list[Probe] = []
         self._may_detail = False  # every probe in detail could be attached, up to now
+        self._kprobe_events: KprobeEvents | None = None
+        self._unreturned = 0  # forks that were under way at the end, and were not seen to return
+        self._missed: int | None = None  # once the kprobe events are gone
+        # Allocated now: later there may be no memory to be had.
+        self._batch_keys = ctypes.create_string_buffer(_BATCH * events.KEY_BYTES)
+        self._batch_values = ctypes.create_string_buffer(_BATCH * events.TALLY_BYTES)
         image = program("fork_trace.bpf.o").read_bytes()
         # Each round gives up one program that this kernel refuses, and says so in the plan.
         while True:
+            self.plan = plan
             failed = self._try(image, plan, filter_, samples_per_second)
             if failed is None:
                 break
@@ -295,17 +367,9 @@ class LibbpfBackend:
             if _is_vital(probe) or probe not in plan.probes:
                 raise RungRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
-                    "`fork-trace doctor` lists what it offers; the fexit rung needs BPF trampolines "
-                    "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
+                    f"`fork-trace doctor` lists what it offers; {_NEEDS[plan.rung]}",
                 )
             plan = plan.without_probe(probe.program, reason)
-        self.plan = plan
-        self._tallies_fd = self._map_fd("tallies")
-        self._stats_fd = self._map_fd("stats")
-        self._folded_fd = self._map_fd("folded")
-        # Allocated now: later there may be no memory to be had.
-        self._batch_keys = ctypes.create_string_buffer(_BATCH * events.KEY_BYTES)
-        self._batch_values = ctypes.create_string_buffer(_BATCH * events.TALLY_BYTES)
         self._on_sample_kept = _SampleFn(self._on_sample)
         self._ring = self._lib.ring_buffer__new(
             self._map_fd("events"), self._on_sample_kept, None, None
@@ -330,7 +394,7 @@ class LibbpfBackend:
                 f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
                 "It is damaged: run scripts/build-bpf, or install fork-trace again.",
             )
-        wanted = {probe.program: probe for probe in plan.probes}
+        wanted = _programs_of(plan)
         self._programs = {}
         handle = lib.bpf_object__next_program(self._object, None)
         while handle:
@@ -340,10 +404,7 @@ class LibbpfBackend:
                 self._programs[name] = handle
             handle = lib.bpf_object__next_program(self._object, handle)
         if wanted.keys() != self._programs.keys():
-            raise RungRefusedError(
-                f"the BPF object has no programs for the {plan.rung} rung",
-                "Run scripts/build-bpf, or install fork-trace again.",
-            )
+            raise _other_version()
         size = c_size_t()
         map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
@@ -353,20 +414,41 @@ class LibbpfBackend:
         if lib.bpf_object__load(self._object):
             code = ctypes.get_errno()
             return self._culprit(plan, code)
+        self._tallies_fd = self._map_fd("tallies")
+        self._stats_fd = self._map_fd("stats")
+        self._folded_fd = self._map_fd("folded")
         # Inner functions before those that call them, so that none of the latter speaks for one.
         self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
         self._may_detail = bool(self._waiting)
-        for name, handle in self._programs.items():
-            if wanted[name].in_detail:
-                continue
-            link = lib.bpf_program__attach(handle)
-            if not link:
-                return wanted[name], os.strerror(ctypes.get_errno())
-            self._links.append(link)
+        if plan.rung == "kprobe":
+            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+                self._kprobe_events = KprobeEvents()
+        for probe in plan.probes:
+            reason = None if probe.in_detail else self._attach(probe)
+            if reason is not None:
+                return probe, reason
         self._move_to(_PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
         time.sleep(_MARKING_S)
         self._move_to(_PHASE_COUNTING)
+        return None
+
+    def _attach(self, probe: Probe) -> str | None:
+        """Attach the programs of one probe; return why it cannot be done."""
+        for name in (probe.entry, probe.program):
+            if name is None:
+                continue
+            if self._kprobe_events and _is_at_return(name):
+                try:
+                    number = self._kprobe_events.add_return(probe.function)
+                except OSError as error:
+                    return error.strerror or str(error)
+                link = self._library.attach_to_event(self._programs[name], number)
+            else:
+                link = self._lib.bpf_program__attach(self._programs[name])
+            if not link:
+                return os.strerror(ctypes.get_errno())
+            self._links.append(link)
         return None
 
     def attach_more(self) -> bool:
@@ -379,11 +461,8 @@ class LibbpfBackend:
                 self._may_detail = False
             return False
         probe = self._waiting.pop(0)
-        link = self._lib.bpf_program__attach(self._programs[probe.program])
-        if link:
-            self._links.append(link)
-        else:
-            reason = os.strerror(ctypes.get_errno())
+        reason = self._attach(probe)
+        if reason is not None:
             self.plan = self.plan.without_probe(probe.program, reason)
             self._may_detail = False
         return True
@@ -398,8 +477,8 @@ class LibbpfBackend:
 
     def _culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
         text = "\n".join(self._library.messages)
-        for probe in plan.probes:
-            pattern = rf"prog '{re.escape(probe.program)}': .*(?:fail|can't|cannot|unsupported)"
+        for name, probe in _programs_of(plan).items():
+            pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported)"
             match = re.search(pattern + r".*", text)
             if match:
                 return probe, self._reason(text, code)
@@ -444,13 +523,17 @@ class LibbpfBackend:
 
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
+        return self._pairs(self._tallies_fd, events.KEY_BYTES, events.TALLY_BYTES)
+
+    def _pairs(self, fd: int, key_bytes: int, value_bytes: int) -> list[tuple[bytes, bytes]]:
+        """Read a whole hash map."""
         pairs: list[tuple[bytes, bytes]] = []
-        cursor = ctypes.create_string_buffer(events.KEY_BYTES)
+        cursor = ctypes.create_string_buffer(key_bytes)
         start: Any | None = None
         while True:
             count = c_uint32(_BATCH)
             failed = self._lib.bpf_map_lookup_batch(
-                self._tallies_fd,
+                fd,
                 start,
                 cursor,
                 self._batch_keys,
@@ -468,8 +551,8 @@ class LibbpfBackend:
             for index in range(count.value):
                 pairs.append(
                     (
-                        keys[index * events.KEY_BYTES : (index + 1) * events.KEY_BYTES],
-                        values[index * events.TALLY_BYTES : (index + 1) * events.TALLY_BYTES],
+                        keys[index * key_bytes : (index + 1) * key_bytes],
+                        values[index * value_bytes : (index + 1) * value_bytes],
                     )
                 )
             if code == errno.ENOENT:
@@ -490,16 +573,24 @@ class LibbpfBackend:
 
     def missed(self) -> int | None:
         """Count the calls that a program did not see, by the kernel's own count; None: not kept."""
-        # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
-        # prevented") (in v5.12); before that the kernel does not count them.
+        if self._missed is not None:
+            return self._missed
         total = 0
+        if self.plan.rung == "kprobe":
+            total = self._unreturned + self.stats()["unreturned"]
+            if self._kprobe_events:
+                total += self._kprobe_events.missed(but_for="copy_process") or 0
+        # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
+        # prevented") (in v5.12); before that the kernel does not count them. Since Linux commit
+        # dd8657894c11 ("bpf: Count missed stats in trace_call_bpf") (in v6.7), for kprobes too.
         for handle in self._programs.values():
             info = _ProgInfo()
             size = c_uint32(ctypes.sizeof(info))
             fd = self._lib.bpf_program__fd(handle)
             failed = self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
             if failed or size.value < ctypes.sizeof(info):
-                return None
+                # A kprobe that is passed over for another one is not counted, a lost return is.
+                return total if self.plan.rung == "kprobe" else None
             total += info.recursion_misses
         return total
 
@@ -513,12 +604,28 @@ class LibbpfBackend:
         if self._links:
             # Before the first program goes: none of the others shall see half of a fork.
             self._move_to(_PHASE_OFF)
+            if self.plan.rung == "kprobe":
+                self._drain()
         for link in self._links:
             self._lib.bpf_link__destroy(link)
         self._links = []
+        if self._kprobe_events:
+            self._missed = self.missed()
+            self._kprobe_events.remove()
+            self._kprobe_events = None
         # Attached now, the last of them would start the counting again.
         self._waiting = []
         self._may_detail = False
+
+    def _drain(self) -> None:
+        """Let the forks under way end, and count those that do not."""
+        fd = self._map_fd("attempts")
+        deadline_s = time.monotonic() + _DRAIN_S
+        while True:
+            self._unreturned = len(self._pairs(fd, _THREAD_BYTES, _ATTEMPT_BYTES))
+            if not self._unreturned or time.monotonic() >= deadline_s:
+                return
+            time.sleep(0.002)
 
     def close(self) -> None:
         """Detach every program and free every map."""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from accuracy.judging import NOT_HERE, WRONG, Verdict, judge
 from fork_trace.rehearse import SCENARIOS, Scenario, find
 
-RUNGS = ("fexit", "tracepoint")
+RUNGS = ("fexit", "kprobe", "tracepoint")
 TIMEOUT_S = 1500  # under emulation everything takes ten to thirty times as long
 
 _HOST_WIDE = "would take a limit of the whole host away: only in a virtual machine"
