@@ -18,6 +18,10 @@ _MOST_CALLS = 4096
 # moment, but for a shortage of memory that makes all of them wait.
 _ASLEEP_IN = ("copy_process", "vm_mmap_pgoff", "do_mprotect_pkey")
 _CALLS = 512
+# Programs there send samples. Since Linux commit 2e38eb04c95e ("kprobes: Do not increment probe miss
+# count in the fault handler") (in v5.14), that is all. Before that, each fault as they read a user's
+# memory counted as a call missed.
+_READ_USER_MEMORY_IN = _ASLEEP_IN
 
 
 class KprobeEvents:
@@ -38,8 +42,8 @@ class KprobeEvents:
         path = self._directory / "events" / self._group / function / "id"
         return int(path.read_text())
 
-    def missed(self, but_for: str) -> int | None:
-        """Count the calls that found no room, but for one function's; None: it cannot be read."""
+    def missed(self) -> int | None:
+        """Count the calls that found no room, as far as the kernel tells; None: it cannot be read."""
         # Since Linux commit dfea08a2116f ("tracing/kprobes: 'nmissed' not showed correctly for
         # kretprobe") (in v5.17, and in older stable kernels), it counts these. Before that, only
         # the calls that came in the middle of another kprobe.
@@ -50,7 +54,7 @@ class KprobeEvents:
         total = 0
         for line in text.splitlines():
             name, _hits, missed = line.split()[-3:]
-            if name in self._functions and name != but_for:
+            if name in self._functions and name not in _READ_USER_MEMORY_IN:
                 total += int(missed)
         return total
 

@@ -579,7 +579,7 @@ class LibbpfBackend:
         if self.plan.rung == "kprobe":
             total = self._unreturned + self.stats()["unreturned"]
             if self._kprobe_events:
-                total += self._kprobe_events.missed(but_for="copy_process") or 0
+                total += self._kprobe_events.missed() or 0
         # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
         # prevented") (in v5.12); before that the kernel does not count them. Since Linux commit
         # dd8657894c11 ("bpf: Count missed stats in trace_call_bpf") (in v6.7), for kprobes too.

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
+from fork_trace.plan import RUNGS
 from fork_trace.rehearse import find
 
-from .conftest import FORK_TRACE, IS_GUEST, Rehearsed, capture, rehearse
+from .conftest import FORK_TRACE, IS_GUEST, TAKES, Rehearsed, capture, host_by, rehearse
 
 THREE_UP, FULL_ABOVE = find("pids-cgroup-three-up"), find("pid-namespace-full")
 USER_ABOVE = find("rlimit-nproc-user-namespace")
@@ -23,24 +24,24 @@ MADE = tuple(
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module", params=["fexit", "tracepoint"])
+@pytest.fixture(scope="module", params=RUNGS)
 def nested(
     request: pytest.FixtureRequest,
     any_host: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Rehearsed:
     """One capture around all of them, on each rung."""
-    if request.param == "fexit":
-        request.getfixturevalue("host")
+    if request.param in TAKES:
+        host_by(request.param)
     return rehearse(tmp_path_factory.mktemp("nested"), MADE, "--rung", request.param)
 
 
-@pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
+@pytest.mark.parametrize("rung", RUNGS)
 def test_a_pids_limit_three_levels_up_is_named_by_its_path(
-    rung: str, request: pytest.FixtureRequest, any_host: dict[str, Any], tmp_path: Any
+    rung: str, any_host: dict[str, Any], tmp_path: Any
 ) -> None:
-    if rung == "fexit":
-        request.getfixturevalue("host")
+    if rung in TAKES:
+        host_by(rung)
     # Long enough for the reader to see the cgroups before they go.
     argv = [*FORK_TRACE, "rehearse", "--count", "1009", THREE_UP.name]
     captured = capture(tmp_path / "c.jsonl", *argv, options=("--rung", rung))
