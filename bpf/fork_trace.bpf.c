@@ -81,51 +81,25 @@ struct {
 } calls SEC(".maps");
 
 /* The last stack that each thread mapped for another; what is evicted is not told, never wrong. */
-struct stack_range {
-	__u64 start;
-	__u64 bytes;
-	__u64 time_ns; /* when it was mapped */
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, struct stack_range);
+	__type(value, struct ft_stack);
 } stacks SEC(".maps");
-
-/*
- * The kprobe rung: a program at a return sees no arguments any more, and no
- * kernel stack beyond the trampoline that brought it there. So one on the entry
- * of copy_process notes each fork under way, and others keep the arguments that
- * are told if their function refuses. Each note is new, so that nothing older
- * than its fork is in it.
- */
-struct attempt {
-	__u64 args; /* struct kernel_clone_args * */
-	__u64 memory_cgroup; /* of mem_cgroup_out_of_memory, which can be called in all others */
-	__u64 kept[2]; /* arguments of the function that was entered last */
-	__u64 kept_by; /* enum ft_step: which one that is */
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192); /* twice as many as can be followed to their return */
 	__type(key, __u32); /* thread */
-	__type(value, struct attempt);
+	__type(value, struct ft_attempt);
 } attempts SEC(".maps");
 
-ft_inline struct attempt *attempt_of_thread(void)
+ft_inline struct ft_attempt *port_attempt(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	return bpf_map_lookup_elem(&attempts, &thread);
-}
-
-/* Is this thread in copy_process? -1: nobody notes it. */
-ft_inline int port_is_forking(void)
-{
-	return config.notes_attempts ? !!attempt_of_thread() : -1;
 }
 
 /* Too large for the 512-byte stack of a program. */
@@ -141,10 +115,11 @@ ft_inline struct ft_refusal *port_refusal(void)
 }
 
 #include "kernel_state.h"
+#include "kernel_steps.h"
 
 /* The port. */
 
-ft_inline const volatile struct ft_config *port_config(void)
+ft_inline ft_settings *port_config(void)
 {
 	return &config;
 }
@@ -213,78 +188,10 @@ ft_inline struct ft_event *port_event(void)
 	return bpf_ringbuf_reserve(&events, sizeof(struct ft_event), 0);
 }
 
-ft_inline void port_event_send(struct ft_event *event, int wake)
+ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
 	bpf_ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
-}
-
-ft_inline void port_who(struct ft_key *key)
-{
-	bpf_get_current_comm(key->comm, sizeof(key->comm));
-	key->uid = bpf_get_current_uid_gid();
-	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
-	key->syscall = syscall_of(current_task());
-}
-
-ft_inline void port_sample(void *ctx, struct ft_event *event)
-{
-	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	long bytes;
-
-	event->pid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->ppid = BPF_CORE_READ(parent, tgid);
-	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
-	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
-	if (bytes > 0)
-		event->user_frame_count = bytes / 8;
-	/* The same frames as build id and file offset: read now, for callers that exit at once. */
-	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
-		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
-}
-
-ft_inline int port_is_filtered_out(const struct ft_key *key)
-{
-	int i;
-
-	if (!config.filter)
-		return 0;
-	if (config.filter & FT_FILTER_PID && config.filter_pid != bpf_get_current_pid_tgid() >> 32)
-		return 1;
-	if (config.filter & FT_FILTER_UID && config.filter_uid != key->uid)
-		return 1;
-	if (config.filter & FT_FILTER_CGROUP && !is_below_cgroup(config.filter_cgroup))
-		return 1;
-	if (config.filter & FT_FILTER_COMM) {
-		for (i = 0; i < FT_COMM_BYTES; i++) {
-			if (key->comm[i] != config.filter_comm[i])
-				return 1;
-			if (!key->comm[i])
-				break;
-		}
-	}
 	return 0;
-}
-
-ft_inline int port_is_dying(void)
-{
-	struct task_struct *task = current_task();
-
-	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
-		return 1;
-	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
-}
-
-ft_inline int port_is_supervised(void)
-{
-	struct task_struct *task = current_task();
-
-	/* Without CONFIG_SECCOMP the structure is empty. */
-	if (bpf_core_field_exists(task->seccomp.mode) &&
-	    BPF_CORE_READ(task, seccomp.mode) == SECCOMP_MODE_FILTER)
-		return 1;
-	return !!BPF_CORE_READ(task, ptrace);
 }
 
 ft_inline int port_call_note(enum ft_call call)
@@ -307,26 +214,18 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
-ft_inline void port_judge_memory_cgroup(void)
+ft_inline struct ft_stack *port_stack(void)
 {
-	judge_memory_cgroup(0);
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&stacks, &thread);
 }
 
-ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
+ft_inline void port_stack_note(const struct ft_stack *range)
 {
-	if (error == -FT_EAGAIN) {
-		judge_eagain(watched);
-		judge_pids(watched);
-	} else if (error == -FT_ENOMEM) {
-		judge_pids(watched | 1ULL << FT_STEP_ALLOC_PID | 1ULL << FT_STEP_CGROUP_CAN_FORK);
-		judge_memory(watched);
-	} else if (error == -FT_EMFILE) {
-		judge_descriptors(watched);
-	} else if (error == -FT_ENOSPC) {
-		judge_namespaces(watched);
-	} else {
-		judge_flags(watched);
-	}
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&stacks, &thread, range, BPF_ANY);
 }
 
 /*
@@ -335,8 +234,6 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
  * Functions that return int leave the upper half of it undefined; those that
  * return a pointer carry the error as the pointer's value, or NULL.
  */
-
-#define IS_ERR_VALUE(value) ((__u64)(value) >= (__u64)-4095)
 
 /*
  * The error in a returned pointer. The verifier types that slot as a pointer and
@@ -365,26 +262,6 @@ ft_inline int error_in(const __u64 *slot)
 #define PASSED_3(context) ((context)->regs[3])
 #endif
 
-ft_inline int keep(enum ft_step step, __u64 first, __u64 second)
-{
-	struct attempt *attempt = attempt_of_thread();
-
-	if (!attempt)
-		return 0;
-	attempt->kept[0] = first;
-	attempt->kept[1] = second;
-	attempt->kept_by = step;
-	return 0;
-}
-
-/* What the function of this step was called with, inside this fork; 0: not kept. */
-ft_inline const __u64 *kept_by(enum ft_step step)
-{
-	struct attempt *attempt = attempt_of_thread();
-
-	return attempt && attempt->kept_by == step ? attempt->kept : 0;
-}
-
 #define KEEP(name, function, STEP, first, second)                                                \
 	SEC("kprobe/" function)                                                                  \
 	int kprobe_##name(struct pt_regs *ctx)                                                   \
@@ -408,7 +285,7 @@ int fexit_copy_process(__u64 *ctx)
 SEC("kprobe/copy_process")
 int kprobe_copy_process(struct pt_regs *ctx)
 {
-	struct attempt attempt = { .args = PASSED_3(ctx) };
+	struct ft_attempt attempt = { .args = PASSED_3(ctx) };
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	/* From now on every program is in place: what is noted will be seen to return. */
@@ -431,40 +308,11 @@ SEC("kretprobe/copy_process")
 int kretprobe_copy_process(struct pt_regs *ctx)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
-	__u64 result = RETURNED(ctx), flags;
-	struct kernel_clone_args *args;
-	struct attempt *attempt;
+	__u64 result = RETURNED(ctx);
 
-	if (IS_ERR_VALUE(result)) {
-		attempt = bpf_map_lookup_elem(&attempts, &thread);
-		if (attempt) {
-			args = (struct kernel_clone_args *)attempt->args;
-			flags = BPF_CORE_READ(args, flags);
-		} else {
-			/* It began before we did, or found no room. */
-			flags = flags_of_call();
-		}
-		ft_on_copy_process(ctx, (int)result, flags);
-	}
+	if (IS_ERR_VALUE(result))
+		ft_on_copy_process(ctx, (int)result, flags_of_attempt(port_attempt()));
 	bpf_map_delete_elem(&attempts, &thread);
-	return 0;
-}
-
-/*
- * Steps whose numbers, if any, are read where it is judged. In a fork, vfork,
- * clone or clone3 only copy_process calls them; a worker that the kernel makes
- * in another system call is counted, but its step is not told.
- */
-ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
-{
-	struct ft_refusal *refusal;
-
-	if (!is_forking())
-		return 0;
-	refusal = ft_on_outer_refusal(step, last_inner, error);
-	if (refusal && step == FT_STEP_PIDFD_PREPARE)
-		ft_number(refusal, FT_NUMBER_NOFILE_LIMIT,
-			  BPF_CORE_READ(current_task(), signal, rlim[RLIMIT_NOFILE].rlim_cur));
 	return 0;
 }
 
@@ -522,14 +370,6 @@ ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 		return 0;                                                                        \
 	}
 
-/* No copy_process follows: only the system call's exit, where that is watched, takes the mark. */
-ft_inline int on_clone_args(int error)
-{
-	if (error < 0 && config.watches_early && is_fork_call())
-		ft_on_refusal(FT_STEP_CLONE_ARGS, error);
-	return 0;
-}
-
 SEC("fexit/copy_clone_args_from_user")
 int fexit_copy_clone_args(__u64 *ctx)
 {
@@ -575,38 +415,6 @@ STEP_OUTER(copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_ST
 STEP_INT(sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
 STEP_INT(futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
 
-/* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
-ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
-{
-	struct ft_refusal *refusal;
-
-	/* It says "over" for root as well, who is let through just after. */
-	if (is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
-	if (!refusal)
-		return 0;
-	/* execve asks too, after a set*uid. */
-	if (!is_inside_copy_process(ctx, refusal, 0)) {
-		port_refusal_drop();
-		return 0;
-	}
-	read_nproc_ucounts(refusal, (struct ucounts *)ucounts, limit, 1);
-	return 0;
-}
-
-ft_inline int keep_overlimit(struct pt_regs *ctx, __u64 nproc)
-{
-	return PASSED_1(ctx) == nproc ? keep(FT_STEP_RLIMIT_NPROC, PASSED_0(ctx), PASSED_2(ctx)) : 0;
-}
-
-ft_inline int on_overlimit_return(struct pt_regs *ctx)
-{
-	const __u64 *kept = (__u8)RETURNED(ctx) ? kept_by(FT_STEP_RLIMIT_NPROC) : 0;
-
-	return kept ? on_overlimit(ctx, kept[0], kept[1]) : 0;
-}
-
 SEC("fexit/is_rlimit_overlimit")
 int fexit_is_rlimit_overlimit(__u64 *ctx)
 {
@@ -618,13 +426,14 @@ int fexit_is_rlimit_overlimit(__u64 *ctx)
 SEC("kprobe/is_rlimit_overlimit")
 int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
 {
-	return keep_overlimit(ctx, bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC));
+	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx),
+			      bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC));
 }
 
 SEC("kretprobe/is_rlimit_overlimit")
 int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
 {
-	return on_overlimit_return(ctx);
+	return on_overlimit_return(ctx, RETURNED(ctx));
 }
 
 /*
@@ -643,28 +452,13 @@ int fexit_is_ucounts_overlimit(__u64 *ctx)
 SEC("kprobe/is_ucounts_overlimit")
 int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
 {
-	return keep_overlimit(ctx, nproc_index_v60());
+	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), nproc_index_v60());
 }
 
 SEC("kretprobe/is_ucounts_overlimit")
 int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
 {
-	return on_overlimit_return(ctx);
-}
-
-ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
-{
-	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_DUP_FD, error);
-
-	if (!refusal)
-		return 0;
-	/* unshare(CLONE_FILES) and close_range(CLOSE_RANGE_UNSHARE) call it as well. */
-	if (!is_inside_copy_process(ctx, refusal, 0)) {
-		port_refusal_drop();
-		return 0;
-	}
-	read_fd_table(refusal, files);
-	return 0;
+	return on_overlimit_return(ctx, RETURNED(ctx));
 }
 
 /*
@@ -681,15 +475,10 @@ int fexit_dup_fd(__u64 *ctx)
 		       0;
 }
 
-/* copy_files hands it the caller's own table. */
 SEC("kretprobe/dup_fd")
 int kretprobe_dup_fd(struct pt_regs *ctx)
 {
-	__u64 result = RETURNED(ctx);
-
-	return IS_ERR_VALUE(result) ?
-		       on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files)) :
-		       0;
+	return on_dup_fd_return(ctx, RETURNED(ctx));
 }
 
 SEC("fexit/dup_fd")
@@ -712,42 +501,7 @@ KEEP(dup_fd_510, "dup_fd", DUP_FD, PASSED_2(ctx), 0)
 SEC("kretprobe/dup_fd")
 int kretprobe_dup_fd_510(struct pt_regs *ctx)
 {
-	const __u64 *kept = RETURNED(ctx) ? 0 : kept_by(FT_STEP_DUP_FD);
-	int error = 0;
-
-	if (!kept || bpf_probe_read_kernel(&error, sizeof(error), (void *)kept[0]))
-		return 0;
-	return on_dup_fd(ctx, error, BPF_CORE_READ(current_task(), files));
-}
-
-/* Is the system call that this thread is in one that maps a stack? */
-ft_inline int maps_memory(void)
-{
-	long number = syscall_number();
-
-	return number == NR_MMAP || number == NR_MPROTECT || number == NR_PKEY_MPROTECT;
-}
-
-ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __u64 pages,
-				  int cap_sys_admin)
-{
-	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_VM_ENOUGH_MEMORY, error);
-
-	if (!refusal)
-		return 0;
-	/*
-	 * Most of its callers are mmap, mprotect and brk: no fork of theirs failed.
-	 * The first two can be about a thread's stack; their own exits know.
-	 */
-	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		if (!is_watched(config.watched, FT_STEP_MMAP) || !maps_memory()) {
-			port_refusal_drop();
-			return 0;
-		}
-		refusal->is_of_stack = 1;
-	}
-	read_overcommit(refusal, mm, pages, cap_sys_admin);
-	return 0;
+	return on_dup_fd_510_return(ctx, RETURNED(ctx));
 }
 
 /* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
@@ -764,37 +518,7 @@ KEEP(vm_enough_memory, "__vm_enough_memory", VM_ENOUGH_MEMORY, PASSED_1(ctx), PA
 SEC("kretprobe/__vm_enough_memory")
 int kretprobe_vm_enough_memory(struct pt_regs *ctx)
 {
-	int error = (int)RETURNED(ctx), cap_sys_admin;
-	struct pt_regs *regs;
-	const __u64 *kept;
-	__u64 pages;
-
-	if (error >= 0)
-		return 0;
-	kept = kept_by(FT_STEP_VM_ENOUGH_MEMORY);
-	if (kept) {
-		pages = kept[0];
-		cap_sys_admin = (int)kept[1];
-	} else {
-		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
-		regs = call_registers();
-		if (!regs || !maps_memory())
-			return 0;
-		pages = pages_of(ARGUMENT_1(regs, 0));
-		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
-	}
-	return on_vm_enough_memory(ctx, error, BPF_CORE_READ(current_task(), mm), pages,
-				   cap_sys_admin);
-}
-
-/* struct pid *alloc_pid(struct pid_namespace *, pid_t *set_tid, size_t); only copy_process calls it */
-ft_inline int on_alloc_pid(int error, struct pid_namespace *namespace)
-{
-	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_ALLOC_PID, error);
-
-	if (refusal && namespace)
-		read_pid_namespace(refusal, namespace);
-	return 0;
+	return on_vm_enough_memory_return(ctx, (int)RETURNED(ctx));
 }
 
 SEC("fexit/alloc_pid")
@@ -810,28 +534,7 @@ KEEP(alloc_pid, "alloc_pid", ALLOC_PID, PASSED_0(ctx), 0)
 SEC("kretprobe/alloc_pid")
 int kretprobe_alloc_pid(struct pt_regs *ctx)
 {
-	__u64 result = RETURNED(ctx);
-	const __u64 *kept;
-
-	if (!IS_ERR_VALUE(result))
-		return 0;
-	kept = kept_by(FT_STEP_ALLOC_PID);
-	return on_alloc_pid((int)result, kept ? (struct pid_namespace *)kept[0] : 0);
-}
-
-/* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
-ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
-{
-	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_CGROUP_CAN_FORK, error);
-
-	if (!refusal || error != -FT_EAGAIN || !args)
-		return 0;
-	/* With CLONE_INTO_CGROUP another cgroup is charged. */
-	if (BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(args, cgroup)));
-	else
-		read_pids_cgroup(refusal, pids_css());
-	return 0;
+	return on_alloc_pid_return(RETURNED(ctx));
 }
 
 SEC("fexit/cgroup_can_fork")
@@ -842,42 +545,10 @@ int fexit_cgroup_can_fork(__u64 *ctx)
 		       0;
 }
 
-/* Its second argument is copy_process' last. */
 SEC("kretprobe/cgroup_can_fork")
 int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
 {
-	int error = (int)RETURNED(ctx);
-	struct attempt *attempt;
-
-	if (error >= 0)
-		return 0;
-	attempt = attempt_of_thread();
-	return on_cgroup_can_fork(error, attempt ? (struct kernel_clone_args *)attempt->args : 0);
-}
-
-/*
- * bool mem_cgroup_out_of_memory(struct mem_cgroup *, gfp_t, int order): what a
- * charge that found no room asks last. If nothing can be killed, it fails
- * (mm/memcontrol.c, try_charge); until then nobody pays for watching it.
- */
-ft_inline int on_memory_cgroup(void *ctx, struct mem_cgroup *cgroup)
-{
-	struct ft_refusal *refusal;
-
-	if (port_phase() == FT_PHASE_OFF)
-		return 0;
-	refusal = port_refusal_open();
-	if (!refusal)
-		return 0;
-	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		port_refusal_drop();
-		return 0;
-	}
-	refusal->step = FT_STEP_COPY_PROCESS;
-	refusal->error = -FT_ENOMEM;
-	refusal->bits = FT_BIT_MEMCG;
-	read_memory_cgroup(refusal, cgroup);
-	return 0;
+	return on_cgroup_can_fork_return((int)RETURNED(ctx));
 }
 
 SEC("fexit/mem_cgroup_out_of_memory")
@@ -889,62 +560,13 @@ int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
 SEC("kprobe/mem_cgroup_out_of_memory")
 int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
 {
-	struct attempt *attempt = attempt_of_thread();
-
-	if (attempt)
-		attempt->memory_cgroup = PASSED_0(ctx);
-	return 0;
+	return keep_memory_cgroup(PASSED_0(ctx));
 }
 
 SEC("kretprobe/mem_cgroup_out_of_memory")
 int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
 {
-	struct attempt *attempt = (__u8)RETURNED(ctx) ? 0 : attempt_of_thread();
-
-	return attempt && attempt->memory_cgroup ?
-		       on_memory_cgroup(ctx, (struct mem_cgroup *)attempt->memory_cgroup) :
-		       0;
-}
-
-/* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
-
-ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __u64 type)
-{
-	struct user_namespace *owner = (struct user_namespace *)owner_address;
-	struct ft_refusal *refusal;
-	__u32 level;
-	int found;
-
-	if (!is_forking())
-		return 0;
-	refusal = ft_on_refusal(step, error);
-	if (!refusal || error != -FT_ENOSPC)
-		return 0;
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, level),
-		     FT_MOVED_PID_NAMESPACE))
-		return 0;
-	/* create_user_ns and create_pid_namespace look at the depth first. */
-	level = step == FT_STEP_COPY_PID_NS ?
-			BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level) :
-			BPF_CORE_READ(owner, level);
-	if ((step == FT_STEP_CREATE_USER_NS && level > NAMESPACE_DEPTH) ||
-	    (step == FT_STEP_COPY_PID_NS && level >= NAMESPACE_DEPTH)) {
-		refusal->detail = FT_DETAIL_NS_DEPTH;
-		ft_number(refusal, FT_NUMBER_NS_LEVEL, level);
-		return 0;
-	}
-	found = read_ns_limit(refusal, owner, type);
-	refusal->detail = step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS :
-								      FT_DETAIL_NS_LIMIT;
-	return 0;
-}
-
-/* int create_user_ns(struct cred *new): its owner is what new->user_ns is at first */
-ft_inline int on_create_user_ns(int error, struct cred *new)
-{
-	namespace_refused(FT_STEP_CREATE_USER_NS, error, (__u64)BPF_CORE_READ(new, user_ns),
-			  bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
-	return 0;
+	return on_memory_cgroup_return(ctx, RETURNED(ctx));
 }
 
 SEC("fexit/create_user_ns")
@@ -958,10 +580,7 @@ KEEP(create_user_ns, "create_user_ns", CREATE_USER_NS, PASSED_0(ctx), 0)
 SEC("kretprobe/create_user_ns")
 int kretprobe_create_user_ns(struct pt_regs *ctx)
 {
-	int error = (int)RETURNED(ctx);
-	const __u64 *kept = error < 0 ? kept_by(FT_STEP_CREATE_USER_NS) : 0;
-
-	return kept ? on_create_user_ns(error, (struct cred *)kept[0]) : 0;
+	return on_create_user_ns_return((int)RETURNED(ctx));
 }
 
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
@@ -983,14 +602,9 @@ int kretprobe_create_user_ns(struct pt_regs *ctx)
 	SEC("kretprobe/" function)                                                               \
 	int kretprobe_##name(struct pt_regs *ctx)                                                \
 	{                                                                                        \
-		__u64 result = RETURNED(ctx);                                                    \
-		const __u64 *kept = IS_ERR_VALUE(result) ? kept_by(FT_STEP_##STEP) : 0;          \
-                                                                                                 \
-		if (kept)                                                                        \
-			namespace_refused(FT_STEP_##STEP, (int)result, kept[0],                  \
-					  bpf_core_enum_value(enum ucount_type,                  \
-							      UCOUNT_##TYPE##_NAMESPACES));      \
-		return 0;                                                                        \
+		return on_namespace_return(FT_STEP_##STEP, RETURNED(ctx),                        \
+					   bpf_core_enum_value(enum ucount_type,                 \
+							       UCOUNT_##TYPE##_NAMESPACES));     \
 	}
 
 STEP_NAMESPACE(copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
@@ -1000,153 +614,6 @@ STEP_NAMESPACE(copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
 STEP_NAMESPACE(copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
 STEP_NAMESPACE(copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
 STEP_NAMESPACE(copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
-
-/* Stacks of threads: what fails here never gets as far as clone. */
-
-/* include/uapi/asm-generic/mman-common.h, mman.h */
-#define PROT_WRITE 2
-#define MAP_STACK 0x20000 /* glibc sets it */
-#define MAP_FIXED_ANY (0x10 | 0x100000) /* who gives the place is not allocating a stack */
-/* glibc calls mprotect right after mmap; later the range can be of something else. */
-#define STACK_FRESH_NS FT_NS_PER_S
-
-/* Can the overcommit rule have refused these pages? Asked where nobody watched it. */
-ft_inline int may_be_overcommit(const struct ft_refusal *refusal, __u64 pages)
-{
-	__u64 mode = number_of(refusal, FT_NUMBER_OVERCOMMIT_MEMORY);
-
-	if (!has_number(refusal, FT_NUMBER_OVERCOMMIT_MEMORY))
-		return 1;
-	if (mode == 0 && has_number(refusal, FT_NUMBER_PAGES_RAM) &&
-	    has_number(refusal, FT_NUMBER_PAGES_SWAP))
-		return pages > number_of(refusal, FT_NUMBER_PAGES_RAM) +
-				       number_of(refusal, FT_NUMBER_PAGES_SWAP);
-	return mode != 1;
-}
-
-/*
- * Which limit refused `bytes` of stack? Leaves the numbers in the refusal.
- * Source: mm/mmap.c, do_mmap and may_expand_vm; mm/mprotect.c, mprotect_fixup:
- * it asks for RLIMIT_DATA only, the address space was had already. What cannot
- * be written is charged to neither RLIMIT_DATA nor the overcommit rule.
- */
-ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writable)
-{
-	struct task_struct *task = current_task();
-	struct ft_refusal *refusal = port_refusal();
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 pages = pages_of(bytes);
-	__u64 total, data, address_space, data_limit;
-	int count = 0;
-
-	/* Of as many pages: not one left over from an earlier call. */
-	if (refusal && refusal->is_of_stack && number_of(refusal, FT_NUMBER_PAGES_ASKED) == pages) {
-		refusal->detail = FT_DETAIL_STACK_COMMIT;
-		ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-		return 0;
-	}
-	refusal = port_refusal_open();
-	if (!refusal)
-		return 0;
-	ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-	if (is_moved(refusal,
-		     bpf_core_field_exists(mm->total_vm) && bpf_core_field_exists(mm->data_vm) &&
-			     bpf_core_field_exists(mm->map_count),
-		     FT_MOVED_MM_STRUCT))
-		return 0;
-	total = BPF_CORE_READ(mm, total_vm);
-	data = BPF_CORE_READ(mm, data_vm);
-	address_space = BPF_CORE_READ(task, signal, rlim[RLIMIT_AS].rlim_cur);
-	data_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_DATA].rlim_cur);
-	count = BPF_CORE_READ(mm, map_count);
-	ft_number(refusal, FT_NUMBER_MM_TOTAL_PAGES, total);
-	ft_number(refusal, FT_NUMBER_DATA_PAGES, data);
-	ft_number(refusal, FT_NUMBER_ADDRESS_SPACE_LIMIT, address_space);
-	ft_number(refusal, FT_NUMBER_DATA_LIMIT, data_limit);
-	ft_number(refusal, FT_NUMBER_MAP_COUNT, count);
-	if (config.sysctl_max_map_count)
-		number_int_at(refusal, FT_NUMBER_MAX_MAP_COUNT, config.sysctl_max_map_count);
-	else if (config.max_map_count)
-		ft_number(refusal, FT_NUMBER_MAX_MAP_COUNT, config.max_map_count);
-	if (error == -FT_EAGAIN)
-		refusal->detail = FT_DETAIL_STACK_LOCKED;
-	else if (error != -FT_ENOMEM)
-		refusal->detail = FT_DETAIL_NONE;
-	else if (has_number(refusal, FT_NUMBER_MAX_MAP_COUNT) &&
-		 /* do_mmap lets one more pass than split_vma does */
-		 count >= (int)number_of(refusal, FT_NUMBER_MAX_MAP_COUNT) + (step == FT_STEP_MMAP))
-		refusal->detail = FT_DETAIL_STACK_MAPPINGS;
-	else if (step == FT_STEP_MMAP && address_space != ~0ULL &&
-		 total + pages > address_space >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_ADDRESS_SPACE;
-	else if (is_writable && data_limit != ~0ULL &&
-		 data + pages > data_limit >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_DATA;
-	else if (is_writable && config.is_by_syscall) {
-		/* Nobody watched the overcommit rule: what is left is it, if it can refuse. */
-		read_commit_rule(refusal, mm);
-		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
-		ft_number(refusal, FT_NUMBER_PAGES_ASKED, pages);
-		refusal->detail = may_be_overcommit(refusal, pages) ? FT_DETAIL_STACK_COMMIT :
-								      FT_DETAIL_NONE;
-	}
-	return 0;
-}
-
-ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int error)
-{
-	if (port_phase() >= FT_PHASE_COUNTING) {
-		judge_stack(bytes, error, step, !!(prot & PROT_WRITE));
-		ft_on_stack_refused(ctx, step, error, port_refusal());
-	}
-	port_refusal_drop();
-}
-
-ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 result)
-{
-	__u32 thread = bpf_get_current_pid_tgid();
-	struct stack_range range;
-
-	if (!(flags & MAP_STACK) || flags & MAP_FIXED_ANY) {
-		if (IS_ERR_VALUE(result) && port_refusal())
-			port_refusal_drop();
-		return;
-	}
-	if (!IS_ERR_VALUE(result)) {
-		range.start = result;
-		range.bytes = pages_of(length) << config.page_shift;
-		range.time_ns = port_now_ns();
-		bpf_map_update_elem(&stacks, &thread, &range, BPF_ANY);
-		return;
-	}
-	on_stack(ctx, FT_STEP_MMAP, length, prot, (int)result);
-}
-
-/* Is it the guard at the bottom of the stack that this thread has just mapped, or all above one? */
-ft_inline int is_fresh_stack(const struct stack_range *range, __u64 start, __u64 length)
-{
-	__u64 mask = (1ULL << config.page_shift) - 1;
-	__u64 end = range->start + range->bytes;
-
-	if (port_now_ns() - range->time_ns > STACK_FRESH_NS || start < range->start || start >= end)
-		return 0;
-	return start == range->start || start + ((length + mask) & ~mask) == end;
-}
-
-ft_inline void on_mprotect(void *ctx, __u64 start, __u64 length, __u64 prot, int error)
-{
-	__u32 thread = bpf_get_current_pid_tgid();
-	struct stack_range *range;
-
-	if (error >= 0)
-		return;
-	range = bpf_map_lookup_elem(&stacks, &thread);
-	/* glibc, nptl/allocatestack.c: it maps the whole, then opens all but the guard. */
-	if (range && is_fresh_stack(range, start, length))
-		on_stack(ctx, FT_STEP_MPROTECT, length, prot, error);
-	else if (port_refusal())
-		port_refusal_drop();
-}
 
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
 SEC("fexit/vm_mmap_pgoff")
@@ -1159,24 +626,10 @@ int fexit_vm_mmap_pgoff(__u64 *ctx)
 	return 0;
 }
 
-/*
- * Every mmap of the host ends here, so no other program keeps its arguments: a
- * stack is mapped by a system call, which has them.
- */
 SEC("kretprobe/vm_mmap_pgoff")
 int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
 {
-	struct pt_regs *regs = call_registers();
-	__u64 result = RETURNED(ctx), flags;
-
-	if (!regs)
-		return 0;
-	flags = ARGUMENT_3(regs);
-	if (!(flags & MAP_STACK) && !IS_ERR_VALUE(result))
-		return 0;
-	if (syscall_number_in(regs) == NR_MMAP)
-		on_mmap(ctx, ARGUMENT_1(regs, 0), ARGUMENT_2(regs), flags, result);
-	return 0;
+	return on_mmap_return(ctx, RETURNED(ctx));
 }
 
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
@@ -1191,33 +644,14 @@ int fexit_do_mprotect_pkey(__u64 *ctx)
 SEC("kretprobe/do_mprotect_pkey")
 int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
 {
-	int error = (int)RETURNED(ctx);
-	struct pt_regs *regs;
-	long number;
-
-	if (error >= 0)
-		return 0;
-	regs = call_registers();
-	number = regs ? syscall_number_in(regs) : -1;
-	if (number == NR_MPROTECT || number == NR_PKEY_MPROTECT)
-		on_mprotect(ctx, ARGUMENT_0(regs, 0), ARGUMENT_1(regs, 0), ARGUMENT_2(regs), error);
-	return 0;
+	return on_mprotect_return(ctx, (int)RETURNED(ctx));
 }
-
-/* System calls: the lowest rung, and beside the upper ones for what never reaches copy_process. */
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")
 int raw_sys_enter(__u64 *ctx)
 {
-	long number = ctx[1];
-
-	/* Every system call of the host comes here: nearly all of them leave at once. */
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != COMPAT_NR_FORK && number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return 0;
-	if (call_of(syscall_number_in((struct pt_regs *)ctx[0])) != FT_SYSCALL_KERNEL)
-		ft_on_call_enter();
+	on_sys_enter((struct pt_regs *)ctx[0], ctx[1]);
 	return 0;
 }
 
@@ -1225,44 +659,6 @@ int raw_sys_enter(__u64 *ctx)
 SEC("raw_tp/sys_exit")
 int raw_sys_exit(__u64 *ctx)
 {
-	struct pt_regs *regs = (struct pt_regs *)ctx[0];
-	__s64 result = ctx[1];
-	__u64 flags = 0, set_tid_size = 0;
-	long number = -1;
-	__u8 call;
-
-	/* Every system call of the host comes here: nearly all of them leave at once. */
-#if defined(__TARGET_ARCH_x86)
-	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
-#else
-	number = syscall_number_in(regs) & ~COMPAT_CALL;
-#endif
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
-	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return 0;
-	if ((number == NR_MMAP || number == NR_MPROTECT) && !config.is_by_syscall)
-		return 0;
-	number = syscall_number_in(regs);
-	if (config.is_by_syscall) {
-		if (number == NR_MMAP) {
-			if (ARGUMENT_3(regs) & MAP_STACK)
-				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
-					ARGUMENT_3(regs), result);
-			return 0;
-		}
-		if (number == NR_MPROTECT) {
-			if (IS_ERR_VALUE(result))
-				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
-					    ARGUMENT_2(regs), (int)result);
-			return 0;
-		}
-	}
-	call = call_of(number);
-	if (call == FT_SYSCALL_KERNEL)
-		return 0;
-	if (IS_ERR_VALUE(result))
-		flags = flags_in(regs, number, &set_tid_size);
-	ft_on_call_exit(ctx, result, flags, !!set_tid_size);
+	on_sys_exit(ctx, (struct pt_regs *)ctx[0], ctx[1]);
 	return 0;
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The kernel's state at the instant of a refusal, read by CO-RE into a struct
- * ft_refusal: numbers, levels, and which tests would refuse. Only ever run on
- * the error path. Needs `config` and port_refusal() of the shell that includes it.
+ * The kernel's state at the instant of a refusal, read into a struct ft_refusal:
+ * numbers, levels, and which tests would refuse; and who asked. Only ever run on
+ * the error path. Written for CO-RE; kernel_headers.h answers in its place where
+ * the kernel has no BTF. Needs `config` and port_refusal() of the shell that
+ * includes it, and none of its maps.
  */
 #ifndef FORK_TRACE_KERNEL_STATE_H
 #define FORK_TRACE_KERNEL_STATE_H
@@ -11,7 +13,9 @@
  * A function that the verifier walks once for each program, and not at each
  * call. Before v5.12 it takes numbers only, so each looks up the refusal anew.
  */
+#ifndef ft_global
 #define ft_global __attribute__((noinline))
+#endif
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SIGKILL_BIT (1UL << 8)
@@ -62,6 +66,9 @@
 #define COMPAT_NR_FORK 2
 #define COMPAT_NR_CLONE 120
 #define COMPAT_NR_VFORK 190
+
+/* The fork that a program on copy_process' entry has noted for this thread, or 0. */
+ft_inline struct ft_attempt *port_attempt(void);
 
 ft_inline struct task_struct *current_task(void)
 {
@@ -154,10 +161,11 @@ ft_inline struct pt_regs *call_registers(void)
 	 * (in v5.15) the kernel tells where they are. Before that, they end the
 	 * kernel stack: x86 had no padding above them, arm64 pads 16 bytes.
 	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
 		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-#if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(current_task(), stack) + 16384 - bpf_core_type_size(struct pt_regs);
+#if defined(KERNEL_STACK_BYTES)
+	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES -
+	       bpf_core_type_size(struct pt_regs);
 #else
 	return 0;
 #endif
@@ -249,10 +257,16 @@ ft_inline __u64 flags_of_call(void)
 	return regs ? flags_in(regs, syscall_number_in(regs), &set_tid_size) : 0;
 }
 
+/* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */
+ft_inline int is_noted(void)
+{
+	return config.notes_attempts ? !!port_attempt() : -1;
+}
+
 /* Is this thread in copy_process? Where no program notes it: in a system call that leads there. */
 ft_inline int is_forking(void)
 {
-	int told = port_is_forking();
+	int told = is_noted();
 
 	return told < 0 ? is_fork_call() : told;
 }
@@ -267,7 +281,7 @@ ft_inline int is_forking(void)
  */
 ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int may_be_a_fault)
 {
-	int is_fork, told = port_is_forking();
+	int is_fork, told = is_noted();
 	long bytes;
 	int i;
 
@@ -325,8 +339,8 @@ ft_inline int is_exempt_from_nproc(const struct cred *cred)
 /* Where the count of tasks stands in struct ucounts: since v6.0 apart, from v5.14 among ucount[]. */
 ft_inline int has_nproc_ucounts(void)
 {
-	return bpf_core_field_exists(struct ucounts, rlimit) ||
-	       bpf_core_enum_value_exists(enum ucount_type___v60, UCOUNT_RLIMIT_NPROC___v60);
+	return has_field(ucounts, rlimit) ||
+	       has_value(ucount_type___v60, UCOUNT_RLIMIT_NPROC___v60);
 }
 
 /*
@@ -340,10 +354,10 @@ ft_outline __u64 nproc_index_v60(void)
 
 ft_inline int read_nproc_count(struct ucounts *ucounts, long *tasks)
 {
-	if (bpf_core_field_exists(ucounts->rlimit))
+	if (has_field(ucounts, rlimit))
 		return bpf_probe_read_kernel(
 			tasks, sizeof(*tasks),
-			(void *)&ucounts->rlimit +
+			(void *)&ucounts->optional(ucounts, rlimit) +
 				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*tasks));
 	return bpf_probe_read_kernel(
 		tasks, sizeof(*tasks),
@@ -352,10 +366,10 @@ ft_inline int read_nproc_count(struct ucounts *ucounts, long *tasks)
 
 ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
 {
-	if (bpf_core_field_exists(ns->rlimit_max))
+	if (has_field(user_namespace, rlimit_max))
 		return bpf_probe_read_kernel(
 			limit, sizeof(*limit),
-			(void *)&ns->rlimit_max +
+			(void *)&ns->optional(user_namespace, rlimit_max) +
 				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*limit));
 	return bpf_probe_read_kernel(
 		limit, sizeof(*limit),
@@ -377,7 +391,7 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, struct ucounts *uco
 	long tasks;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(ucounts->ns) && bpf_core_field_exists(ucounts->uid),
+		     has_field(ucounts, ns) && has_field(ucounts, uid),
 		     FT_MOVED_UCOUNTS))
 		return 0;
 	for (i = 0; i < USERNS_LEVELS && ucounts; i++) {
@@ -413,14 +427,14 @@ ft_inline int read_nproc(struct ft_refusal *refusal)
 	int tasks = 0;
 
 	if (has_nproc_ucounts()) {
-		if (!read_nproc_ucounts(refusal, BPF_CORE_READ(cred, ucounts), rlimit, 0))
+		if (!read_nproc_ucounts(refusal, BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit, 0))
 			return 0;
 		return !is_exempt_from_nproc(cred);
 	}
 	user = (struct user_struct___v513 *)BPF_CORE_READ(cred, user);
-	if (!bpf_core_field_exists(user->processes))
+	if (!has_field(user_struct___v513, processes))
 		return 0;
-	if (bpf_core_read(&tasks, sizeof(tasks), &user->processes.counter))
+	if (bpf_core_read(&tasks, sizeof(tasks), &user->optional(user_struct___v513, processes)))
 		return 0;
 	ft_number(refusal, FT_NUMBER_NPROC, tasks);
 	ft_number(refusal, FT_NUMBER_NPROC_LIMIT, rlimit);
@@ -452,7 +466,7 @@ ft_outline __u64 memory_index(void)
 
 ft_inline struct cgroup_subsys_state *pids_css(void)
 {
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
 		return 0;
 	return css_of(pids_index());
 }
@@ -500,7 +514,7 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 	__u64 id;
 	int i;
 
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
 		return 0;
 	id = pids_index();
 	if (fd >= BPF_CORE_READ(current_task(), files, fdt, max_fds) ||
@@ -532,7 +546,7 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	__u64 id;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct pids_cgroup, counter) && bpf_core_field_exists(struct pids_cgroup, limit),
+		     has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
 		     FT_MOVED_PIDS_CGROUP))
 		return 0;
 	for (i = 0; i < CGROUP_LEVELS && css; i++) {
@@ -571,9 +585,9 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, struct mem_cgroup *
 	__u64 usage, max, id;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct mem_cgroup, memory.usage) &&
-			     bpf_core_field_exists(struct mem_cgroup, memory.max) &&
-			     bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id),
+		     has_field(mem_cgroup, memory) && has_field(page_counter, usage) &&
+			     has_field(page_counter, max) &&
+			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
 	css = css_of(memory_index());
@@ -621,7 +635,7 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 	int i;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct fdtable, max_fds) && bpf_core_field_exists(struct fdtable, open_fds),
+		     has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
 		     FT_MOVED_FDTABLE))
 		return;
 	fdt = BPF_CORE_READ(files, fdt);
@@ -674,8 +688,8 @@ ft_inline void read_commit_rule(struct ft_refusal *refusal, struct mm_struct *mm
 		refusal->detail = FT_DETAIL_OVERCOMMIT_GUESS +
 				  refusal->number[FT_NUMBER_OVERCOMMIT_MEMORY] % 3;
 	if (is_moved(refusal,
-		     bpf_core_field_exists(mm->total_vm) && bpf_core_field_exists(mm->data_vm) &&
-			     bpf_core_field_exists(mm->stack_vm),
+		     has_field(mm_struct, total_vm) && has_field(mm_struct, data_vm) &&
+			     has_field(mm_struct, stack_vm),
 		     FT_MOVED_MM_STRUCT))
 		return;
 	if (!bpf_core_read(&total, sizeof(total), &mm->total_vm))
@@ -747,8 +761,8 @@ ft_inline int would_overcommit(struct ft_refusal *refusal)
  */
 ft_inline int pid_max_of(struct pid_namespace *ns, int *pid_max)
 {
-	if (bpf_core_field_exists(ns->pid_max))
-		return bpf_core_read(pid_max, sizeof(*pid_max), &ns->pid_max);
+	if (has_field(pid_namespace, pid_max))
+		return bpf_core_read(pid_max, sizeof(*pid_max), &ns->optional(pid_namespace, pid_max));
 	if (!config.pid_max)
 		return -1;
 	return bpf_probe_read_kernel(pid_max, sizeof(*pid_max), (void *)config.pid_max);
@@ -766,8 +780,8 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, struct pid_namespac
 	int i;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(ns->pid_allocated) && bpf_core_field_exists(ns->parent) &&
-			     bpf_core_field_exists(ns->level),
+		     has_field(pid_namespace, pid_allocated) && has_field(pid_namespace, parent) &&
+			     has_field(pid_namespace, level),
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	if (!bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
@@ -847,8 +861,8 @@ ft_inline int read_ns_limit(struct ft_refusal *refusal, struct user_namespace *o
 		is_known = 1;
 		goto walk;
 	}
-	if (bpf_core_field_exists(cred->ucounts))
-		ucounts = BPF_CORE_READ(cred, ucounts);
+	if (has_field(cred, ucounts))
+		ucounts = BPF_CORE_READ(cred, optional(cred, ucounts));
 	if (ucounts && BPF_CORE_READ(ucounts, ns) == owner &&
 	    BPF_CORE_READ(ucounts, uid.val) == BPF_CORE_READ(cred, euid.val)) {
 		is_known = 1;
@@ -899,7 +913,7 @@ ft_global int judge_eagain(__u64 watched)
 		if (read_nproc(refusal))
 			fit(refusal, FT_FIT_NPROC);
 		else if (!has_nproc_ucounts() &&
-			 !bpf_core_field_exists(struct user_struct___v513, processes))
+			 !has_field(user_struct___v513, processes))
 			fit(refusal, FT_FIT_NPROC_UNKNOWN);
 	}
 	number_int_at(refusal, FT_NUMBER_NR_THREADS, config.nr_threads);
@@ -921,8 +935,8 @@ ft_global int judge_eagain(__u64 watched)
 	}
 	if (refusal->flags & FT_CLONE_FS &&
 	    !is_moved(refusal,
-		      bpf_core_field_exists(task->fs->users) &&
-			      bpf_core_field_exists(task->fs->in_exec),
+		      has_field(fs_struct, users) &&
+			      has_field(fs_struct, in_exec),
 		      FT_MOVED_FS_STRUCT)) {
 		users = BPF_CORE_READ(task, fs, users);
 		in_exec = BPF_CORE_READ(task, fs, in_exec);
@@ -951,7 +965,7 @@ ft_global int judge_pids(__u64 watched)
 		fit(refusal, FT_FIT_PIDS_CGROUP);
 	if (was_moved(refusal, FT_MOVED_PIDS_CGROUP))
 		fit(refusal, FT_FIT_PIDS_UNKNOWN);
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, pid_allocated),
+	if (is_moved(refusal, has_field(pid_namespace, pid_allocated),
 		     FT_MOVED_PID_NAMESPACE)) {
 		fit(refusal, FT_FIT_PIDNS_UNKNOWN);
 		return 0;
@@ -1050,9 +1064,10 @@ ft_global int judge_flags(__u64 watched)
 		fit(refusal, FT_FIT_UNSHARED);
 	/* Until v5.17: a task that shares memory could not enter another time namespace. */
 	if (flags & (FT_CLONE_THREAD | FT_CLONE_VM) &&
-	    !is_moved(refusal, bpf_core_field_exists(task->nsproxy->time_ns_for_children),
+	    !is_moved(refusal, has_field(nsproxy, time_ns_for_children),
 		      FT_MOVED_NSPROXY) &&
-	    BPF_CORE_READ(task, nsproxy, time_ns) != BPF_CORE_READ(task, nsproxy, time_ns_for_children))
+	    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns)) !=
+		    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns_for_children)))
 		fit(refusal, FT_FIT_UNSHARED);
 	/* ns_capable: in the caller's own user namespace. */
 	if (flags & FT_CLONE_NEW_ANY && !(flags & FT_CLONE_NEWUSER) &&
@@ -1084,7 +1099,7 @@ ft_global int judge_namespaces(__u64 watched)
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, level),
+	if (is_moved(refusal, has_field(pid_namespace, level),
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	level = BPF_CORE_READ(task, cred, user_ns, level);
@@ -1105,6 +1120,99 @@ ft_global int judge_namespaces(__u64 watched)
 		fit(refusal, FT_FIT_NS_LIMIT);
 #undef NS_TYPE
 	return 0;
+}
+
+/* The port, as far as it reads the kernel: the same in every shell that has one. */
+
+ft_inline void port_who(struct ft_key *key)
+{
+	bpf_get_current_comm(key->comm, sizeof(key->comm));
+	key->uid = bpf_get_current_uid_gid();
+	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
+	key->syscall = syscall_of(current_task());
+}
+
+ft_inline void port_sample(void *ctx, struct ft_event *event)
+{
+	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	long bytes;
+
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->ppid = BPF_CORE_READ(parent, tgid);
+	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
+	if (bytes > 0)
+		event->user_frame_count = bytes / 8;
+	/* The same frames as build id and file offset: read now, for callers that exit at once. */
+	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
+		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+}
+
+ft_inline int port_is_filtered_out(const struct ft_key *key)
+{
+	int i;
+
+	if (!config.filter)
+		return 0;
+	if (config.filter & FT_FILTER_PID && config.filter_pid != bpf_get_current_pid_tgid() >> 32)
+		return 1;
+	if (config.filter & FT_FILTER_UID && config.filter_uid != key->uid)
+		return 1;
+	if (config.filter & FT_FILTER_CGROUP && !is_below_cgroup(config.filter_cgroup))
+		return 1;
+	if (config.filter & FT_FILTER_COMM) {
+		for (i = 0; i < FT_COMM_BYTES; i++) {
+			if (key->comm[i] != config.filter_comm[i])
+				return 1;
+			if (!key->comm[i])
+				break;
+		}
+	}
+	return 0;
+}
+
+ft_inline int port_is_dying(void)
+{
+	struct task_struct *task = current_task();
+
+	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
+		return 1;
+	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
+}
+
+ft_inline int port_is_supervised(void)
+{
+	struct task_struct *task = current_task();
+
+	/* Without CONFIG_SECCOMP the structure is empty. */
+	if (has_field(seccomp, mode) &&
+	    BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
+		return 1;
+	return !!BPF_CORE_READ(task, ptrace);
+}
+
+ft_inline void port_judge_memory_cgroup(void)
+{
+	judge_memory_cgroup(0);
+}
+
+ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
+{
+	if (error == -FT_EAGAIN) {
+		judge_eagain(watched);
+		judge_pids(watched);
+	} else if (error == -FT_ENOMEM) {
+		judge_pids(watched | 1ULL << FT_STEP_ALLOC_PID | 1ULL << FT_STEP_CGROUP_CAN_FORK);
+		judge_memory(watched);
+	} else if (error == -FT_EMFILE) {
+		judge_descriptors(watched);
+	} else if (error == -FT_ENOSPC) {
+		judge_namespaces(watched);
+	} else {
+		judge_flags(watched);
+	}
 }
 
 #endif

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fork_trace import events, steps
-from fork_trace.backends import libbpf
-from fork_trace.backends.libbpf import Config
+from fork_trace.backends import settings
+from fork_trace.backends.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -289,7 +289,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
         (
             "ft_phase",
             {
-                f"FT_PHASE_{name}": getattr(libbpf, f"_PHASE_{name}")
+                f"FT_PHASE_{name}": getattr(settings, f"PHASE_{name}")
                 for name in ("OFF", "MARKING", "COUNTING", "DETAILED")
             },
         ),
@@ -352,14 +352,14 @@ def test_the_arrays_of_the_object_have_room_for_every_step() -> None:
 
 
 def test_what_is_noted_of_a_fork_under_way_is_as_long_as_it_is_read(btf: Btf) -> None:
-    (attempt,) = (each for each in btf.types if each.name == "attempt" and each.kind == 4)
+    (attempt,) = (each for each in btf.types if each.name == "ft_attempt" and each.kind == 4)
 
-    assert libbpf._ATTEMPT_BYTES == attempt.size_or_type
+    assert settings.ATTEMPT_BYTES == attempt.size_or_type
 
 
 def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:
     text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
-    source = (CHECKOUT / "fork_trace" / "backends" / "libbpf.py").read_text()
+    source = (CHECKOUT / "fork_trace" / "backends" / "settings.py").read_text()
     names = ("PID", "UID", "COMM", "CGROUP")
     filters = tuple(int(re.search(rf"FT_FILTER_{name} (\d+)", text)[1]) for name in names)  # type: ignore[index]
 

@@ -37,8 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "symbols": {"events", "procfs", "records"},
     "backends": {"errors", "plan"},
     "backends.kprobe_events": set(),
+    "backends.settings": {"backends", "events", "plan", "steps"},
     "backends.libbpf": {
-        *("backends", "backends.kprobe_events", "errors", "events", "plan", "steps"),
+        *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
+        *("plan", "steps"),
     },
     "render": {"aggregate", "catalogue", "explain", "records"},
     "borrowed": {"errors"},

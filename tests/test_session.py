@@ -14,7 +14,8 @@ from hypothesis import strategies as some
 
 from fork_trace import events, procfs, session, steps
 from fork_trace.backends import Filter
-from fork_trace.backends.libbpf import Config, LibbpfBackend, _fill_config, _is_vital
+from fork_trace.backends.libbpf import LibbpfBackend
+from fork_trace.backends.settings import Config, fill, is_vital
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe
 
@@ -56,7 +57,7 @@ def test_no_microsecond_is_rounded_to_another(seconds: int, micros: int) -> None
 
 def config(plan: Plan = PLAN, **wanted: object) -> Config:
     filled = Config()
-    _fill_config(filled, plan, Filter(**wanted), 50)  # type: ignore[arg-type]
+    fill(filled, plan, Filter(**wanted), 50)  # type: ignore[arg-type]
     return filled
 
 
@@ -116,7 +117,7 @@ def test_each_rung_counts_at_its_own_place(
 
 
 @pytest.mark.parametrize(
-    ("program", "is_vital"),
+    ("program", "expected"),
     [
         ("fexit_copy_process", True),
         ("kretprobe_copy_process", True),
@@ -127,13 +128,13 @@ def test_each_rung_counts_at_its_own_place(
     ],
 )
 def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
-    program: str, is_vital: bool
+    program: str, expected: bool
 ) -> None:
     calls = [Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS]
     kprobe = Probe("copy_process", "copy_process", "kretprobe_copy_process", entry="kprobe_c")
     (probe,) = (each for each in (*PLAN.probes, *calls, kprobe) if each.program == program)
 
-    assert is_vital == _is_vital(probe)
+    assert expected == is_vital(probe)
 
 
 def test_once_detached_no_waiting_program_is_attached() -> None:

@@ -29,7 +29,7 @@ class KprobeEvents:
 
     def __init__(self, root: str = "/") -> None:
         self._directory = _tracefs(root)
-        self._group = f"{_GROUP}{os.getpid()}"
+        self.group = f"{_GROUP}{os.getpid()}"
         self._functions: list[str] = []
         self._root = root
         self._remove_leftovers()
@@ -37,9 +37,9 @@ class KprobeEvents:
     def add_return(self, function: str) -> int:
         """Define an event at a function's return and give its number, for perf_event_open."""
         calls = _MOST_CALLS if function in _ASLEEP_IN else _CALLS
-        self._write(f"r{calls}:{self._group}/{function} {function}")
+        self._write(f"r{calls}:{self.group}/{function} {function}")
         self._functions.append(function)
-        path = self._directory / "events" / self._group / function / "id"
+        path = self._directory / "events" / self.group / function / "id"
         return int(path.read_text())
 
     def missed(self) -> int | None:
@@ -62,7 +62,7 @@ class KprobeEvents:
         """Remove all of them; they must be detached by then."""
         for function in self._functions:
             with suppress(OSError):
-                self._write(f"-:{self._group}/{function}")
+                self._write(f"-:{self.group}/{function}")
         self._functions = []
 
     def _write(self, line: str) -> None:

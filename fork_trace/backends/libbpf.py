@@ -27,6 +27,20 @@ from typing import Any
 from fork_trace import events, steps
 from fork_trace.backends import Filter, RungRefusedError, program
 from fork_trace.backends.kprobe_events import KprobeEvents
+from fork_trace.backends.settings import (
+    ATTEMPT_BYTES,
+    MARKING_S,
+    NEEDS,
+    PHASE_COUNTING,
+    PHASE_DETAILED,
+    PHASE_MARKING,
+    PHASE_OFF,
+    THREAD_BYTES,
+    Config,
+    drain,
+    fill,
+    is_vital,
+)
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import Plan, Probe
 
@@ -38,49 +52,7 @@ _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
-_PHASE_OFF, _PHASE_MARKING, _PHASE_COUNTING, _PHASE_DETAILED = 0, 1, 2, 3  # enum ft_phase
-_MARKING_S = 0.02  # most failing forks take less than 0.1 ms from the refusal to the return
 _BATCH = 8192  # as many as each map holds: one system call reads all
-_THREAD_BYTES, _ATTEMPT_BYTES = 4, 40  # the map "attempts"
-_DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
-
-_FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
-
-
-class Config(ctypes.Structure):
-    """struct ft_config of bpf/fork_trace.h; tests/test_abi.py holds the two together."""
-
-    _fields_ = [
-        ("copy_process_start", c_uint64),
-        ("copy_process_end", c_uint64),
-        ("nr_threads", c_uint64),
-        ("max_threads", c_uint64),
-        ("pid_max", c_uint64),
-        ("sysctl_nr_open", c_uint64),
-        ("sysctl_overcommit_memory", c_uint64),
-        ("sysctl_overcommit_ratio", c_uint64),
-        ("sysctl_overcommit_kbytes", c_uint64),
-        ("sysctl_admin_reserve_kbytes", c_uint64),
-        ("sysctl_user_reserve_kbytes", c_uint64),
-        ("totalram_pages", c_uint64),
-        ("total_swap_pages", c_uint64),
-        ("vm_committed_as", c_uint64),
-        ("sysctl_max_map_count", c_uint64),
-        ("unprivileged_userns_clone", c_uint64),
-        ("max_map_count", c_uint64),
-        ("watched", c_uint64),
-        ("watched_in_detail", c_uint64),
-        ("filter_cgroup", c_uint64),
-        ("filter", c_uint32),
-        ("filter_pid", c_uint32),
-        ("filter_uid", c_uint32),
-        ("filter_comm", ctypes.c_char * events.COMM_BYTES),
-        ("samples_per_second", c_uint32),
-        ("is_by_syscall", c_uint32),
-        ("watches_early", c_uint32),
-        ("page_shift", c_uint32),
-        ("notes_attempts", c_uint32),
-    ]
 
 
 class _BtfType(ctypes.Structure):
@@ -275,11 +247,6 @@ def _other_version() -> ForkTraceError:
     )
 
 
-def _is_vital(probe: Probe) -> bool:
-    """Say whether nothing is counted without this probe; any other can be given up alone."""
-    return probe.step == "copy_process" or probe.program in steps.SYSCALL_PROGRAMS
-
-
 def _programs_of(plan: Plan) -> dict[str, Probe]:
     """Map every program that a plan names to its probe; those on entries first."""
     probes = {probe.entry: probe for probe in plan.probes if probe.entry}
@@ -289,45 +256,6 @@ def _programs_of(plan: Plan) -> dict[str, Probe]:
 
 def _is_at_return(name: str) -> bool:
     return name.startswith("kretprobe_")
-
-
-# What each rung needs of the kernel, where it refuses the program that counts.
-_NEEDS = {
-    "fexit": "the fexit rung needs BPF trampolines "
-    "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
-    "kprobe": "the kprobe rung needs CONFIG_KPROBE_EVENTS=y, CONFIG_BPF_EVENTS=y and "
-    "/sys/kernel/debug/kprobes/enabled at 1.",
-    "tracepoint": "the tracepoint rung needs CONFIG_FTRACE_SYSCALLS=y and CONFIG_BPF_EVENTS=y.",
-}
-
-
-def _fill_config(config: Config, plan: Plan, filter_: Filter, samples_per_second: int) -> None:
-    if plan.copy_process_range:
-        config.copy_process_start, config.copy_process_end = plan.copy_process_range
-    for name, address in plan.addresses.items():
-        setattr(config, name.lstrip("_"), address)
-    config.watched = plan.watched(in_detail=False)
-    config.watched_in_detail = plan.watched(in_detail=True)
-    config.is_by_syscall = int(plan.rung == "tracepoint")
-    config.notes_attempts = int(plan.rung == "kprobe")
-    config.watches_early = int(
-        plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
-    )
-    config.samples_per_second = samples_per_second
-    config.max_map_count = plan.max_map_count or 0
-    config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
-    if filter_.pid is not None:
-        config.filter |= _FILTER_PID
-        config.filter_pid = filter_.pid
-    if filter_.uid is not None:
-        config.filter |= _FILTER_UID
-        config.filter_uid = filter_.uid
-    if filter_.comm is not None:
-        config.filter |= _FILTER_COMM
-        config.filter_comm = os.fsencode(filter_.comm)[: events.COMM_BYTES - 1]
-    if filter_.cgroup_id is not None:
-        config.filter |= _FILTER_CGROUP
-        config.filter_cgroup = filter_.cgroup_id
 
 
 class LibbpfBackend:
@@ -364,10 +292,10 @@ class LibbpfBackend:
                 break
             probe, reason = failed
             self.close()
-            if _is_vital(probe) or probe not in plan.probes:
+            if is_vital(probe) or probe not in plan.probes:
                 raise RungRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
-                    f"`fork-trace doctor` lists what it offers; {_NEEDS[plan.rung]}",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[plan.rung]}",
                 )
             plan = plan.without_probe(probe.program, reason)
         self._on_sample_kept = _SampleFn(self._on_sample)
@@ -410,7 +338,7 @@ class LibbpfBackend:
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
         if not address or size.value != ctypes.sizeof(Config):
             raise _other_version()
-        _fill_config(Config.from_address(address), plan, filter_, samples_per_second)
+        fill(Config.from_address(address), plan, filter_, samples_per_second)
         if lib.bpf_object__load(self._object):
             code = ctypes.get_errno()
             return self._culprit(plan, code)
@@ -427,10 +355,10 @@ class LibbpfBackend:
             reason = None if probe.in_detail else self._attach(probe)
             if reason is not None:
                 return probe, reason
-        self._move_to(_PHASE_MARKING)
+        self._move_to(PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
-        time.sleep(_MARKING_S)
-        self._move_to(_PHASE_COUNTING)
+        time.sleep(MARKING_S)
+        self._move_to(PHASE_COUNTING)
         return None
 
     def _attach(self, probe: Probe) -> str | None:
@@ -457,7 +385,7 @@ class LibbpfBackend:
             # From now on silence tells: who did not refuse let the caller pass. Not earlier, for a
             # fork under way can have been refused before the last one was in place.
             if self._may_detail:
-                self._move_to(_PHASE_DETAILED)
+                self._move_to(PHASE_DETAILED)
                 self._may_detail = False
             return False
         probe = self._waiting.pop(0)
@@ -603,9 +531,10 @@ class LibbpfBackend:
         """Stop watching; what was counted and sampled can still be read."""
         if self._links:
             # Before the first program goes: none of the others shall see half of a fork.
-            self._move_to(_PHASE_OFF)
+            self._move_to(PHASE_OFF)
             if self.plan.rung == "kprobe":
-                self._drain()
+                fd = self._map_fd("attempts")
+                self._unreturned = drain(lambda: len(self._pairs(fd, THREAD_BYTES, ATTEMPT_BYTES)))
         for link in self._links:
             self._lib.bpf_link__destroy(link)
         self._links = []
@@ -616,16 +545,6 @@ class LibbpfBackend:
         # Attached now, the last of them would start the counting again.
         self._waiting = []
         self._may_detail = False
-
-    def _drain(self) -> None:
-        """Let the forks under way end, and count those that do not."""
-        fd = self._map_fd("attempts")
-        deadline_s = time.monotonic() + _DRAIN_S
-        while True:
-            self._unreturned = len(self._pairs(fd, _THREAD_BYTES, _ATTEMPT_BYTES))
-            if not self._unreturned or time.monotonic() >= deadline_s:
-                return
-            time.sleep(0.002)
 
     def close(self) -> None:
         """Detach every program and free every map."""
