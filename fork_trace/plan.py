@@ -15,7 +15,10 @@ from fork_trace.steps import BY_NAME, MEMORY_CGROUP, STEPS, SYSCALL_PROGRAMS, St
 RUNGS: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
 BACKENDS: tuple[str, ...] = ("libbpf", "bcc")
 # What can be denied, so that a fallback is tried on a kernel that would not need it.
-FEATURES: tuple[str, ...] = ("libbpf", "btf", "trampolines", "ringbuf", "kallsyms", "kprobes")
+FEATURES: tuple[str, ...] = (
+    *("libbpf", "btf", "trampolines", "ringbuf", "kallsyms", "kprobes"),
+    *("bcc", "headers"),
+)
 
 # Kernel variables that the programs read by address; see struct ft_config in bpf/fork_trace.h.
 VARIABLES: tuple[str, ...] = (
@@ -69,6 +72,13 @@ class KernelFacts:
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
     max_map_count: int | None = None
+    # For what is compiled on this host.
+    bcc: Fact = Fact(None, "not looked for")  # the Python module
+    headers: Fact = Fact(None, "not looked for")
+    headers_remedy: str = ""
+    header_fields: Mapping[str, bool] = field(default_factory=dict)
+    # Function -> its parameter count as a header declares it; None: it returns nothing.
+    header_params: Mapping[str, int | None] = field(default_factory=dict)
 
     def feature(self, name: str) -> Fact:
         """Return the fact of a name in FEATURES."""
@@ -134,6 +144,9 @@ class Plan:
     copy_process_range: tuple[int, int] | None
     max_map_count: int | None = None  # vm.max_map_count at the start
     passed_over: tuple[PassedOver, ...] = ()  # better ones, best first
+    has_ringbuf: bool = True  # else samples come by a perf buffer
+    # Which fields the installed headers have, for programs that are compiled against them.
+    header_fields: Mapping[str, bool] = field(default_factory=dict)
 
     def watched(self, in_detail: bool) -> int:
         """Return the watched steps as the programs know them: bit n for step number n.
@@ -191,6 +204,19 @@ def _why_not_kprobe(watch: Watch, facts: KernelFacts) -> str | None:
     return _why_not(watch, facts)
 
 
+def _why_not_compiled(watch: Watch, facts: KernelFacts) -> str | None:
+    if facts.params:
+        return _why_not_kprobe(watch, facts)
+    # Without BTF the symbols say what is there, and a header which form of it where there are two.
+    if watch.function in facts.header_params:
+        params = facts.header_params[watch.function]
+        if params is None:
+            return f"{watch.function} returns nothing on this kernel"
+        if params != watch.params:
+            return f"{watch.function} has {params} parameters here, which no program is written for"
+    return _is_inlined(watch, facts)
+
+
 _TOLD_BY_REFUSED = "comes before copy_process: told by --refused only"
 _EARLY = ("seccomp", "kernel_clone")  # before copy_process, and in no function of their own
 
@@ -215,6 +241,17 @@ def _choose(
     )
 
 
+def _why_not_any(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why no program can be loaded, whatever it is made from."""
+    if facts.unlocked.value is False:
+        return facts.unlocked.why, (
+            "Boot with lockdown=integrity or less; where Secure Boot sets it, that is the firmware's."
+        )
+    if facts.may_load.value is False:
+        return facts.may_load.why, "Run it as root, or give it CAP_BPF and CAP_PERFMON."
+    return None
+
+
 def _why_not_libbpf(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why the CO-RE object cannot be loaded, whichever way it would be attached."""
     if facts.libbpf.value is False:
@@ -225,12 +262,9 @@ def _why_not_libbpf(facts: KernelFacts) -> tuple[str, str] | None:
         return facts.btf.why, (
             "Run a kernel built with CONFIG_DEBUG_INFO_BTF=y; every current distribution's is."
         )
-    if facts.unlocked.value is False:
-        return facts.unlocked.why, (
-            "Boot with lockdown=integrity or less; where Secure Boot sets it, that is the firmware's."
-        )
-    if facts.may_load.value is False:
-        return facts.may_load.why, "Run it as root, or give it CAP_BPF and CAP_PERFMON."
+    refusal = _why_not_any(facts)
+    if refusal is not None:
+        return refusal
     if facts.ringbuf.value is False:
         return facts.ringbuf.why, "It needs the BPF ring buffer: Linux 5.8 or newer."
     return None
@@ -249,21 +283,34 @@ def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
 
 def why_not_kprobe(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why the kprobe rung cannot be taken by libbpf, and what to do; None: it can be tried."""
-    refusal = _why_not_libbpf(facts)
-    if refusal is None and facts.kprobes.value is False:
+    return _why_not_libbpf(facts) or _why_no_kprobes(facts)
+
+
+def _why_no_kprobes(facts: KernelFacts) -> tuple[str, str] | None:
+    if facts.kprobes.value is False:
         return facts.kprobes.why, (
             "The kprobe rung needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and "
             "/sys/kernel/debug/kprobes/enabled at 1."
         )
-    return refusal
+    return None
+
+
+_BCC_REMEDY = (
+    "Install the distribution's bcc: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora, RHEL, "
+    "SUSE), py3-bcc (Alpine), python-bcc (Arch); pip uninstall bcc if that is PyPI's."
+)
 
 
 def why_not_bcc(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why the kprobe rung cannot be taken by bcc, and what to do; None: it can be tried."""
-    return (
-        "the bcc backend is not part of this version",
-        "Leave --backend out: libbpf needs no compiler and no kernel headers.",
-    )
+    if facts.bcc.value is False:
+        return facts.bcc.why, _BCC_REMEDY
+    refusal = _why_not_any(facts)
+    if refusal is not None:
+        return refusal
+    if facts.headers.value is False:
+        return facts.headers.why, facts.headers_remedy
+    return _why_no_kprobes(facts)
 
 
 def why_not_tracepoint(facts: KernelFacts) -> tuple[str, str] | None:
@@ -297,7 +344,7 @@ def make(facts: KernelFacts, wishes: Wishes = Wishes()) -> Plan:
             "Leave --rung or --backend out: bcc has the kprobe rung, libbpf has all three.",
         )
     passed_over: list[PassedOver] = []
-    remedies: list[str] = []
+    remedies: dict[str, str] = {}
     for rung, backend, why_not in wanted:
         refusal = why_not(facts)
         if refusal is None:
@@ -305,18 +352,23 @@ def make(facts: KernelFacts, wishes: Wishes = Wishes()) -> Plan:
             return replace(made, passed_over=tuple(passed_over))
         why, remedy = refusal
         passed_over.append(PassedOver(rung, backend, why))
-        remedies.append(remedy)
-    # Of several that fail the best one's reason is told.
-    raise ForkTraceError(
-        f"cannot watch forks on {facts.release}: {passed_over[0].reason}", remedies[0]
-    )
+        remedies.setdefault(backend, remedy)
+    # Of several that fail the best one's reason is told, and bcc's, which can be another matter.
+    best = passed_over[0]
+    by_bcc = next((each for each in passed_over if each.backend == "bcc"), best)
+    why, remedy = best.reason, remedies[best.backend]
+    if _why_not_any(facts) is None and by_bcc.reason not in (best.reason, facts.kprobes.why):
+        why += f"; and bcc cannot stand in: {by_bcc.reason}"
+        remedy += f" Or: {remedies['bcc']}"
+    raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
 
 
 def _built(rung: str, backend: str, facts: KernelFacts, wishes: Wishes) -> Plan:
     if rung == "fexit":
         return _by_function(rung, backend, facts, wishes, _why_not, _on_exit)
     if rung == "kprobe":
-        return _by_function(rung, backend, facts, wishes, _why_not_kprobe, _on_return)
+        why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
+        return _by_function(rung, backend, facts, wishes, why_not, _on_return)
     return _tracepoint(facts)
 
 
@@ -331,6 +383,8 @@ def _plan(
         addresses={name: facts.addresses[name] for name in VARIABLES if name in facts.addresses},
         copy_process_range=facts.copy_process_range,
         max_map_count=facts.max_map_count,
+        has_ringbuf=facts.ringbuf.value is not False,
+        header_fields=facts.header_fields,
     )
 
 

@@ -22,12 +22,13 @@ from fork_trace import (
     cgroup,
     containers,
     events,
+    headers,
     holders,
     kernel,
     procfs,
     steps,
 )
-from fork_trace.backends import Backend, Filter, RungRefusedError
+from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import LibbpfBackend, Library
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
@@ -35,8 +36,13 @@ from fork_trace.records import VERSION, Failure, Header, Summary
 from fork_trace.symbols import Symbols
 
 _SETTLE_S = 1.0
-# Rung -> the feature that no other needs, which only an attached program proves.
-_NEEDED_BY = {"fexit": "trampolines", "kprobe": "kprobes"}
+# Rung and backend -> the feature that no other needs, which only an attached program proves.
+_NEEDED_BY = {
+    ("fexit", "libbpf"): "trampolines",
+    ("kprobe", "libbpf"): "kprobes",
+    ("kprobe", "bcc"): "bcc",
+}
+_RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type is
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 
 
@@ -63,9 +69,14 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    kallsyms, addresses, range_ = kernel.symbols((*functions, *VARIABLES), root)
+    kallsyms, addresses, range_ = kernel.symbols((*functions, *VARIABLES, _RINGBUF), root)
+    if not library and addresses:
+        has = _RINGBUF in addresses
+        ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
+    release = os.uname().release
+    found = headers.read(release, root)
     facts = KernelFacts(
-        release=os.uname().release,
+        release=release,
         machine=os.uname().machine,
         may_load=may_load,
         unlocked=kernel.unlocked(root),
@@ -81,6 +92,11 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         addresses=addresses,
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
+        bcc=bcc.module(),
+        headers=found.found,
+        headers_remedy=found.remedy,
+        header_fields=found.has,
+        header_params=found.params,
     )
     return facts, library
 
@@ -122,6 +138,13 @@ class _Look:
     cgroups: list[procfs.CgroupLine]
 
 
+def _open(plan: Plan, library: Library | None, filter_: Filter, samples_per_second: int) -> Backend:
+    if plan.backend == "bcc":
+        return bcc.BccBackend(plan, filter_, samples_per_second)
+    assert library is not None  # the plan refuses a host without libbpf
+    return LibbpfBackend(library, plan, filter_, samples_per_second)
+
+
 def _are_threads_far() -> bool:
     """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
     threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
@@ -139,7 +162,6 @@ class Session:
     ) -> None:
         facts, library = read_facts(wishes)
         plan = make(facts, wishes)
-        assert library is not None  # the plan refuses a host without libbpf
         # Everything that a record needs later is opened now, while it can be had.
         self._paths = cgroup.Paths()
         self._sees_all_pids = procfs.is_initial_pid_namespace()
@@ -158,17 +180,20 @@ class Session:
         self._backend: Backend
         while True:
             try:
-                self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+                self._backend = _open(plan, library, filter_, samples_per_second)
                 break
             except RungRefusedError as error:
                 # What the files promise, the kernel may still refuse: then the next rung has its turn.
-                feature = _NEEDED_BY.get(plan.rung)
-                if wishes.rung is not None or feature is None or not facts.may_load.value:
+                feature = _NEEDED_BY.get((plan.rung, plan.backend))
+                if wishes.rung is not None or wishes.backend == "bcc":
+                    raise
+                if feature is None or not facts.may_load.value:
                     raise
                 facts = facts.with_feature(feature, Fact(False, error.message))
                 plan = make(facts, wishes)
-        if plan.rung in _NEEDED_BY:
-            facts = facts.with_feature(_NEEDED_BY[plan.rung], Fact(True, "a program was attached"))
+        proven = _NEEDED_BY.get((plan.rung, plan.backend))
+        if proven:
+            facts = facts.with_feature(proven, Fact(True, "a program was attached"))
         self._facts = facts
         self._wants_detail = False
         self._start_monotonic_ns = time.monotonic_ns()

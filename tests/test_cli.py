@@ -286,9 +286,9 @@ def test_a_bcc_that_is_the_right_one_is_not_called_unrelated(tmp_path: Path) -> 
     for name in ("__init__.py", "libbcc.py"):
         (tmp_path / "bcc" / name).write_text("raise SystemExit('imported')")
 
-    text = refusal("live", "--backend", "bcc", environ={"PYTHONPATH": str(tmp_path)})
+    found = json.loads(run("doctor", "--json", environ={"PYTHONPATH": str(tmp_path)}).stdout)
 
-    assert "the bcc backend is not part of this version" in text
+    assert found["features"]["bcc"] == {"value": True, "why": "installed"}
 
 
 def test_a_report_shows_its_failures_and_exits_1(whole: str) -> None:

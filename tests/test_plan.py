@@ -47,6 +47,21 @@ def capable(**changes: Any) -> plan.KernelFacts:
             for index, name in enumerate((*dict.fromkeys(FUNCTIONS), *plan.VARIABLES))
         },
         copy_process_range=(0x1000, 0x3000),
+        bcc=plan.Fact(False, "no bcc"),
+    )
+    return replace(facts, **changes)
+
+
+def compiling(**changes: Any) -> plan.KernelFacts:
+    """One without BTF, on a host that has all that bcc needs."""
+    facts = capable(
+        btf=plan.Fact(False, "no BTF"),
+        params={},
+        bcc=plan.YES,
+        headers=plan.YES,
+        headers_remedy="Install the headers.",
+        header_fields={"cred_ucounts": True},
+        header_params={"dup_fd": 2, "sched_cgroup_fork": 2},
     )
     return replace(facts, **changes)
 
@@ -227,7 +242,8 @@ def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
     with pytest.raises(ForkTraceError) as refusal:
         plan.make(facts, plan.Wishes(rung=rung))
 
-    assert "cannot watch forks on 6.1.0: because of the test" == refusal.value.message
+    expected = "cannot watch forks on 6.1.0: because of the test"
+    assert refusal.value.message in (expected, f"{expected}; and bcc cannot stand in: no bcc")
     assert refusal.value.hint
 
 
@@ -386,9 +402,96 @@ def test_a_variable_that_this_kernel_has_not_is_left_out() -> None:
     assert WATCHED == watched(made)
 
 
-def test_what_is_not_built_yet_is_said_so() -> None:
-    with pytest.raises(ForkTraceError, match="the bcc backend is not part of this version"):
-        plan.make(capable(), plan.Wishes(backend="bcc"))
+def test_without_btf_what_is_compiled_here_watches_by_kprobe() -> None:
+    made = plan.make(compiling())
+
+    assert ("kprobe", "bcc") == (made.rung, made.backend)
+    assert WATCHED == watched(made)
+    assert {"cred_ucounts": True} == made.header_fields
+    assert [("fexit", "no BTF"), ("kprobe", "no BTF")] == [
+        (each.rung, each.reason) for each in made.passed_over
+    ]
+
+
+@pytest.mark.parametrize("denied", [{"btf"}, {"btf", "trampolines"}, {"libbpf"}])
+def test_what_is_denied_to_libbpf_leaves_it_to_bcc(denied: set[str]) -> None:
+    facts = capable(bcc=plan.YES, headers=plan.YES)
+
+    made = plan.make(facts, plan.Wishes(without=frozenset(denied)))
+
+    assert ("kprobe", "bcc") == (made.rung, made.backend)
+
+
+def test_bcc_is_forced_where_libbpf_could_do_it() -> None:
+    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Wishes(backend="bcc"))
+
+    assert ("kprobe", "bcc", ()) == (made.rung, made.backend, made.passed_over)
+
+
+def test_where_libbpf_can_trace_functions_nothing_is_compiled() -> None:
+    facts = capable(bcc=plan.YES, headers=plan.YES, trampolines=NO)
+
+    assert "libbpf" == plan.make(facts).backend
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (None, True), (False, False)])
+def test_samples_come_by_a_perf_buffer_only_where_there_is_no_other(
+    value: bool | None, expected: bool
+) -> None:
+    assert expected == plan.make(compiling(ringbuf=plan.Fact(value))).has_ringbuf
+
+
+def test_without_btf_the_symbols_say_what_is_there() -> None:
+    facts = compiling(addresses=without(compiling().addresses, "dup_mmap"))
+
+    assert "symbols have no dup_mmap" in reasons(plan.make(facts))["dup_mmap"]
+
+
+@pytest.mark.parametrize("params", [2, 3])
+def test_without_btf_a_header_says_which_form_of_dup_fd_it_is(params: int) -> None:
+    made = plan.make(compiling(header_params={"dup_fd": params}))
+
+    (probe,) = (each for each in made.probes if each.step == "dup_fd")
+    assert ("kretprobe_dup_fd" if params == 2 else "kretprobe_dup_fd_510") == probe.program
+
+
+def test_what_returns_nothing_by_its_header_is_not_watched() -> None:
+    facts = compiling(header_params={"dup_fd": 2, "sched_cgroup_fork": None})
+
+    assert "returns nothing" in reasons(plan.make(facts))["sched_cgroup_fork"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "remedy"),
+    [
+        ("bcc", "python3-bpfcc"),
+        ("headers", "Install the headers."),
+        ("kprobes", "CONFIG_KPROBE_EVENTS=y"),
+        ("may_load", "CAP_BPF"),
+        ("unlocked", "lockdown=integrity"),
+    ],
+)
+def test_what_bcc_needs_and_is_not_there_is_told_with_a_remedy(feature: str, remedy: str) -> None:
+    with pytest.raises(ForkTraceError, match="because of the test") as refusal:
+        plan.make(compiling(**{feature: NO}), plan.Wishes(backend="bcc"))
+
+    assert remedy in refusal.value.hint
+
+
+def test_where_neither_backend_can_do_it_both_reasons_and_remedies_are_told() -> None:
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(compiling(headers=NO))
+
+    assert "no BTF; and bcc cannot stand in: because of the test" in refusal.value.message
+    assert "CONFIG_DEBUG_INFO_BTF=y" in refusal.value.hint
+    assert "Or: Install the headers." in refusal.value.hint
+
+
+def test_a_reason_that_both_have_is_told_once() -> None:
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(compiling(btf=plan.YES, may_load=NO))
+
+    assert "stand in" not in refusal.value.message
 
 
 def test_a_rung_that_a_backend_has_not_is_said_so() -> None:
