@@ -9,11 +9,16 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-CARRIED = ("fork_trace.bpf.o", "rehearse_lsm.bpf.o")
+CARRIED = (
+    *("fork_trace.bpf.o", "rehearse_lsm.bpf.o"),
+    # What bcc compiles on the host.
+    *("fork_trace.bcc.c", "fork_trace.h", "fork_trace_logic.h"),
+    *("kernel_headers.h", "kernel_state.h", "kernel_steps.h"),
+)
 
 
 class BuildWithPrograms(build_py):
-    """Put the BPF object where fork_trace.backends.program() looks first."""
+    """Put the BPF programs where fork_trace.backends.program() looks first."""
 
     def run(self) -> None:
         super().run()

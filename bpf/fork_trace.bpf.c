@@ -81,18 +81,26 @@ struct {
 } calls SEC(".maps");
 
 /* The last stack that each thread mapped for another; what is evicted is not told, never wrong. */
-struct stack_range {
-	__u64 start;
-	__u64 bytes;
-	__u64 time_ns; /* when it was mapped */
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, struct stack_range);
+	__type(value, struct ft_stack);
 } stacks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192); /* twice as many as can be followed to their return */
+	__type(key, __u32); /* thread */
+	__type(value, struct ft_attempt);
+} attempts SEC(".maps");
+
+ft_inline struct ft_attempt *port_attempt(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&attempts, &thread);
+}
 
 /* Too large for the 512-byte stack of a program. */
 static const struct ft_refusal no_refusal;
@@ -107,10 +115,11 @@ ft_inline struct ft_refusal *port_refusal(void)
 }
 
 #include "kernel_state.h"
+#include "kernel_steps.h"
 
 /* The port. */
 
-ft_inline const volatile struct ft_config *port_config(void)
+ft_inline ft_settings *port_config(void)
 {
 	return &config;
 }
@@ -179,79 +188,10 @@ ft_inline struct ft_event *port_event(void)
 	return bpf_ringbuf_reserve(&events, sizeof(struct ft_event), 0);
 }
 
-ft_inline void port_event_send(struct ft_event *event, int wake)
+ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
 	bpf_ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
-}
-
-ft_inline void port_who(struct ft_key *key)
-{
-	bpf_get_current_comm(key->comm, sizeof(key->comm));
-	key->uid = bpf_get_current_uid_gid();
-	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
-	key->syscall = syscall_of(current_task());
-}
-
-ft_inline void port_sample(void *ctx, struct ft_event *event)
-{
-	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	long bytes;
-
-	event->pid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->ppid = BPF_CORE_READ(parent, tgid);
-	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
-	read_cgroup_path(event);
-	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
-	if (bytes > 0)
-		event->user_frame_count = bytes / 8;
-	/* The same frames as build id and file offset: read now, for callers that exit at once. */
-	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
-		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
-}
-
-ft_inline int port_is_filtered_out(const struct ft_key *key)
-{
-	int i;
-
-	if (!config.filter)
-		return 0;
-	if (config.filter & FT_FILTER_PID && config.filter_pid != bpf_get_current_pid_tgid() >> 32)
-		return 1;
-	if (config.filter & FT_FILTER_UID && config.filter_uid != key->uid)
-		return 1;
-	if (config.filter & FT_FILTER_CGROUP && !is_below_cgroup(config.filter_cgroup))
-		return 1;
-	if (config.filter & FT_FILTER_COMM) {
-		for (i = 0; i < FT_COMM_BYTES; i++) {
-			if (key->comm[i] != config.filter_comm[i])
-				return 1;
-			if (!key->comm[i])
-				break;
-		}
-	}
 	return 0;
-}
-
-ft_inline int port_is_dying(void)
-{
-	struct task_struct *task = current_task();
-
-	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
-		return 1;
-	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
-}
-
-ft_inline int port_is_supervised(void)
-{
-	struct task_struct *task = current_task();
-
-	/* Without CONFIG_SECCOMP the structure is empty. */
-	if (bpf_core_field_exists(task->seccomp.mode) &&
-	    BPF_CORE_READ(task, seccomp.mode) == SECCOMP_MODE_FILTER)
-		return 1;
-	return !!BPF_CORE_READ(task, ptrace);
 }
 
 ft_inline int port_call_note(enum ft_call call)
@@ -274,35 +214,26 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
-ft_inline void port_judge_memory_cgroup(void)
+ft_inline struct ft_stack *port_stack(void)
 {
-	judge_memory_cgroup(0);
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&stacks, &thread);
 }
 
-ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
+ft_inline void port_stack_note(const struct ft_stack *range)
 {
-	if (error == -FT_EAGAIN) {
-		judge_eagain(watched);
-		judge_pids(watched);
-	} else if (error == -FT_ENOMEM) {
-		judge_pids(watched | 1ULL << FT_STEP_ALLOC_PID | 1ULL << FT_STEP_CGROUP_CAN_FORK);
-		judge_memory(watched);
-	} else if (error == -FT_EMFILE) {
-		judge_descriptors(watched);
-	} else if (error == -FT_ENOSPC) {
-		judge_namespaces(watched);
-	} else {
-		judge_flags(watched);
-	}
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&stacks, &thread, range, BPF_ANY);
 }
 
 /*
- * Entry points. A fexit context holds the arguments and then the return value.
+ * Entry points, in two ways. A fexit context holds the arguments and then the
+ * return value. A kprobe's holds the registers: at a return, only the value.
  * Functions that return int leave the upper half of it undefined; those that
  * return a pointer carry the error as the pointer's value, or NULL.
  */
-
-#define IS_ERR_VALUE(value) ((__u64)(value) >= (__u64)-4095)
 
 /*
  * The error in a returned pointer. The verifier types that slot as a pointer and
@@ -315,6 +246,28 @@ ft_inline int error_in(const __u64 *slot)
 	bpf_probe_read_kernel(&value, sizeof(value), slot);
 	return (int)value;
 }
+
+/* Once in a program, before it calls anything: v5.10 lets no address within the context be kept. */
+#if defined(__TARGET_ARCH_x86)
+#define RETURNED(context) ((context)->ax)
+#define PASSED_0(context) ((context)->di)
+#define PASSED_1(context) ((context)->si)
+#define PASSED_2(context) ((context)->dx)
+#define PASSED_3(context) ((context)->cx)
+#elif defined(__TARGET_ARCH_arm64)
+#define RETURNED(context) ((context)->regs[0])
+#define PASSED_0(context) ((context)->regs[0])
+#define PASSED_1(context) ((context)->regs[1])
+#define PASSED_2(context) ((context)->regs[2])
+#define PASSED_3(context) ((context)->regs[3])
+#endif
+
+#define KEEP(name, function, STEP, first, second)                                                \
+	SEC("kprobe/" function)                                                                  \
+	int kprobe_##name(struct pt_regs *ctx)                                                   \
+	{                                                                                        \
+		return keep(FT_STEP_##STEP, first, second);                                      \
+	}
 
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 SEC("fexit/copy_process")
@@ -329,121 +282,158 @@ int fexit_copy_process(__u64 *ctx)
 	return 0;
 }
 
-/*
- * Steps whose numbers, if any, are read where it is judged. In a fork, vfork,
- * clone or clone3 only copy_process calls them; a worker that the kernel makes
- * in another system call is counted, but its step is not told.
- */
-ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
+SEC("kprobe/copy_process")
+int kprobe_copy_process(struct pt_regs *ctx)
 {
-	struct ft_refusal *refusal;
+	struct ft_attempt attempt = { .args = PASSED_3(ctx) };
+	__u32 thread = bpf_get_current_pid_tgid();
 
-	if (!is_fork_call())
+	/* From now on every program is in place: what is noted will be seen to return. */
+	if (port_phase() == FT_PHASE_OFF)
 		return 0;
-	refusal = ft_on_outer_refusal(step, last_inner, error);
-	if (refusal && step == FT_STEP_PIDFD_PREPARE)
-		ft_number(refusal, FT_NUMBER_NOFILE_LIMIT,
-			  BPF_CORE_READ(current_task(), signal, rlim[RLIMIT_NOFILE].rlim_cur));
+	if (!bpf_map_update_elem(&attempts, &thread, &attempt, BPF_NOEXIST))
+		return 0;
+	if (!bpf_map_lookup_elem(&attempts, &thread)) {
+		port_stat(FT_STAT_UNMARKED);
+		return 0;
+	}
+	/* Its last fork has ended, and nobody saw how: the kernel had no room to follow it. */
+	port_stat(FT_STAT_UNRETURNED);
+	port_refusal_drop();
+	bpf_map_update_elem(&attempts, &thread, &attempt, BPF_ANY);
 	return 0;
 }
 
-#define STEP_OUTER(program, function, slot, STEP, LAST)                                          \
+SEC("kretprobe/copy_process")
+int kretprobe_copy_process(struct pt_regs *ctx)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	__u64 result = RETURNED(ctx);
+
+	if (IS_ERR_VALUE(result))
+		ft_on_copy_process(ctx, (int)result, flags_of_attempt(port_attempt()));
+	bpf_map_delete_elem(&attempts, &thread);
+	return 0;
+}
+
+#define STEP_OUTER(name, function, slot, STEP, LAST)                                             \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if ((int)ctx[slot] < 0)                                                          \
 			step_refused(FT_STEP_##STEP, (int)ctx[slot], FT_STEP_##LAST);            \
 		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		int error = (int)RETURNED(ctx);                                                  \
+                                                                                                 \
+		if (error < 0)                                                                   \
+			step_refused(FT_STEP_##STEP, error, FT_STEP_##LAST);                     \
+		return 0;                                                                        \
 	}
 
-#define STEP_INT(program, function, slot, STEP) STEP_OUTER(program, function, slot, STEP, STEP)
+#define STEP_INT(name, function, slot, STEP) STEP_OUTER(name, function, slot, STEP, STEP)
 
-#define STEP_ERR_PTR(program, function, slot, STEP)                                              \
+#define STEP_ERR_PTR(name, function, slot, STEP)                                                 \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if (IS_ERR_VALUE(ctx[slot]))                                                     \
 			step_refused(FT_STEP_##STEP, error_in(&ctx[slot]), FT_STEP_##STEP);      \
 		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		__u64 result = RETURNED(ctx);                                                    \
+                                                                                                 \
+		if (IS_ERR_VALUE(result))                                                        \
+			step_refused(FT_STEP_##STEP, (int)result, FT_STEP_##STEP);               \
+		return 0;                                                                        \
 	}
 
-#define STEP_NULL(program, function, slot, STEP)                                                 \
+#define STEP_NULL(name, function, slot, STEP)                                                    \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		if (!ctx[slot])                                                                  \
 			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
 		return 0;                                                                        \
+	}                                                                                        \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		if (!RETURNED(ctx))                                                              \
+			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
+		return 0;                                                                        \
 	}
 
-/* No copy_process follows: only the system call's exit, where that is watched, takes the mark. */
 SEC("fexit/copy_clone_args_from_user")
 int fexit_copy_clone_args(__u64 *ctx)
 {
-	if ((int)ctx[3] < 0 && config.watches_early)
-		step_refused(FT_STEP_CLONE_ARGS, (int)ctx[3], FT_STEP_CLONE_ARGS);
-	return 0;
+	return on_clone_args((int)ctx[3]);
+}
+
+SEC("kretprobe/copy_clone_args_from_user")
+int kretprobe_copy_clone_args(struct pt_regs *ctx)
+{
+	return on_clone_args((int)RETURNED(ctx));
 }
 
 /* Not called by an ordinary fork: attached from the start, and free until they are. */
-STEP_INT(fexit_set_cred_ucounts, "set_cred_ucounts", 1, SET_CRED_UCOUNTS)
-STEP_INT(fexit_io_uring_fork, "__io_uring_fork", 1, IO_URING_FORK)
-STEP_ERR_PTR(fexit_shstk, "shstk_alloc_thread_stack", 3, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(fexit_pidfd_prepare, "pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(fexit_pidfd_prepare_510, "__pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(fexit_ldt_dup_context, "ldt_dup_context", 2, LDT_DUP_CONTEXT)
+STEP_INT(set_cred_ucounts, "set_cred_ucounts", 1, SET_CRED_UCOUNTS)
+STEP_INT(io_uring_fork, "__io_uring_fork", 1, IO_URING_FORK)
+STEP_ERR_PTR(shstk, "shstk_alloc_thread_stack", 3, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(pidfd_prepare, "pidfd_prepare", 3, PIDFD_PREPARE)
+STEP_INT(pidfd_prepare_510, "__pidfd_prepare", 3, PIDFD_PREPARE)
+STEP_INT(ldt_dup_context, "ldt_dup_context", 2, LDT_DUP_CONTEXT)
 
 /* Called by every fork, or by each of its mappings: attached at the first failure unexplained. */
-STEP_INT(fexit_task_exec_state_copy, "task_exec_state_copy", 1, TASK_EXEC_STATE_COPY)
-STEP_OUTER(fexit_copy_creds, "copy_creds", 2, COPY_CREDS, SET_CRED_UCOUNTS)
-STEP_ERR_PTR(fexit_mpol_dup, "__mpol_dup", 1, MPOL_DUP)
-STEP_INT(fexit_sched_fork, "sched_fork", 2, SCHED_FORK)
-STEP_INT(fexit_perf_event_init_task, "perf_event_init_task", 2, PERF_EVENT_INIT_TASK)
-STEP_INT(fexit_audit_alloc, "audit_alloc", 1, AUDIT_ALLOC)
-STEP_INT(fexit_security_task_alloc, "security_task_alloc", 2, SECURITY_TASK_ALLOC)
-STEP_INT(fexit_copy_semundo, "copy_semundo", 2, COPY_SEMUNDO)
-STEP_NULL(fexit_copy_fs_struct, "copy_fs_struct", 1, COPY_FS_STRUCT)
-STEP_NULL(fexit_mm_init, "mm_init", 2, MM_INIT)
-STEP_NULL(fexit_mm_init_61, "mm_init", 3, MM_INIT)
-STEP_OUTER(fexit_dup_mmap, "dup_mmap", 2, DUP_MMAP, LDT_DUP_CONTEXT)
-STEP_NULL(fexit_vm_area_dup, "vm_area_dup", 1, VM_AREA_DUP)
-STEP_INT(fexit_vma_dup_policy, "vma_dup_policy", 2, VMA_DUP_POLICY)
-STEP_INT(fexit_dup_userfaultfd, "dup_userfaultfd", 2, DUP_USERFAULTFD)
-STEP_INT(fexit_anon_vma_fork, "anon_vma_fork", 2, ANON_VMA_FORK)
-STEP_INT(fexit_copy_page_range, "copy_page_range", 2, COPY_PAGE_RANGE)
-STEP_OUTER(fexit_copy_namespaces, "copy_namespaces", 2, COPY_NAMESPACES, COPY_TIME_NS)
-STEP_INT(fexit_copy_io, "__copy_io", 2, COPY_IO)
-STEP_OUTER(fexit_copy_thread, "copy_thread", 2, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_OUTER(fexit_copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(fexit_sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
-STEP_INT(fexit_futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
-
-/* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
-ft_inline int on_overlimit(__u64 *ctx)
-{
-	struct ft_refusal *refusal;
-
-	/* It says "over" for root as well, who is let through just after. */
-	if (is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
-	if (!refusal)
-		return 0;
-	/* execve asks too, after a set*uid. */
-	if (!is_inside_copy_process(ctx, refusal, 0)) {
-		port_refusal_drop();
-		return 0;
-	}
-	read_nproc_ucounts(refusal, (struct ucounts *)ctx[0], ctx[2], 1);
-	return 0;
-}
+STEP_INT(task_exec_state_copy, "task_exec_state_copy", 1, TASK_EXEC_STATE_COPY)
+STEP_OUTER(copy_creds, "copy_creds", 2, COPY_CREDS, SET_CRED_UCOUNTS)
+STEP_ERR_PTR(mpol_dup, "__mpol_dup", 1, MPOL_DUP)
+STEP_INT(sched_fork, "sched_fork", 2, SCHED_FORK)
+STEP_INT(perf_event_init_task, "perf_event_init_task", 2, PERF_EVENT_INIT_TASK)
+STEP_INT(audit_alloc, "audit_alloc", 1, AUDIT_ALLOC)
+STEP_INT(security_task_alloc, "security_task_alloc", 2, SECURITY_TASK_ALLOC)
+STEP_INT(copy_semundo, "copy_semundo", 2, COPY_SEMUNDO)
+STEP_NULL(copy_fs_struct, "copy_fs_struct", 1, COPY_FS_STRUCT)
+STEP_NULL(mm_init, "mm_init", 2, MM_INIT)
+STEP_NULL(mm_init_61, "mm_init", 3, MM_INIT)
+STEP_OUTER(dup_mmap, "dup_mmap", 2, DUP_MMAP, LDT_DUP_CONTEXT)
+STEP_NULL(vm_area_dup, "vm_area_dup", 1, VM_AREA_DUP)
+STEP_INT(vma_dup_policy, "vma_dup_policy", 2, VMA_DUP_POLICY)
+STEP_INT(dup_userfaultfd, "dup_userfaultfd", 2, DUP_USERFAULTFD)
+STEP_INT(anon_vma_fork, "anon_vma_fork", 2, ANON_VMA_FORK)
+STEP_INT(copy_page_range, "copy_page_range", 2, COPY_PAGE_RANGE)
+STEP_OUTER(copy_namespaces, "copy_namespaces", 2, COPY_NAMESPACES, COPY_TIME_NS)
+STEP_INT(copy_io, "__copy_io", 2, COPY_IO)
+STEP_OUTER(copy_thread, "copy_thread", 2, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_OUTER(copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
+STEP_INT(futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
 
 SEC("fexit/is_rlimit_overlimit")
 int fexit_is_rlimit_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
-	return on_overlimit(ctx);
+	return on_overlimit(ctx, ctx[0], ctx[2]);
+}
+
+SEC("kprobe/is_rlimit_overlimit")
+int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx),
+			      bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC));
+}
+
+SEC("kretprobe/is_rlimit_overlimit")
+int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx, RETURNED(ctx));
 }
 
 /*
@@ -456,22 +446,19 @@ int fexit_is_ucounts_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != nproc_index_v60())
 		return 0;
-	return on_overlimit(ctx);
+	return on_overlimit(ctx, ctx[0], ctx[2]);
 }
 
-ft_inline int on_dup_fd(__u64 *ctx, int error)
+SEC("kprobe/is_ucounts_overlimit")
+int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
 {
-	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_DUP_FD, error);
+	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), nproc_index_v60());
+}
 
-	if (!refusal)
-		return 0;
-	/* unshare(CLONE_FILES) and close_range(CLOSE_RANGE_UNSHARE) call it as well. */
-	if (!is_inside_copy_process(ctx, refusal, 0)) {
-		port_refusal_drop();
-		return 0;
-	}
-	read_fd_table(refusal, (struct files_struct *)ctx[0]);
-	return 0;
+SEC("kretprobe/is_ucounts_overlimit")
+int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx, RETURNED(ctx));
 }
 
 /*
@@ -483,7 +470,15 @@ ft_inline int on_dup_fd(__u64 *ctx, int error)
 SEC("fexit/dup_fd")
 int fexit_dup_fd(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[2]) ? on_dup_fd(ctx, error_in(&ctx[2])) : 0;
+	return IS_ERR_VALUE(ctx[2]) ?
+		       on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0]) :
+		       0;
+}
+
+SEC("kretprobe/dup_fd")
+int kretprobe_dup_fd(struct pt_regs *ctx)
+{
+	return on_dup_fd_return(ctx, RETURNED(ctx));
 }
 
 SEC("fexit/dup_fd")
@@ -498,153 +493,100 @@ int fexit_dup_fd_510(__u64 *ctx)
 	bpf_probe_read_kernel(&errorp, sizeof(errorp), &ctx[2]);
 	if (bpf_probe_read_kernel(&error, sizeof(error), errorp))
 		return 0;
-	return on_dup_fd(ctx, error);
+	return on_dup_fd(ctx, error, (struct files_struct *)ctx[0]);
 }
 
-/* Is the system call that this thread is in one that maps a stack? */
-ft_inline int maps_memory(void)
-{
-	long number = syscall_number();
+KEEP(dup_fd_510, "dup_fd", DUP_FD, PASSED_2(ctx), 0)
 
-	return number == NR_MMAP || number == NR_MPROTECT || number == NR_PKEY_MPROTECT;
+SEC("kretprobe/dup_fd")
+int kretprobe_dup_fd_510(struct pt_regs *ctx)
+{
+	return on_dup_fd_510_return(ctx, RETURNED(ctx));
 }
 
 /* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
 SEC("fexit/__vm_enough_memory")
 int fexit_vm_enough_memory(__u64 *ctx)
 {
-	struct ft_refusal *refusal;
-
-	if ((int)ctx[3] >= 0)
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_VM_ENOUGH_MEMORY, (int)ctx[3]);
-	if (!refusal)
-		return 0;
-	/*
-	 * Most of its callers are mmap, mprotect and brk: no fork of theirs failed.
-	 * The first two can be about a thread's stack; their own exits know.
-	 */
-	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		if (!is_watched(config.watched, FT_STEP_MMAP) || !maps_memory()) {
-			port_refusal_drop();
-			return 0;
-		}
-		refusal->is_of_stack = 1;
-	}
-	read_overcommit(refusal, (struct mm_struct *)ctx[0], ctx[1], (int)ctx[2]);
-	return 0;
+	return (int)ctx[3] < 0 ? on_vm_enough_memory(ctx, (int)ctx[3], (struct mm_struct *)ctx[0],
+						     ctx[1], (int)ctx[2]) :
+				 0;
 }
 
-/* struct pid *alloc_pid(struct pid_namespace *, pid_t *set_tid, size_t); only copy_process calls it */
+KEEP(vm_enough_memory, "__vm_enough_memory", VM_ENOUGH_MEMORY, PASSED_1(ctx), PASSED_2(ctx))
+
+SEC("kretprobe/__vm_enough_memory")
+int kretprobe_vm_enough_memory(struct pt_regs *ctx)
+{
+	return on_vm_enough_memory_return(ctx, (int)RETURNED(ctx));
+}
+
 SEC("fexit/alloc_pid")
 int fexit_alloc_pid(__u64 *ctx)
 {
-	struct ft_refusal *refusal;
-
-	if (!IS_ERR_VALUE(ctx[3]))
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_ALLOC_PID, error_in(&ctx[3]));
-	if (refusal)
-		read_pid_namespace(refusal, (struct pid_namespace *)ctx[0]);
-	return 0;
+	return IS_ERR_VALUE(ctx[3]) ?
+		       on_alloc_pid(error_in(&ctx[3]), (struct pid_namespace *)ctx[0]) :
+		       0;
 }
 
-/* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
+KEEP(alloc_pid, "alloc_pid", ALLOC_PID, PASSED_0(ctx), 0)
+
+SEC("kretprobe/alloc_pid")
+int kretprobe_alloc_pid(struct pt_regs *ctx)
+{
+	return on_alloc_pid_return(RETURNED(ctx));
+}
+
 SEC("fexit/cgroup_can_fork")
 int fexit_cgroup_can_fork(__u64 *ctx)
 {
-	struct kernel_clone_args *args;
-	struct ft_refusal *refusal;
-
-	if ((int)ctx[2] >= 0)
-		return 0;
-	refusal = ft_on_refusal(FT_STEP_CGROUP_CAN_FORK, (int)ctx[2]);
-	if (!refusal || (int)ctx[2] != -FT_EAGAIN)
-		return 0;
-	args = (struct kernel_clone_args *)ctx[1];
-	/* With CLONE_INTO_CGROUP another cgroup is charged. */
-	if (BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(args, cgroup)));
-	else
-		read_pids_cgroup(refusal, pids_css());
-	return 0;
+	return (int)ctx[2] < 0 ?
+		       on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1]) :
+		       0;
 }
 
-/*
- * bool mem_cgroup_out_of_memory(struct mem_cgroup *, gfp_t, int order): what a
- * charge that found no room asks last. If nothing can be killed, it fails
- * (mm/memcontrol.c, try_charge); until then nobody pays for watching it.
- */
+SEC("kretprobe/cgroup_can_fork")
+int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
+{
+	return on_cgroup_can_fork_return((int)RETURNED(ctx));
+}
+
 SEC("fexit/mem_cgroup_out_of_memory")
 int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
 {
-	struct ft_refusal *refusal;
-
-	if (port_phase() == FT_PHASE_OFF || (__u8)ctx[3])
-		return 0;
-	refusal = port_refusal_open();
-	if (!refusal)
-		return 0;
-	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		port_refusal_drop();
-		return 0;
-	}
-	refusal->step = FT_STEP_COPY_PROCESS;
-	refusal->error = -FT_ENOMEM;
-	refusal->bits = FT_BIT_MEMCG;
-	read_memory_cgroup(refusal, (struct mem_cgroup *)ctx[0]);
-	return 0;
+	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, (struct mem_cgroup *)ctx[0]);
 }
 
-/* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
-
-ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __u64 type)
+SEC("kprobe/mem_cgroup_out_of_memory")
+int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
 {
-	struct user_namespace *owner = (struct user_namespace *)owner_address;
-	struct ft_refusal *refusal;
-	__u32 level;
-	int found;
-
-	if (!is_fork_call())
-		return 0;
-	refusal = ft_on_refusal(step, error);
-	if (!refusal || error != -FT_ENOSPC)
-		return 0;
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, level),
-		     FT_MOVED_PID_NAMESPACE))
-		return 0;
-	/* create_user_ns and create_pid_namespace look at the depth first. */
-	level = step == FT_STEP_COPY_PID_NS ?
-			BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level) :
-			BPF_CORE_READ(owner, level);
-	if ((step == FT_STEP_CREATE_USER_NS && level > NAMESPACE_DEPTH) ||
-	    (step == FT_STEP_COPY_PID_NS && level >= NAMESPACE_DEPTH)) {
-		refusal->detail = FT_DETAIL_NS_DEPTH;
-		ft_number(refusal, FT_NUMBER_NS_LEVEL, level);
-		return 0;
-	}
-	found = read_ns_limit(refusal, owner, type);
-	refusal->detail = step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS :
-								      FT_DETAIL_NS_LIMIT;
-	return 0;
+	return keep_memory_cgroup(PASSED_0(ctx));
 }
 
-/* int create_user_ns(struct cred *new): its owner is what new->user_ns is at first */
+SEC("kretprobe/mem_cgroup_out_of_memory")
+int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
+{
+	return on_memory_cgroup_return(ctx, RETURNED(ctx));
+}
+
 SEC("fexit/create_user_ns")
 int fexit_create_user_ns(__u64 *ctx)
 {
-	if ((int)ctx[1] >= 0)
-		return 0;
-	namespace_refused(FT_STEP_CREATE_USER_NS, (int)ctx[1],
-			  (__u64)BPF_CORE_READ((struct cred *)ctx[0], user_ns),
-			  bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
-	return 0;
+	return (int)ctx[1] < 0 ? on_create_user_ns((int)ctx[1], (struct cred *)ctx[0]) : 0;
+}
+
+KEEP(create_user_ns, "create_user_ns", CREATE_USER_NS, PASSED_0(ctx), 0)
+
+SEC("kretprobe/create_user_ns")
+int kretprobe_create_user_ns(struct pt_regs *ctx)
+{
+	return on_create_user_ns_return((int)RETURNED(ctx));
 }
 
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define STEP_NAMESPACE(program, function, slot, owner, STEP, TYPE)                               \
+#define STEP_NAMESPACE(name, function, slot, owner, STEP, TYPE)                                  \
 	SEC("fexit/" function)                                                                   \
-	int program(__u64 *ctx)                                                                  \
+	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
 		__u64 address = 0;                                                               \
                                                                                                  \
@@ -655,163 +597,23 @@ int fexit_create_user_ns(__u64 *ctx)
 				  bpf_core_enum_value(enum ucount_type,                          \
 						      UCOUNT_##TYPE##_NAMESPACES));              \
 		return 0;                                                                        \
+	}                                                                                        \
+	KEEP(name, function, STEP, PASSED_##owner(ctx), 0)                                       \
+	SEC("kretprobe/" function)                                                               \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		return on_namespace_return(FT_STEP_##STEP, RETURNED(ctx),                        \
+					   bpf_core_enum_value(enum ucount_type,                 \
+							       UCOUNT_##TYPE##_NAMESPACES));     \
 	}
 
-STEP_NAMESPACE(fexit_copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
-STEP_NAMESPACE(fexit_copy_utsname, "copy_utsname", 3, 1, COPY_UTSNAME, UTS)
-STEP_NAMESPACE(fexit_copy_ipcs, "copy_ipcs", 3, 1, COPY_IPCS, IPC)
-STEP_NAMESPACE(fexit_copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
-STEP_NAMESPACE(fexit_copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
-STEP_NAMESPACE(fexit_copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
-STEP_NAMESPACE(fexit_copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
-
-/* Stacks of threads: what fails here never gets as far as clone. */
-
-/* include/uapi/asm-generic/mman-common.h, mman.h */
-#define PROT_WRITE 2
-#define MAP_STACK 0x20000 /* glibc sets it */
-#define MAP_FIXED_ANY (0x10 | 0x100000) /* who gives the place is not allocating a stack */
-/* glibc calls mprotect right after mmap; later the range can be of something else. */
-#define STACK_FRESH_NS FT_NS_PER_S
-
-/* Can the overcommit rule have refused these pages? Asked where nobody watched it. */
-ft_inline int may_be_overcommit(const struct ft_refusal *refusal, __u64 pages)
-{
-	__u64 mode = number_of(refusal, FT_NUMBER_OVERCOMMIT_MEMORY);
-
-	if (!has_number(refusal, FT_NUMBER_OVERCOMMIT_MEMORY))
-		return 1;
-	if (mode == 0 && has_number(refusal, FT_NUMBER_PAGES_RAM) &&
-	    has_number(refusal, FT_NUMBER_PAGES_SWAP))
-		return pages > number_of(refusal, FT_NUMBER_PAGES_RAM) +
-				       number_of(refusal, FT_NUMBER_PAGES_SWAP);
-	return mode != 1;
-}
-
-/*
- * Which limit refused `bytes` of stack? Leaves the numbers in the refusal.
- * Source: mm/mmap.c, do_mmap and may_expand_vm; mm/mprotect.c, mprotect_fixup:
- * it asks for RLIMIT_DATA only, the address space was had already. What cannot
- * be written is charged to neither RLIMIT_DATA nor the overcommit rule.
- */
-ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writable)
-{
-	struct task_struct *task = current_task();
-	struct ft_refusal *refusal = port_refusal();
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 pages = (bytes + (1ULL << config.page_shift) - 1) >> config.page_shift;
-	__u64 total, data, address_space, data_limit;
-	int count = 0;
-
-	/* Of as many pages: not one left over from an earlier call. */
-	if (refusal && refusal->is_of_stack && number_of(refusal, FT_NUMBER_PAGES_ASKED) == pages) {
-		refusal->detail = FT_DETAIL_STACK_COMMIT;
-		ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-		return 0;
-	}
-	refusal = port_refusal_open();
-	if (!refusal)
-		return 0;
-	ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-	if (is_moved(refusal,
-		     bpf_core_field_exists(mm->total_vm) && bpf_core_field_exists(mm->data_vm) &&
-			     bpf_core_field_exists(mm->map_count),
-		     FT_MOVED_MM_STRUCT))
-		return 0;
-	total = BPF_CORE_READ(mm, total_vm);
-	data = BPF_CORE_READ(mm, data_vm);
-	address_space = BPF_CORE_READ(task, signal, rlim[RLIMIT_AS].rlim_cur);
-	data_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_DATA].rlim_cur);
-	count = BPF_CORE_READ(mm, map_count);
-	ft_number(refusal, FT_NUMBER_MM_TOTAL_PAGES, total);
-	ft_number(refusal, FT_NUMBER_DATA_PAGES, data);
-	ft_number(refusal, FT_NUMBER_ADDRESS_SPACE_LIMIT, address_space);
-	ft_number(refusal, FT_NUMBER_DATA_LIMIT, data_limit);
-	ft_number(refusal, FT_NUMBER_MAP_COUNT, count);
-	if (config.sysctl_max_map_count)
-		number_int_at(refusal, FT_NUMBER_MAX_MAP_COUNT, config.sysctl_max_map_count);
-	else if (config.max_map_count)
-		ft_number(refusal, FT_NUMBER_MAX_MAP_COUNT, config.max_map_count);
-	if (error == -FT_EAGAIN)
-		refusal->detail = FT_DETAIL_STACK_LOCKED;
-	else if (error != -FT_ENOMEM)
-		refusal->detail = FT_DETAIL_NONE;
-	else if (has_number(refusal, FT_NUMBER_MAX_MAP_COUNT) &&
-		 /* do_mmap lets one more pass than split_vma does */
-		 count >= (int)number_of(refusal, FT_NUMBER_MAX_MAP_COUNT) + (step == FT_STEP_MMAP))
-		refusal->detail = FT_DETAIL_STACK_MAPPINGS;
-	else if (step == FT_STEP_MMAP && address_space != ~0ULL &&
-		 total + pages > address_space >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_ADDRESS_SPACE;
-	else if (is_writable && data_limit != ~0ULL &&
-		 data + pages > data_limit >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_DATA;
-	else if (is_writable && config.is_by_syscall) {
-		/* Nobody watched the overcommit rule: what is left is it, if it can refuse. */
-		read_commit_rule(refusal, mm);
-		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
-		ft_number(refusal, FT_NUMBER_PAGES_ASKED, pages);
-		refusal->detail = may_be_overcommit(refusal, pages) ? FT_DETAIL_STACK_COMMIT :
-								      FT_DETAIL_NONE;
-	}
-	return 0;
-}
-
-ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int error)
-{
-	if (port_phase() >= FT_PHASE_COUNTING) {
-		judge_stack(bytes, error, step, !!(prot & PROT_WRITE));
-		ft_on_stack_refused(ctx, step, error, port_refusal());
-	}
-	port_refusal_drop();
-}
-
-ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 result)
-{
-	__u32 thread = bpf_get_current_pid_tgid();
-	struct stack_range range;
-
-	if (!(flags & MAP_STACK) || flags & MAP_FIXED_ANY) {
-		if (IS_ERR_VALUE(result) && port_refusal())
-			port_refusal_drop();
-		return;
-	}
-	if (!IS_ERR_VALUE(result)) {
-		range.start = result;
-		range.bytes = (length + (1ULL << config.page_shift) - 1) >> config.page_shift
-							<< config.page_shift;
-		range.time_ns = port_now_ns();
-		bpf_map_update_elem(&stacks, &thread, &range, BPF_ANY);
-		return;
-	}
-	on_stack(ctx, FT_STEP_MMAP, length, prot, (int)result);
-}
-
-/* Is it the guard at the bottom of the stack that this thread has just mapped, or all above one? */
-ft_inline int is_fresh_stack(const struct stack_range *range, __u64 start, __u64 length)
-{
-	__u64 mask = (1ULL << config.page_shift) - 1;
-	__u64 end = range->start + range->bytes;
-
-	if (port_now_ns() - range->time_ns > STACK_FRESH_NS || start < range->start || start >= end)
-		return 0;
-	return start == range->start || start + ((length + mask) & ~mask) == end;
-}
-
-ft_inline void on_mprotect(void *ctx, __u64 start, __u64 length, __u64 prot, int error)
-{
-	__u32 thread = bpf_get_current_pid_tgid();
-	struct stack_range *range;
-
-	if (error >= 0)
-		return;
-	range = bpf_map_lookup_elem(&stacks, &thread);
-	/* glibc, nptl/allocatestack.c: it maps the whole, then opens all but the guard. */
-	if (range && is_fresh_stack(range, start, length))
-		on_stack(ctx, FT_STEP_MPROTECT, length, prot, error);
-	else if (port_refusal())
-		port_refusal_drop();
-}
+STEP_NAMESPACE(copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
+STEP_NAMESPACE(copy_utsname, "copy_utsname", 3, 1, COPY_UTSNAME, UTS)
+STEP_NAMESPACE(copy_ipcs, "copy_ipcs", 3, 1, COPY_IPCS, IPC)
+STEP_NAMESPACE(copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
+STEP_NAMESPACE(copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
+STEP_NAMESPACE(copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
+STEP_NAMESPACE(copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
 
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
 SEC("fexit/vm_mmap_pgoff")
@@ -824,6 +626,12 @@ int fexit_vm_mmap_pgoff(__u64 *ctx)
 	return 0;
 }
 
+SEC("kretprobe/vm_mmap_pgoff")
+int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
+{
+	return on_mmap_return(ctx, RETURNED(ctx));
+}
+
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
 SEC("fexit/do_mprotect_pkey")
 int fexit_do_mprotect_pkey(__u64 *ctx)
@@ -833,102 +641,17 @@ int fexit_do_mprotect_pkey(__u64 *ctx)
 	return 0;
 }
 
-/* System calls: the lowest rung, and beside the upper ones for what never reaches copy_process. */
-
-#if defined(__TARGET_ARCH_x86)
-/* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
-#define ARGUMENT_0(regs, number)                                                                \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
-#define ARGUMENT_1(regs, number)                                                                \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
-#elif defined(__TARGET_ARCH_arm64)
-#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
-#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
-#endif
-
-ft_inline void on_enter(__u64 *ctx)
+SEC("kretprobe/do_mprotect_pkey")
+int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
 {
-	long number = ctx[1];
-
-	/* Every system call of the host comes here: nearly all of them leave at once. */
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != COMPAT_NR_FORK && number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return;
-	if (call_of(syscall_number_in((struct pt_regs *)ctx[0])) != FT_SYSCALL_KERNEL)
-		ft_on_call_enter();
-}
-
-ft_inline void on_exit_of_call(void *ctx, struct pt_regs *regs, __s64 result, int is_second)
-{
-	__u64 flags = 0, set_tid_size = 0;
-	long number = syscall_number_in(regs);
-	__u8 call;
-
-	if (config.is_by_syscall) {
-		if (number == NR_MMAP) {
-			if (ARGUMENT_3(regs) & MAP_STACK &&
-			    !(IS_ERR_VALUE(result) && ft_was_told(port_call_take(), is_second)))
-				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
-					ARGUMENT_3(regs), result);
-			return;
-		}
-		if (number == NR_MPROTECT) {
-			if (IS_ERR_VALUE(result) && !ft_was_told(port_call_take(), is_second))
-				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
-					    ARGUMENT_2(regs), (int)result);
-			return;
-		}
-	}
-	call = call_of(number);
-	if (call == FT_SYSCALL_KERNEL)
-		return;
-	if (IS_ERR_VALUE(result)) {
-		if (call == FT_SYSCALL_CLONE) {
-			/* The low byte is the exit signal; the upper half is not looked at. */
-			flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
-		} else if (call == FT_SYSCALL_CLONE3) {
-			/* struct clone_args: the flags are its first word, set_tid_size its tenth */
-			bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number));
-			if (ARGUMENT_1(regs, number) >= 80 &&
-			    bpf_probe_read_user(&set_tid_size, sizeof(set_tid_size),
-						(void *)(ARGUMENT_0(regs, number) + 72)))
-				set_tid_size = 0;
-		} else if (call == FT_SYSCALL_VFORK) {
-			flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
-		}
-	}
-	ft_on_call_exit(ctx, result, flags, !!set_tid_size, is_second);
-}
-
-ft_inline void on_exit(__u64 *ctx, int is_second)
-{
-	struct pt_regs *regs = (struct pt_regs *)ctx[0];
-	long number = -1;
-
-	/* Every system call of the host comes here: nearly all of them leave at once. */
-#if defined(__TARGET_ARCH_x86)
-	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
-#else
-	number = syscall_number_in(regs) & ~COMPAT_CALL;
-#endif
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
-	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
-		return;
-	if ((number == NR_MMAP || number == NR_MPROTECT) && !config.is_by_syscall)
-		return;
-	on_exit_of_call(ctx, regs, ctx[1], is_second);
+	return on_mprotect_return(ctx, (int)RETURNED(ctx));
 }
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")
 int raw_sys_enter(__u64 *ctx)
 {
-	on_enter(ctx);
+	on_sys_enter((struct pt_regs *)ctx[0], ctx[1]);
 	return 0;
 }
 
@@ -936,7 +659,7 @@ int raw_sys_enter(__u64 *ctx)
 SEC("raw_tp/sys_exit")
 int raw_sys_exit(__u64 *ctx)
 {
-	on_exit(ctx, 0);
+	on_sys_exit(ctx, (struct pt_regs *)ctx[0], ctx[1], 0);
 	return 0;
 }
 
@@ -944,13 +667,13 @@ int raw_sys_exit(__u64 *ctx)
 SEC("raw_tp/sys_enter")
 int raw_sys_enter_again(__u64 *ctx)
 {
-	on_enter(ctx);
+	on_sys_enter((struct pt_regs *)ctx[0], ctx[1]);
 	return 0;
 }
 
 SEC("raw_tp/sys_exit")
 int raw_sys_exit_again(__u64 *ctx)
 {
-	on_exit(ctx, 1);
+	on_sys_exit(ctx, (struct pt_regs *)ctx[0], ctx[1], 1);
 	return 0;
 }

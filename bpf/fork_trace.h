@@ -260,7 +260,8 @@ enum ft_stat {
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
 	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
-	FT_STAT_COUNT = 11,
+	FT_STAT_UNRETURNED = 11, /* calls of copy_process that were not seen to return; kprobe rung */
+	FT_STAT_COUNT = 12,
 };
 
 /* The key of the exact counters. No implicit padding. */
@@ -361,6 +362,27 @@ struct ft_refusal {
 	ft_u64 kernel_frame[FT_KERNEL_FRAMES]; /* scratch: was copy_process among the callers? */
 };
 
+/*
+ * The kprobe rung: a program at a return sees no arguments any more, and no
+ * kernel stack beyond the trampoline that brought it there. So one on the entry
+ * of copy_process notes each fork under way, and others keep the arguments that
+ * are told if their function refuses. Each note is new, so that nothing older
+ * than its fork is in it.
+ */
+struct ft_attempt {
+	ft_u64 args; /* struct kernel_clone_args * */
+	ft_u64 memory_cgroup; /* of mem_cgroup_out_of_memory, which can be called in all others */
+	ft_u64 kept[2]; /* arguments of the function that was entered last */
+	ft_u64 kept_by; /* enum ft_step: which one that is */
+};
+
+/* The stack that a thread has mapped for another. */
+struct ft_stack {
+	ft_u64 start;
+	ft_u64 bytes;
+	ft_u64 time_ns; /* when it was mapped */
+};
+
 #define FT_FILTER_PID 1
 #define FT_FILTER_UID 2
 #define FT_FILTER_COMM 4
@@ -400,6 +422,7 @@ struct ft_config {
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
+	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 };
 
 #endif

@@ -58,6 +58,11 @@
 #define ft_outline static __attribute__((noinline))
 #endif
 
+/* Volatile where user space sets them after the compilation. */
+#ifndef ft_settings
+#define ft_settings const volatile struct ft_config
+#endif
+
 /* The port. */
 
 /* Monotonic time. */
@@ -75,7 +80,8 @@ ft_inline void port_fold(ft_u8 step);
 ft_inline void port_stat(enum ft_stat stat);
 /* Memory for one event, not zeroed; 0: the buffer is full. */
 ft_inline struct ft_event *port_event(void);
-ft_inline void port_event_send(struct ft_event *event, int wake);
+/* Returns 0 if it was sent. */
+ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake);
 /* Fill comm, uid, cgroup and syscall: who asked. */
 ft_inline void port_who(struct ft_key *key);
 /* Fill pid, tid, parent and user stack: the rest of who asked. */
@@ -99,7 +105,7 @@ ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */
 /* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
 ft_inline int port_is_supervised(void);
-ft_inline const volatile struct ft_config *port_config(void);
+ft_inline ft_settings *port_config(void);
 ft_inline enum ft_phase port_phase(void);
 
 /* The rest needs nothing but the port. */
@@ -244,11 +250,8 @@ ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *t
 {
 	struct ft_event *event = port_event();
 
-	if (!event) {
-		port_add(&tally->unsampled);
-		port_stat(FT_STAT_LOST);
-		return;
-	}
+	if (!event)
+		goto lost;
 	/* In parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
 	__builtin_memset(event, 0, __builtin_offsetof(struct ft_event, user_place));
 	__asm__ volatile("" : : : "memory");
@@ -265,8 +268,13 @@ ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *t
 		__builtin_memcpy(event->level, refusal->level, sizeof(event->level));
 	}
 	port_sample(ctx, event);
-	port_event_send(event, wake);
+	if (port_event_send(ctx, event, wake))
+		goto lost;
 	port_stat(FT_STAT_SAMPLED);
+	return;
+lost:
+	port_add(&tally->unsampled);
+	port_stat(FT_STAT_LOST);
 }
 
 /* Count one failure exactly, and sample it within the rate limit of its key. */

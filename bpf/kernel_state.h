@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The kernel's state at the instant of a refusal, read by CO-RE into a struct
- * ft_refusal: numbers, levels, and which tests would refuse. Only ever run on
- * the error path. Needs `config` and port_refusal() of the shell that includes it.
+ * The kernel's state at the instant of a refusal, read into a struct ft_refusal:
+ * numbers, levels, and which tests would refuse; and who asked. Only ever run on
+ * the error path. Written for CO-RE; kernel_headers.h answers in its place where
+ * the kernel has no BTF. Needs `config` and port_refusal() of the shell that
+ * includes it, and none of its maps.
  */
 #ifndef FORK_TRACE_KERNEL_STATE_H
 #define FORK_TRACE_KERNEL_STATE_H
@@ -11,7 +13,9 @@
  * A function that the verifier walks once for each program, and not at each
  * call. Before v5.12 it takes numbers only, so each looks up the refusal anew.
  */
+#ifndef ft_global
 #define ft_global __attribute__((noinline))
+#endif
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SIGKILL_BIT (1UL << 8)
@@ -63,6 +67,9 @@
 #define COMPAT_NR_CLONE 120
 #define COMPAT_NR_VFORK 190
 
+/* The fork that a program on copy_process' entry has noted for this thread, or 0. */
+ft_inline struct ft_attempt *port_attempt(void);
+
 ft_inline struct task_struct *current_task(void)
 {
 	return (struct task_struct *)bpf_get_current_task();
@@ -99,6 +106,11 @@ ft_inline int is_moved(struct ft_refusal *refusal, int exists, enum ft_moved whi
 ft_inline int was_moved(const struct ft_refusal *refusal, enum ft_moved which)
 {
 	return !!(refusal->number[FT_NUMBER_MOVED] & 1ULL << which);
+}
+
+ft_inline __u64 pages_of(__u64 bytes)
+{
+	return (bytes + (1ULL << config.page_shift) - 1) >> config.page_shift;
 }
 
 ft_inline void fit(struct ft_refusal *refusal, enum ft_fit which)
@@ -141,28 +153,45 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
-ft_outline long syscall_number(void)
+/* The registers with which this thread's system call began; 0: they cannot be found. */
+ft_inline struct pt_regs *call_registers(void)
 {
-	struct pt_regs *regs;
-
 	/*
 	 * Since Linux commit dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper")
 	 * (in v5.15) the kernel tells where they are. Before that, they end the
 	 * kernel stack: x86 had no padding above them, arm64 pads 16 bytes.
 	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) {
-		regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	} else {
-#if defined(__TARGET_ARCH_x86)
-		void *stack = BPF_CORE_READ(current_task(), stack);
-
-		regs = stack + 16384 - bpf_core_type_size(struct pt_regs);
+	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+#if defined(KERNEL_STACK_BYTES)
+	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES -
+	       bpf_core_type_size(struct pt_regs);
 #else
-		return -1;
+	return 0;
 #endif
-	}
-	return syscall_number_in(regs);
 }
+
+ft_outline long syscall_number(void)
+{
+	struct pt_regs *regs = call_registers();
+
+	return regs ? syscall_number_in(regs) : -1;
+}
+
+#if defined(__TARGET_ARCH_x86)
+/* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
+#define ARGUMENT_0(regs, number)                                                                \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
+#define ARGUMENT_1(regs, number)                                                                \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
+#elif defined(__TARGET_ARCH_arm64)
+#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
+#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
+#endif
 
 /* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */
 ft_inline __u8 call_of(long number)
@@ -198,6 +227,50 @@ ft_inline int is_fork_call(void)
 	return syscall != FT_SYSCALL_UNKNOWN && syscall != FT_SYSCALL_KERNEL;
 }
 
+/* The CLONE_* flags that a call of the fork family was made with, and clone3's set_tid_size. */
+ft_inline __u64 flags_in(struct pt_regs *regs, long number, __u64 *set_tid_size)
+{
+	__u8 call = call_of(number);
+	__u64 flags = 0;
+
+	if (call == FT_SYSCALL_CLONE) {
+		/* The low byte is the exit signal; the upper half is not looked at. */
+		flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
+	} else if (call == FT_SYSCALL_CLONE3) {
+		/* struct clone_args: the flags are its first word, set_tid_size its tenth */
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number));
+		if (ARGUMENT_1(regs, number) >= 80 &&
+		    bpf_probe_read_user(set_tid_size, sizeof(*set_tid_size),
+					(void *)(ARGUMENT_0(regs, number) + 72)))
+			*set_tid_size = 0;
+	} else if (call == FT_SYSCALL_VFORK) {
+		flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
+	}
+	return flags;
+}
+
+ft_inline __u64 flags_of_call(void)
+{
+	struct pt_regs *regs = call_registers();
+	__u64 set_tid_size = 0;
+
+	return regs ? flags_in(regs, syscall_number_in(regs), &set_tid_size) : 0;
+}
+
+/* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */
+ft_inline int is_noted(void)
+{
+	return config.notes_attempts ? !!port_attempt() : -1;
+}
+
+/* Is this thread in copy_process? Where no program notes it: in a system call that leads there. */
+ft_inline int is_forking(void)
+{
+	int told = is_noted();
+
+	return told < 0 ? is_fork_call() : told;
+}
+
 /*
  * Did copy_process call the function whose exit we are in? Only asked on the
  * error path. In a fork, vfork, clone or clone3 nothing but copy_process calls
@@ -208,10 +281,13 @@ ft_inline int is_fork_call(void)
  */
 ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int may_be_a_fault)
 {
-	int is_fork = is_fork_call();
+	int is_fork, told = is_noted();
 	long bytes;
 	int i;
 
+	if (told >= 0)
+		return told;
+	is_fork = is_fork_call();
 	if (is_fork && !(may_be_a_fault && config.copy_process_start))
 		return 1;
 	if (!config.copy_process_start)
@@ -263,8 +339,8 @@ ft_inline int is_exempt_from_nproc(const struct cred *cred)
 /* Where the count of tasks stands in struct ucounts: since v6.0 apart, from v5.14 among ucount[]. */
 ft_inline int has_nproc_ucounts(void)
 {
-	return bpf_core_field_exists(struct ucounts, rlimit) ||
-	       bpf_core_enum_value_exists(enum ucount_type___v60, UCOUNT_RLIMIT_NPROC___v60);
+	return has_field(ucounts, rlimit) ||
+	       has_value(ucount_type___v60, UCOUNT_RLIMIT_NPROC___v60);
 }
 
 /*
@@ -278,10 +354,10 @@ ft_outline __u64 nproc_index_v60(void)
 
 ft_inline int read_nproc_count(struct ucounts *ucounts, long *tasks)
 {
-	if (bpf_core_field_exists(ucounts->rlimit))
+	if (has_field(ucounts, rlimit))
 		return bpf_probe_read_kernel(
 			tasks, sizeof(*tasks),
-			(void *)&ucounts->rlimit +
+			(void *)&ucounts->optional(ucounts, rlimit) +
 				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*tasks));
 	return bpf_probe_read_kernel(
 		tasks, sizeof(*tasks),
@@ -290,10 +366,10 @@ ft_inline int read_nproc_count(struct ucounts *ucounts, long *tasks)
 
 ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
 {
-	if (bpf_core_field_exists(ns->rlimit_max))
+	if (has_field(user_namespace, rlimit_max))
 		return bpf_probe_read_kernel(
 			limit, sizeof(*limit),
-			(void *)&ns->rlimit_max +
+			(void *)&ns->optional(user_namespace, rlimit_max) +
 				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*limit));
 	return bpf_probe_read_kernel(
 		limit, sizeof(*limit),
@@ -315,7 +391,7 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, struct ucounts *uco
 	long tasks;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(ucounts->ns) && bpf_core_field_exists(ucounts->uid),
+		     has_field(ucounts, ns) && has_field(ucounts, uid),
 		     FT_MOVED_UCOUNTS))
 		return 0;
 	for (i = 0; i < USERNS_LEVELS && ucounts; i++) {
@@ -351,14 +427,14 @@ ft_inline int read_nproc(struct ft_refusal *refusal)
 	int tasks = 0;
 
 	if (has_nproc_ucounts()) {
-		if (!read_nproc_ucounts(refusal, BPF_CORE_READ(cred, ucounts), rlimit, 0))
+		if (!read_nproc_ucounts(refusal, BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit, 0))
 			return 0;
 		return !is_exempt_from_nproc(cred);
 	}
 	user = (struct user_struct___v513 *)BPF_CORE_READ(cred, user);
-	if (!bpf_core_field_exists(user->processes))
+	if (!has_field(user_struct___v513, processes))
 		return 0;
-	if (bpf_core_read(&tasks, sizeof(tasks), &user->processes.counter))
+	if (bpf_core_read(&tasks, sizeof(tasks), &user->optional(user_struct___v513, processes)))
 		return 0;
 	ft_number(refusal, FT_NUMBER_NPROC, tasks);
 	ft_number(refusal, FT_NUMBER_NPROC_LIMIT, rlimit);
@@ -390,7 +466,7 @@ ft_outline __u64 memory_index(void)
 
 ft_inline struct cgroup_subsys_state *pids_css(void)
 {
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
 		return 0;
 	return css_of(pids_index());
 }
@@ -466,7 +542,7 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 	__u64 id;
 	int i;
 
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, pids_cgrp_id))
+	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
 		return 0;
 	id = pids_index();
 	if (fd >= BPF_CORE_READ(current_task(), files, fdt, max_fds) ||
@@ -498,7 +574,7 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	__u64 id;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct pids_cgroup, counter) && bpf_core_field_exists(struct pids_cgroup, limit),
+		     has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
 		     FT_MOVED_PIDS_CGROUP))
 		return 0;
 	for (i = 0; i < CGROUP_LEVELS && css; i++) {
@@ -537,9 +613,9 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, struct mem_cgroup *
 	__u64 usage, max, id;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct mem_cgroup, memory.usage) &&
-			     bpf_core_field_exists(struct mem_cgroup, memory.max) &&
-			     bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id),
+		     has_field(mem_cgroup, memory) && has_field(page_counter, usage) &&
+			     has_field(page_counter, max) &&
+			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
 	css = css_of(memory_index());
@@ -587,7 +663,7 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 	int i;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(struct fdtable, max_fds) && bpf_core_field_exists(struct fdtable, open_fds),
+		     has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
 		     FT_MOVED_FDTABLE))
 		return;
 	fdt = BPF_CORE_READ(files, fdt);
@@ -640,8 +716,8 @@ ft_inline void read_commit_rule(struct ft_refusal *refusal, struct mm_struct *mm
 		refusal->detail = FT_DETAIL_OVERCOMMIT_GUESS +
 				  refusal->number[FT_NUMBER_OVERCOMMIT_MEMORY] % 3;
 	if (is_moved(refusal,
-		     bpf_core_field_exists(mm->total_vm) && bpf_core_field_exists(mm->data_vm) &&
-			     bpf_core_field_exists(mm->stack_vm),
+		     has_field(mm_struct, total_vm) && has_field(mm_struct, data_vm) &&
+			     has_field(mm_struct, stack_vm),
 		     FT_MOVED_MM_STRUCT))
 		return;
 	if (!bpf_core_read(&total, sizeof(total), &mm->total_vm))
@@ -713,8 +789,8 @@ ft_inline int would_overcommit(struct ft_refusal *refusal)
  */
 ft_inline int pid_max_of(struct pid_namespace *ns, int *pid_max)
 {
-	if (bpf_core_field_exists(ns->pid_max))
-		return bpf_core_read(pid_max, sizeof(*pid_max), &ns->pid_max);
+	if (has_field(pid_namespace, pid_max))
+		return bpf_core_read(pid_max, sizeof(*pid_max), &ns->optional(pid_namespace, pid_max));
 	if (!config.pid_max)
 		return -1;
 	return bpf_probe_read_kernel(pid_max, sizeof(*pid_max), (void *)config.pid_max);
@@ -732,8 +808,8 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, struct pid_namespac
 	int i;
 
 	if (is_moved(refusal,
-		     bpf_core_field_exists(ns->pid_allocated) && bpf_core_field_exists(ns->parent) &&
-			     bpf_core_field_exists(ns->level),
+		     has_field(pid_namespace, pid_allocated) && has_field(pid_namespace, parent) &&
+			     has_field(pid_namespace, level),
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	if (!bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
@@ -813,8 +889,8 @@ ft_inline int read_ns_limit(struct ft_refusal *refusal, struct user_namespace *o
 		is_known = 1;
 		goto walk;
 	}
-	if (bpf_core_field_exists(cred->ucounts))
-		ucounts = BPF_CORE_READ(cred, ucounts);
+	if (has_field(cred, ucounts))
+		ucounts = BPF_CORE_READ(cred, optional(cred, ucounts));
 	if (ucounts && BPF_CORE_READ(ucounts, ns) == owner &&
 	    BPF_CORE_READ(ucounts, uid.val) == BPF_CORE_READ(cred, euid.val)) {
 		is_known = 1;
@@ -865,7 +941,7 @@ ft_global int judge_eagain(__u64 watched)
 		if (read_nproc(refusal))
 			fit(refusal, FT_FIT_NPROC);
 		else if (!has_nproc_ucounts() &&
-			 !bpf_core_field_exists(struct user_struct___v513, processes))
+			 !has_field(user_struct___v513, processes))
 			fit(refusal, FT_FIT_NPROC_UNKNOWN);
 	}
 	number_int_at(refusal, FT_NUMBER_NR_THREADS, config.nr_threads);
@@ -887,8 +963,8 @@ ft_global int judge_eagain(__u64 watched)
 	}
 	if (refusal->flags & FT_CLONE_FS &&
 	    !is_moved(refusal,
-		      bpf_core_field_exists(task->fs->users) &&
-			      bpf_core_field_exists(task->fs->in_exec),
+		      has_field(fs_struct, users) &&
+			      has_field(fs_struct, in_exec),
 		      FT_MOVED_FS_STRUCT)) {
 		users = BPF_CORE_READ(task, fs, users);
 		in_exec = BPF_CORE_READ(task, fs, in_exec);
@@ -917,7 +993,7 @@ ft_global int judge_pids(__u64 watched)
 		fit(refusal, FT_FIT_PIDS_CGROUP);
 	if (was_moved(refusal, FT_MOVED_PIDS_CGROUP))
 		fit(refusal, FT_FIT_PIDS_UNKNOWN);
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, pid_allocated),
+	if (is_moved(refusal, has_field(pid_namespace, pid_allocated),
 		     FT_MOVED_PID_NAMESPACE)) {
 		fit(refusal, FT_FIT_PIDNS_UNKNOWN);
 		return 0;
@@ -1016,9 +1092,10 @@ ft_global int judge_flags(__u64 watched)
 		fit(refusal, FT_FIT_UNSHARED);
 	/* Until v5.17: a task that shares memory could not enter another time namespace. */
 	if (flags & (FT_CLONE_THREAD | FT_CLONE_VM) &&
-	    !is_moved(refusal, bpf_core_field_exists(task->nsproxy->time_ns_for_children),
+	    !is_moved(refusal, has_field(nsproxy, time_ns_for_children),
 		      FT_MOVED_NSPROXY) &&
-	    BPF_CORE_READ(task, nsproxy, time_ns) != BPF_CORE_READ(task, nsproxy, time_ns_for_children))
+	    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns)) !=
+		    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns_for_children)))
 		fit(refusal, FT_FIT_UNSHARED);
 	/* ns_capable: in the caller's own user namespace. */
 	if (flags & FT_CLONE_NEW_ANY && !(flags & FT_CLONE_NEWUSER) &&
@@ -1050,7 +1127,7 @@ ft_global int judge_namespaces(__u64 watched)
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
-	if (is_moved(refusal, bpf_core_field_exists(struct pid_namespace, level),
+	if (is_moved(refusal, has_field(pid_namespace, level),
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	level = BPF_CORE_READ(task, cred, user_ns, level);
@@ -1071,6 +1148,100 @@ ft_global int judge_namespaces(__u64 watched)
 		fit(refusal, FT_FIT_NS_LIMIT);
 #undef NS_TYPE
 	return 0;
+}
+
+/* The port, as far as it reads the kernel: the same in every shell that has one. */
+
+ft_inline void port_who(struct ft_key *key)
+{
+	bpf_get_current_comm(key->comm, sizeof(key->comm));
+	key->uid = bpf_get_current_uid_gid();
+	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
+	key->syscall = syscall_of(current_task());
+}
+
+ft_inline void port_sample(void *ctx, struct ft_event *event)
+{
+	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	long bytes;
+
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->ppid = BPF_CORE_READ(parent, tgid);
+	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	read_cgroup_path(event);
+	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
+	if (bytes > 0)
+		event->user_frame_count = bytes / 8;
+	/* The same frames as build id and file offset: read now, for callers that exit at once. */
+	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
+		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+}
+
+ft_inline int port_is_filtered_out(const struct ft_key *key)
+{
+	int i;
+
+	if (!config.filter)
+		return 0;
+	if (config.filter & FT_FILTER_PID && config.filter_pid != bpf_get_current_pid_tgid() >> 32)
+		return 1;
+	if (config.filter & FT_FILTER_UID && config.filter_uid != key->uid)
+		return 1;
+	if (config.filter & FT_FILTER_CGROUP && !is_below_cgroup(config.filter_cgroup))
+		return 1;
+	if (config.filter & FT_FILTER_COMM) {
+		for (i = 0; i < FT_COMM_BYTES; i++) {
+			if (key->comm[i] != config.filter_comm[i])
+				return 1;
+			if (!key->comm[i])
+				break;
+		}
+	}
+	return 0;
+}
+
+ft_inline int port_is_dying(void)
+{
+	struct task_struct *task = current_task();
+
+	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
+		return 1;
+	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
+}
+
+ft_inline int port_is_supervised(void)
+{
+	struct task_struct *task = current_task();
+
+	/* Without CONFIG_SECCOMP the structure is empty. */
+	if (has_field(seccomp, mode) &&
+	    BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
+		return 1;
+	return !!BPF_CORE_READ(task, ptrace);
+}
+
+ft_inline void port_judge_memory_cgroup(void)
+{
+	judge_memory_cgroup(0);
+}
+
+ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
+{
+	if (error == -FT_EAGAIN) {
+		judge_eagain(watched);
+		judge_pids(watched);
+	} else if (error == -FT_ENOMEM) {
+		judge_pids(watched | 1ULL << FT_STEP_ALLOC_PID | 1ULL << FT_STEP_CGROUP_CAN_FORK);
+		judge_memory(watched);
+	} else if (error == -FT_EMFILE) {
+		judge_descriptors(watched);
+	} else if (error == -FT_ENOSPC) {
+		judge_namespaces(watched);
+	} else {
+		judge_flags(watched);
+	}
 }
 
 #endif

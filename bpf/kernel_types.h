@@ -58,6 +58,7 @@ struct pt_regs {
 #if defined(__TARGET_ARCH_x86)
 	unsigned long bx;
 	unsigned long r10;
+	unsigned long ax;
 	unsigned long cx;
 	unsigned long dx;
 	unsigned long si;
@@ -310,5 +311,16 @@ struct task_struct {
 };
 
 #pragma clang attribute pop
+
+/* Asked of the running kernel at load time; kernel_headers.h asks the installed headers. */
+#define has_field(type, field) bpf_core_field_exists(struct type, field)
+#define has_value(type, value) bpf_core_enum_value_exists(enum type, value)
+/* A field that came or went, behind such a test: here it can always be named. */
+#define optional(type, field) field
+#define seccomp_mode seccomp.mode
+
+#if defined(__TARGET_ARCH_x86)
+#define KERNEL_STACK_BYTES 16384 /* x86-64, until the helper below was there */
+#endif
 
 #endif

@@ -83,12 +83,6 @@ def _wishes(
     refused: bool = False,
     all_steps: bool = False,
 ) -> plan.Wishes:
-    if backend == "bcc":
-        from fork_trace import doctor
-
-        module = doctor.bcc_module()
-        if not module.value:
-            raise ForkTraceError(f"cannot use the bcc backend: {module.why}", doctor.BCC_REMEDY)
     return plan.Wishes(rung, backend, frozenset(without), refused, all_steps)
 
 

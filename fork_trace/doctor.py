@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
 from typing import Any
 
 from fork_trace import kernel
@@ -12,32 +9,6 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.plan import FEATURES, Fact, Wishes
 from fork_trace.session import Session, read_facts
 from fork_trace.symbols import Symbols
-
-
-def bcc_module(search: list[str] | None = None) -> Fact:
-    """Say whether the Python module bcc is the BPF Compiler Collection; it is not imported."""
-    if search is None:
-        spec = importlib.util.find_spec("bcc")
-        places = list(spec.submodule_search_locations or []) if spec else []
-        if spec and not places and spec.origin:
-            places = [os.path.dirname(spec.origin)]
-    else:
-        places = [os.path.join(path, "bcc") for path in search if Path(path, "bcc").exists()]
-    if not places:
-        return Fact(False, "the Python module bcc is not installed")
-    if any(Path(place, "libbcc.py").exists() for place in places):
-        return Fact(True, "installed")
-    return Fact(
-        False,
-        f"the module bcc in {places[0]} is an unrelated project of the same name "
-        "(PyPI's bcc), not the BPF Compiler Collection",
-    )
-
-
-BCC_REMEDY = (
-    "pip uninstall bcc, and install the distribution's package: python3-bpfcc (Debian, Ubuntu), "
-    "python3-bcc (Fedora, RHEL, SUSE), py3-bcc (Alpine), python-bcc (Arch)."
-)
 
 
 def _fact(fact: Fact) -> dict[str, Any]:
@@ -53,7 +24,6 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     features["may_load"] = _fact(facts.may_load)
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
-    features["bcc"] = _fact(bcc_module())
     libdw = Symbols().why_not
     features["libdw"] = {"value": libdw is None, "why": libdw or ""}
     found: dict[str, Any] = {
@@ -66,6 +36,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
         "backend": None,
         "attached": [],
         "missing": [],
+        "passed_over": [],
         "why": None,
         "remedy": None,
         "limits": kernel.limits(),
@@ -79,13 +50,15 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
         header = session.header()
     finally:
         session.close()
-    if "trampolines" not in wishes.without:
-        features["trampolines"] = {"value": True, "why": "a program was attached"}
+    # These are known for sure by attaching only.
+    for name in {"trampolines", "kprobes", "bcc"} - wishes.without:
+        features[name] = _fact(session.facts.feature(name))
     found.update(
         usable=True,
         rung=header.rung,
         backend=header.backend,
         attached=list(header.attached),
         missing=list(header.missing),
+        passed_over=list(header.passed_over),
     )
     return found

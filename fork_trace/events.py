@@ -124,6 +124,7 @@ STATS: tuple[str, ...] = (
     "mismatch",
     "filtered",
     "early",
+    "unreturned",
 )
 
 # enum ft_detail, as words that `causes` decides by.

@@ -63,7 +63,7 @@ def btf(root: str = "/") -> Fact:
 
 
 def kprobes(root: str = "/") -> Fact:
-    """Say whether the kernel has kprobes, by tracefs or debugfs."""
+    """Say whether the kernel has kprobes, by tracefs, debugfs or perf's list of event sources."""
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         path = Path(root, place)
@@ -73,7 +73,13 @@ def kprobes(root: str = "/") -> Fact:
             seen = seen or (path / "trace").exists()
         except OSError:
             continue
-    if seen:
+    # Since Linux commits e12f03d7031a ("perf/core: Implement the 'perf_kprobe' PMU") and
+    # 33ea4b24277b ("perf/core: Implement the 'perf_uprobe' PMU") (in v4.17), each of the two is
+    # listed where it is built in. Before that, neither is.
+    sources = Path(root, "sys/bus/event_source/devices")
+    if (sources / "kprobe").exists():
+        return YES
+    if seen or (sources / "uprobe").exists():
         return Fact(False, "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
     return Fact(None, "tracefs is not mounted or not readable")
 

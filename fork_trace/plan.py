@@ -6,7 +6,7 @@ they offer, never by their version: distributions backport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fork_trace.errors import ForkTraceError
@@ -23,7 +23,10 @@ from fork_trace.steps import (
 RUNGS: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
 BACKENDS: tuple[str, ...] = ("libbpf", "bcc")
 # What can be denied, so that a fallback is tried on a kernel that would not need it.
-FEATURES: tuple[str, ...] = ("libbpf", "btf", "trampolines", "ringbuf", "kallsyms", "kprobes")
+FEATURES: tuple[str, ...] = (
+    *("libbpf", "btf", "trampolines", "ringbuf", "kallsyms", "kprobes"),
+    *("bcc", "headers"),
+)
 
 # Kernel variables that the programs read by address; see struct ft_config in bpf/fork_trace.h.
 VARIABLES: tuple[str, ...] = (
@@ -70,20 +73,32 @@ class KernelFacts:
     kprobes: Fact
     tracepoints: Fact
     kallsyms: Fact
-    # Function -> its parameter count in BTF; None: BTF has no such function.
+    # Function -> its parameter count in BTF; None: BTF has no such function that returns something.
     params: Mapping[str, int | None] = field(default_factory=dict)
     last_params: Mapping[str, str] = field(default_factory=dict)  # function -> its last one's name
+    voids: frozenset[str] = frozenset()  # functions that BTF has, and that return nothing
     # Symbol -> address, for the functions of `steps` and for VARIABLES.
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
     max_map_count: int | None = None
     # Can a task be preempted inside a program on a tracepoint?
     preempts_tracepoints: Fact = Fact(None)
+    # For what is compiled on this host.
+    bcc: Fact = Fact(None, "not looked for")  # the Python module
+    headers: Fact = Fact(None, "not looked for")
+    headers_remedy: str = ""
+    header_fields: Mapping[str, bool] = field(default_factory=dict)
+    # Function -> its parameter count as a header declares it; None: it returns nothing.
+    header_params: Mapping[str, int | None] = field(default_factory=dict)
 
     def feature(self, name: str) -> Fact:
         """Return the fact of a name in FEATURES."""
         fact: Fact = getattr(self, name)
         return fact
+
+    def with_feature(self, name: str, fact: Fact) -> KernelFacts:
+        """Return these facts with another word on one of FEATURES."""
+        return KernelFacts(**{**self.__dict__, name: fact})
 
 
 @dataclass(frozen=True)
@@ -105,8 +120,9 @@ class Probe:
 
     step: str | None  # None: it tells of no step by itself
     function: str
-    program: str
+    program: str  # on its exit or return
     in_detail: bool = False  # attached later; see steps.Step
+    entry: str | None = None  # the program on its entry, which keeps arguments for the other
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,15 @@ class Missing:
 
     step: str
     function: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A better way of attaching that was not taken, and why."""
+
+    rung: str
+    backend: str
     reason: str
 
 
@@ -129,6 +154,10 @@ class Plan:
     addresses: Mapping[str, int]
     copy_process_range: tuple[int, int] | None
     max_map_count: int | None = None  # vm.max_map_count at the start
+    passed_over: tuple[PassedOver, ...] = ()  # better ones, best first
+    has_ringbuf: bool = True  # else samples come by a perf buffer
+    # Which fields the installed headers have, for programs that are compiled against them.
+    header_fields: Mapping[str, bool] = field(default_factory=dict)
 
     def watched(self, in_detail: bool) -> int:
         """Return the watched steps as the programs know them: bit n for step number n.
@@ -153,11 +182,18 @@ class Plan:
 
 
 def _denied(facts: KernelFacts, wishes: Wishes) -> KernelFacts:
-    changes = {name: Fact(False, f"denied by --without {name}") for name in wishes.without}
-    values = {**facts.__dict__, **changes}
+    for name in wishes.without:
+        facts = facts.with_feature(name, Fact(False, f"denied by --without {name}"))
     if "kallsyms" in wishes.without:
-        values.update(addresses={}, copy_process_range=None)
-    return KernelFacts(**values)
+        facts = replace(facts, addresses={}, copy_process_range=None)
+    return facts
+
+
+def _is_inlined(watch: Watch, facts: KernelFacts) -> str | None:
+    if facts.kallsyms.value and facts.addresses and watch.function not in facts.addresses:
+        # BTF can describe a function of which only a .part.0 copy was compiled.
+        return f"this kernel's symbols have no {watch.function}: inlined or split by the compiler"
+    return None
 
 
 def _why_not(watch: Watch, facts: KernelFacts) -> str | None:
@@ -169,19 +205,41 @@ def _why_not(watch: Watch, facts: KernelFacts) -> str | None:
     last = facts.last_params.get(watch.function)
     if watch.last_param and last and last != watch.last_param:
         return f"copy_process does not call {watch.function} here, but a part of it that is inlined"
-    if facts.kallsyms.value and facts.addresses and watch.function not in facts.addresses:
-        # BTF can describe a function of which only a .part.0 copy was compiled.
-        return f"this kernel's symbols have no {watch.function}: inlined or split by the compiler"
-    return None
+    return _is_inlined(watch, facts)
+
+
+def _why_not_kprobe(watch: Watch, facts: KernelFacts) -> str | None:
+    # A BTF without copy_process has no static functions at all (Debian's arm64 5.10): there the
+    # symbols decide. In any other, what is not there cannot be traced.
+    has_statics = "copy_process" in facts.voids or facts.params.get("copy_process") is not None
+    is_told = facts.params.get(watch.function) is not None or watch.function in facts.voids
+    if not has_statics and not is_told and watch.function in facts.addresses:
+        return None
+    return _why_not(watch, facts)
+
+
+def _why_not_compiled(watch: Watch, facts: KernelFacts) -> str | None:
+    if facts.params:
+        return _why_not_kprobe(watch, facts)
+    # Without BTF the symbols say what is there, and a header which form of it where there are two.
+    if watch.function in facts.header_params:
+        params = facts.header_params[watch.function]
+        if params is None:
+            return f"{watch.function} returns nothing on this kernel"
+        if params != watch.params:
+            return f"{watch.function} has {params} parameters here, which no program is written for"
+    return _is_inlined(watch, facts)
 
 
 _TOLD_BY_REFUSED = "comes before copy_process: told by --refused only"
 _EARLY = ("seccomp", "kernel_clone")  # before copy_process, and in no function of their own
 
 
-def _choose(step: Step, facts: KernelFacts) -> Watch | Missing:
+def _choose(
+    step: Step, facts: KernelFacts, why_not: Callable[[Watch, KernelFacts], str | None]
+) -> Watch | Missing:
     """Take the first function that this kernel has, or say why there is none."""
-    reasons = [(watch, _why_not(watch, facts)) for watch in step.watches]
+    reasons = [(watch, why_not(watch, facts)) for watch in step.watches]
     for watch, reason in reasons:
         if reason is None:
             return watch
@@ -197,8 +255,19 @@ def _choose(step: Step, facts: KernelFacts) -> Watch | Missing:
     )
 
 
-def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
-    """Say why the fexit rung cannot be taken, and what to do; None: it can be tried."""
+def _why_not_any(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why no program can be loaded, whatever it is made from."""
+    if facts.unlocked.value is False:
+        return facts.unlocked.why, (
+            "Boot with lockdown=integrity or less; where Secure Boot sets it, that is the firmware's."
+        )
+    if facts.may_load.value is False:
+        return facts.may_load.why, "Run it as root, or give it CAP_BPF and CAP_PERFMON."
+    return None
+
+
+def _why_not_libbpf(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why the CO-RE object cannot be loaded, whichever way it would be attached."""
     if facts.libbpf.value is False:
         return facts.libbpf.why, (
             "Install libbpf 1.0 or newer (Debian, Ubuntu: libbpf1; Fedora, RHEL: libbpf)."
@@ -207,83 +276,161 @@ def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
         return facts.btf.why, (
             "Run a kernel built with CONFIG_DEBUG_INFO_BTF=y; every current distribution's is."
         )
-    if facts.unlocked.value is False:
-        return facts.unlocked.why, (
-            "Boot with lockdown=integrity or less; where Secure Boot sets it, that is the firmware's."
-        )
-    if facts.may_load.value is False:
-        return facts.may_load.why, "Run it as root, or give it CAP_BPF and CAP_PERFMON."
-    if facts.trampolines.value is False:
+    refusal = _why_not_any(facts)
+    if refusal is not None:
+        return refusal
+    if facts.ringbuf.value is False:
+        return facts.ringbuf.why, "It needs the BPF ring buffer: Linux 5.8 or newer."
+    return None
+
+
+def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why the fexit rung cannot be taken, and what to do; None: it can be tried."""
+    refusal = _why_not_libbpf(facts)
+    if refusal is None and facts.trampolines.value is False:
         return facts.trampolines.why, (
             "The fexit rung needs BPF trampolines: x86-64 since Linux 5.5, arm64 since 6.0, "
             "with CONFIG_FUNCTION_TRACER=y."
         )
-    if facts.ringbuf.value is False:
-        return facts.ringbuf.why, "The fexit rung needs the BPF ring buffer: Linux 5.8 or newer."
+    return refusal
+
+
+def why_not_kprobe(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why the kprobe rung cannot be taken by libbpf, and what to do; None: it can be tried."""
+    return _why_not_libbpf(facts) or _why_no_kprobes(facts)
+
+
+def _why_no_kprobes(facts: KernelFacts) -> tuple[str, str] | None:
+    if facts.kprobes.value is False:
+        return facts.kprobes.why, (
+            "The kprobe rung needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and "
+            "/sys/kernel/debug/kprobes/enabled at 1."
+        )
     return None
+
+
+_BCC_REMEDY = (
+    "Install the distribution's bcc: python3-bpfcc (Debian, Ubuntu), python3-bcc (Fedora, RHEL, "
+    "SUSE), py3-bcc (Alpine), python-bcc (Arch); pip uninstall bcc if that is PyPI's."
+)
+
+
+def why_not_bcc(facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why the kprobe rung cannot be taken by bcc, and what to do; None: it can be tried."""
+    if facts.bcc.value is False:
+        return facts.bcc.why, _BCC_REMEDY
+    refusal = _why_not_any(facts)
+    if refusal is not None:
+        return refusal
+    if facts.headers.value is False:
+        return facts.headers.why, facts.headers_remedy
+    return _why_no_kprobes(facts)
 
 
 def why_not_tracepoint(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why the tracepoint rung cannot be taken, and what to do; None: it can be tried."""
-    for fact in (facts.libbpf, facts.btf, facts.unlocked, facts.may_load, facts.ringbuf):
-        if fact.value is False:
-            return why_not_fexit(replace(facts, trampolines=YES))
-    if facts.tracepoints.value is False:
+    refusal = _why_not_libbpf(facts)
+    if refusal is None and facts.tracepoints.value is False:
         return facts.tracepoints.why, "The tracepoint rung needs CONFIG_FTRACE_SYSCALLS=y."
-    return None
+    return refusal
+
+
+# Best first: the rung, what loads it, why it cannot be taken.
+_LADDER: tuple[tuple[str, str, Callable[[KernelFacts], tuple[str, str] | None]], ...] = (
+    ("fexit", "libbpf", why_not_fexit),
+    ("kprobe", "libbpf", why_not_kprobe),
+    ("kprobe", "bcc", why_not_bcc),
+    ("tracepoint", "libbpf", why_not_tracepoint),
+)
 
 
 def make(facts: KernelFacts, wishes: Wishes = Wishes()) -> Plan:
     """Choose the best rung that the kernel offers and list its probes; ForkTraceError if there is none."""
     facts = _denied(facts, wishes)
-    if wishes.backend == "bcc":
+    wanted = [
+        (rung, backend, why_not)
+        for rung, backend, why_not in _LADDER
+        if wishes.rung in (None, rung) and wishes.backend in (None, backend)
+    ]
+    if not wanted:
         raise ForkTraceError(
-            "the bcc backend is not part of this version",
-            "Leave --backend out: libbpf needs no compiler and no kernel headers.",
+            f"the {wishes.rung} rung is not for the {wishes.backend} backend",
+            "Leave --rung or --backend out: bcc has the kprobe rung, libbpf has all three.",
         )
-    if wishes.rung == "kprobe":
-        raise ForkTraceError(
-            "the kprobe rung is not part of this version",
-            "Leave --rung out, and see `fork-trace doctor` for what this kernel offers.",
-        )
-    refusal = why_not_fexit(facts)
-    if wishes.rung == "tracepoint" or (refusal and wishes.rung is None):
-        lower = why_not_tracepoint(facts)
-        if lower is None:
-            return _tracepoint(facts)
-        refusal = refusal if wishes.rung is None else lower
-    if refusal:
+    passed_over: list[PassedOver] = []
+    remedies: dict[str, str] = {}
+    for rung, backend, why_not in wanted:
+        refusal = why_not(facts)
+        if refusal is None:
+            made = _built(rung, backend, facts, wishes)
+            return replace(made, passed_over=tuple(passed_over))
         why, remedy = refusal
-        raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
-    return _fexit(facts, wishes)
+        passed_over.append(PassedOver(rung, backend, why))
+        remedies.setdefault(backend, remedy)
+    # Of several that fail the best one's reason is told, and bcc's, which can be another matter.
+    best = passed_over[0]
+    by_bcc = next((each for each in passed_over if each.backend == "bcc"), best)
+    why, remedy = best.reason, remedies[best.backend]
+    if _why_not_any(facts) is None and by_bcc.reason not in (best.reason, facts.kprobes.why):
+        why += f"; and bcc cannot stand in: {by_bcc.reason}"
+        remedy += f" Or: {remedies['bcc']}"
+    raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
+
+
+def _built(rung: str, backend: str, facts: KernelFacts, wishes: Wishes) -> Plan:
+    if rung == "fexit":
+        return _by_function(rung, backend, facts, wishes, _why_not, _on_exit)
+    if rung == "kprobe":
+        why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
+        return _by_function(rung, backend, facts, wishes, why_not, _on_return)
+    return _tracepoint(facts)
 
 
 def _plan(
-    rung: str, facts: KernelFacts, probes: Sequence[Probe], missing: Sequence[Missing]
+    rung: str, backend: str, facts: KernelFacts, probes: Sequence[Probe], missing: Sequence[Missing]
 ) -> Plan:
     return Plan(
         rung=rung,
-        backend="libbpf",
+        backend=backend,
         probes=tuple(probes),
         missing=tuple(missing),
         addresses={name: facts.addresses[name] for name in VARIABLES if name in facts.addresses},
         copy_process_range=facts.copy_process_range,
         max_map_count=facts.max_map_count,
+        has_ringbuf=facts.ringbuf.value is not False,
+        header_fields=facts.header_fields,
     )
 
 
-def _syscall_probes(facts: KernelFacts) -> list[Probe]:
-    programs = SYSCALL_PROGRAMS + (SECOND_PROGRAMS if facts.preempts_tracepoints.value else ())
+def _syscall_probes(facts: KernelFacts, may_repeat: bool = True) -> list[Probe]:
+    repeats = may_repeat and facts.preempts_tracepoints.value
+    programs = SYSCALL_PROGRAMS + (SECOND_PROGRAMS if repeats else ())
     return [
         Probe(None, program[len("raw_") :].removesuffix("_again"), program) for program in programs
     ]
 
 
-def _fexit(facts: KernelFacts, wishes: Wishes) -> Plan:
+def _on_exit(step: str | None, watch: Watch, is_late: bool = False) -> Probe:
+    return Probe(step, watch.function, watch.program, is_late)
+
+
+def _on_return(step: str | None, watch: Watch, is_late: bool = False) -> Probe:
+    return Probe(step, watch.function, watch.kretprobe, is_late, watch.kprobe)
+
+
+def _by_function(
+    rung: str,
+    backend: str,
+    facts: KernelFacts,
+    wishes: Wishes,
+    why_not: Callable[[Watch, KernelFacts], str | None],
+    probe_of: Callable[..., Probe],
+) -> Plan:
+    """Watch each step by the kernel function that can refuse."""
     probes = []
     missing = []
     for step in STEPS:
-        watch = _choose(step, facts)
+        watch = _choose(step, facts, why_not)
         if isinstance(watch, Missing):
             missing.append(watch)
             continue
@@ -292,19 +439,20 @@ def _fexit(facts: KernelFacts, wishes: Wishes) -> Plan:
             missing.append(Missing(step.name, watch.function, _TOLD_BY_REFUSED))
             continue
         is_late = step.in_detail and not wishes.all_steps
-        probes.append(Probe(step.name, watch.function, watch.program, is_late))
+        probes.append(probe_of(step.name, watch, is_late))
     if not any(probe.step == "copy_process" for probe in probes):
         reason = next(gap.reason for gap in missing if gap.step == "copy_process")
         raise ForkTraceError(
             f"cannot watch forks on {facts.release}: {reason}",
             "Please report this kernel with the output of `fork-trace doctor --json`.",
         )
-    if _why_not(MEMORY_CGROUP, facts) is None:
-        probes.append(Probe(None, MEMORY_CGROUP.function, MEMORY_CGROUP.program))
+    if why_not(MEMORY_CGROUP, facts) is None:
+        probes.append(probe_of(None, MEMORY_CGROUP))
     if wishes.refused:
-        probes += _syscall_probes(facts)
+        # The second ones are not written for bcc.
+        probes += _syscall_probes(facts, may_repeat=backend == "libbpf")
         missing = [gap for gap in missing if gap.step not in _EARLY]
-    return _plan("fexit", facts, probes, missing)
+    return _plan(rung, backend, facts, probes, missing)
 
 
 def _tracepoint(facts: KernelFacts) -> Plan:
@@ -314,4 +462,4 @@ def _tracepoint(facts: KernelFacts) -> Plan:
         for step in STEPS
         if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect")
     ]
-    return _plan("tracepoint", facts, _syscall_probes(facts), missing)
+    return _plan("tracepoint", "libbpf", facts, _syscall_probes(facts), missing)

@@ -98,6 +98,8 @@ class Header:
     missing: tuple[dict[str, Any], ...]
     limits: dict[str, int | None]
     filter: dict[str, Any] = field(default_factory=dict)
+    # Better ways of attaching, best first: rung, backend, and the reason why it was not taken.
+    passed_over: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,10 @@ def report(
             "",
             "  ",
         )
+        if header.passed_over:
+            better = header.passed_over[0]
+            text = f"not by {better.get('rung')}: {better.get('reason')}"
+            lines += wrap(safe(f"{text} (`fork-trace doctor` says more)"), "", "  ")
         # Tests that are inline on every kernel are marked in the table; this is about this kernel.
         gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
         if gaps:
@@ -333,6 +337,16 @@ def doctor(found: dict[str, Any]) -> str:
         for name, fact in found["features"].items()
     ]
     lines.append(tabulate(rows, ["FEATURE", "HERE", "WHY"], tablefmt="plain"))
+    better = [
+        [
+            item["rung"],
+            item["backend"],
+            "\n".join(textwrap.wrap(safe(item["reason"]), 53)),
+        ]
+        for item in found["passed_over"]
+    ]
+    if better:
+        lines += ["", tabulate(better, ["NOT TAKEN", "BY", "WHY"], tablefmt="plain")]
     steps = [
         [item["step"] or "-", "on demand" if item["later"] else "observed", item["function"]]
         for item in found["attached"]

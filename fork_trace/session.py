@@ -11,7 +11,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,12 +22,13 @@ from fork_trace import (
     cgroup,
     containers,
     events,
+    headers,
     holders,
     kernel,
     procfs,
     steps,
 )
-from fork_trace.backends import Backend, Filter, RungRefusedError
+from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import LibbpfBackend, Library
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
@@ -35,6 +36,13 @@ from fork_trace.records import VERSION, Failure, Header, Summary
 from fork_trace.symbols import Symbols
 
 _SETTLE_S = 1.0
+# Rung and backend -> the feature that no other needs, which only an attached program proves.
+_NEEDED_BY = {
+    ("fexit", "libbpf"): "trampolines",
+    ("kprobe", "libbpf"): "kprobes",
+    ("kprobe", "bcc"): "bcc",
+}
+_RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type is
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 
 
@@ -46,6 +54,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     library: Library | None = None
     params: dict[str, int | None] = {}
     last_params: dict[str, str] = {}
+    voids: frozenset[str] = frozenset()
     try:
         library = Library()
         libbpf = Fact(True, library.version())
@@ -55,16 +64,22 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
     if library and btf.value and "btf" not in wishes.without:
         try:
-            params, last_params = library.function_params(functions)
+            params, voids, last_params = library.function_params(functions)
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    names = (*functions, *VARIABLES, kernel.TRACEPOINT_GUARD)
-    kallsyms, addresses, range_ = kernel.symbols(names, root)
+    kallsyms, addresses, range_ = kernel.symbols(
+        (*functions, *VARIABLES, kernel.TRACEPOINT_GUARD, _RINGBUF), root
+    )
+    if not library and addresses:
+        has = _RINGBUF in addresses
+        ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
+    release = os.uname().release
+    found = headers.read(release, root)
     facts = KernelFacts(
-        release=os.uname().release,
+        release=release,
         machine=os.uname().machine,
         may_load=may_load,
         unlocked=kernel.unlocked(root),
@@ -76,11 +91,17 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         tracepoints=kernel.tracepoints(root),
         kallsyms=kallsyms,
         params=params,
+        voids=voids,
         last_params=last_params,
         addresses=addresses,
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
         preempts_tracepoints=kernel.preempts_tracepoints(addresses),
+        bcc=bcc.module(),
+        headers=found.found,
+        headers_remedy=found.remedy,
+        header_fields=found.has,
+        header_params=found.params,
     )
     return facts, library
 
@@ -122,6 +143,13 @@ class _Look:
     cgroups: list[procfs.CgroupLine]
 
 
+def _open(plan: Plan, library: Library | None, filter_: Filter, samples_per_second: int) -> Backend:
+    if plan.backend == "bcc":
+        return bcc.BccBackend(plan, filter_, samples_per_second)
+    assert library is not None  # the plan refuses a host without libbpf
+    return LibbpfBackend(library, plan, filter_, samples_per_second)
+
+
 def _are_threads_far() -> bool:
     """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
     threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
@@ -139,7 +167,6 @@ class Session:
     ) -> None:
         facts, library = read_facts(wishes)
         plan = make(facts, wishes)
-        assert library is not None  # the plan refuses a host without libbpf
         # Everything that a record needs later is opened now, while it can be had.
         self._paths = cgroup.Paths()
         self._sees_all_pids = procfs.is_initial_pid_namespace()
@@ -155,18 +182,24 @@ class Session:
             page_bytes=os.sysconf("SC_PAGE_SIZE"), hugetlb_pages=kernel.hugetlb_pages()
         )
         self._filter = filter_
-        self._facts = facts
         self._backend: Backend
-        try:
-            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
-        except RungRefusedError as error:
-            # What the files promise, the kernel may still refuse: then the next rung has its turn.
-            if wishes.rung is not None or plan.rung != "fexit" or not facts.may_load.value:
-                raise
-            facts = replace(facts, trampolines=Fact(False, error.message))
-            self._facts = facts
-            plan = make(facts, wishes)
-            self._backend = LibbpfBackend(library, plan, filter_, samples_per_second)
+        while True:
+            try:
+                self._backend = _open(plan, library, filter_, samples_per_second)
+                break
+            except RungRefusedError as error:
+                # What the files promise, the kernel may still refuse: then the next rung has its turn.
+                feature = _NEEDED_BY.get((plan.rung, plan.backend))
+                if wishes.rung is not None or wishes.backend == "bcc":
+                    raise
+                if feature is None or not facts.may_load.value:
+                    raise
+                facts = facts.with_feature(feature, Fact(False, error.message))
+                plan = make(facts, wishes)
+        proven = _NEEDED_BY.get((plan.rung, plan.backend))
+        if proven:
+            facts = facts.with_feature(proven, Fact(True, "a program was attached"))
+        self._facts = facts
         self._wants_detail = False
         self._start_monotonic_ns = time.monotonic_ns()
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
@@ -186,6 +219,11 @@ class Session:
     def plan(self) -> Plan:
         """The plan as it was carried out."""
         return self._backend.plan
+
+    @property
+    def facts(self) -> KernelFacts:
+        """What the host offers, with what attaching has shown."""
+        return self._facts
 
     def header(self) -> Header:
         """Say what is watched and what is not."""
@@ -209,6 +247,7 @@ class Session:
             ),
             limits=self._limits,
             filter=chosen,
+            passed_over=tuple(asdict(each) for each in self.plan.passed_over),
         )
 
     def poll(self, timeout_s: float) -> list[Failure]:

@@ -15,9 +15,21 @@ class Watch:
 
     function: str
     params: int  # as many as the program expects
-    program: str  # in bpf/fork_trace.bpf.c
+    program: str  # in bpf/fork_trace.bpf.c, on its exit
+    # A kprobe at its return does not see the arguments any more, and these are needed there.
+    keeps_arguments: bool = False
     # Its last parameter's name, where only that tells the form which copy_process calls.
     last_param: str | None = None
+
+    @property
+    def kretprobe(self) -> str:
+        """Name the program on its return, for kernels that take no program on its exit."""
+        return "kretprobe_" + self.program[len("fexit_") :]
+
+    @property
+    def kprobe(self) -> str | None:
+        """Name the program on its entry which keeps the arguments for that; None: none are needed."""
+        return "kprobe_" + self.program[len("fexit_") :] if self.keeps_arguments else None
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ def _step(
     ident: str,
     name: str,
     what: str,
-    *watches: tuple[str, int, str] | tuple[str, int, str, str],
+    *watches: tuple[str, int, str] | tuple[str, int, str, bool] | tuple[str, int, str, bool, str],
     in_detail: bool = False,
 ) -> tuple[str, str, str, tuple[Watch, ...], bool]:
     return ident, name, what, tuple(Watch(*each) for each in watches), in_detail
@@ -52,7 +64,7 @@ STEPS: tuple[Step, ...] = tuple(
                 "COPY_PROCESS",
                 "copy_process",
                 "the fork itself: every refusal ends here",
-                ("copy_process", 4, "fexit_copy_process"),
+                ("copy_process", 4, "fexit_copy_process", True),
             ),
             _step(
                 "SECCOMP",
@@ -98,7 +110,7 @@ STEPS: tuple[Step, ...] = tuple(
                 "CREATE_USER_NS",
                 "create_user_ns",
                 "a new user namespace (CLONE_NEWUSER)",
-                ("create_user_ns", 1, "fexit_create_user_ns"),
+                ("create_user_ns", 1, "fexit_create_user_ns", True),
             ),
             _step(
                 "SET_CRED_UCOUNTS",
@@ -110,8 +122,8 @@ STEPS: tuple[Step, ...] = tuple(
                 "RLIMIT_NPROC",
                 "rlimit_nproc",
                 "the user's tasks against RLIMIT_NPROC",
-                ("is_rlimit_overlimit", 3, "fexit_is_rlimit_overlimit"),
-                ("is_ucounts_overlimit", 3, "fexit_is_ucounts_overlimit"),
+                ("is_rlimit_overlimit", 3, "fexit_is_rlimit_overlimit", True),
+                ("is_ucounts_overlimit", 3, "fexit_is_ucounts_overlimit", True),
             ),
             _step(
                 "THREADS_MAX",
@@ -171,7 +183,7 @@ STEPS: tuple[Step, ...] = tuple(
                 "dup_fd",
                 "the child's descriptor table against fs.nr_open",
                 ("dup_fd", 2, "fexit_dup_fd"),
-                ("dup_fd", 3, "fexit_dup_fd_510"),
+                ("dup_fd", 3, "fexit_dup_fd_510", True),
             ),
             _step(
                 "COPY_FS",
@@ -209,7 +221,7 @@ STEPS: tuple[Step, ...] = tuple(
                 "VM_ENOUGH_MEMORY",
                 "__vm_enough_memory",
                 "each accountable mapping of the parent against the overcommit rule",
-                ("__vm_enough_memory", 3, "fexit_vm_enough_memory"),
+                ("__vm_enough_memory", 3, "fexit_vm_enough_memory", True),
             ),
             _step(
                 "VM_AREA_DUP",
@@ -263,43 +275,43 @@ STEPS: tuple[Step, ...] = tuple(
                 "COPY_MNT_NS",
                 "copy_mnt_ns",
                 "a new mount namespace (CLONE_NEWNS)",
-                ("copy_mnt_ns", 4, "fexit_copy_mnt_ns"),
+                ("copy_mnt_ns", 4, "fexit_copy_mnt_ns", True),
             ),
             _step(
                 "COPY_UTSNAME",
                 "copy_utsname",
                 "a new UTS namespace (CLONE_NEWUTS)",
-                ("copy_utsname", 3, "fexit_copy_utsname"),
+                ("copy_utsname", 3, "fexit_copy_utsname", True),
             ),
             _step(
                 "COPY_IPCS",
                 "copy_ipcs",
                 "a new IPC namespace (CLONE_NEWIPC)",
-                ("copy_ipcs", 3, "fexit_copy_ipcs"),
+                ("copy_ipcs", 3, "fexit_copy_ipcs", True),
             ),
             _step(
                 "COPY_PID_NS",
                 "copy_pid_ns",
                 "a new pid namespace (CLONE_NEWPID)",
-                ("copy_pid_ns", 3, "fexit_copy_pid_ns"),
+                ("copy_pid_ns", 3, "fexit_copy_pid_ns", True),
             ),
             _step(
                 "COPY_CGROUP_NS",
                 "copy_cgroup_ns",
                 "a new cgroup namespace (CLONE_NEWCGROUP)",
-                ("copy_cgroup_ns", 3, "fexit_copy_cgroup_ns"),
+                ("copy_cgroup_ns", 3, "fexit_copy_cgroup_ns", True),
             ),
             _step(
                 "COPY_NET_NS",
                 "copy_net_ns",
                 "a new network namespace (CLONE_NEWNET)",
-                ("copy_net_ns", 3, "fexit_copy_net_ns"),
+                ("copy_net_ns", 3, "fexit_copy_net_ns", True),
             ),
             _step(
                 "COPY_TIME_NS",
                 "copy_time_ns",
                 "a new time namespace (CLONE_NEWTIME)",
-                ("copy_time_ns", 3, "fexit_copy_time_ns"),
+                ("copy_time_ns", 3, "fexit_copy_time_ns", True),
             ),
             _step(
                 "COPY_IO",
@@ -326,7 +338,7 @@ STEPS: tuple[Step, ...] = tuple(
                 "ALLOC_PID",
                 "alloc_pid",
                 "a pid number in every pid namespace of the child",
-                ("alloc_pid", 3, "fexit_alloc_pid"),
+                ("alloc_pid", 3, "fexit_alloc_pid", True),
             ),
             _step(
                 "PIDFD_PREPARE",
@@ -336,7 +348,7 @@ STEPS: tuple[Step, ...] = tuple(
                 # Since Linux commit a71f402acd71 ("pidfs: get rid of __pidfd_prepare()") (in v6.16),
                 # copy_process calls it, and its last parameter has this name. Before that, it called
                 # __pidfd_prepare, which can be inlined: this one is then never called in a fork.
-                ("pidfd_prepare", 3, "fexit_pidfd_prepare", "ret_file"),
+                ("pidfd_prepare", 3, "fexit_pidfd_prepare", False, "ret_file"),
             ),
             _step(
                 "CGROUP_CAN_FORK",
@@ -389,7 +401,7 @@ BY_NAME = {step.name: step for step in STEPS}
 
 # Not a step, but why several of them fail: a charge to a memory cgroup that nothing could make room
 # for (mm/memcontrol.c, mem_cgroup_out_of_memory).
-MEMORY_CGROUP = Watch("mem_cgroup_out_of_memory", 3, "fexit_mem_cgroup_out_of_memory")
+MEMORY_CGROUP = Watch("mem_cgroup_out_of_memory", 3, "fexit_mem_cgroup_out_of_memory", True)
 
 # The tracepoint rung's programs, and what `--refused` adds to the upper ones.
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")

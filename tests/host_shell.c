@@ -41,7 +41,7 @@ static struct ft_refusal refusal_of[HOST_THREADS];
 static int is_open[HOST_THREADS];
 static enum ft_call call_of[HOST_THREADS];
 
-ft_inline const volatile struct ft_config *port_config(void)
+ft_inline ft_settings *port_config(void)
 {
 	return &host_config;
 }
@@ -125,11 +125,13 @@ ft_inline struct ft_event *port_event(void)
 	return &host_event[host_event_count];
 }
 
-ft_inline void port_event_send(struct ft_event *event, int wake)
+ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
+	(void)ctx;
 	(void)event;
 	host_event_count++;
 	host_wake_count += !!wake;
+	return 0;
 }
 
 ft_inline void port_who(struct ft_key *key)

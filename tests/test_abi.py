@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fork_trace import events, steps
-from fork_trace.backends import libbpf
-from fork_trace.backends.libbpf import Config
+from fork_trace.backends import settings
+from fork_trace.backends.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -290,7 +290,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
         (
             "ft_phase",
             {
-                f"FT_PHASE_{name}": getattr(libbpf, f"_PHASE_{name}")
+                f"FT_PHASE_{name}": getattr(settings, f"PHASE_{name}")
                 for name in ("OFF", "MARKING", "COUNTING", "DETAILED")
             },
         ),
@@ -308,17 +308,22 @@ WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEM
 
 def test_each_program_that_a_plan_can_name_is_in_the_object_and_no_other(btf: Btf) -> None:
     programs = {watch.program for watch in WATCHES} | set(CALLS)
+    programs |= {watch.kretprobe for watch in WATCHES}
+    programs |= {watch.kprobe for watch in WATCHES if watch.kprobe}
     functions = {type_.name for type_ in btf.types if type_.kind == 12}  # BTF_KIND_FUNC
-    entries = {name for name in functions if re.match("(fexit|raw)_", name)}
+    entries = {name for name in functions if re.match("(fexit|kretprobe|kprobe|raw)_", name)}
 
     assert programs == entries
     assert len(WATCHES) == len({watch.program for watch in WATCHES})
 
 
 def test_each_program_hangs_on_the_function_that_its_step_names(parts: dict[str, bytes]) -> None:
-    expected: dict[str, set[str]] = {f"fexit/{watch.function}": set() for watch in WATCHES}
+    expected: dict[str, set[str]] = {}
     for watch in WATCHES:
-        expected[f"fexit/{watch.function}"].add(watch.program)
+        for name in (watch.program, watch.kretprobe, watch.kprobe):
+            if name:
+                place = f"{name.partition('_')[0]}/{watch.function}"
+                expected.setdefault(place, set()).add(name)
     for name in steps.SYSCALL_PROGRAMS:
         expected[f"raw_tp/{name[len('raw_') :]}"] = {name, f"{name}_again"}
 
@@ -349,9 +354,15 @@ def test_the_arrays_of_the_object_have_room_for_every_step() -> None:
     assert len(events.FITS) <= 32  # `fits`
 
 
+def test_what_is_noted_of_a_fork_under_way_is_as_long_as_it_is_read(btf: Btf) -> None:
+    (attempt,) = (each for each in btf.types if each.name == "ft_attempt" and each.kind == 4)
+
+    assert settings.ATTEMPT_BYTES == attempt.size_or_type
+
+
 def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:
     text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
-    source = (CHECKOUT / "fork_trace" / "backends" / "libbpf.py").read_text()
+    source = (CHECKOUT / "fork_trace" / "backends" / "settings.py").read_text()
     names = ("PID", "UID", "COMM", "CGROUP")
     filters = tuple(int(re.search(rf"FT_FILTER_{name} (\d+)", text)[1]) for name in names)  # type: ignore[index]
 

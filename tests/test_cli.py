@@ -154,8 +154,12 @@ def test_a_wrong_command_line_is_told_as_such(arguments: list[str], words: str) 
         (["live", "--cgroup", "/no/such/cgroup"], ["/no/such/cgroup", "/proc/PID/cgroup"]),
         (["live", "--without", "btf"], ["denied by --without btf", "CONFIG_DEBUG_INFO_BTF"]),
         (["live", "--without", "libbpf"], ["denied by --without libbpf", "libbpf1"]),
-        (["live", "--rung", "kprobe"], ["kprobe rung is not part of this version"]),
+        (["live", "--rung", "kprobe", "--without", "kprobes"], ["denied by --without kprobes"]),
         (["live", "--rung", "tracepoint", "--without", "btf"], ["denied by --without btf"]),
+        (
+            ["live", "--rung", "fexit", "--backend", "bcc"],
+            ["fexit rung is not for the bcc backend"],
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_with_what_to_do(
@@ -282,9 +286,9 @@ def test_a_bcc_that_is_the_right_one_is_not_called_unrelated(tmp_path: Path) -> 
     for name in ("__init__.py", "libbcc.py"):
         (tmp_path / "bcc" / name).write_text("raise SystemExit('imported')")
 
-    text = refusal("live", "--backend", "bcc", environ={"PYTHONPATH": str(tmp_path)})
+    found = json.loads(run("doctor", "--json", environ={"PYTHONPATH": str(tmp_path)}).stdout)
 
-    assert "the bcc backend is not part of this version" in text
+    assert found["features"]["bcc"] == {"value": True, "why": "installed"}
 
 
 def test_a_report_shows_its_failures_and_exits_1(whole: str) -> None:

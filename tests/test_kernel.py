@@ -134,6 +134,19 @@ def test_tracefs_tells_what_there_is_and_without_it_nothing_is_known(
     assert fact(str(root)).value is False
 
 
+def test_without_tracefs_the_event_sources_tell_of_kprobes(root: Path) -> None:
+    (root / "sys/kernel/tracing").rename(root / "gone")
+    sources = root / "sys/bus/event_source/devices"
+    sources.mkdir(parents=True)
+    assert kernel.kprobes(str(root)).value is None
+
+    (sources / "uprobe").mkdir()
+    assert kernel.kprobes(str(root)).value is False
+
+    (sources / "kprobe").mkdir()
+    assert YES == kernel.kprobes(str(root))
+
+
 def test_symbols_of_the_kernel_are_found_and_those_of_modules_are_not(root: Path) -> None:
     fact, found, _ = symbols(root, "dup_fd", "nr_threads", "alloc_pid", "create_io")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fork_trace import causes, events, steps
-from fork_trace.backends.libbpf import Config
+from fork_trace.backends.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ERESTARTNOINTR = 513

@@ -47,8 +47,26 @@ def capable(**changes: Any) -> plan.KernelFacts:
             for index, name in enumerate((*dict.fromkeys(FUNCTIONS), *plan.VARIABLES))
         },
         copy_process_range=(0x1000, 0x3000),
+        bcc=plan.Fact(False, "no bcc"),
     )
     return replace(facts, **changes)
+
+
+def compiling(**changes: Any) -> plan.KernelFacts:
+    """One without BTF, on a host that has all that bcc needs."""
+    facts = capable(
+        btf=plan.Fact(False, "no BTF"),
+        params={},
+        bcc=plan.YES,
+        headers=plan.YES,
+        headers_remedy="Install the headers.",
+        header_fields={"cred_ucounts": True},
+        header_params={"dup_fd": 2, "sched_cgroup_fork": 2},
+    )
+    return replace(facts, **changes)
+
+
+NO = plan.Fact(False, "because of the test")
 
 
 def without(mapping: Any, *names: str) -> dict[str, Any]:
@@ -234,7 +252,7 @@ NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every rung t
 
 
 @pytest.mark.parametrize("feature", NEEDED)
-@pytest.mark.parametrize("rung", [None, "fexit", "tracepoint"])
+@pytest.mark.parametrize("rung", [None, "fexit", "kprobe", "tracepoint"])
 def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
     feature: str, rung: str | None
 ) -> None:
@@ -243,7 +261,8 @@ def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
     with pytest.raises(ForkTraceError) as refusal:
         plan.make(facts, plan.Wishes(rung=rung))
 
-    assert "cannot watch forks on 6.1.0: because of the test" == refusal.value.message
+    expected = "cannot watch forks on 6.1.0: because of the test"
+    assert refusal.value.message in (expected, f"{expected}; and bcc cannot stand in: no bcc")
     assert refusal.value.hint
 
 
@@ -259,8 +278,8 @@ def test_what_the_rung_does_not_need_is_not_asked_for(feature: str) -> None:
     assert WATCHED == watched(plan.make(capable(**{feature: plan.Fact(False, "gone")})))
 
 
-def test_without_trampolines_the_tracepoint_rung_is_taken_and_says_what_it_infers() -> None:
-    made = plan.make(capable(trampolines=plan.Fact(False, "because of the test")))
+def test_without_trampolines_and_kprobes_the_tracepoint_rung_says_what_it_infers() -> None:
+    made = plan.make(capable(trampolines=NO, kprobes=NO))
 
     assert "tracepoint" == made.rung
     assert list(steps.SYSCALL_PROGRAMS) == programs(made)
@@ -275,14 +294,83 @@ def test_without_trampolines_the_tracepoint_rung_is_taken_and_says_what_it_infer
     "wishes",
     [
         plan.Wishes(rung="tracepoint"),
-        plan.Wishes(without=frozenset({"trampolines"})),
-        plan.Wishes(without=frozenset({"trampolines"}), refused=True, all_steps=True),
+        plan.Wishes(without=frozenset({"trampolines", "kprobes"})),
+        plan.Wishes(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
     ],
 )
 def test_the_tracepoint_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
-    expected = plan.make(capable(trampolines=plan.Fact(False)))
+    expected = plan.make(capable(trampolines=NO, kprobes=NO))
 
-    assert expected == plan.make(capable(), wishes)
+    made = plan.make(capable(), wishes)
+
+    assert replace(expected, passed_over=()) == replace(made, passed_over=())
+
+
+def test_without_trampolines_the_kprobe_rung_watches_the_same_steps() -> None:
+    best, made = plan.make(capable()), plan.make(capable(trampolines=NO))
+
+    assert ("kprobe", "libbpf") == (made.rung, made.backend)
+    assert [(p.step, p.function, p.in_detail) for p in best.probes] == [
+        (p.step, p.function, p.in_detail) for p in made.probes
+    ]
+    assert best.missing == made.missing
+    assert best.watched(in_detail=True) == made.watched(in_detail=True)
+
+
+def test_a_kprobe_at_a_return_has_one_at_the_entry_where_arguments_are_needed() -> None:
+    made = plan.make(capable(trampolines=NO))
+    entries = {probe.function: (probe.program, probe.entry) for probe in made.probes}
+
+    assert ("kretprobe_alloc_pid", "kprobe_alloc_pid") == entries["alloc_pid"]
+    assert ("kretprobe_copy_process", "kprobe_copy_process") == entries["copy_process"]
+    assert ("kretprobe_cgroup_can_fork", None) == entries["cgroup_can_fork"]
+    assert not any(probe.entry for probe in plan.make(capable()).probes)
+
+
+@pytest.mark.parametrize(
+    "wishes", [plan.Wishes(rung="kprobe"), plan.Wishes(without=frozenset({"trampolines"}))]
+)
+def test_the_kprobe_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
+    expected = plan.make(capable(trampolines=NO))
+
+    made = plan.make(capable(), wishes)
+
+    assert replace(expected, passed_over=()) == replace(made, passed_over=())
+
+
+def test_a_plan_says_which_better_ones_were_passed_over_and_why() -> None:
+    denied = plan.Wishes(without=frozenset({"kprobes"}))
+
+    made = plan.make(capable(trampolines=NO), denied)
+
+    assert [("fexit", "libbpf"), ("kprobe", "libbpf"), ("kprobe", "bcc")] == [
+        (each.rung, each.backend) for each in made.passed_over
+    ]
+    assert "because of the test" == made.passed_over[0].reason
+    assert "denied by --without kprobes" == made.passed_over[1].reason
+    assert () == plan.make(capable(trampolines=NO), plan.Wishes(rung="kprobe")).passed_over
+
+
+def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> None:
+    statics = ("copy_process", "copy_clone_args_from_user", "do_mprotect_pkey", "dup_mmap")
+    bare = capable(
+        trampolines=NO,
+        params=without(capable().params, *statics),
+        addresses=without(capable().addresses, "do_mprotect_pkey"),
+        voids=frozenset({"sched_cgroup_fork"}),
+    )
+    bare = replace(bare, params={**bare.params, "sched_cgroup_fork": None})
+
+    made = plan.make(bare)
+
+    assert {"copy_process", "dup_mmap"} <= set(watched(made))
+    assert {"mprotect", "sched_cgroup_fork"} <= set(reasons(made))
+
+
+def test_where_btf_tells_static_functions_one_that_it_has_not_is_not_traceable() -> None:
+    facts = capable(trampolines=NO, params=without(capable().params, "perf_event_init_task"))
+
+    assert "perf_event_init_task" in reasons(plan.make(facts))
 
 
 def test_who_forces_the_fexit_rung_gets_no_other() -> None:
@@ -295,7 +383,7 @@ def test_who_forces_the_fexit_rung_gets_no_other() -> None:
 
 
 def test_without_system_call_tracepoints_there_is_no_lower_rung() -> None:
-    facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"))
+    facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"), kprobes=NO)
 
     with pytest.raises(ForkTraceError, match="no syscall tracepoints") as refusal:
         plan.make(facts, plan.Wishes(rung="tracepoint"))
@@ -333,16 +421,101 @@ def test_a_variable_that_this_kernel_has_not_is_left_out() -> None:
     assert WATCHED == watched(made)
 
 
+def test_without_btf_what_is_compiled_here_watches_by_kprobe() -> None:
+    made = plan.make(compiling())
+
+    assert ("kprobe", "bcc") == (made.rung, made.backend)
+    assert WATCHED == watched(made)
+    assert {"cred_ucounts": True} == made.header_fields
+    assert [("fexit", "no BTF"), ("kprobe", "no BTF")] == [
+        (each.rung, each.reason) for each in made.passed_over
+    ]
+
+
+@pytest.mark.parametrize("denied", [{"btf"}, {"btf", "trampolines"}, {"libbpf"}])
+def test_what_is_denied_to_libbpf_leaves_it_to_bcc(denied: set[str]) -> None:
+    facts = capable(bcc=plan.YES, headers=plan.YES)
+
+    made = plan.make(facts, plan.Wishes(without=frozenset(denied)))
+
+    assert ("kprobe", "bcc") == (made.rung, made.backend)
+
+
+def test_bcc_is_forced_where_libbpf_could_do_it() -> None:
+    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Wishes(backend="bcc"))
+
+    assert ("kprobe", "bcc", ()) == (made.rung, made.backend, made.passed_over)
+
+
+def test_where_libbpf_can_trace_functions_nothing_is_compiled() -> None:
+    facts = capable(bcc=plan.YES, headers=plan.YES, trampolines=NO)
+
+    assert "libbpf" == plan.make(facts).backend
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (None, True), (False, False)])
+def test_samples_come_by_a_perf_buffer_only_where_there_is_no_other(
+    value: bool | None, expected: bool
+) -> None:
+    assert expected == plan.make(compiling(ringbuf=plan.Fact(value))).has_ringbuf
+
+
+def test_without_btf_the_symbols_say_what_is_there() -> None:
+    facts = compiling(addresses=without(compiling().addresses, "dup_mmap"))
+
+    assert "symbols have no dup_mmap" in reasons(plan.make(facts))["dup_mmap"]
+
+
+@pytest.mark.parametrize("params", [2, 3])
+def test_without_btf_a_header_says_which_form_of_dup_fd_it_is(params: int) -> None:
+    made = plan.make(compiling(header_params={"dup_fd": params}))
+
+    (probe,) = (each for each in made.probes if each.step == "dup_fd")
+    assert ("kretprobe_dup_fd" if params == 2 else "kretprobe_dup_fd_510") == probe.program
+
+
+def test_what_returns_nothing_by_its_header_is_not_watched() -> None:
+    facts = compiling(header_params={"dup_fd": 2, "sched_cgroup_fork": None})
+
+    assert "returns nothing" in reasons(plan.make(facts))["sched_cgroup_fork"]
+
+
 @pytest.mark.parametrize(
-    ("wishes", "what"),
+    ("feature", "remedy"),
     [
-        (plan.Wishes(rung="kprobe"), "the kprobe rung"),
-        (plan.Wishes(backend="bcc"), "the bcc backend"),
+        ("bcc", "python3-bpfcc"),
+        ("headers", "Install the headers."),
+        ("kprobes", "CONFIG_KPROBE_EVENTS=y"),
+        ("may_load", "CAP_BPF"),
+        ("unlocked", "lockdown=integrity"),
     ],
 )
-def test_what_is_not_built_yet_is_said_so(wishes: plan.Wishes, what: str) -> None:
-    with pytest.raises(ForkTraceError, match=f"{what} is not part of this version"):
-        plan.make(capable(), wishes)
+def test_what_bcc_needs_and_is_not_there_is_told_with_a_remedy(feature: str, remedy: str) -> None:
+    with pytest.raises(ForkTraceError, match="because of the test") as refusal:
+        plan.make(compiling(**{feature: NO}), plan.Wishes(backend="bcc"))
+
+    assert remedy in refusal.value.hint
+
+
+def test_where_neither_backend_can_do_it_both_reasons_and_remedies_are_told() -> None:
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(compiling(headers=NO))
+
+    assert "no BTF; and bcc cannot stand in: because of the test" in refusal.value.message
+    assert "CONFIG_DEBUG_INFO_BTF=y" in refusal.value.hint
+    assert "Or: Install the headers." in refusal.value.hint
+
+
+def test_a_reason_that_both_have_is_told_once() -> None:
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(compiling(btf=plan.YES, may_load=NO))
+
+    assert "stand in" not in refusal.value.message
+
+
+def test_a_rung_that_a_backend_has_not_is_said_so() -> None:
+    with pytest.raises(ForkTraceError, match="the fexit rung is not for the bcc backend"):
+        plan.make(capable(), plan.Wishes(rung="fexit", backend="bcc"))
 
 
 @pytest.mark.parametrize("wishes", [plan.Wishes(rung="fexit"), plan.Wishes(backend="libbpf")])

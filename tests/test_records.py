@@ -105,6 +105,7 @@ def test_a_key_of_a_later_version_does_no_harm() -> None:
         records.from_json(changed(make_header(), colour="red")),
         attached=make_header().attached,
         missing=(),
+        passed_over=(),
     )
     assert FULL == records.from_json(changed(FULL, colour="red"))
 

@@ -428,6 +428,7 @@ def found(**changes: Any) -> dict[str, Any]:
             {"step": None, "function": "mem_cgroup_out_of_memory", "later": False},
         ],
         "missing": [{"step": "threads_max", "function": None, "reason": "inline " * 20}],
+        "passed_over": [],
         "why": None,
         "remedy": None,
         "limits": {},
@@ -452,6 +453,18 @@ def test_doctor_says_of_every_step_how_it_is_known() -> None:
     assert "on demand mm_init" == told["mm_init"]
     assert "observed mem_cgroup_out_of_memory" == told["-"]
     assert told["threads_max"].startswith("inferred inline")
+
+
+def test_doctor_says_why_no_better_rung_was_taken() -> None:
+    reason = {"rung": "fexit", "backend": "libbpf", "reason": "no trampolines " * 9}
+
+    text = render.doctor(found(rung="kprobe", passed_over=[reason]))
+
+    assert any(
+        line.split()[:4] == ["fexit", "libbpf", "no", "trampolines"] for line in text.splitlines()
+    )
+    assert max(widths(text)) < 80
+    assert "NOT TAKEN" not in render.doctor(found())
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do() -> None:

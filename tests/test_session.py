@@ -15,7 +15,8 @@ from hypothesis import strategies as some
 
 from fork_trace import cgroup, events, procfs, session, steps
 from fork_trace.backends import Filter
-from fork_trace.backends.libbpf import Config, LibbpfBackend, _fill_config, _is_vital
+from fork_trace.backends.libbpf import LibbpfBackend
+from fork_trace.backends.settings import Config, fill, is_vital
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe
 
@@ -57,7 +58,7 @@ def test_no_microsecond_is_rounded_to_another(seconds: int, micros: int) -> None
 
 def config(plan: Plan = PLAN, **wanted: object) -> Config:
     filled = Config()
-    _fill_config(filled, plan, Filter(**wanted), 50)  # type: ignore[arg-type]
+    fill(filled, plan, Filter(**wanted), 50)  # type: ignore[arg-type]
     return filled
 
 
@@ -98,20 +99,22 @@ def test_every_variable_of_a_plan_has_its_place_in_the_settings() -> None:
 @pytest.mark.parametrize(
     ("rung", "has_syscalls", "expected"),
     [
-        ("fexit", False, (0, 0)),
-        ("fexit", True, (0, 1)),  # --refused
-        ("tracepoint", True, (1, 0)),
+        ("fexit", False, (0, 0, 0)),
+        ("fexit", True, (0, 1, 0)),  # --refused
+        ("kprobe", False, (0, 0, 1)),
+        ("kprobe", True, (0, 1, 1)),
+        ("tracepoint", True, (1, 0, 0)),
     ],
 )
 def test_each_rung_counts_at_its_own_place(
-    rung: str, has_syscalls: bool, expected: tuple[int, int]
+    rung: str, has_syscalls: bool, expected: tuple[int, int, int]
 ) -> None:
     calls = tuple(Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS)
     plan = replace(PLAN, rung=rung, probes=PLAN.probes + calls * has_syscalls)
 
     filled = config(plan)
 
-    assert expected == (filled.is_by_syscall, filled.watches_early)
+    assert expected == (filled.is_by_syscall, filled.watches_early, filled.notes_attempts)
 
 
 @pytest.mark.parametrize("names", [(), steps.SECOND_PROGRAMS])
@@ -122,9 +125,10 @@ def test_the_first_programs_know_whether_second_ones_follow(names: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("program", "is_vital"),
+    ("program", "expected"),
     [
         ("fexit_copy_process", True),
+        ("kretprobe_copy_process", True),
         ("raw_sys_enter", True),
         ("raw_sys_exit", True),
         ("raw_sys_exit_again", False),
@@ -133,19 +137,20 @@ def test_the_first_programs_know_whether_second_ones_follow(names: tuple[str, ..
     ],
 )
 def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
-    program: str, is_vital: bool
+    program: str, expected: bool
 ) -> None:
     names = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS)
     calls = [Probe(None, name[len("raw_") :], name) for name in names]
-    (probe,) = (each for each in (*PLAN.probes, *calls) if each.program == program)
+    kprobe = Probe("copy_process", "copy_process", "kretprobe_copy_process", entry="kprobe_c")
+    (probe,) = (each for each in (*PLAN.probes, *calls, kprobe) if each.program == program)
 
-    assert is_vital == _is_vital(probe)
+    assert expected == is_vital(probe)
 
 
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
     backend._links, backend._waiting = [], [PLAN.probes[3]]
-    backend._may_detail = True
+    backend._may_detail, backend._kprobe_events = True, None
 
     backend.detach()
 

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -26,6 +26,21 @@ from typing import Any
 
 from fork_trace import events, steps
 from fork_trace.backends import Filter, RungRefusedError, program
+from fork_trace.backends.kprobe_events import KprobeEvents
+from fork_trace.backends.settings import (
+    ATTEMPT_BYTES,
+    MARKING_S,
+    NEEDS,
+    PHASE_COUNTING,
+    PHASE_DETAILED,
+    PHASE_MARKING,
+    PHASE_OFF,
+    THREAD_BYTES,
+    Config,
+    drain,
+    fill,
+    is_vital,
+)
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import Plan, Probe
 
@@ -36,47 +51,9 @@ _BTF_KIND_FUNC = 12  # include/uapi/linux/btf.h
 _BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
-_PHASE_OFF, _PHASE_MARKING, _PHASE_COUNTING, _PHASE_DETAILED = 0, 1, 2, 3  # enum ft_phase
-_MARKING_S = 0.02  # most failing forks take less than 0.1 ms from the refusal to the return
-_BATCH = 8192  # as many as the map holds: one system call reads all
-
-_FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
-
-
-class Config(ctypes.Structure):
-    """struct ft_config of bpf/fork_trace.h; tests/test_abi.py holds the two together."""
-
-    _fields_ = [
-        ("copy_process_start", c_uint64),
-        ("copy_process_end", c_uint64),
-        ("nr_threads", c_uint64),
-        ("max_threads", c_uint64),
-        ("pid_max", c_uint64),
-        ("sysctl_nr_open", c_uint64),
-        ("sysctl_overcommit_memory", c_uint64),
-        ("sysctl_overcommit_ratio", c_uint64),
-        ("sysctl_overcommit_kbytes", c_uint64),
-        ("sysctl_admin_reserve_kbytes", c_uint64),
-        ("sysctl_user_reserve_kbytes", c_uint64),
-        ("totalram_pages", c_uint64),
-        ("total_swap_pages", c_uint64),
-        ("vm_committed_as", c_uint64),
-        ("sysctl_max_map_count", c_uint64),
-        ("unprivileged_userns_clone", c_uint64),
-        ("max_map_count", c_uint64),
-        ("watched", c_uint64),
-        ("watched_in_detail", c_uint64),
-        ("filter_cgroup", c_uint64),
-        ("filter", c_uint32),
-        ("filter_pid", c_uint32),
-        ("filter_uid", c_uint32),
-        ("filter_comm", ctypes.c_char * events.COMM_BYTES),
-        ("samples_per_second", c_uint32),
-        ("is_by_syscall", c_uint32),
-        ("watches_early", c_uint32),
-        ("watches_twice", c_uint32),
-        ("page_shift", c_uint32),
-    ]
+_PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
+_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_BATCH = 8192  # as many as each map holds: one system call reads all
 
 
 class _BtfType(ctypes.Structure):
@@ -87,6 +64,18 @@ class _BtfType(ctypes.Structure):
 class _ProgInfo(ctypes.Structure):
     # struct bpf_prog_info, include/uapi/linux/bpf.h, as far as recursion_misses (Linux 5.12).
     _fields_ = [("_before", ctypes.c_uint8 * 208), ("recursion_misses", c_uint64)]
+
+
+class _PerfAttributes(ctypes.Structure):
+    # struct perf_event_attr, include/uapi/linux/perf_event.h, its first form.
+    _fields_ = [
+        ("type", c_uint32),
+        ("size", c_uint32),
+        ("config", c_uint64),
+        ("sample_period", c_uint64),
+        ("sample_type", c_uint64),
+        ("_rest", c_uint64 * 4),
+    ]
 
 
 class Library:
@@ -103,7 +92,7 @@ class Library:
             ) from None
         self.lib = lib
         self.messages: list[str] = []
-        self._libc = ctypes.CDLL(None)
+        self._libc = ctypes.CDLL(None, use_errno=True)
         self._declare()
         # Kept in an attribute: the callback must outlive every call into libbpf.
         self._print = _PrintFn(self._on_message)
@@ -123,6 +112,7 @@ class Library:
             "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
             "bpf_program__fd": (c_int, [c_void_p]),
             "bpf_program__attach": (c_void_p, [c_void_p]),
+            "bpf_program__attach_perf_event": (c_void_p, [c_void_p, c_int]),
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
@@ -148,6 +138,7 @@ class Library:
             function.restype = result
             function.argtypes = arguments
         self._libc.vsnprintf.argtypes = [c_void_p, c_size_t, c_char_p, c_void_p]
+        self._libc.syscall.restype = ctypes.c_long
 
     def _on_message(self, level: int, fmt: bytes, arguments: int) -> int:
         # libbpf's levels: 0 warning, 1 info, 2 debug. The verifier's log comes as one message,
@@ -168,8 +159,33 @@ class Library:
         answer: int = self.lib.libbpf_probe_bpf_map_type(_BPF_MAP_TYPE_RINGBUF, None)
         return None if answer < 0 else bool(answer)
 
-    def function_params(self, names: Iterable[str]) -> tuple[dict[str, int | None], dict[str, str]]:
-        """Count each function's parameters in the running kernel's BTF, and name its last one.
+    def attach_to_event(self, handle: int, number: int) -> int | None:
+        """Attach a program to a trace event by its number; None: errno says why not."""
+        attributes = _PerfAttributes(
+            type=_PERF_TYPE_TRACEPOINT,
+            size=ctypes.sizeof(_PerfAttributes),
+            config=number,
+            sample_period=1,
+        )
+        # Any process, and with a program any CPU: the one named is not looked at.
+        fd: int = self._libc.syscall(
+            ctypes.c_long(_NR_PERF_EVENT_OPEN[os.uname().machine]),
+            ctypes.byref(attributes),
+            *(c_int(-1), c_int(0), c_int(-1), ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC)),
+        )
+        if fd < 0:
+            return None
+        link: int | None = self.lib.bpf_program__attach_perf_event(handle, fd)
+        if not link:
+            code = ctypes.get_errno()
+            os.close(fd)
+            ctypes.set_errno(code)
+        return link
+
+    def function_params(
+        self, names: Iterable[str]
+    ) -> tuple[dict[str, int | None], frozenset[str], dict[str, str]]:
+        """Count each function's parameters in the running kernel's BTF; name the void ones, and each last one.
 
         None: not in there, or it returns nothing, so that its exit tells nothing.
         """
@@ -182,6 +198,7 @@ class Library:
             )
         try:
             params: dict[str, int | None] = {}
+            voids = set()
             last: dict[str, str] = {}
             for name in names:
                 number = self.lib.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC)
@@ -193,12 +210,14 @@ class Library:
                 count = at.contents.info & 0xFFFF  # BTF_INFO_VLEN
                 # Type 0 is void.
                 params[name] = count if at.contents.type else None
+                if not at.contents.type:
+                    voids.add(name)
                 if count:
                     # struct btf_param, one after the other behind the prototype
                     first = ctypes.addressof(at.contents) + ctypes.sizeof(_BtfType)
                     offset = c_uint32.from_address(first + (count - 1) * _BTF_PARAM_BYTES).value
                     last[name] = self.lib.btf__name_by_offset(btf, offset).decode()
-            return params, last
+            return params, frozenset(voids), last
         finally:
             self.lib.btf__free(btf)
 
@@ -239,38 +258,15 @@ def _other_version() -> ForkTraceError:
     )
 
 
-def _is_vital(probe: Probe) -> bool:
-    """Say whether nothing is counted without this probe; any other can be given up alone."""
-    return probe.step == "copy_process" or probe.program in steps.SYSCALL_PROGRAMS
+def _programs_of(plan: Plan) -> dict[str, Probe]:
+    """Map every program that a plan names to its probe; those on entries first."""
+    probes = {probe.entry: probe for probe in plan.probes if probe.entry}
+    probes.update({probe.program: probe for probe in plan.probes})
+    return probes
 
 
-def _fill_config(config: Config, plan: Plan, filter_: Filter, samples_per_second: int) -> None:
-    if plan.copy_process_range:
-        config.copy_process_start, config.copy_process_end = plan.copy_process_range
-    for name, address in plan.addresses.items():
-        setattr(config, name.lstrip("_"), address)
-    config.watched = plan.watched(in_detail=False)
-    config.watched_in_detail = plan.watched(in_detail=True)
-    config.is_by_syscall = int(plan.rung == "tracepoint")
-    config.watches_early = int(
-        plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
-    )
-    config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
-    config.samples_per_second = samples_per_second
-    config.max_map_count = plan.max_map_count or 0
-    config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
-    if filter_.pid is not None:
-        config.filter |= _FILTER_PID
-        config.filter_pid = filter_.pid
-    if filter_.uid is not None:
-        config.filter |= _FILTER_UID
-        config.filter_uid = filter_.uid
-    if filter_.comm is not None:
-        config.filter |= _FILTER_COMM
-        config.filter_comm = os.fsencode(filter_.comm)[: events.COMM_BYTES - 1]
-    if filter_.cgroup_id is not None:
-        config.filter |= _FILTER_CGROUP
-        config.filter_cgroup = filter_.cgroup_id
+def _is_at_return(name: str) -> bool:
+    return name.startswith("kretprobe_")
 
 
 class LibbpfBackend:
@@ -292,28 +288,27 @@ class LibbpfBackend:
         self._programs: dict[str, int] = {}
         self._waiting: list[Probe] = []
         self._may_detail = False  # every probe in detail could be attached, up to now
+        self._kprobe_events: KprobeEvents | None = None
+        self._unreturned = 0  # forks that were under way at the end, and were not seen to return
+        self._missed: int | None = None  # once the kprobe events are gone
+        # Allocated now: later there may be no memory to be had.
+        self._batch_keys = ctypes.create_string_buffer(_BATCH * events.KEY_BYTES)
+        self._batch_values = ctypes.create_string_buffer(_BATCH * events.TALLY_BYTES)
         image = program("fork_trace.bpf.o").read_bytes()
         # Each round gives up one program that this kernel refuses, and says so in the plan.
         while True:
+            self.plan = plan
             failed = self._try(image, plan, filter_, samples_per_second)
             if failed is None:
                 break
             probe, reason = failed
             self.close()
-            if _is_vital(probe) or probe not in plan.probes:
+            if is_vital(probe) or probe not in plan.probes:
                 raise RungRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
-                    "`fork-trace doctor` lists what it offers; the fexit rung needs BPF trampolines "
-                    "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[plan.rung]}",
                 )
             plan = plan.without_probe(probe.program, reason)
-        self.plan = plan
-        self._tallies_fd = self._map_fd("tallies")
-        self._stats_fd = self._map_fd("stats")
-        self._folded_fd = self._map_fd("folded")
-        # Allocated now: later there may be no memory to be had.
-        self._batch_keys = ctypes.create_string_buffer(_BATCH * events.KEY_BYTES)
-        self._batch_values = ctypes.create_string_buffer(_BATCH * events.TALLY_BYTES)
         self._on_sample_kept = _SampleFn(self._on_sample)
         self._ring = self._lib.ring_buffer__new(
             self._map_fd("events"), self._on_sample_kept, None, None
@@ -338,7 +333,7 @@ class LibbpfBackend:
                 f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
                 "It is damaged: run scripts/build-bpf, or install fork-trace again.",
             )
-        wanted = {probe.program: probe for probe in plan.probes}
+        wanted = _programs_of(plan)
         self._programs = {}
         handle = lib.bpf_object__next_program(self._object, None)
         while handle:
@@ -347,29 +342,52 @@ class LibbpfBackend:
             if name in wanted:
                 self._programs[name] = handle
             handle = lib.bpf_object__next_program(self._object, handle)
+        if wanted.keys() != self._programs.keys():
+            raise _other_version()
         size = c_size_t()
         map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
         if not address or size.value != ctypes.sizeof(Config):
             raise _other_version()
-        _fill_config(Config.from_address(address), plan, filter_, samples_per_second)
+        fill(Config.from_address(address), plan, filter_, samples_per_second)
         if lib.bpf_object__load(self._object):
             code = ctypes.get_errno()
             return self._culprit(plan, code)
+        self._tallies_fd = self._map_fd("tallies")
+        self._stats_fd = self._map_fd("stats")
+        self._folded_fd = self._map_fd("folded")
         # Inner functions before those that call them, so that none of the latter speaks for one.
         self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
         self._may_detail = bool(self._waiting)
-        for name, handle in self._programs.items():
-            if wanted[name].in_detail:
-                continue
-            link = lib.bpf_program__attach(handle)
-            if not link:
-                return wanted[name], os.strerror(ctypes.get_errno())
-            self._links.append(link)
-        self._move_to(_PHASE_MARKING)
+        if plan.rung == "kprobe":
+            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+                self._kprobe_events = KprobeEvents()
+        for probe in plan.probes:
+            reason = None if probe.in_detail else self._attach(probe)
+            if reason is not None:
+                return probe, reason
+        self._move_to(PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
-        time.sleep(_MARKING_S)
-        self._move_to(_PHASE_COUNTING)
+        time.sleep(MARKING_S)
+        self._move_to(PHASE_COUNTING)
+        return None
+
+    def _attach(self, probe: Probe) -> str | None:
+        """Attach the programs of one probe; return why it cannot be done."""
+        for name in (probe.entry, probe.program):
+            if name is None:
+                continue
+            if self._kprobe_events and _is_at_return(name):
+                try:
+                    number = self._kprobe_events.add_return(probe.function)
+                except OSError as error:
+                    return error.strerror or str(error)
+                link = self._library.attach_to_event(self._programs[name], number)
+            else:
+                link = self._lib.bpf_program__attach(self._programs[name])
+            if not link:
+                return os.strerror(ctypes.get_errno())
+            self._links.append(link)
         return None
 
     def attach_more(self) -> bool:
@@ -378,15 +396,12 @@ class LibbpfBackend:
             # From now on silence tells: who did not refuse let the caller pass. Not earlier, for a
             # fork under way can have been refused before the last one was in place.
             if self._may_detail:
-                self._move_to(_PHASE_DETAILED)
+                self._move_to(PHASE_DETAILED)
                 self._may_detail = False
             return False
         probe = self._waiting.pop(0)
-        link = self._lib.bpf_program__attach(self._programs[probe.program])
-        if link:
-            self._links.append(link)
-        else:
-            reason = os.strerror(ctypes.get_errno())
+        reason = self._attach(probe)
+        if reason is not None:
             self.plan = self.plan.without_probe(probe.program, reason)
             self._may_detail = False
         return True
@@ -401,8 +416,8 @@ class LibbpfBackend:
 
     def _culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
         text = "\n".join(self._library.messages)
-        for probe in plan.probes:
-            pattern = rf"prog '{re.escape(probe.program)}': .*(?:fail|can't|cannot|unsupported)"
+        for name, probe in _programs_of(plan).items():
+            pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported)"
             match = re.search(pattern + r".*", text)
             if match:
                 return probe, self._reason(text, code)
@@ -447,13 +462,17 @@ class LibbpfBackend:
 
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
+        return self._pairs(self._tallies_fd, events.KEY_BYTES, events.TALLY_BYTES)
+
+    def _pairs(self, fd: int, key_bytes: int, value_bytes: int) -> list[tuple[bytes, bytes]]:
+        """Read a whole hash map."""
         pairs: list[tuple[bytes, bytes]] = []
-        cursor = ctypes.create_string_buffer(events.KEY_BYTES)
+        cursor = ctypes.create_string_buffer(key_bytes)
         start: Any | None = None
         while True:
             count = c_uint32(_BATCH)
             failed = self._lib.bpf_map_lookup_batch(
-                self._tallies_fd,
+                fd,
                 start,
                 cursor,
                 self._batch_keys,
@@ -471,8 +490,8 @@ class LibbpfBackend:
             for index in range(count.value):
                 pairs.append(
                     (
-                        keys[index * events.KEY_BYTES : (index + 1) * events.KEY_BYTES],
-                        values[index * events.TALLY_BYTES : (index + 1) * events.TALLY_BYTES],
+                        keys[index * key_bytes : (index + 1) * key_bytes],
+                        values[index * value_bytes : (index + 1) * value_bytes],
                     )
                 )
             if code == errno.ENOENT:
@@ -493,8 +512,16 @@ class LibbpfBackend:
 
     def missed(self) -> int | None:
         """Count the calls that a program did not see, by the kernel's own count; None: not kept."""
+        if self._missed is not None:
+            return self._missed
+        total = 0
+        if self.plan.rung == "kprobe":
+            total = self._unreturned + self.stats()["unreturned"]
+            if self._kprobe_events:
+                total += self._kprobe_events.missed() or 0
         # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
-        # prevented") (in v5.12); before that the kernel does not count them.
+        # prevented") (in v5.12); before that the kernel does not count them. Since Linux commit
+        # dd8657894c11 ("bpf: Count missed stats in trace_call_bpf") (in v6.7), for kprobes too.
         misses: dict[str, int] = {}
         for name, handle in self._programs.items():
             info = _ProgInfo()
@@ -502,13 +529,14 @@ class LibbpfBackend:
             fd = self._lib.bpf_program__fd(handle)
             failed = self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
             if failed or size.value < ctypes.sizeof(info):
-                return None
+                # A kprobe that is passed over for another one is not counted, a lost return is.
+                return total if self.plan.rung == "kprobe" else None
             misses[name] = info.recursion_misses
         for first, second in zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS):
             if second in misses:
                 # What one of them missed the other saw, but for what both of them did.
                 misses[first] = min(misses[first], misses.pop(second))
-        return sum(misses.values())
+        return total + sum(misses.values())
 
     def folded(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""
@@ -519,10 +547,17 @@ class LibbpfBackend:
         """Stop watching; what was counted and sampled can still be read."""
         if self._links:
             # Before the first program goes: none of the others shall see half of a fork.
-            self._move_to(_PHASE_OFF)
+            self._move_to(PHASE_OFF)
+            if self.plan.rung == "kprobe":
+                fd = self._map_fd("attempts")
+                self._unreturned = drain(lambda: len(self._pairs(fd, THREAD_BYTES, ATTEMPT_BYTES)))
         for link in self._links:
             self._lib.bpf_link__destroy(link)
         self._links = []
+        if self._kprobe_events:
+            self._missed = self.missed()
+            self._kprobe_events.remove()
+            self._kprobe_events = None
         # Attached now, the last of them would start the counting again.
         self._waiting = []
         self._may_detail = False

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from accuracy.judging import NOT_HERE, WRONG, Verdict, judge
 from fork_trace.rehearse import SCENARIOS, Scenario, find
 
-RUNGS = ("fexit", "tracepoint")
+# By libbpf, but for bcc, which has the kprobe rung only.
+RUNGS = ("fexit", "kprobe", "bcc", "tracepoint")
 TIMEOUT_S = 1500  # under emulation everything takes ten to thirty times as long
 
 _HOST_WIDE = "would take a limit of the whole host away: only in a virtual machine"
@@ -53,7 +54,10 @@ def capture(rung: str, scenarios: Sequence[Scenario], refused: bool, host_wide: 
     with tempfile.TemporaryDirectory(prefix="fork-trace-accuracy-") as name:
         records, told = Path(name, "capture.jsonl"), Path(name, "told.jsonl")
         command = [sys.executable, "-m", "fork_trace", "capture", "--output", str(records)]
-        command += ["--rung", rung, *(["--refused"] if refused else []), "--"]
+        command += (
+            ["--backend", "bcc"] if rung == "bcc" else ["--backend", "libbpf", "--rung", rung]
+        )
+        command += [*(["--refused"] if refused else []), "--"]
         command += [sys.executable, "-m", "accuracy.making", str(told)]
         command += [*(["--host-wide"] if host_wide else []), *(each.name for each in scenarios)]
         trouble = ""

@@ -1,4 +1,4 @@
-"""How long `fork-trace live` takes until it watches, and how much memory: `python -m bench.arming N`.
+"""How long `fork-trace live [OPTIONS]` takes until it watches, and its memory: `python -m bench.arming N [OPTIONS]`.
 
 Natively or in a guest, one JSON object on stdout. Where the kernel refuses our programs the time
 ends with the process, right after the refused load; the object says so.
@@ -10,6 +10,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ def _spread(values: list[float], digits: int) -> dict[str, float]:
     }
 
 
-def measure(times: int) -> dict[str, Any]:
+def measure(times: int, options: Sequence[str] = ()) -> dict[str, Any]:
     """Start it so many times."""
     seconds: list[float] = []
     rss_mb: list[float] = []
@@ -38,7 +39,7 @@ def measure(times: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(times):
             tracer = Tracer(
-                [sys.executable, "-m", "fork_trace", "live"],
+                [sys.executable, "-m", "fork_trace", "live", *options],
                 ARMED,
                 Path(directory, "out"),
             )
@@ -69,4 +70,4 @@ def measure(times: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]))))
+    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2:])))

@@ -96,6 +96,7 @@ def configs(wanted: Sequence[str], directory: Path, loops: Path) -> dict[str, Co
         "fexit-default": Config(live, ARMED, "json"),
         "fexit-all": Config((*live, "--all-steps"), ARMED, "json"),
         "fexit-refused": Config((*live, "--refused"), ARMED, "json"),
+        "kprobe": Config((*live, "--rung", "kprobe"), ARMED, "json"),
         "tracepoint": Config((*live, "--rung", "tracepoint"), ARMED, "json"),
     }
     functions = _functions()

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
+from fork_trace.borrowed import places
 from fork_trace.rehearse import Scenario
 
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
@@ -67,6 +69,18 @@ def doctor(*options: str) -> dict[str, Any]:
     return found
 
 
+# What makes a kernel that has it all take the rung, by itself.
+TAKES = {"fexit": (), "kprobe": ("--without", "trampolines")}
+
+
+def host_by(rung: str) -> dict[str, Any]:
+    """What doctor says of this kernel, where it has that rung."""
+    found = doctor(*TAKES[rung])
+    if found["rung"] != rung:
+        pytest.skip(f"this kernel has the {found['rung']} rung only: see test_tracepoint.py")
+    return found
+
+
 @pytest.fixture(scope="session")
 def usable() -> dict[str, Any]:
     """This kernel, on the rung that is chosen by itself."""
@@ -76,10 +90,22 @@ def usable() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def host(usable: dict[str, Any]) -> dict[str, Any]:
     """This kernel, where it has the uppermost rung."""
-    found = usable
-    if found["rung"] != "fexit":
-        pytest.skip(f"this kernel has the {found['rung']} rung only: see test_tracepoint.py")
-    return found
+    if usable["rung"] != "fexit":
+        pytest.skip(f"this kernel has the {usable['rung']} rung only: see test_tracepoint.py")
+    return usable
+
+
+@pytest.fixture(scope="module", params=sorted(TAKES))
+def rung(request: pytest.FixtureRequest) -> str:
+    """Each way of attaching by which a step is seen to refuse."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def takes(rung: str) -> tuple[str, ...]:
+    """The options that make this kernel take that rung."""
+    host_by(rung)
+    return TAKES[rung]
 
 
 @pytest.fixture(scope="session")
@@ -233,3 +259,21 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return str(target)
 
     return compile_
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """An empty cgroup with a pids counter."""
+    for version, base in places(Path("/proc/self/mountinfo").read_text(), "pids"):
+        place = Path(base) / f"ft-crowd-{os.getpid()}"
+        if version == 2:
+            (Path(base) / "cgroup.subtree_control").write_text("+pids")
+        place.mkdir()
+        yield place
+        for _ in range(400):
+            try:
+                return place.rmdir()
+            except OSError:
+                time.sleep(0.01)
+        raise AssertionError(f"{place} stays busy")
+    pytest.skip("no mounted hierarchy has the pids controller")

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.live
 
 
 def test_a_refused_mmap_just_before_is_not_blamed_for_the_fork(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
     program = build("refused_mmap_then_fork")
-    captured = capture(tmp_path / "c.jsonl", program, str(COUNT), "fork")
+    captured = capture(tmp_path / "c.jsonl", program, str(COUNT), "fork", options=takes)
 
     assert captured.done.stdout.startswith(f"{COUNT} {COUNT}\n")
     assert captured.by("refused_mmap_th", "cause", "step", "errno") == {
@@ -30,9 +30,11 @@ def test_a_refused_mmap_just_before_is_not_blamed_for_the_fork(
 
 
 def test_a_refused_mmap_alone_is_no_failed_fork(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
-    captured = capture(tmp_path / "c.jsonl", build("refused_mmap_then_fork"), str(COUNT))
+    captured = capture(
+        tmp_path / "c.jsonl", build("refused_mmap_then_fork"), str(COUNT), options=takes
+    )
 
     assert captured.done.stdout.startswith(f"{COUNT} 0\n")
     assert captured.of("refused_mmap_th") == []
@@ -40,21 +42,27 @@ def test_a_refused_mmap_alone_is_no_failed_fork(
 
 
 def test_without_kernel_symbols_the_blame_is_the_same(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
     program = build("refused_mmap_then_fork")
     captured = capture(
-        tmp_path / "c.jsonl", program, str(COUNT), "fork", options=("--without", "kallsyms")
+        tmp_path / "c.jsonl", program, str(COUNT), "fork", options=(*takes, "--without", "kallsyms")
     )
 
     assert captured.by("refused_mmap_th", "cause", "errno") == {("rlimit-nproc", "EAGAIN"): COUNT}
 
 
-def test_each_kind_of_call_is_told_apart(host: dict[str, Any], build: Any, tmp_path: Path) -> None:
+def test_each_kind_of_call_is_told_apart(
+    takes: tuple[str, ...], build: Any, tmp_path: Path
+) -> None:
     program = build("fork_kinds")
     kinds = "fork vfork clone clone3 thread"
     captured = capture(
-        tmp_path / "c.jsonl", "sh", "-c", f"for kind in {kinds}; do {program} $kind {COUNT}; done"
+        tmp_path / "c.jsonl",
+        "sh",
+        "-c",
+        f"for kind in {kinds}; do {program} $kind {COUNT}; done",
+        options=takes,
     )
 
     assert captured.done.stdout.startswith(f"{COUNT}\n" * 5)
@@ -68,9 +76,9 @@ def test_each_kind_of_call_is_told_apart(host: dict[str, Any], build: Any, tmp_p
 
 
 def test_a_fork_restarted_by_a_signal_is_no_failure(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
-    captured = capture(tmp_path / "c.jsonl", build("signalled_fork"), str(COUNT))
+    captured = capture(tmp_path / "c.jsonl", build("signalled_fork"), str(COUNT), options=takes)
 
     assert captured.done.stdout.startswith(f"0 {COUNT}\n")
     assert captured.of("signalled_fork") == []
@@ -78,13 +86,13 @@ def test_a_fork_restarted_by_a_signal_is_no_failure(
 
 
 def test_arming_in_the_midst_of_a_storm_blames_every_fork_rightly(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
     storm = subprocess.Popen([build("fork_kinds"), "fork", "100000000"])
     try:
         for _ in range(2):
             captured = capture(
-                tmp_path / "c.jsonl", "sleep", "0.1", options=("--comm", "fork_kinds")
+                tmp_path / "c.jsonl", "sleep", "0.1", options=(*takes, "--comm", "fork_kinds")
             )
 
             assert captured.count("fork_kinds") == captured.exact("fork_kinds") > 0
@@ -109,14 +117,20 @@ def write_when_free(sysctl: Path, text: str) -> None:
 
 @pytest.mark.parametrize("frames", ["2", "127"])
 def test_a_kernel_that_cuts_stacks_short_changes_no_blame(
-    frames: str, host: dict[str, Any], tmp_path: Path
+    frames: str, takes: tuple[str, ...], tmp_path: Path
 ) -> None:
     sysctl = Path("/proc/sys/kernel/perf_event_max_stack")
     before = sysctl.read_text()
     write_when_free(sysctl, frames)
     try:
         captured = capture(
-            tmp_path / "c.jsonl", *FORK_TRACE, "rehearse", "--count", "7", "overcommit-heuristic"
+            tmp_path / "c.jsonl",
+            *FORK_TRACE,
+            "rehearse",
+            "--count",
+            "7",
+            "overcommit-heuristic",
+            options=takes,
         )
     finally:
         write_when_free(sysctl, before)
@@ -127,9 +141,9 @@ def test_a_kernel_that_cuts_stacks_short_changes_no_blame(
 
 
 def test_a_storm_is_counted_exactly_though_it_is_sampled(
-    host: dict[str, Any], build: Any, tmp_path: Path
+    takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
-    captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "20011")
+    captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "20011", options=takes)
 
     assert captured.done.stdout.startswith("20011\n")
     assert captured.exact("fork_kinds") == 20011
@@ -149,9 +163,11 @@ def test_a_storm_is_counted_exactly_though_it_is_sampled(
     ],
 )
 def test_a_filter_keeps_the_others_out(
-    options: tuple[str, ...], counted: int, host: dict[str, Any], build: Any, tmp_path: Path
+    options: tuple[str, ...], counted: int, takes: tuple[str, ...], build: Any, tmp_path: Path
 ) -> None:
-    captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "7", options=options)
+    captured = capture(
+        tmp_path / "c.jsonl", build("fork_kinds"), "fork", "7", options=(*takes, *options)
+    )
 
     assert captured.summary["failures"] == counted
     assert captured.count("fork_kinds") == counted

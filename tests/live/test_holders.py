@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from fork_trace.borrowed import places
 
 from .conftest import FORK_TRACE, Captured, capture
 
@@ -20,24 +15,6 @@ THREADS = 23
 ZOMBIES = 5
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture
-def cgroup(host: dict[str, Any]) -> Iterator[Path]:
-    """An empty cgroup with a pids counter."""
-    for version, base in places(Path("/proc/self/mountinfo").read_text(), "pids"):
-        place = Path(base) / f"ft-crowd-{os.getpid()}"
-        if version == 2:
-            (Path(base) / "cgroup.subtree_control").write_text("+pids")
-        place.mkdir()
-        yield place
-        for _ in range(400):
-            try:
-                return place.rmdir()
-            except OSError:
-                time.sleep(0.01)
-        raise AssertionError(f"{place} stays busy")
-    pytest.skip("no mounted hierarchy has the pids controller")
 
 
 def holders_of(captured: Captured, comm: str) -> list[dict[str, Any]]:

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
+from fork_trace.plan import RUNGS
 from fork_trace.rehearse import find
 
 from .conftest import (
     FORK_TRACE,
     IS_GUEST,
+    TAKES,
     TIMEOUT_S,
     Rehearsed,
+    host_by,
     read_capture,
     rehearse,
     start,
@@ -34,24 +37,24 @@ MADE = tuple(
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module", params=["fexit", "tracepoint"])
+@pytest.fixture(scope="module", params=RUNGS)
 def nested(
     request: pytest.FixtureRequest,
     any_host: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Rehearsed:
     """One capture around all of them, on each rung."""
-    if request.param == "fexit":
-        request.getfixturevalue("host")
+    if request.param in TAKES:
+        host_by(request.param)
     return rehearse(tmp_path_factory.mktemp("nested"), MADE, "--rung", request.param)
 
 
-@pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
+@pytest.mark.parametrize("rung", RUNGS)
 def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
-    rung: str, request: pytest.FixtureRequest, any_host: dict[str, Any], tmp_path: Path
+    rung: str, any_host: dict[str, Any], tmp_path: Path
 ) -> None:
-    if rung == "fexit":
-        request.getfixturevalue("host")
+    if rung in TAKES:
+        host_by(rung)
     file = tmp_path / "c.jsonl"
     process = start("capture", "--output", str(file), "--rung", rung)
     process.send_signal(signal.SIGSTOP)

@@ -1,4 +1,7 @@
-"""Every rehearsal, 23 times each, in one capture: cause, step, errno, call, count, certainty."""
+"""Every rehearsal, 23 times each, in one capture: cause, step, errno, call, count, certainty.
+
+By both rungs that see a step refuse: nothing that is expected here depends on which.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from fork_trace.steps import BY_NAME
 from .conftest import (
     IS_GUEST,
     STACK_STEPS,
+    TAKES,
     Captured,
     Rehearsed,
     assert_counted,
     first_evidence,
+    host_by,
     rehearse,
 )
 
@@ -32,11 +37,19 @@ every_scenario = pytest.mark.parametrize("scenario", SEEN, ids=lambda scenario: 
 
 
 @pytest.fixture(scope="module")
-def rehearsals(host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
+def host(rung: str) -> dict[str, Any]:
+    """This kernel, by that rung."""
+    return host_by(rung)
+
+
+@pytest.fixture(scope="module")
+def rehearsals(
+    rung: str, host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Rehearsed:
     """One capture around all of them."""
     if not IS_GUEST:
         pytest.skip("would take limits of the whole host away: run it by scripts/vm")
-    return rehearse(tmp_path_factory.mktemp("rehearsed"), SEEN)
+    return rehearse(tmp_path_factory.mktemp("rehearsed"), SEEN, *TAKES[rung])
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +59,11 @@ def rehearsed(rehearsals: Rehearsed) -> Captured:
 
 
 @pytest.fixture(scope="module")
-def in_detail(host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
+def in_detail(
+    rung: str, host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Rehearsed:
     """Another one, with every step watched from the start."""
-    return rehearse(tmp_path_factory.mktemp("in-detail"), LATE, "--all-steps")
+    return rehearse(tmp_path_factory.mktemp("in-detail"), LATE, "--all-steps", *TAKES[rung])
 
 
 @every_scenario
@@ -123,6 +138,16 @@ def test_the_totals_are_the_sum_of_the_records(rehearsed: Captured) -> None:
     assert rehearsed.summary["failures"] == sum(f["count"] for f in rehearsed.failures)
     assert rehearsed.summary["failures"] == sum(t["count"] for t in rehearsed.summary["totals"])
     assert rehearsed.summary["failures"] == sum(rehearsed.summary["causes"].values())
+
+
+def test_the_rung_says_what_it_is_and_why_it_is_no_better_one(
+    rung: str, rehearsed: Captured
+) -> None:
+    header = rehearsed.header
+    reasons = {"kprobe": ["denied by --without trampolines"]}
+
+    assert (rung, "libbpf") == (header["rung"], header["backend"])
+    assert reasons.get(rung, []) == [each["reason"] for each in header["passed_over"]]
 
 
 def test_every_step_is_watched_or_said_to_be_missing(rehearsed: Captured) -> None:

@@ -18,6 +18,8 @@ from .kernels import Kernel
 SECURITY = "-security"
 # The packages of an image: since 7.x a kernel is split into these.
 PARTS = re.compile(r"linux-(image|binary|modules|base)-\d")
+# What a program is compiled against; building modules would need more.
+HEADERS = re.compile(r"linux-headers-\d")
 
 
 def image(kernel: Kernel) -> Path:
@@ -30,6 +32,38 @@ def image(kernel: Kernel) -> Path:
             print(f"vm: fetching Linux {kernel.version} once", file=sys.stderr, flush=True)
             _fetch(kernel, root)
     return root
+
+
+def headers(kernel: Kernel, root: Path) -> Path | None:
+    """Return the unpacked headers of a kernel, fetched on first use; None where they are no more.
+
+    An archive keeps the newest of a suite only, and the cached kernel may be older.
+    """
+    name = release(root)
+    place = cache.directory() / "headers" / name
+    if place.is_dir():
+        return place
+    with cache.locked(f"headers-{kernel.version}"):
+        if place.is_dir():
+            return place
+        print(f"vm: fetching the headers of Linux {name} once", file=sys.stderr, flush=True)
+        work = cache.directory() / "apt" / f"headers-{kernel.suite}"
+        try:
+            _unpack(work, kernel, f"linux-headers-{name}", HEADERS).rename(_below(place))
+        except VmError as error:
+            print(
+                f"vm: no headers for Linux {name}: {error} To fetch a newer kernel together with "
+                f"its headers, remove {root}.",
+                file=sys.stderr,
+            )
+            return None
+        shutil.rmtree(work, ignore_errors=True)
+    return place
+
+
+def _below(place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def release(root: Path) -> str:
@@ -56,6 +90,22 @@ def modules(root: Path) -> Path:
 
 def _fetch(kernel: Kernel, root: Path) -> None:
     work = cache.directory() / "apt" / kernel.suite
+    unpacked = _unpack(work, kernel, kernel.package, PARTS)
+    _fill_boot(unpacked)
+    base = modules(unpacked).parent.parent.parent
+    _run(["depmod", "-b", str(base), release(unpacked)], work)
+    if not release(unpacked).startswith(kernel.version + "."):
+        print(
+            f"vm: Debian {kernel.suite} now carries Linux {release(unpacked)} "
+            f"in place of {kernel.version}",
+            file=sys.stderr,
+        )
+    unpacked.rename(_below(root))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _unpack(work: Path, kernel: Kernel, package: str, parts: re.Pattern[str]) -> Path:
+    """Download what a package's name stands for and unpack it, aside: a run cut short leaves no half."""
     apt = _private_apt(work, kernel.suite)
     # One archive may be missing (a security suite of unstable, say); what counts
     # is whether the package is found afterwards.
@@ -65,34 +115,23 @@ def _fetch(kernel: Kernel, root: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    names = _concrete(kernel, apt)
+    names = _concrete(package, parts, apt)
     if not names:
         why = (update.stdout.strip().splitlines() or ["apt-get said nothing"])[-1]
         raise VmError(
-            f"cannot find {kernel.package} in Debian {kernel.suite}: {why} "
+            f"cannot find {package} in Debian {kernel.suite}: {why} "
             "Check the network and the machine's apt sources."
         )
     packages = work / "packages"
     shutil.rmtree(packages, ignore_errors=True)
     packages.mkdir()
     _run(["apt-get", *apt, "-q", "download", *names], packages)
-    # Unpacked aside and renamed when whole, so that a run cut short leaves no half kernel.
-    unpacked = root.with_name(root.name + ".partial")
+    unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
-    unpacked.mkdir(parents=True)
-    for package in sorted(packages.glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(package), str(unpacked)], packages)
-    _fill_boot(unpacked)
-    base = modules(unpacked).parent.parent.parent
-    _run(["depmod", "-b", str(base), release(unpacked)], packages)
-    if not release(unpacked).startswith(kernel.version + "."):
-        print(
-            f"vm: Debian {kernel.suite} now carries Linux {release(unpacked)} "
-            f"in place of {kernel.version}",
-            file=sys.stderr,
-        )
-    unpacked.rename(root)
-    shutil.rmtree(work, ignore_errors=True)
+    unpacked.mkdir()
+    for path in sorted(packages.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(path), str(unpacked)], packages)
+    return unpacked
 
 
 def _fill_boot(root: Path) -> None:
@@ -122,10 +161,10 @@ def _run(command: list[str], directory: Path) -> None:
         ) from error
 
 
-def _concrete(kernel: Kernel, apt: list[str]) -> list[str]:
-    """Return the versioned packages that the kernel's name stands for."""
+def _concrete(package: str, parts: re.Pattern[str], apt: list[str]) -> list[str]:
+    """Return the versioned packages that a name stands for."""
     found: list[str] = []
-    wanted = [kernel.package]
+    wanted = [package]
     while wanted:
         shown = subprocess.run(
             ["apt-cache", *apt, "show", "--no-all-versions", wanted.pop()],
@@ -133,12 +172,12 @@ def _concrete(kernel: Kernel, apt: list[str]) -> list[str]:
             stderr=subprocess.DEVNULL,
             text=True,
         ).stdout
-        for line in re.findall(r"^(?:Pre-)?Depends: (.*)", shown, re.MULTILINE):
-            for name in re.split(r"[,|]\s*", line):
-                name = name.split()[0].split(":")[0]
-                if PARTS.match(name) and name not in found:
-                    found.append(name)
-                    wanted.append(name)
+        named = re.findall(r"^(?:Package|(?:Pre-)?Depends): (.*)", shown, re.MULTILINE)
+        for name in (each for line in named for each in re.split(r"[,|]\s*", line)):
+            name = name.split()[0].split(":")[0]
+            if parts.match(name) and name not in found:
+                found.append(name)
+                wanted.append(name)
     return found
 
 

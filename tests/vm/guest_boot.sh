@@ -79,7 +79,23 @@ $b ln -s fd/2 $root/dev/stderr
 
 uncover "$checkout" checkout
 $b mkdir -p "$root/lib/modules/$release" $root/run/vm $root/tmp/home
-$b mount --bind "/lower$modules" "$root/lib/modules/$release"
+layers=/lower$modules
+if [ -n "$headers" ]; then
+	# "build" and "source" stand beside the modules and point into /usr/src.
+	for links in "/lower$headers"/lib/modules/* "/lower$headers"/usr/lib/modules/*; do
+		[ -d "$links" ] && layers=$links:$layers
+	done
+	for source in "/lower$headers"/usr/src/*; do
+		$b mkdir -p "$root/usr/src/${source##*/}"
+		$b mount --bind "$source" "$root/usr/src/${source##*/}"
+	done
+fi
+if [ "$layers" = "/lower$modules" ]; then
+	$b mount --bind "$layers" "$root/lib/modules/$release"
+else
+	$b mount -t overlay -o "ro,lowerdir=$layers" overlay "$root/lib/modules/$release" ||
+		give_up "cannot show the modules and headers"
+fi
 $b cp "/lower$config" "$root/boot/config-$release"
 if [ -n "$share" ]; then
 	$b mkdir -p "$root$share"

@@ -210,12 +210,14 @@ def _job(
 ) -> bytes:
     """Return the shell text that tells the guest what to run and where."""
     release = fetch.release(root)
+    headers = fetch.headers(kernel, root)
     search = f"{checkout}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {
         "version": kernel.version,
         "hostname": f"vm-{kernel.version.replace('.', '-')}",
         "release": release,
         "modules": str(fetch.modules(root)),
+        "headers": str(headers or ""),
         "config": str(root / "boot" / f"config-{release}"),
         "checkout": str(checkout),
         "path": search,

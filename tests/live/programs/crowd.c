@@ -4,27 +4,13 @@
  * children that ended, make that its limit, ask COUNT times for a fork, and stay for a while.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void write_to(const char *cgroup, const char *name, int value)
-{
-	char path[4096], text[16];
-	int fd, length;
-
-	snprintf(path, sizeof(path), "%s/%s", cgroup, name);
-	length = snprintf(text, sizeof(text), "%d", value);
-	fd = open(path, O_WRONLY);
-	if (fd < 0 || write(fd, text, length) != length) {
-		perror(path);
-		exit(2);
-	}
-	close(fd);
-}
+#include "pids_cgroup.h"
 
 static void *idle(void *unused)
 {

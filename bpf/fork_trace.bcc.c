@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The bcc shell: maps, port and entry points, compiled on the host against its
+ * kernel headers. bcc rewrites the access to maps in this file alone, so all of
+ * it is here, and every pointer into the kernel is followed in kernel_state.h.
+ */
+#include "kernel_headers.h"
+
+/* Given at the compilation, see fork_trace/backends/bcc.py: no kernel memory is spent on them. */
+#define ft_settings const struct ft_config
+#include "fork_trace_logic.h"
+
+static const struct ft_config config = { FT_CONFIG };
+
+/* Maps. All of them are preallocated: during the incident there may be no memory. */
+
+#if FT_RINGBUF
+BPF_RINGBUF_OUTPUT(events, 512); /* pages, of 4 KiB mostly: 900 samples */
+#else
+BPF_PERF_OUTPUT(events);
+BPF_PERCPU_ARRAY(scratch, struct ft_event, 1);
+#endif
+BPF_HASH(tallies, struct ft_key, struct ft_tally, 8192);
+BPF_HASH(refusals, u32, struct ft_refusal, 1024);
+BPF_HASH(attempts, u32, struct ft_attempt, 8192);
+BPF_ARRAY(stats, u64, FT_STAT_COUNT);
+BPF_ARRAY(folded, u64, 64);
+BPF_HASH(calls, u32, u32, 8192);
+BPF_TABLE("lru_hash", u32, struct ft_stack, stacks, 1024);
+BPF_ARRAY(phase, u32, 1);
+BPF_ARRAY(empty, struct ft_refusal, 1); /* never written: too large for a program's stack */
+
+ft_inline struct ft_refusal *port_refusal(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+
+	return refusals.lookup(&thread);
+}
+
+ft_inline struct ft_attempt *port_attempt(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+
+	return attempts.lookup(&thread);
+}
+
+#include "kernel_state.h"
+#include "kernel_steps.h"
+
+/* The port. */
+
+ft_inline ft_settings *port_config(void)
+{
+	return &config;
+}
+
+ft_inline enum ft_phase port_phase(void)
+{
+	int index = 0;
+	u32 *value = phase.lookup(&index);
+
+	return value ? *value : FT_PHASE_OFF;
+}
+
+ft_inline ft_u64 port_now_ns(void)
+{
+	return bpf_ktime_get_ns();
+}
+
+ft_inline struct ft_refusal *port_refusal_open(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	int index = 0;
+	struct ft_refusal *none = empty.lookup(&index);
+
+	if (!none || refusals.update(&thread, none))
+		return 0;
+	return refusals.lookup(&thread);
+}
+
+ft_inline void port_refusal_drop(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+
+	refusals.delete(&thread);
+}
+
+ft_inline struct ft_tally *port_tally(const struct ft_key *key)
+{
+	struct ft_key own = *key;
+	struct ft_tally none = {};
+	struct ft_tally *tally = tallies.lookup(&own);
+
+	if (tally)
+		return tally;
+	tallies.insert(&own, &none);
+	return tallies.lookup(&own);
+}
+
+ft_inline void port_add(ft_u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+ft_inline void port_fold(ft_u8 step)
+{
+	int index = step;
+	u64 *count = folded.lookup(&index);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+ft_inline void port_stat(enum ft_stat stat)
+{
+	int index = stat;
+	u64 *count = stats.lookup(&index);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+ft_inline struct ft_event *port_event(void)
+{
+#if FT_RINGBUF
+	return events.ringbuf_reserve(sizeof(struct ft_event));
+#else
+	int index = 0;
+
+	return scratch.lookup(&index);
+#endif
+}
+
+ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
+{
+#if FT_RINGBUF
+	events.ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	return 0;
+#else
+	return events.perf_submit(ctx, event, sizeof(*event));
+#endif
+}
+
+ft_inline int port_call_note(enum ft_call call)
+{
+	u32 thread = bpf_get_current_pid_tgid(), value = call;
+
+	return !calls.update(&thread, &value);
+}
+
+ft_inline enum ft_call port_call_take(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	u32 *value = calls.lookup(&thread);
+	enum ft_call call;
+
+	if (!value)
+		return FT_CALL_NONE;
+	call = *value;
+	calls.delete(&thread);
+	return call;
+}
+
+ft_inline struct ft_stack *port_stack(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+
+	return stacks.lookup(&thread);
+}
+
+ft_inline void port_stack_note(const struct ft_stack *range)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	struct ft_stack own = *range;
+
+	stacks.update(&thread, &own);
+}
+
+/*
+ * Entry points, by the names of fork_trace/plan.py. A kretprobe sees the return
+ * value and no argument; functions that return int or bool leave the rest of
+ * the register undefined.
+ */
+
+#define RETURNED(context) PT_REGS_RC(context)
+
+#define KEEP(name, STEP, first, second)                                                          \
+	int kprobe_##name(struct pt_regs *ctx)                                                   \
+	{                                                                                        \
+		return keep(FT_STEP_##STEP, first, second);                                      \
+	}
+
+/* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
+int kprobe_copy_process(struct pt_regs *ctx)
+{
+	struct ft_attempt attempt = { .args = PT_REGS_PARM4(ctx) };
+	u32 thread = bpf_get_current_pid_tgid();
+
+	/* From now on every program is in place: what is noted will be seen to return. */
+	if (port_phase() == FT_PHASE_OFF)
+		return 0;
+	if (!attempts.insert(&thread, &attempt))
+		return 0;
+	if (!attempts.lookup(&thread)) {
+		port_stat(FT_STAT_UNMARKED);
+		return 0;
+	}
+	/* Its last fork has ended, and nobody saw how: the kernel had no room to follow it. */
+	port_stat(FT_STAT_UNRETURNED);
+	port_refusal_drop();
+	attempts.update(&thread, &attempt);
+	return 0;
+}
+
+int kretprobe_copy_process(struct pt_regs *ctx)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	u64 result = RETURNED(ctx);
+	struct ft_attempt *attempt;
+
+	if (IS_ERR_VALUE(result)) {
+		attempt = attempts.lookup(&thread);
+		ft_on_copy_process(ctx, (int)result, flags_of_attempt(attempt));
+	}
+	attempts.delete(&thread);
+	return 0;
+}
+
+#define STEP_OUTER(name, STEP, LAST)                                                             \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		int error = RETURNED(ctx);                                                       \
+                                                                                                 \
+		if (error < 0)                                                                   \
+			step_refused(FT_STEP_##STEP, error, FT_STEP_##LAST);                     \
+		return 0;                                                                        \
+	}
+
+#define STEP_INT(name, STEP) STEP_OUTER(name, STEP, STEP)
+
+#define STEP_ERR_PTR(name, STEP)                                                                 \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		if (IS_ERR_VALUE(RETURNED(ctx)))                                                 \
+			step_refused(FT_STEP_##STEP, (int)RETURNED(ctx), FT_STEP_##STEP);        \
+		return 0;                                                                        \
+	}
+
+#define STEP_NULL(name, STEP)                                                                    \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		if (!RETURNED(ctx))                                                              \
+			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
+		return 0;                                                                        \
+	}
+
+int kretprobe_copy_clone_args(struct pt_regs *ctx)
+{
+	return on_clone_args((int)RETURNED(ctx));
+}
+
+STEP_INT(set_cred_ucounts, SET_CRED_UCOUNTS)
+STEP_INT(io_uring_fork, IO_URING_FORK)
+STEP_ERR_PTR(shstk, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(pidfd_prepare, PIDFD_PREPARE)
+STEP_INT(pidfd_prepare_510, PIDFD_PREPARE)
+STEP_INT(ldt_dup_context, LDT_DUP_CONTEXT)
+STEP_INT(task_exec_state_copy, TASK_EXEC_STATE_COPY)
+STEP_OUTER(copy_creds, COPY_CREDS, SET_CRED_UCOUNTS)
+STEP_ERR_PTR(mpol_dup, MPOL_DUP)
+STEP_INT(sched_fork, SCHED_FORK)
+STEP_INT(perf_event_init_task, PERF_EVENT_INIT_TASK)
+STEP_INT(audit_alloc, AUDIT_ALLOC)
+STEP_INT(security_task_alloc, SECURITY_TASK_ALLOC)
+STEP_INT(copy_semundo, COPY_SEMUNDO)
+STEP_NULL(copy_fs_struct, COPY_FS_STRUCT)
+STEP_NULL(mm_init, MM_INIT)
+STEP_NULL(mm_init_61, MM_INIT)
+STEP_OUTER(dup_mmap, DUP_MMAP, LDT_DUP_CONTEXT)
+STEP_NULL(vm_area_dup, VM_AREA_DUP)
+STEP_INT(vma_dup_policy, VMA_DUP_POLICY)
+STEP_INT(dup_userfaultfd, DUP_USERFAULTFD)
+STEP_INT(anon_vma_fork, ANON_VMA_FORK)
+STEP_INT(copy_page_range, COPY_PAGE_RANGE)
+STEP_OUTER(copy_namespaces, COPY_NAMESPACES, COPY_TIME_NS)
+STEP_INT(copy_io, COPY_IO)
+STEP_OUTER(copy_thread, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_OUTER(copy_thread_510, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
+STEP_INT(sched_cgroup_fork, SCHED_CGROUP_FORK)
+STEP_INT(futex_hash, FUTEX_HASH)
+
+/* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
+int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return keep_overlimit(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+			      UCOUNT_RLIMIT_NPROC);
+}
+
+int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx, RETURNED(ctx));
+}
+
+int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+{
+	return keep_overlimit(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+			      UCOUNT_RLIMIT_NPROC___v60);
+}
+
+int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+{
+	return on_overlimit_return(ctx, RETURNED(ctx));
+}
+
+int kretprobe_dup_fd(struct pt_regs *ctx)
+{
+	return on_dup_fd_return(ctx, RETURNED(ctx));
+}
+
+KEEP(dup_fd_510, DUP_FD, PT_REGS_PARM3(ctx), 0)
+
+int kretprobe_dup_fd_510(struct pt_regs *ctx)
+{
+	return on_dup_fd_510_return(ctx, RETURNED(ctx));
+}
+
+KEEP(vm_enough_memory, VM_ENOUGH_MEMORY, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx))
+
+int kretprobe_vm_enough_memory(struct pt_regs *ctx)
+{
+	return on_vm_enough_memory_return(ctx, (int)RETURNED(ctx));
+}
+
+KEEP(alloc_pid, ALLOC_PID, PT_REGS_PARM1(ctx), 0)
+
+int kretprobe_alloc_pid(struct pt_regs *ctx)
+{
+	return on_alloc_pid_return(RETURNED(ctx));
+}
+
+int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
+{
+	return on_cgroup_can_fork_return((int)RETURNED(ctx));
+}
+
+int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
+{
+	return keep_memory_cgroup(PT_REGS_PARM1(ctx));
+}
+
+int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
+{
+	return on_memory_cgroup_return(ctx, RETURNED(ctx));
+}
+
+KEEP(create_user_ns, CREATE_USER_NS, PT_REGS_PARM1(ctx), 0)
+
+int kretprobe_create_user_ns(struct pt_regs *ctx)
+{
+	return on_create_user_ns_return((int)RETURNED(ctx));
+}
+
+/* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
+#define STEP_NAMESPACE(name, parameter, STEP, TYPE)                                              \
+	KEEP(name, STEP, PT_REGS_PARM##parameter(ctx), 0)                                        \
+	int kretprobe_##name(struct pt_regs *ctx)                                                \
+	{                                                                                        \
+		return on_namespace_return(FT_STEP_##STEP, RETURNED(ctx),                        \
+					   UCOUNT_##TYPE##_NAMESPACES);                          \
+	}
+
+STEP_NAMESPACE(copy_mnt_ns, 3, COPY_MNT_NS, MNT)
+STEP_NAMESPACE(copy_utsname, 2, COPY_UTSNAME, UTS)
+STEP_NAMESPACE(copy_ipcs, 2, COPY_IPCS, IPC)
+STEP_NAMESPACE(copy_pid_ns, 2, COPY_PID_NS, PID)
+STEP_NAMESPACE(copy_cgroup_ns, 2, COPY_CGROUP_NS, CGROUP)
+STEP_NAMESPACE(copy_net_ns, 2, COPY_NET_NS, NET)
+STEP_NAMESPACE(copy_time_ns, 2, COPY_TIME_NS, TIME)
+
+int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
+{
+	return on_mmap_return(ctx, RETURNED(ctx));
+}
+
+int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
+{
+	return on_mprotect_return(ctx, (int)RETURNED(ctx));
+}
+
+int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_sys_enter((struct pt_regs *)ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_sys_exit(ctx, (struct pt_regs *)ctx->args[0], ctx->args[1], 0);
+	return 0;
+}

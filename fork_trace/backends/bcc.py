@@ -1,0 +1,350 @@
+"""bcc: compile the shell bpf/fork_trace.bcc.c on this host, attach it, read it. The only file that knows bcc.
+
+For kernels without BTF or without libbpf. bcc is imported only when it is asked for: that and the compiler in it take a
+second or several, and 200 MB. User addresses are resolved by `symbols` as on the other backend, and not by bcc's symbol cache:
+that one reads the process's files when it is asked, and most that fail to fork are gone by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fork_trace import events, steps
+from fork_trace.backends import Filter, RungRefusedError, program
+from fork_trace.backends.kprobe_events import KprobeEvents
+from fork_trace.backends.settings import (
+    ATTEMPT_BYTES,
+    MARKING_S,
+    NEEDS,
+    PHASE_COUNTING,
+    PHASE_DETAILED,
+    PHASE_MARKING,
+    PHASE_OFF,
+    THREAD_BYTES,
+    Config,
+    drain,
+    fill,
+    is_vital,
+)
+from fork_trace.errors import ForkTraceError
+from fork_trace.plan import Fact, Plan, Probe
+
+_SOURCE = "fork_trace.bcc.c"
+_PERF_PAGES = 64  # of each processor: 180 samples; the reader looks ten times a second
+_T = TypeVar("_T")
+
+
+def module(search: list[str] | None = None) -> Fact:
+    """Say whether the Python module bcc is the BPF Compiler Collection; it is not imported."""
+    if search is None:
+        spec = importlib.util.find_spec("bcc")
+        places = list(spec.submodule_search_locations or []) if spec else []
+        if spec and not places and spec.origin:
+            places = [os.path.dirname(spec.origin)]
+    else:
+        places = [os.path.join(path, "bcc") for path in search if Path(path, "bcc").exists()]
+    if not places:
+        return Fact(False, "the Python module bcc is not installed")
+    if any(Path(place, "libbcc.py").exists() for place in places):
+        return Fact(True, "installed")
+    return Fact(
+        False,
+        f"the module bcc in {places[0]} is an unrelated project of the same name "
+        "(PyPI's bcc), not the BPF Compiler Collection",
+    )
+
+
+def _quietly(work: Callable[[], _T], said: list[str]) -> _T:
+    """Do something while what C code writes to stderr goes to `said` and not to the user."""
+    kept = os.dup(2)
+    with open(os.memfd_create("fork-trace-bcc"), "w+b") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            return work()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said += file.read().decode(errors="replace").splitlines()
+
+
+def _flags(plan: Plan, filter_: Filter, samples_per_second: int) -> list[str]:
+    """Return the compiler's options: the settings are constants, for less code and less to verify."""
+    config = Config()
+    fill(config, plan, filter_, samples_per_second)
+    values = []
+    for name, _ in config._fields_:  # type: ignore[misc]
+        value = getattr(config, name)
+        if isinstance(value, bytes):
+            values.append("{" + ",".join(map(str, value.ljust(1, b"\0"))) + "}")
+        else:
+            values.append(f"{value:#x}ULL")
+    return [
+        f"-I{program(_SOURCE).parent}",
+        f"-DFT_CONFIG={','.join(values)}",
+        f"-DFT_RINGBUF={int(plan.has_ringbuf)}",
+        *(f"-DFT_HAS_{name}={int(value)}" for name, value in plan.header_fields.items()),
+        # Since Linux v6.19 the kernel is built with these extensions, and its headers need them.
+        "-fms-extensions",
+        # clang has much to say of headers that are written for gcc.
+        "-w",
+        "-fno-color-diagnostics",
+    ]
+
+
+class BccBackend:
+    """The bcc shell, compiled and attached according to a plan."""
+
+    def __init__(
+        self, plan: Plan, filter_: Filter = Filter(), samples_per_second: int = 50
+    ) -> None:
+        self.plan = plan
+        self._pending: list[bytes] = []
+        self._said: list[str] = []
+        self._missed: int | None = None
+        self._unreturned = 0
+        self._returns: list[int] = []  # perf events of the programs at returns
+        self._kprobe_events: KprobeEvents | None = None
+        with contextlib.suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+            self._kprobe_events = KprobeEvents()
+        self._is_attached = False
+        self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
+        self._may_detail = bool(self._waiting)
+        try:
+            # Imported here: it is slow, and on most hosts it is not there.
+            import bcc  # type: ignore[import-untyped]
+            from bcc import libbcc
+        except (ImportError, OSError, AttributeError) as error:
+            raise RungRefusedError(
+                f"cannot load the module bcc: {error}",
+                "Install the distribution's bcc again; on a kernel with BTF it is not needed.",
+            ) from None
+        self._kprobe, self._raw = bcc.BPF.KPROBE, bcc.BPF.RAW_TRACEPOINT
+        self._lib = libbcc.lib
+        self._version: str = bcc.__version__
+        flags = _flags(plan, filter_, samples_per_second)
+        text = program(_SOURCE).read_bytes()
+        try:
+            self._bpf: Any = _quietly(lambda: bcc.BPF(text=text, cflags=flags), self._said)
+        except Exception:  # bcc raises nothing finer
+            raise self._not_compiled() from None
+        self._functions = {
+            self._lib.bpf_function_name(self._bpf.module, index).decode()
+            for index in range(self._lib.bpf_num_functions(self._bpf.module))
+        }
+        try:
+            self._open_samples()
+            self._arm()
+        except BaseException:
+            self.close()
+            raise
+
+    def _not_compiled(self) -> RungRefusedError:
+        errors = [
+            line for line in self._said if re.search(r"\berror:|[Ff]ailed|denied|annot", line)
+        ]
+        why = (errors or self._said or ["it does not say why"])[0].strip()
+        return RungRefusedError(
+            f"bcc {self._version} cannot compile for Linux {os.uname().release}: {why}",
+            "Its clang may be older than what this kernel's headers are written for: install a newer "
+            "bcc. On a kernel with BTF libbpf needs none: leave --backend out.",
+        )
+
+    def _map_fd(self, name: str) -> int:
+        fd: int = self._lib.bpf_table_fd(self._bpf.module, name.encode())
+        return fd
+
+    def _open_samples(self) -> None:
+        # With types of our own, bcc does not build Python classes from the C ones.
+        table = self._bpf.get_table("events", ctypes.c_int, ctypes.c_uint32)
+        # It owns the callback.
+        self._bpf.tables[b"events"] = table
+        if self.plan.has_ringbuf:
+            table.open_ring_buffer(self._on_sample)
+            return
+        # The program itself counts what finds no room.
+        table.open_perf_buffer(self._on_sample, page_cnt=_PERF_PAGES, lost_cb=lambda _count: None)
+
+    def _on_sample(self, _context: Any, data: int, size: int) -> int:
+        # The perf buffer pads to eight bytes.
+        self._pending.append(ctypes.string_at(data, size)[: events.EVENT_BYTES])
+        return 0
+
+    def _arm(self) -> None:
+        for probe in self.plan.probes:
+            if not probe.in_detail:
+                self._attach_or_give_up(probe)
+        self._is_attached = True
+        # The verifier and the compiler are done: give back what they took.
+        self._lib.bcc_free_memory()
+        self._move_to(PHASE_MARKING)
+        # A refusal from before this moment has reached the end of its copy_process by then.
+        time.sleep(MARKING_S)
+        self._move_to(PHASE_COUNTING)
+
+    def _attach_or_give_up(self, probe: Probe) -> bool:
+        reason = self._attach(probe)
+        if reason is None:
+            return True
+        if is_vital(probe):
+            raise RungRefusedError(
+                f"this kernel refuses the program on {probe.function}: {reason}",
+                f"`fork-trace doctor` lists what it offers; {NEEDS[self.plan.rung]}",
+            )
+        self.plan = self.plan.without_probe(probe.program, reason)
+        return False
+
+    def _attach(self, probe: Probe) -> str | None:
+        """Load and attach the programs of one probe; return the kernel's words if it refuses."""
+        bpf, said = self._bpf, []  # type: Any, list[str]
+        try:
+            if probe.program in steps.SYSCALL_PROGRAMS:
+                _quietly(lambda: bpf.load_func(probe.program, self._raw), said)
+                _quietly(lambda: bpf.attach_raw_tracepoint(probe.function, probe.program), said)
+                return None
+            # The entry first: a return whose entry was not seen has no arguments.
+            if probe.entry in self._functions:
+                _quietly(lambda: bpf.attach_kprobe(event=probe.function, fn_name=probe.entry), said)
+            _quietly(lambda: self._attach_return(probe), said)
+        except OSError as error:
+            return error.strerror or str(error)
+        except Exception as error:  # bcc raises nothing finer
+            lines = [line.strip() for line in said if line.strip()]
+            # Of the verifier's log the last lines tell, of anything else the first.
+            told = [line for line in lines if not line.startswith("processed ")]
+            why = (told[-1] if "Failed to load" in str(error) else told[0]) if told else str(error)
+            return why
+        return None
+
+    def _attach_return(self, probe: Probe) -> None:
+        if self._kprobe_events is None:
+            self._bpf.attach_kretprobe(event=probe.function, fn_name=probe.program)
+            return
+        program_fd = self._bpf.load_func(probe.program, self._kprobe).fd
+        self._kprobe_events.add_return(probe.function)
+        # To the kernel it is one of its events by now, like a tracepoint.
+        fd = self._lib.bpf_attach_tracepoint(
+            program_fd, self._kprobe_events.group.encode(), probe.function.encode()
+        )
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._returns.append(fd)
+
+    def attach_more(self) -> bool:
+        """Attach one of the probes in detail that still wait; False once there is no more to do."""
+        if not self._waiting:
+            # From now on silence tells: who did not refuse let the caller pass.
+            if self._may_detail:
+                self._move_to(PHASE_DETAILED)
+                self._may_detail = False
+            return False
+        if not self._attach_or_give_up(self._waiting.pop(0)):
+            self._may_detail = False
+        return True
+
+    def _move_to(self, phase: int) -> None:
+        self._write("phase", 0, phase)
+
+    def _write(self, name: str, index: int, value: int) -> None:
+        key, cell = ctypes.c_uint32(index), ctypes.c_uint32(value)
+        failed = self._lib.bpf_update_elem(
+            self._map_fd(name), ctypes.byref(key), ctypes.byref(cell), 0
+        )
+        if failed:
+            raise ForkTraceError(
+                f"cannot start counting: {os.strerror(ctypes.get_errno())}",
+                "Please report this kernel with the output of `fork-trace doctor --json`.",
+            )
+
+    def poll(self, timeout_s: float) -> list[bytes]:
+        """Wait for events at most this long and return them, oldest first."""
+        timeout_ms = max(0, int(timeout_s * 1000))
+        if self.plan.has_ringbuf:
+            self._bpf.ring_buffer_poll(timeout_ms)
+            # Only the first of a burst wakes us: take what came without a wake-up too.
+            self._bpf.ring_buffer_consume()
+        else:
+            self._bpf.perf_buffer_poll(timeout_ms)
+        taken, self._pending = self._pending, []
+        # Each processor has a perf buffer of its own; the time is the first field.
+        return sorted(taken, key=lambda raw: int.from_bytes(raw[:8], "little"))
+
+    def _pairs(self, name: str, key_bytes: int, value_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        fd = self._map_fd(name)
+        key, following = None, ctypes.create_string_buffer(key_bytes)
+        value = ctypes.create_string_buffer(value_bytes)
+        while not self._lib.bpf_get_next_key(fd, key, following):
+            if not self._lib.bpf_lookup_elem(fd, following, value):
+                yield following.raw, value.raw
+            key = ctypes.create_string_buffer(following.raw, key_bytes)
+
+    def tallies(self) -> list[tuple[bytes, bytes]]:
+        """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
+        return list(self._pairs("tallies", events.KEY_BYTES, events.TALLY_BYTES))
+
+    def _array(self, name: str, length: int) -> list[int]:
+        values = []
+        for index in range(length):
+            key, value = ctypes.c_uint32(index), ctypes.c_uint64()
+            self._lib.bpf_lookup_elem(self._map_fd(name), ctypes.byref(key), ctypes.byref(value))
+            values.append(value.value)
+        return values
+
+    def stats(self) -> dict[str, int]:
+        """Return the run's counters by the names of events.STATS."""
+        return dict(zip(events.STATS, self._array("stats", len(events.STATS))))
+
+    def folded(self) -> dict[int, int]:
+        """Return the counts by step number that found no room among the keys."""
+        counts = self._array("folded", len(steps.STEPS))
+        return {number: count for number, count in enumerate(counts) if count}
+
+    def missed(self) -> int | None:
+        """Count the calls that a program did not see; of copy_process exactly, of the steps as far as the kernel does."""
+        if self._missed is not None:
+            return self._missed
+        total = self._unreturned + self.stats()["unreturned"]
+        if self._kprobe_events:
+            total += self._kprobe_events.missed() or 0
+        return total
+
+    def detach(self) -> None:
+        """Stop watching; what was counted and sampled can still be read."""
+        self._waiting = []
+        self._may_detail = False
+        if not self._is_attached:
+            return
+        self._is_attached = False
+        # Before the first program goes: none of the others shall see half of a fork.
+        self._move_to(PHASE_OFF)
+        self._unreturned = drain(
+            lambda: sum(1 for _ in self._pairs("attempts", THREAD_BYTES, ATTEMPT_BYTES))
+        )
+        _quietly(self._detach_all, self._said)
+        self._missed = self.missed()
+        if self._kprobe_events:
+            self._kprobe_events.remove()
+            self._kprobe_events = None
+
+    def _detach_all(self) -> None:
+        for name in list(self._bpf.kprobe_fds):
+            self._bpf.detach_kprobe_event(name)
+        for name in list(self._bpf.raw_tracepoint_fds):
+            self._bpf.detach_raw_tracepoint(name)
+        for fd in self._returns:
+            self._lib.bpf_close_perf_event_fd(fd)
+        self._returns = []
+
+    def close(self) -> None:
+        """Detach every program and free every map; safe to call twice."""
+        self.detach()
+        with contextlib.suppress(Exception):
+            _quietly(self._bpf.cleanup, self._said)

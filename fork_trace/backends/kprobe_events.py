@@ -1,0 +1,92 @@
+"""Kprobes at returns by tracefs, with room for as many calls at once as wanted. Knows files only.
+
+A kprobe by perf_event_open alone has the kernel's default room, a few calls for each CPU: of forks that
+sleep on their way the others would go by unseen. Loading and attaching programs is `libbpf`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+_GROUP = "fork_trace_"
+# As many as the kernel takes: KRETPROBE_MAXACTIVE_MAX, kernel/trace/trace_kprobe.c.
+_MOST_CALLS = 4096
+# Functions in which any number of threads can be asleep at once; in the others a fork is only for a
+# moment, but for a shortage of memory that makes all of them wait.
+_ASLEEP_IN = ("copy_process", "vm_mmap_pgoff", "do_mprotect_pkey")
+_CALLS = 512
+# Programs there send samples. Since Linux commit 2e38eb04c95e ("kprobes: Do not increment probe miss
+# count in the fault handler") (in v5.14), that is all. Before that, each fault as they read a user's
+# memory counted as a call missed.
+_READ_USER_MEMORY_IN = _ASLEEP_IN
+
+
+class KprobeEvents:
+    """The kprobe events of this process. OSError where tracefs cannot be written."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._directory = _tracefs(root)
+        self.group = f"{_GROUP}{os.getpid()}"
+        self._functions: list[str] = []
+        self._root = root
+        self._remove_leftovers()
+
+    def add_return(self, function: str) -> int:
+        """Define an event at a function's return and give its number, for perf_event_open."""
+        calls = _MOST_CALLS if function in _ASLEEP_IN else _CALLS
+        self._write(f"r{calls}:{self.group}/{function} {function}")
+        self._functions.append(function)
+        path = self._directory / "events" / self.group / function / "id"
+        return int(path.read_text())
+
+    def missed(self) -> int | None:
+        """Count the calls that found no room, as far as the kernel tells; None: it cannot be read."""
+        # Since Linux commit dfea08a2116f ("tracing/kprobes: 'nmissed' not showed correctly for
+        # kretprobe") (in v5.17, and in older stable kernels), it counts these. Before that, only
+        # the calls that came in the middle of another kprobe.
+        try:
+            text = (self._directory / "kprobe_profile").read_text()
+        except OSError:
+            return None
+        total = 0
+        for line in text.splitlines():
+            name, _hits, missed = line.split()[-3:]
+            if name in self._functions and name not in _READ_USER_MEMORY_IN:
+                total += int(missed)
+        return total
+
+    def remove(self) -> None:
+        """Remove all of them; they must be detached by then."""
+        for function in self._functions:
+            with suppress(OSError):
+                self._write(f"-:{self.group}/{function}")
+        self._functions = []
+
+    def _write(self, line: str) -> None:
+        # Appending: what is opened for writing from the start is emptied, with everybody's events.
+        # Not by open(): that seeks to the end, and this file cannot.
+        fd = os.open(self._directory / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(fd, line.encode() + b"\n")
+        finally:
+            os.close(fd)
+
+    def _remove_leftovers(self) -> None:
+        # Of a process that was killed: nothing is enabled, but the names stay.
+        with suppress(OSError):
+            text = (self._directory / "kprobe_events").read_text()
+            for group, pid, name in re.findall(rf":({_GROUP}(\d+))/(\S+)", text):
+                if not Path(self._root, "proc", pid).exists():
+                    with suppress(OSError):
+                        self._write(f"-:{group}/{name}")
+
+
+def _tracefs(root: str) -> Path:
+    for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
+        path = Path(root, place)
+        if (path / "kprobe_events").exists():
+            return path
+    raise FileNotFoundError("tracefs is not mounted")

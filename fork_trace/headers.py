@@ -1,0 +1,128 @@
+"""The installed kernel headers: are they there, which fields do they have, which package brings them.
+
+Only asked for the bcc backend, which compiles on the host. Looked for here and not by bcc: where bcc finds none,
+it runs modprobe through a shell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fork_trace.plan import YES, Fact
+
+# What came or went in the years of these kernels: (structure, or enum, and member) -> the header that
+# declares it. A key is the name of bpf/kernel_headers.h, FT_HAS_<structure>_<member>.
+_ASKED = {
+    ("ucounts", "rlimit"): "user_namespace.h",
+    ("user_namespace", "rlimit_max"): "user_namespace.h",
+    ("ucount_type___v60", "UCOUNT_RLIMIT_NPROC___v60"): "user_namespace.h",
+    ("user_struct___v513", "processes"): "sched/user.h",
+    ("cred", "ucounts"): "cred.h",
+    ("pid_namespace", "pid_max"): "pid_namespace.h",
+    ("nsproxy", "time_ns_for_children"): "nsproxy.h",
+    ("kernel_clone_args", "cgroup"): "sched/task.h",
+}
+# Of the functions that have several forms, those whose symbol does not tell which.
+_DECLARED = {"dup_fd": "fdtable.h", "sched_cgroup_fork": "sched/task.h"}
+_FLAVOUR = re.compile(r"___v\d+$")
+
+# /etc/os-release's ID or ID_LIKE -> what brings the headers; {} is the release.
+_PACKAGES = {
+    "debian": "apt install linux-headers-{}",
+    "ubuntu": "apt install linux-headers-{}",
+    "fedora": "dnf install kernel-devel-{}",
+    "rhel": "dnf install kernel-devel-{}",
+    "centos": "dnf install kernel-devel-{}",
+    "amzn": "dnf install kernel-devel-{}",
+    "suse": "zypper install kernel-{flavour}-devel, of the version {}",
+    "opensuse": "zypper install kernel-{flavour}-devel, of the version {}",
+    "alpine": "apk add linux-{flavour}-dev, of the version {}",
+    "arch": "pacman -S {kernel}-headers, of the version {}",
+}
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What the headers of the running kernel offer; `remedy` says how to get them."""
+
+    found: Fact
+    remedy: str
+    has: Mapping[str, bool]  # by the name in bpf/kernel_headers.h
+    params: Mapping[str, int | None]  # function -> its parameter count; None: it returns nothing
+
+
+def read(release: str, root: str = "/") -> Headers:
+    """Look at the headers of that kernel as bcc will."""
+    modules = Path(root, "lib/modules", release)
+    # bcc takes `source` where there is one, and what the configuration made from `build`.
+    source = modules / ("source" if (modules / "source").is_dir() else "build")
+    include = source / "include" / "linux"
+    remedy = _remedy(release, root)
+    missing = None
+    if not (modules / "build").is_dir():
+        missing = f"/lib/modules/{release}/build leads to no directory"
+    elif not (include / "sched.h").is_file():
+        missing = f"/lib/modules/{release}/{source.name} has no include/linux/sched.h"
+    elif not (modules / "build/include/generated/autoconf.h").is_file():
+        missing = f"/lib/modules/{release}/build has no include/generated/autoconf.h"
+    if missing:
+        why = f"the headers of the running kernel are not installed ({missing})"
+        return Headers(Fact(False, why), remedy, {}, {})
+    texts = {name: _text(include / name) for name in {*_ASKED.values(), *_DECLARED.values()}}
+    has = {
+        f"{type_}_{member}": _has(texts[name], type_, member)
+        for (type_, member), name in _ASKED.items()
+    }
+    params: dict[str, int | None] = {}
+    for function, name in _DECLARED.items():
+        declared = re.search(rf"(\w+)[\s*]*\b{function}\(([^()]*)\)", texts[name])
+        if declared:
+            params[function] = None if declared[1] == "void" else declared[2].count(",") + 1
+    return Headers(YES, remedy, has, params)
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
+
+
+def _has(text: str, type_: str, member: str) -> bool:
+    """Say whether a structure or enumeration has a member, by its declaration."""
+    body = re.search(rf"\b(?:struct|enum) {_FLAVOUR.sub('', type_)} {{(.*?)\n}}", text, re.DOTALL)
+    return bool(body and re.search(rf"\b{_FLAVOUR.sub('', member)}\b", body[1]))
+
+
+def _remedy(release: str, root: str) -> str:
+    """Name the package that brings the headers, as exactly as this distribution lets it be named."""
+    # "6.4.0-150600.21-default", "6.6.30-0-lts", "6.9.1-arch1-1", "6.6.30-1-lts"
+    last = release.rpartition("-")[2]
+    flavour = last if last.isalpha() else "default"
+    kernel = f"linux-{last}" if last.isalpha() else "linux"
+    for name in _distributions(root):
+        if name in _PACKAGES:
+            command = _PACKAGES[name].format(release, flavour=flavour, kernel=kernel)
+            return f"Install the headers of this very kernel: {command}."
+    return f"Install the headers of this very kernel, {release}, from your distribution."
+
+
+def _distributions(root: str) -> list[str]:
+    """Name the distribution and those that it descends from, the nearest first."""
+    fields: dict[str, str] = {}
+    for place in ("etc/os-release", "usr/lib/os-release"):
+        try:
+            lines = Path(root, place).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        fields = {
+            key: value.strip("\"'") for key, _, value in (line.partition("=") for line in lines)
+        }
+        break
+    names = [fields.get("ID", ""), *fields.get("ID_LIKE", "").split()]
+    # "opensuse-leap", "opensuse-tumbleweed"
+    return [name.partition("-")[0] for name in names if name]
