@@ -153,29 +153,23 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
-/* The registers with which this thread's system call began; 0: they cannot be found. */
+/* The registers with which this thread's system call began. */
 ft_inline struct pt_regs *call_registers(void)
 {
 	/*
 	 * Since Linux commit dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper")
 	 * (in v5.15) the kernel tells where they are. Before that, they end the
-	 * kernel stack: x86 had no padding above them, arm64 pads 16 bytes.
+	 * kernel stack, with no padding above them.
 	 */
 	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
 		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-#if defined(KERNEL_STACK_BYTES)
 	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES -
 	       bpf_core_type_size(struct pt_regs);
-#else
-	return 0;
-#endif
 }
 
 ft_outline long syscall_number(void)
 {
-	struct pt_regs *regs = call_registers();
-
-	return regs ? syscall_number_in(regs) : -1;
+	return syscall_number_in(call_registers());
 }
 
 #if defined(__TARGET_ARCH_x86)
@@ -254,7 +248,7 @@ ft_inline __u64 flags_of_call(void)
 	struct pt_regs *regs = call_registers();
 	__u64 set_tid_size = 0;
 
-	return regs ? flags_in(regs, syscall_number_in(regs), &set_tid_size) : 0;
+	return flags_in(regs, syscall_number_in(regs), &set_tid_size);
 }
 
 /* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */

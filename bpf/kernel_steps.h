@@ -186,9 +186,9 @@ ft_inline int on_vm_enough_memory_return(void *ctx, int error)
 		cap_sys_admin = (int)kept[1];
 	} else {
 		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
-		regs = call_registers();
-		if (!regs || !maps_memory())
+		if (!maps_memory())
 			return 0;
+		regs = call_registers();
 		pages = pages_of(ARGUMENT_1(regs, 0));
 		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
 	}
@@ -498,8 +498,6 @@ ft_inline int on_mmap_return(void *ctx, __u64 result)
 	struct pt_regs *regs = call_registers();
 	__u64 flags;
 
-	if (!regs)
-		return 0;
 	flags = ARGUMENT_3(regs);
 	if (!(flags & MAP_STACK) && !IS_ERR_VALUE(result))
 		return 0;
@@ -516,7 +514,7 @@ ft_inline int on_mprotect_return(void *ctx, int error)
 	if (error >= 0)
 		return 0;
 	regs = call_registers();
-	number = regs ? syscall_number_in(regs) : -1;
+	number = syscall_number_in(regs);
 	if (number == NR_MPROTECT || number == NR_PKEY_MPROTECT)
 		on_mprotect(ctx, ARGUMENT_0(regs, 0), ARGUMENT_1(regs, 0), ARGUMENT_2(regs), error);
 	return 0;

@@ -319,8 +319,11 @@ struct task_struct {
 #define optional(type, field) field
 #define seccomp_mode seccomp.mode
 
-#if defined(__TARGET_ARCH_x86)
-#define KERNEL_STACK_BYTES 16384 /* x86-64, until the helper below was there */
+/* THREAD_SIZE, for kernels without bpf_task_pt_regs. */
+#if defined(__TARGET_ARCH_arm64)
+#define KERNEL_STACK_BYTES (config.page_shift > 14 ? 1UL << config.page_shift : 16384UL)
+#else
+#define KERNEL_STACK_BYTES 16384UL
 #endif
 
 #endif

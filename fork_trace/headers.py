@@ -45,32 +45,32 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Headers:
-    """What the headers of the running kernel offer; `remedy` says how to get them."""
+class Declared:
+    """What the headers of the running kernel declare, as far as kernels differ in it."""
 
-    found: Fact
-    remedy: str
     has: Mapping[str, bool]  # by the name in bpf/kernel_headers.h
     params: Mapping[str, int | None]  # function -> its parameter count; None: it returns nothing
 
 
-def read(release: str, root: str = "/") -> Headers:
-    """Look at the headers of that kernel as bcc will."""
-    modules = Path(root, "lib/modules", release)
-    # bcc takes `source` where there is one, and what the configuration made from `build`.
-    source = modules / ("source" if (modules / "source").is_dir() else "build")
-    include = source / "include" / "linux"
-    remedy = _remedy(release, root)
+def find(release: str, root: str = "/") -> tuple[Fact, str]:
+    """Say whether the headers of that kernel are there for bcc, and what brings them."""
+    modules, include = _places(release, root)
     missing = None
     if not (modules / "build").is_dir():
         missing = f"/lib/modules/{release}/build leads to no directory"
     elif not (include / "sched.h").is_file():
-        missing = f"/lib/modules/{release}/{source.name} has no include/linux/sched.h"
+        missing = f"/lib/modules/{release} has no include/linux/sched.h"
     elif not (modules / "build/include/generated/autoconf.h").is_file():
         missing = f"/lib/modules/{release}/build has no include/generated/autoconf.h"
-    if missing:
-        why = f"the headers of the running kernel are not installed ({missing})"
-        return Headers(Fact(False, why), remedy, {}, {})
+    if missing is None:
+        return YES, ""
+    why = f"the headers of the running kernel are not installed ({missing})"
+    return Fact(False, why), _remedy(release, root)
+
+
+def read(release: str, root: str = "/") -> Declared:
+    """Read what the headers of that kernel declare; only for who compiles against them."""
+    include = _places(release, root)[1]
     texts = {name: _text(include / name) for name in {*_ASKED.values(), *_DECLARED.values()}}
     has = {
         f"{type_}_{member}": _has(texts[name], type_, member)
@@ -81,7 +81,15 @@ def read(release: str, root: str = "/") -> Headers:
         declared = re.search(rf"(\w+)[\s*]*\b{function}\(([^()]*)\)", texts[name])
         if declared:
             params[function] = None if declared[1] == "void" else declared[2].count(",") + 1
-    return Headers(YES, remedy, has, params)
+    return Declared(has, params)
+
+
+def _places(release: str, root: str) -> tuple[Path, Path]:
+    """Find the directory of the kernel's modules and, as bcc does, the include/linux beside it."""
+    modules = Path(root, "lib/modules", release)
+    # bcc takes `source` where there is one, and what the configuration made from `build`.
+    source = "source" if (modules / "source").is_dir() else "build"
+    return modules, modules / source / "include" / "linux"
 
 
 def _text(path: Path) -> str:

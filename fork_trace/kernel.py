@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fork_trace.plan import YES, Fact
@@ -64,6 +65,10 @@ def btf(root: str = "/") -> Fact:
 
 def kprobes(root: str = "/") -> Fact:
     """Say whether the kernel has kprobes, by tracefs, debugfs or perf's list of event sources."""
+    with suppress(OSError):
+        # Attached all the same, they would never run.
+        if Path(root, "sys/kernel/debug/kprobes/enabled").read_text().strip() == "0":
+            return Fact(False, "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)")
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         path = Path(root, place)

@@ -77,7 +77,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         has = _RINGBUF in addresses
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
     release = os.uname().release
-    found = headers.read(release, root)
+    found, remedy = headers.find(release, root)
     facts = KernelFacts(
         release=release,
         machine=os.uname().machine,
@@ -98,10 +98,8 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         max_map_count=kernel.limits(root)["vm.max_map_count"],
         preempts_tracepoints=kernel.preempts_tracepoints(addresses),
         bcc=bcc.module(),
-        headers=found.found,
-        headers_remedy=found.remedy,
-        header_fields=found.has,
-        header_params=found.params,
+        headers=found,
+        headers_remedy=remedy,
     )
     return facts, library
 
@@ -184,6 +182,10 @@ class Session:
         self._filter = filter_
         self._backend: Backend
         while True:
+            if plan.backend == "bcc" and not facts.header_fields:
+                declared = headers.read(facts.release)
+                facts = replace(facts, header_fields=declared.has, header_params=declared.params)
+                plan = make(facts, wishes)
             try:
                 self._backend = _open(plan, library, filter_, samples_per_second)
                 break

@@ -134,6 +134,16 @@ def test_tracefs_tells_what_there_is_and_without_it_nothing_is_known(
     assert fact(str(root)).value is False
 
 
+def test_kprobes_that_are_switched_off_are_of_no_use(root: Path) -> None:
+    switch = root / "sys/kernel/debug/kprobes/enabled"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("1\n")
+    assert YES == kernel.kprobes(str(root))
+
+    switch.write_text("0\n")
+    assert "switched off" in kernel.kprobes(str(root)).why
+
+
 def test_without_tracefs_the_event_sources_tell_of_kprobes(root: Path) -> None:
     (root / "sys/kernel/tracing").rename(root / "gone")
     sources = root / "sys/bus/event_source/devices"

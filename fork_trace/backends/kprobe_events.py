@@ -87,6 +87,7 @@ class KprobeEvents:
 def _tracefs(root: str) -> Path:
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         path = Path(root, place)
-        if (path / "kprobe_events").exists():
+        # In many containers it is there to be read only.
+        if os.access(path / "kprobe_events", os.W_OK):
             return path
-    raise FileNotFoundError("tracefs is not mounted")
+    raise FileNotFoundError("no tracefs that can be written")

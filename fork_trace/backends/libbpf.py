@@ -116,6 +116,7 @@ class Library:
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
+            "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
             "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
             "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
             "bpf_map_lookup_batch": (
@@ -344,6 +345,10 @@ class LibbpfBackend:
             handle = lib.bpf_object__next_program(self._object, handle)
         if wanted.keys() != self._programs.keys():
             raise _other_version()
+        if plan.rung != "kprobe":
+            # Nobody writes there: no megabyte for it.
+            attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
+            lib.bpf_map__set_max_entries(attempts, 1)
         size = c_size_t()
         map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None

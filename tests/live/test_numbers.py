@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import IS_GUEST, PROGRAMS, Captured, capture
+from fork_trace.plan import RUNGS
+
+from .conftest import IS_GUEST, PROGRAMS, TAKES, Captured, capture, host_by
 
 COUNT = 23
 COMM = "ft-limits"
@@ -35,19 +37,18 @@ def captured_at(cause: str, rung: str, file: Path) -> tuple[Captured, dict[str, 
     return captured, own
 
 
-@pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
+@pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_deciding_number_and_its_limit_are_the_kernels_own(
     cause: str,
     rung: str,
     any_host: dict[str, Any],
-    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
     if not IS_GUEST:
         pytest.skip("needs a host without others, and lowers its limits: run it by scripts/vm")
-    if rung == "fexit":
-        request.getfixturevalue("host")
+    if rung in TAKES:
+        host_by(rung)
     captured, own = captured_at(cause, rung, tmp_path / "c.jsonl")
     failures = captured.of(COMM)
 

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
-def rehearsed(host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
+def rehearsed(takes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
     """One capture with --refused around early refusals and others."""
-    return rehearse(tmp_path_factory.mktemp("refused"), (*EARLY, *OTHERS), "--refused")
+    return rehearse(tmp_path_factory.mktemp("refused"), (*EARLY, *OTHERS), "--refused", *takes)
 
 
 @pytest.mark.parametrize("scenario", (*EARLY, *OTHERS), ids=lambda scenario: scenario.name)
@@ -54,9 +54,9 @@ def test_the_summary_counts_the_early_ones_apart(rehearsed: Rehearsed) -> None:
 
 
 def test_without_it_they_are_not_seen_and_said_to_be_missing(
-    host: dict[str, Any], tmp_path: Any
+    takes: tuple[str, ...], tmp_path: Any
 ) -> None:
-    captured = rehearse(tmp_path, EARLY).captured
+    captured = rehearse(tmp_path, EARLY, *takes).captured
 
     assert [each for each in captured.failures if each["comm"].startswith("ft-")] == []
     assert captured.summary["early"] == 0
