@@ -22,6 +22,7 @@ volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
 const struct ft_config *ft_unused_config __attribute__((unused));
+const struct ft_stack *ft_unused_stack __attribute__((unused));
 const struct ft_level *ft_unused_level __attribute__((unused));
 const enum ft_level_kind *ft_unused_level_kind __attribute__((unused));
 const enum ft_moved *ft_unused_moved __attribute__((unused));
@@ -39,6 +40,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 21); /* 1,300 samples; the reader looks ten times a second */
 } events SEC(".maps");
+
+/* What is unwound, apart from the samples: it may be lost, they should not. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22); /* 430 stacks of the default size */
+} user_stacks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -192,6 +199,83 @@ ft_inline void port_who(struct ft_key *key)
 	key->syscall = syscall_of(current_task());
 }
 
+/* The program's file, for when the process is gone: inode and path, as far as they go. */
+ft_inline void read_program(struct ft_stack *stack, struct mm_struct *mm)
+{
+	struct dentry *dentry, *parent;
+	struct file *exe;
+	__u32 i;
+
+	if (!bpf_core_field_exists(mm->end_code) || !bpf_core_field_exists(mm->exe_file) ||
+	    !bpf_core_field_exists(struct file, f_path))
+		return;
+	stack->code_end = BPF_CORE_READ(mm, end_code);
+	exe = BPF_CORE_READ(mm, exe_file);
+	stack->exe_inode = BPF_CORE_READ(exe, f_inode, i_ino);
+	stack->exe_device = BPF_CORE_READ(exe, f_inode, i_sb, s_dev);
+	dentry = BPF_CORE_READ(exe, f_path.dentry);
+	for (i = 0; i < FT_EXE_PARTS; i++) {
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (!dentry || parent == dentry)
+			break;
+		bpf_probe_read_kernel_str(stack->part[i], FT_EXE_PART_BYTES,
+					  BPF_CORE_READ(dentry, d_name.name));
+		dentry = parent;
+	}
+	stack->part_count = i;
+}
+
+ft_inline void read_arguments(struct ft_stack *stack, struct mm_struct *mm)
+{
+	__u64 start, bytes;
+
+	if (!bpf_core_field_exists(mm->arg_start) || !bpf_core_field_exists(mm->arg_end))
+		return;
+	start = BPF_CORE_READ(mm, arg_start);
+	bytes = BPF_CORE_READ(mm, arg_end) - start;
+	if (bytes > FT_ARGUMENT_BYTES)
+		bytes = FT_ARGUMENT_BYTES;
+	if (!bpf_probe_read_user(stack->argument, bytes, (void *)start))
+		stack->argument_count = bytes;
+}
+
+/* Send what the user stack is unwound from. Of a task without one nothing is sent. */
+ft_global int send_stack(__u64 time_ns)
+{
+	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
+	struct pt_regs *regs = user_registers();
+	struct ft_stack *stack;
+	__u64 start = 0;
+	__u8 *slice;
+	__u32 at;
+
+	if (!mm || !regs || bpf_core_read(&start, sizeof(start), &regs->sp))
+		return 0;
+	stack = bpf_ringbuf_reserve(&user_stacks, sizeof(*stack) + config.stack_bytes, 0);
+	if (!stack) {
+		port_stat(FT_STAT_STACKLESS);
+		return 0;
+	}
+	__builtin_memset(stack, 0, __builtin_offsetof(struct ft_stack, part));
+	stack->time_ns = time_ns;
+	stack->tid = bpf_get_current_pid_tgid();
+	bpf_probe_read_kernel(stack->registers, 8 * REGISTERS_READ, regs);
+	read_program(stack, mm);
+	read_arguments(stack, mm);
+	start &= ~(FT_STACK_CHUNK - 1ULL);
+	stack->start = start;
+	slice = (__u8 *)(stack + 1);
+	/* A page that was never touched, or was swapped out, cannot be had; the next one may. */
+	for (at = 0; at < config.stack_bytes && at < FT_STACK_BYTES_MAX; at += FT_STACK_CHUNK) {
+		if (bpf_probe_read_user(slice + at, FT_STACK_CHUNK, (void *)(start + at)))
+			continue;
+		stack->have[at / FT_STACK_CHUNK / 64] |= 1ULL << (at / FT_STACK_CHUNK % 64);
+		stack->byte_count = at + FT_STACK_CHUNK;
+	}
+	bpf_ringbuf_submit(stack, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
 ft_inline void port_sample(void *ctx, struct ft_event *event)
 {
 	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
@@ -208,6 +292,8 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 	/* The same frames as build id and file offset: read now, for callers that exit at once. */
 	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
 		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+	if (config.stack_bytes)
+		send_stack(event->time_ns);
 }
 
 ft_inline int port_is_filtered_out(const struct ft_key *key)

@@ -113,6 +113,12 @@ ft_inline int is_watched(__u64 watched, enum ft_step step)
 
 /* Who asked. */
 
+#if defined(__TARGET_ARCH_x86)
+#define REGISTERS_READ 21
+#else
+#define REGISTERS_READ FT_REGISTERS
+#endif
+
 #define COMPAT_CALL (1L << 32) /* a 32-bit call: its numbers are others */
 
 /* By the registers with which the system call began; -1: not to be told. */
@@ -141,27 +147,28 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
-ft_outline long syscall_number(void)
+/* The registers with which this thread entered the kernel; 0: not to be told. */
+ft_inline struct pt_regs *user_registers(void)
 {
-	struct pt_regs *regs;
-
 	/*
 	 * Since Linux commit dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper")
 	 * (in v5.15) the kernel tells where they are. Before that, they end the
 	 * kernel stack: x86 had no padding above them, arm64 pads 16 bytes.
 	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) {
-		regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	} else {
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 #if defined(__TARGET_ARCH_x86)
-		void *stack = BPF_CORE_READ(current_task(), stack);
-
-		regs = stack + 16384 - bpf_core_type_size(struct pt_regs);
+	return BPF_CORE_READ(current_task(), stack) + 16384 - bpf_core_type_size(struct pt_regs);
 #else
-		return -1;
+	return 0;
 #endif
-	}
-	return syscall_number_in(regs);
+}
+
+ft_outline long syscall_number(void)
+{
+	struct pt_regs *regs = user_registers();
+
+	return regs ? syscall_number_in(regs) : -1;
 }
 
 /* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */

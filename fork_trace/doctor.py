@@ -40,6 +40,13 @@ BCC_REMEDY = (
 )
 
 
+def _demangling() -> Fact:
+    symbols = Symbols()
+    symbols.close()
+    why = symbols.why_not_demangled
+    return Fact(why is None, why or "names of C++ are shown as people write them")
+
+
 def _fact(fact: Fact) -> dict[str, Any]:
     return {"value": fact.value, "why": fact.why}
 
@@ -54,8 +61,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
     features["bcc"] = _fact(bcc_module())
-    libdw = Symbols().why_not
-    features["libdw"] = {"value": libdw is None, "why": libdw or ""}
+    features["libstdc++"] = _fact(_demangling())
     found: dict[str, Any] = {
         "kernel": facts.release,
         "machine": facts.machine,

@@ -193,6 +193,28 @@ def test_a_level_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert events._LEVEL.size == btf.find(STRUCT, "ft_level").size_or_type
 
 
+def test_a_stack_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    names = ["time_ns", "tid", "byte_count", "start", "code_end", "exe_inode", "exe_device"]
+    names += ["have", "part_count", "argument_count", "registers", "part", "argument"]
+    expected = spans(events._STACK_HEAD)
+    expected.append((sum(expected[-1]), events._STACK_REGISTERS.size))
+    expected += spans(events._STACK_TAIL, start=sum(expected[-1]))
+
+    assert names == [field.name for field in btf.fields("ft_stack")]
+    assert expected == places(btf.fields("ft_stack"))
+    assert events.STACK_HEAD_BYTES == btf.find(STRUCT, "ft_stack").size_or_type
+
+
+def test_the_sizes_of_a_stack_are_those_of_the_header() -> None:
+    text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
+
+    assert f"#define FT_REGISTERS {events.REGISTERS} " in text
+    assert f"#define FT_STACK_CHUNK {events.STACK_CHUNK} " in text
+    assert f"#define FT_STACK_BYTES_MAX {events.STACK_BYTES_MAX}\n" in text
+    assert f"#define FT_EXE_PARTS {events._EXE_PARTS}\n" in text
+    assert f"#define FT_EXE_PART_BYTES {events._EXE_PART_BYTES}\n" in text
+
+
 def test_the_settings_lie_as_they_are_written(btf: Btf) -> None:
     expected = [
         Field(name, getattr(Config, name).offset, getattr(Config, name).size)
