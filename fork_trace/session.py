@@ -44,8 +44,9 @@ _UNWINDING_S = 0.02
 # So many samples may wait for it, which is five looks; of more the oldest keep the frames that the
 # kernel found by itself. scripts/bench tells how many stacks a second are unwound.
 _MOST_OWED = 500
-_ONE_STACK_S = 0.1  # the most that one stack may take, however odd its files are
-_WAITING_STACKS = 4096  # whose sample is not read yet
+_ONE_STACK_S = 0.5  # the most that one stack may take, however odd its files are
+_ENDING_S = 2.0  # for those that still wait at the end
+_WAITING_STACKS = 512  # whose sample is not read yet
 
 
 def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
@@ -243,13 +244,20 @@ class Session:
             self._stacks.clear()  # their samples were lost
         return self._told(_UNWINDING_S)
 
-    def _told(self, budget_s: float | None) -> list[Failure]:
-        """Make records of what is owed, until the time is up; what is left waits for the next look."""
+    def _told(self, budget_s: float, drains: bool = False) -> list[Failure]:
+        """Make records of what is owed, until the time is up; what is left waits for the next look.
+
+        More than may wait is told at once, and so is all with `drains`: then without unwinding.
+        """
         failures = []
-        until_s = None if budget_s is None else time.monotonic() + budget_s
-        while self._owed and (until_s is None or time.monotonic() < until_s):
+        until_s = time.monotonic() + budget_s
+        while self._owed:
+            is_in_time = time.monotonic() < until_s
+            is_too_much = len(self._owed) > _MOST_OWED
+            if not (is_in_time or is_too_much or drains):
+                break
             raw, event, look, verdict, who = self._owed.popleft()
-            failure = self._failure(event, look, verdict, len(self._owed) < _MOST_OWED)
+            failure = self._failure(event, look, verdict, is_in_time and not is_too_much)
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
             key = raw[8 : 8 + events.KEY_BYTES]  # struct ft_event: the key follows the time
@@ -293,12 +301,13 @@ class Session:
             holders.pool_of(verdict.cause, event.numbers, event.key.uid, path, event.pid)
         )
 
-    def settle(self) -> list[Failure]:
-        """Return what is owed of the samples that were read, and what was counted but not sampled.
+    def settle(self, drains: bool = False) -> list[Failure]:
+        """Return what was counted but not sampled since the last call, one record for each key.
 
-        The latter is one record for each key. Samples still under way come by `poll`.
+        Samples that are still under way or owed are not among these, they come by `poll`; except with
+        `drains`: then what is owed comes first.
         """
-        failures = self._told(None)
+        failures = self._told(_ENDING_S, drains=True) if drains else []
         for raw_key, raw_tally in self._backend.tallies():
             rest = events.decode_tally(raw_tally).unsampled - self._settled[raw_key]
             if rest > 0:
@@ -319,7 +328,7 @@ class Session:
         deadline_s = time.monotonic() + _SETTLE_S
         while not self._is_settled() and time.monotonic() < deadline_s:
             failures += self.poll(0.01)
-        return failures + self.settle()
+        return failures + self.settle(drains=True)
 
     def _is_settled(self) -> bool:
         stats = self._backend.stats()

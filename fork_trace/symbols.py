@@ -37,6 +37,8 @@ _C_LIBRARIES = (
     *("lib/x86_64-linux-gnu/libc.so.6", "lib/aarch64-linux-gnu/libc.so.6", "lib64/libc.so.6"),
     *("usr/lib/libc.so.6", "lib/ld-musl-x86_64.so.1", "lib/ld-musl-aarch64.so.1"),
 )
+# A rule takes 0.05 ms, so this is 100,000 of them, or a file that was made to take long.
+_MOST_ON_FILE_S = 5.0
 _DEBUG_ROOT = "/usr/lib/debug/.build-id"
 
 
@@ -54,6 +56,7 @@ class _File:
     def __init__(self, fd: int, path: str) -> None:
         self.fd, self.path = fd, path
         self.debug: _File | None = None  # the separate file with its symbols
+        self.spent_s = 0.0  # on its unwind tables
         self.elf = Elf(lambda size, offset: os.pread(fd, size, offset))
         self.tables = Tables(self.elf)
         # What its rules and names are remembered under, also when it is opened again.
@@ -331,7 +334,10 @@ class Symbols:
             if len(self._rows) >= _ROWS:
                 self._rows.clear()
             vaddr = file.elf.vaddr(offset)
-            self._rows[key] = None if vaddr is None else file.tables.row(vaddr)
+            began_s = time.monotonic()
+            is_too_dear = file.spent_s > _MOST_ON_FILE_S
+            self._rows[key] = None if vaddr is None or is_too_dear else file.tables.row(vaddr)
+            file.spent_s += time.monotonic() - began_s
         return self._rows[key]
 
     def _frame(
