@@ -353,7 +353,7 @@ _Static_assert(sizeof(struct ft_event) ==
 struct ft_stack {
 	ft_u64 time_ns; /* with tid: of which event */
 	ft_u32 tid;
-	ft_u32 byte_count; /* of the slice, up to the last chunk that could be read */
+	ft_u32 byte_count; /* of the slice */
 	ft_u64 start; /* where the slice lies: the stack pointer, rounded down to a chunk */
 	ft_u64 code_end; /* mm_struct: where the program's code ends */
 	ft_u64 exe_inode; /* of the program's file; 0: not known */

@@ -44,7 +44,7 @@ _UNWINDING_S = 0.02
 # So many samples may wait for it, which is five looks; of more the oldest keep the frames that the
 # kernel found by itself. scripts/bench tells how many stacks a second are unwound.
 _MOST_OWED = 500
-_ONE_STACK_S = 0.5  # the most that one stack may take, however odd its files are
+_ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
 _ENDING_S = 2.0  # for those that still wait at the end
 _WAITING_STACKS = 512  # whose sample is not read yet
 
@@ -502,7 +502,7 @@ class Session:
             self._caller(event),
             event.user_frames,
             look.stack if unwinds else None,
-            time.monotonic() + _ONE_STACK_S,
+            _ONE_STACK_S,
         )
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns

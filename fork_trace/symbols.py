@@ -149,24 +149,34 @@ class Symbols:
         caller: Caller,
         places: Sequence[Place],
         stack: Stack | None = None,
-        deadline_s: float | None = None,
+        most_s: float = 60.0,
     ) -> tuple[tuple[Frame, ...], str | None]:
         """Name the frames of a stack, innermost first, and say how they were found.
 
         That is by "unwinding", or else as "frame-pointers" led the kernel; None: there is no stack.
+        One that takes longer than `most_s` is tried once more, as what was read of its files is kept.
         """
         layout = self._layout_of(caller, places, stack)
         addresses, how = [place.address for place in places], "frame-pointers"
         if stack is not None and layout is not None:
-            found = self._unwound(stack, layout, caller, deadline_s)
+            found: list[int] = []
+            for _ in range(2):
+                deadline_s = time.monotonic() + most_s
+                found = self._unwound(stack, layout, caller, deadline_s)
+                if time.monotonic() < deadline_s:
+                    break
             # A single address is no stack: the tables had no rule for the very first step.
             if len(found) > 1:
                 addresses, how = found, "unwinding"
+        # What goes with the process comes first: a large symbol table takes a while.
+        compiled = {address: self._compiled(address, layout, caller) for address in addresses}
         by_address = {place.address: place for place in places}
         frames = []
         for index, address in enumerate(addresses):
             # A call that never returns is the last thing in its function: look at the call itself.
             frame = self._frame(address, int(index > 0), layout, caller, by_address.get(address))
+            if compiled[address] is not None:
+                frame = replace(frame, symbol=compiled[address])
             frames.append(frame)
             if index and frames[index - 1].symbol is None and frame.file != frames[index - 1].file:
                 # What has no name of its own, or jumped on from it, has the one it was called by.
@@ -271,7 +281,7 @@ class Symbols:
         return None if self._program(stack) is None else self._programs[_program_key(stack)]
 
     def _unwound(
-        self, stack: Stack, layout: _Layout, caller: Caller, deadline_s: float | None
+        self, stack: Stack, layout: _Layout, caller: Caller, deadline_s: float
     ) -> list[int]:
         start = stack.dwarf_registers(self.machine)
         if start is None or not stack.slice:
@@ -340,6 +350,13 @@ class Symbols:
             file.spent_s += time.monotonic() - began_s
         return self._rows[key]
 
+    def _compiled(self, address: int, layout: _Layout | None, caller: Caller) -> str | None:
+        """Name what a JIT compiler made: code that is in no file. A byte before is the call itself."""
+        mapping = layout.find(address - 1) if layout is not None else None
+        if mapping is None or mapping.path:
+            return None
+        return self._perf_maps.name(caller.pid, caller.uid, address - 1)
+
     def _frame(
         self,
         address: int,
@@ -355,10 +372,12 @@ class Symbols:
             if file is not None:
                 return self._in_file(address, file, offset, back)
             return Frame(address, None, _shown(mapping.path), offset)
-        if mapping is not None:
-            name = self._perf_maps.name(caller.pid, caller.uid, address - back)
-            return Frame(address, name, None)
-        if place is not None and place.build_id is not None and place.offset is not None:
+        if (
+            mapping is None
+            and place is not None
+            and place.build_id is not None
+            and place.offset is not None
+        ):
             file = self._by_build_id(place.build_id)
             if file is not None:
                 return self._in_file(address, file, place.offset, back)

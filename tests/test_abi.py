@@ -380,3 +380,48 @@ def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:
     assert f"#define FT_LEVELS {events.LEVEL_COUNT} " in text
     assert f"= {', '.join(str(bit) for bit in filters)}\n" in source
     assert 4 == len(set(filters))
+
+
+def ways(instructions: bytes) -> dict[int, list[tuple[int, bool]]]:
+    """Where each instruction leads, and whether by a jump. A call goes on behind itself."""
+    found: dict[int, list[tuple[int, bool]]] = {}
+    count, at = len(instructions) // 8, 0
+    while at < count:
+        # struct bpf_insn, include/uapi/linux/bpf.h
+        code, _, offset, _ = struct.unpack_from("<BBhi", instructions, at * 8)
+        is_jump = code & 7 in (5, 6) and code & 0xF0 not in (0x80, 0x90)
+        size = 2 if code == 0x18 else 1  # a 64-bit constant fills two
+        if code & 7 in (5, 6) and code & 0xF0 == 0x90:  # exit
+            found[at] = []
+        elif is_jump and code & 0xF0 == 0:  # ja
+            found[at] = [(at + 1 + offset, True)]
+        else:
+            found[at] = [(at + size, is_jump)] + [(at + 1 + offset, True)] * is_jump
+        at += size
+    return found
+
+
+def test_each_loop_goes_back_by_a_jump(parts: dict[str, bytes]) -> None:
+    """Linux 5.10 refuses a program with another kind ("back-edge"); clang makes such at times."""
+    names, faulty = list(parts), []
+    for at in range(0, len(parts[".symtab"]), 24):
+        # Elf64_Sym
+        _, info, _, section, value, size = struct.unpack_from("<IBBHQQ", parts[".symtab"], at)
+        if info & 0xF != 2 or not size:  # STT_FUNC
+            continue
+        leads = ways(parts[names[section]][value : value + size])
+        state, path = {0: 1}, [(0, 0)]  # 1: on the way here, 2: done
+        while path:
+            here, number = path.pop()
+            if number == len(leads[here]):
+                state[here] = 2
+                continue
+            path.append((here, number + 1))
+            target, is_jump = leads[here][number]
+            if state.get(target) == 1 and not is_jump:
+                faulty.append((names[section], value // 8 + here))
+            elif target not in state and target in leads:
+                state[target] = 1
+                path.append((target, 0))
+
+    assert [] == faulty

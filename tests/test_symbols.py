@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fork_trace import procfs, symbols
+from fork_trace import cfi, procfs, symbols
 from fork_trace.events import Place, Stack
 from fork_trace.records import Frame
 from fork_trace.symbols import Caller
@@ -377,3 +377,34 @@ def test_mappings_are_read_again_if_code_lies_where_there_was_none(
     (frame,) = frames(named, where)
 
     assert "refuse_here" == frame.symbol
+
+
+@x86_64
+def test_a_stack_whose_files_take_long_is_tried_once_more(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = place(library.refuse_here, into=0)
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
+    named.note(SELF, [where], stack)
+    read = cfi.Tables.row
+    monkeypatch.setattr(
+        cfi.Tables, "row", lambda tables, vaddr: time.sleep(0.2) or read(tables, vaddr)
+    )
+
+    found, _ = named.frames(SELF, [where], stack, most_s=0.1)
+
+    assert ["refuse_here", "refuse_there"] == [frame.symbol for frame in found]
+
+
+@x86_64
+def test_a_file_that_has_cost_too_much_costs_no_more(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symbols, "_MOST_ON_FILE_S", -1.0)
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = place(library.refuse_here, into=0)
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
+    named.note(SELF, [where], stack)
+
+    assert "frame-pointers" == named.frames(SELF, [where], stack)[1]

@@ -138,6 +138,11 @@ def capture(
     )
 
 
+def functions(failure: dict[str, Any]) -> list[str | None]:
+    """The names of the frames of a stack, innermost first."""
+    return [frame["symbol"] for frame in failure["stack"]]
+
+
 @dataclass
 class Rehearsed:
     """One capture around several rehearsals, and what each of these said of itself."""
