@@ -40,9 +40,9 @@ setup(
     license="GPL-2.0-or-later",
     packages=["fork_trace", "fork_trace.backends"],
     python_requires=">=3.9",
-    # click: the command line; tabulate: the tables. libbpf and libdw are system libraries (Debian:
-    # libbpf1, libdw1), reached through ctypes. bcc comes from the distribution (python3-bpfcc),
-    # never from PyPI, where that name is an unrelated project.
+    # click: the command line; tabulate: the tables. libbpf is a system library (Debian:
+    # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from
+    # PyPI, where that name is an unrelated project.
     install_requires=["click>=8.0", "tabulate>=0.8.9"],
     entry_points={"console_scripts": ["fork-trace = fork_trace.cli:main"]},
     cmdclass={"build_py": BuildWithPrograms},

@@ -26,7 +26,7 @@ BPF_HASH(attempts, u32, struct ft_attempt, 8192);
 BPF_ARRAY(stats, u64, FT_STAT_COUNT);
 BPF_ARRAY(folded, u64, 64);
 BPF_HASH(calls, u32, u32, 8192);
-BPF_TABLE("lru_hash", u32, struct ft_stack, stacks, 1024);
+BPF_TABLE("lru_hash", u32, struct ft_stack_range, stacks, 1024);
 BPF_ARRAY(phase, u32, 1);
 BPF_ARRAY(empty, struct ft_refusal, 1); /* never written: too large for a program's stack */
 
@@ -48,6 +48,11 @@ ft_inline struct ft_attempt *port_attempt(void)
 #include "kernel_steps.h"
 
 /* The port. */
+
+/* Only the frames that the kernel finds: what bcc runs on has rarely memory for more. */
+ft_inline void port_send_stack(__u64 time_ns)
+{
+}
 
 ft_inline ft_settings *port_config(void)
 {
@@ -161,17 +166,17 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
-ft_inline struct ft_stack *port_stack(void)
+ft_inline struct ft_stack_range *port_stack(void)
 {
 	u32 thread = bpf_get_current_pid_tgid();
 
 	return stacks.lookup(&thread);
 }
 
-ft_inline void port_stack_note(const struct ft_stack *range)
+ft_inline void port_stack_note(const struct ft_stack_range *range)
 {
 	u32 thread = bpf_get_current_pid_tgid();
-	struct ft_stack own = *range;
+	struct ft_stack_range own = *range;
 
 	stacks.update(&thread, &own);
 }

@@ -22,6 +22,7 @@ volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
 const struct ft_config *ft_unused_config __attribute__((unused));
+const struct ft_stack *ft_unused_stack __attribute__((unused));
 const struct ft_level *ft_unused_level __attribute__((unused));
 const enum ft_level_kind *ft_unused_level_kind __attribute__((unused));
 const enum ft_moved *ft_unused_moved __attribute__((unused));
@@ -39,6 +40,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 21); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
+
+/* What is unwound, apart from the samples: it may be lost, they should not. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22); /* 430 stacks of the default size */
+} user_stacks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -85,7 +92,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, struct ft_stack);
+	__type(value, struct ft_stack_range);
 } stacks SEC(".maps");
 
 struct {
@@ -194,6 +201,96 @@ ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 	return 0;
 }
 
+/* The program's file, for when the process is gone: inode and path, as far as they go. */
+ft_inline void read_program(struct ft_stack *stack, struct mm_struct *mm)
+{
+	struct dentry *dentry, *parent;
+	struct file *exe;
+	__u32 i;
+
+	if (!bpf_core_field_exists(mm->end_code) || !bpf_core_field_exists(mm->exe_file) ||
+	    !bpf_core_field_exists(struct file, f_path))
+		return;
+	stack->code_end = BPF_CORE_READ(mm, end_code);
+	exe = BPF_CORE_READ(mm, exe_file);
+	stack->exe_inode = BPF_CORE_READ(exe, f_inode, i_ino);
+	stack->exe_device = BPF_CORE_READ(exe, f_inode, i_sb, s_dev);
+	dentry = BPF_CORE_READ(exe, f_path.dentry);
+	for (i = 0; i < FT_EXE_PARTS; i++) {
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (!dentry || parent == dentry)
+			break;
+		bpf_probe_read_kernel_str(stack->part[i], FT_EXE_PART_BYTES,
+					  BPF_CORE_READ(dentry, d_name.name));
+		dentry = parent;
+	}
+	stack->part_count = i;
+}
+
+ft_inline void read_arguments(struct ft_stack *stack, struct mm_struct *mm)
+{
+	__u64 start, bytes;
+
+	if (!bpf_core_field_exists(mm->arg_start) || !bpf_core_field_exists(mm->arg_end))
+		return;
+	start = BPF_CORE_READ(mm, arg_start);
+	bytes = BPF_CORE_READ(mm, arg_end) - start;
+	if (bytes > FT_ARGUMENT_BYTES)
+		bytes = FT_ARGUMENT_BYTES;
+	if (!bpf_probe_read_user(stack->argument, bytes, (void *)start))
+		stack->argument_count = bytes;
+}
+
+/* Of a task without a user stack nothing is sent. */
+ft_global int send_stack(__u64 time_ns)
+{
+	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
+	struct pt_regs *regs = call_registers();
+	struct ft_stack *stack;
+	__u32 bytes = config.stack_bytes;
+	__u64 start = 0, failed;
+	__u8 *slice;
+	__u32 at;
+
+	if (bytes > FT_STACK_BYTES_MAX)
+		bytes = FT_STACK_BYTES_MAX;
+	if (!mm || !regs || bpf_core_read(&start, sizeof(start), &regs->sp))
+		return 0;
+	stack = bpf_ringbuf_reserve(&user_stacks, sizeof(*stack) + bytes, 0);
+	if (!stack) {
+		port_stat(FT_STAT_STACKLESS);
+		return 0;
+	}
+	__builtin_memset(stack, 0, __builtin_offsetof(struct ft_stack, part));
+	stack->time_ns = time_ns;
+	stack->tid = bpf_get_current_pid_tgid();
+	bpf_probe_read_kernel(stack->registers, 8 * REGISTERS_READ, regs);
+	read_program(stack, mm);
+	read_arguments(stack, mm);
+	start &= ~(FT_STACK_CHUNK - 1ULL);
+	stack->start = start;
+	slice = (__u8 *)(stack + 1);
+	/*
+	 * A page that was never touched, or was swapped out, cannot be had; the next
+	 * one may. Without a branch inside, or clang moves half of it before the
+	 * entry: v5.10 takes no loop whose way back is not a jump.
+	 */
+	for (at = 0; at < bytes; at += FT_STACK_CHUNK) {
+		failed = bpf_probe_read_user(slice + at, FT_STACK_CHUNK, (void *)(start + at));
+		stack->have[at / FT_STACK_CHUNK / 64] |= (failed >> 63 ^ 1)
+							 << (at / FT_STACK_CHUNK % 64);
+	}
+	stack->byte_count = bytes;
+	bpf_ringbuf_submit(stack, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+ft_inline void port_send_stack(__u64 time_ns)
+{
+	if (config.stack_bytes)
+		send_stack(time_ns);
+}
+
 ft_inline int port_call_note(enum ft_call call)
 {
 	__u32 thread = bpf_get_current_pid_tgid(), value = call;
@@ -214,14 +311,14 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
-ft_inline struct ft_stack *port_stack(void)
+ft_inline struct ft_stack_range *port_stack(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	return bpf_map_lookup_elem(&stacks, &thread);
 }
 
-ft_inline void port_stack_note(const struct ft_stack *range)
+ft_inline void port_stack_note(const struct ft_stack_range *range)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 

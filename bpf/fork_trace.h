@@ -261,7 +261,8 @@ enum ft_stat {
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
 	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
 	FT_STAT_UNRETURNED = 11, /* calls of copy_process that were not seen to return; kprobe rung */
-	FT_STAT_COUNT = 12,
+	FT_STAT_STACKLESS = 12, /* samples whose user stack found no room in its buffer */
+	FT_STAT_COUNT = 13,
 };
 
 /* The key of the exact counters. No implicit padding. */
@@ -346,6 +347,38 @@ _Static_assert(sizeof(struct ft_event) ==
 			       32 * FT_LEVELS + FT_CGROUP_PATH_BYTES,
 	       "ft_event is part of the wire");
 
+/*
+ * The caller's registers and a slice of its stack, from which user space unwinds:
+ * in a buffer of its own, so that no sample is lost for want of room for it. Sent
+ * before its event. What it tells of the program is for callers that exit at once.
+ */
+#define FT_REGISTERS 34 /* struct pt_regs in words: x86-64 has 21, arm64 34 up to pstate */
+#define FT_STACK_CHUNK 512 /* a power of two, so that no chunk spans two pages */
+#define FT_STACK_BYTES_MAX 65536
+#define FT_EXE_PARTS 12
+#define FT_EXE_PART_BYTES 64
+#define FT_ARGUMENT_BYTES 256
+
+struct ft_stack {
+	ft_u64 time_ns; /* with tid: of which event */
+	ft_u32 tid;
+	ft_u32 byte_count; /* of the slice */
+	ft_u64 start; /* where the slice lies: the stack pointer, rounded down to a chunk */
+	ft_u64 code_end; /* mm_struct: where the program's code ends */
+	ft_u64 exe_inode; /* of the program's file; 0: not known */
+	ft_u64 exe_device; /* of its filesystem: major << 20 | minor */
+	ft_u64 have[FT_STACK_BYTES_MAX / FT_STACK_CHUNK / 64]; /* bit n: chunk n could be read */
+	ft_u32 part_count;
+	ft_u32 argument_count; /* in bytes */
+	ft_u64 registers[FT_REGISTERS];
+	char part[FT_EXE_PARTS][FT_EXE_PART_BYTES]; /* of its path within its mount, last one first */
+	char argument[FT_ARGUMENT_BYTES]; /* the command line, each argument ended by a NUL */
+};
+_Static_assert(sizeof(struct ft_stack) == 72 + 8 * FT_REGISTERS +
+						  FT_EXE_PARTS * FT_EXE_PART_BYTES +
+						  FT_ARGUMENT_BYTES,
+	       "ft_stack is part of the wire");
+
 /* A refusal seen inside an open copy_process, kept until that call returns. */
 struct ft_refusal {
 	ft_u64 have;
@@ -377,7 +410,7 @@ struct ft_attempt {
 };
 
 /* The stack that a thread has mapped for another. */
-struct ft_stack {
+struct ft_stack_range {
 	ft_u64 start;
 	ft_u64 bytes;
 	ft_u64 time_ns; /* when it was mapped */
@@ -423,6 +456,7 @@ struct ft_config {
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
+	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
 };
 
 #endif

@@ -69,6 +69,8 @@
 
 /* The fork that a program on copy_process' entry has noted for this thread, or 0. */
 ft_inline struct ft_attempt *port_attempt(void);
+/* Send what the user stack is unwound from, beside the sample of that time; or nothing. */
+ft_inline void port_send_stack(__u64 time_ns);
 
 ft_inline struct task_struct *current_task(void)
 {
@@ -124,6 +126,12 @@ ft_inline int is_watched(__u64 watched, enum ft_step step)
 }
 
 /* Who asked. */
+
+#if defined(__TARGET_ARCH_x86)
+#define REGISTERS_READ 21
+#else
+#define REGISTERS_READ FT_REGISTERS
+#endif
 
 #define COMPAT_CALL (1L << 32) /* a 32-bit call: its numbers are others */
 
@@ -1171,6 +1179,7 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 	/* The same frames as build id and file offset: read now, for callers that exit at once. */
 	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
 		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+	port_send_stack(event->time_ns);
 }
 
 ft_inline int port_is_filtered_out(const struct ft_key *key)

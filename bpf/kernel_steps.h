@@ -13,8 +13,8 @@
 /* The port. */
 
 /* The last stack that this thread mapped for another, or 0. */
-ft_inline struct ft_stack *port_stack(void);
-ft_inline void port_stack_note(const struct ft_stack *range);
+ft_inline struct ft_stack_range *port_stack(void);
+ft_inline void port_stack_note(const struct ft_stack_range *range);
 
 /* Arguments, kept from a function's entry to its return. */
 
@@ -447,7 +447,7 @@ ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int erro
 
 ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 result)
 {
-	struct ft_stack range = {};
+	struct ft_stack_range range = {};
 
 	if (!(flags & MAP_STACK) || flags & MAP_FIXED_ANY) {
 		if (IS_ERR_VALUE(result) && port_refusal())
@@ -465,7 +465,7 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 }
 
 /* Is it the guard at the bottom of the stack that this thread has just mapped, or all above one? */
-ft_inline int is_fresh_stack(const struct ft_stack *range, __u64 start, __u64 length)
+ft_inline int is_fresh_stack(const struct ft_stack_range *range, __u64 start, __u64 length)
 {
 	__u64 mask = (1ULL << config.page_shift) - 1;
 	__u64 end = range->start + range->bytes;
@@ -477,7 +477,7 @@ ft_inline int is_fresh_stack(const struct ft_stack *range, __u64 start, __u64 le
 
 ft_inline void on_mprotect(void *ctx, __u64 start, __u64 length, __u64 prot, int error)
 {
-	struct ft_stack *range;
+	struct ft_stack_range *range;
 
 	if (error >= 0)
 		return;

@@ -64,8 +64,10 @@ struct pt_regs {
 	unsigned long si;
 	unsigned long di;
 	unsigned long orig_ax;
+	unsigned long sp;
 #elif defined(__TARGET_ARCH_arm64)
 	unsigned long regs[31];
+	u64 sp;
 	u64 orig_x0;
 	int syscallno;
 #endif
@@ -166,25 +168,49 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
-struct mm_struct {
-	unsigned long total_vm;
-	unsigned long data_vm;
-	unsigned long stack_vm;
-	int map_count;
-};
-
 struct kernfs_node {
 	const char *name;
 	void *priv;
 	u64 id;
 };
 
+struct super_block {
+	u32 s_dev;
+};
+
 struct inode {
 	void *i_private;
+	unsigned long i_ino;
+	struct super_block *i_sb;
+};
+
+struct qstr {
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
 };
 
 struct file {
 	struct inode *f_inode;
+	struct path f_path;
+};
+
+struct mm_struct {
+	unsigned long total_vm;
+	unsigned long data_vm;
+	unsigned long stack_vm;
+	unsigned long end_code;
+	unsigned long arg_start;
+	unsigned long arg_end;
+	struct file *exe_file;
+	int map_count;
 };
 
 struct cgroup_root {

@@ -36,14 +36,24 @@ class Row:
     first_ns: int = 0
     last_ns: int = 0
     latest: Failure | None = None
+    sample: Failure | None = None  # the latest one that has a stack, an unwound one rather than not
+
+    def per_second(self) -> float | None:
+        """Return how many failed in a second, from the first to the last; None: not to be told."""
+        span_ns = self.last_ns - self.first_ns
+        return (self.count - 1) / span_ns * 1e9 if span_ns > 0 and self.count > 1 else None
 
 
 def _container(failure: Failure) -> str | None:
     if not failure.container:
         return None
-    for name in ("pod", "name", "id", "unit"):
-        if failure.container.get(name):
-            return str(failure.container[name])
+    told = failure.container.get
+    pod = told("pod_name") or told("pod")
+    if pod and told("name"):
+        return f"{pod}/{told('name')}"
+    for value in (pod, told("name"), told("id"), told("unit")):
+        if value:
+            return str(value)
     return None
 
 
@@ -71,6 +81,12 @@ def _speaks_better(failure: Failure, known: Failure) -> bool:
     return failure.time_ns >= known.time_ns
 
 
+def _shows_better(failure: Failure, known: Failure) -> bool:
+    if (failure.stack_by == "unwinding") != (known.stack_by == "unwinding"):
+        return failure.stack_by == "unwinding"
+    return failure.time_ns >= known.time_ns
+
+
 class Table:
     """Counts failures by the asked-for columns."""
 
@@ -95,6 +111,8 @@ class Table:
         row.first_ns = min(row.first_ns, failure.time_ns)
         if row.latest is None or failure.time_ns >= row.last_ns:
             row.latest = failure
+        if failure.stack and (row.sample is None or _shows_better(failure, row.sample)):
+            row.sample = failure
         row.last_ns = max(row.last_ns, failure.time_ns)
         self.failures += failure.count
         self.causes[failure.cause] += failure.count

@@ -12,7 +12,8 @@ import click
 
 from fork_trace import __version__, aggregate, plan, records, render, watch
 from fork_trace.errors import ForkTraceError, NotHereError
-from fork_trace.session import Session, find_filter
+from fork_trace.events import STACK_BYTES_MAX
+from fork_trace.session import STACK_BYTES, Session, find_filter
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -45,6 +46,17 @@ _by_option = click.option(
     help=f"Columns to count by, of: {', '.join(aggregate.COLUMNS)}.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines, for programs.")
+_more = _options(
+    click.option("--stacks", is_flag=True, help="The whole stack of each row's latest sample."),
+    click.option("--times", is_flag=True, help="Each row's rate, and its first and last time."),
+)
+_how_to_sample = click.option(
+    "--stack-bytes",
+    default=STACK_BYTES,
+    show_default=True,
+    type=click.IntRange(0, STACK_BYTES_MAX),
+    help="How much of the caller's stack to take with each sample; 0: frame pointers only.",
+)
 _what_to_watch = _options(
     click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
     click.option("--pid", type=click.IntRange(1), help="Only this process, with all its threads."),
@@ -109,21 +121,26 @@ def cli() -> None:
 )
 @click.option("--duration", type=float, callback=_positive, help="End after so many seconds.")
 @_by_option
+@_more
 @_what_to_watch
 @_json_option
 @click.option("--no-clear", is_flag=True, help="Append each new state, also on a terminal.")
+@_how_to_sample
 @_what_to_attach
 @_how_to_probe
 def live(
     interval: float,
     duration: float | None,
     by: tuple[str, ...],
+    stacks: bool,
+    times: bool,
     comm: str | None,
     pid: int | None,
     uid: int | None,
     cgroup: str | None,
     as_json: bool,
     no_clear: bool,
+    stack_bytes: int,
     refused: bool,
     all_steps: bool,
     rung: str | None,
@@ -138,9 +155,10 @@ def live(
     sudo fork-trace live --json      # records, one a line
     """
     wishes = _wishes(rung, backend, without, refused, all_steps)
-    session = Session(wishes, find_filter(comm, pid, uid, cgroup))
+    session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     try:
-        watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json)
+        more = render.More(times, stacks)
+        watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json, more)
     finally:
         session.close()
 
@@ -150,8 +168,10 @@ def live(
 @click.option("--output", metavar="FILE", help="Write all records to this file (JSON Lines).")
 @click.option("--force", is_flag=True, help="Write over FILE if it exists.")
 @_by_option
+@_more
 @_what_to_watch
 @_json_option
+@_how_to_sample
 @_what_to_attach
 @_how_to_probe
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -160,11 +180,14 @@ def capture(
     output: str | None,
     force: bool,
     by: tuple[str, ...],
+    stacks: bool,
+    times: bool,
     comm: str | None,
     pid: int | None,
     uid: int | None,
     cgroup: str | None,
     as_json: bool,
+    stack_bytes: int,
     refused: bool,
     all_steps: bool,
     rung: str | None,
@@ -185,13 +208,14 @@ def capture(
     file = watch.Output(output, force) if output else None
     try:
         wishes = _wishes(rung, backend, without, refused, all_steps)
-        session = Session(wishes, find_filter(comm, pid, uid, cgroup))
+        session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     except BaseException:
         if file:
             file.discard()
         raise
     try:
-        code = watch.capture(session, watch.Ending(), by, duration, file, command, as_json)
+        more = render.More(times, stacks)
+        code = watch.capture(session, watch.Ending(), by, duration, file, command, as_json, more)
     finally:
         session.close()
     sys.exit(code)
@@ -200,15 +224,18 @@ def capture(
 @cli.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @_by_option
+@_more
 @_json_option
-def report(files: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
+def report(
+    files: tuple[str, ...], by: tuple[str, ...], stacks: bool, times: bool, as_json: bool
+) -> None:
     """Show captures again; several files, of several hosts, merge
 
     \b
     fork-trace report forks.jsonl --by cgroup,cause
     fork-trace report host1.jsonl host2.jsonl --by host,cause
     """
-    counted = aggregate.Table(by)
+    counted, more = aggregate.Table(by), render.More(times, stacks)
     headers: list[records.Header] = []
     summaries: list[records.Summary] = []
     for record in [record for name in files for record in _read(name)]:
@@ -222,9 +249,9 @@ def report(files: tuple[str, ...], by: tuple[str, ...], as_json: bool) -> None:
         if as_json:
             print(records.to_json(record))
     if as_json:
-        print(render.json_line(render.merged_summary(counted, summaries)))
+        print(render.json_line(render.merged_summary(counted, summaries, more)))
     else:
-        sys.stdout.write(render.report(counted, summaries, headers))
+        sys.stdout.write(render.report(counted, summaries, headers, more=more))
     sys.exit(1 if counted.failures else 0)
 
 

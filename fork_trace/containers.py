@@ -48,7 +48,8 @@ class Place:
     id: str | None = None  # of the container
     pod: str | None = None  # its uid
     unit: str | None = None  # the systemd unit, where there is one
-    name: str | None = None  # no path tells it
+    name: str | None = None  # no path tells it, but its runtime's files can: see `runtimes`
+    pod_name: str | None = None  # the same: NAMESPACE/POD
     user: int | None = None  # whose service manager (user@UID.service) runs the unit, if one does
     inner: str | None = None  # the path below the container or unit; None: it is its own cgroup
 
@@ -61,6 +62,7 @@ class Place:
             "id": self.id,
             "name": self.name,
             "pod": self.pod,
+            "pod_name": self.pod_name,
             "unit": self.unit,
         }
 

@@ -11,6 +11,13 @@ from fork_trace.session import Session, read_facts
 from fork_trace.symbols import Symbols
 
 
+def _demangling() -> Fact:
+    symbols = Symbols()
+    symbols.close()
+    why = symbols.why_not_demangled
+    return Fact(why is None, why or "names of C++ are shown as people write them")
+
+
 def _fact(fact: Fact) -> dict[str, Any]:
     return {"value": fact.value, "why": fact.why}
 
@@ -24,8 +31,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     features["may_load"] = _fact(facts.may_load)
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
-    libdw = Symbols().why_not
-    features["libdw"] = {"value": libdw is None, "why": libdw or ""}
+    features["libstdc++"] = _fact(_demangling())
     found: dict[str, Any] = {
         "kernel": facts.release,
         "machine": facts.machine,

@@ -125,6 +125,7 @@ STATS: tuple[str, ...] = (
     "filtered",
     "early",
     "unreturned",
+    "stackless",
 )
 
 # enum ft_detail, as words that `causes` decides by.
@@ -165,6 +166,15 @@ _PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
 _LEVEL = struct.Struct("=QQQII")
 LEVEL_COUNT = 16
 CGROUP_PATH_BYTES = 768
+REGISTERS = 34
+STACK_CHUNK = 512
+STACK_BYTES_MAX = 65536
+_EXE_PARTS, _EXE_PART_BYTES = 12, 64
+_ARGUMENT_BYTES = 256
+_STACK_HEAD = struct.Struct("=QIIQQQQ16sII")
+_STACK_REGISTERS = struct.Struct(f"={REGISTERS}Q")
+_STACK_TAIL = struct.Struct(f"={_EXE_PARTS * _EXE_PART_BYTES}s{_ARGUMENT_BYTES}s")
+STACK_HEAD_BYTES = _STACK_HEAD.size + _STACK_REGISTERS.size + _STACK_TAIL.size
 
 KEY_BYTES = _KEY.size
 TALLY_BYTES = _TALLY.size
@@ -201,6 +211,17 @@ CLONE_FLAGS: tuple[tuple[int, str], ...] = (
     (0x100000000, "CLONE_CLEAR_SIGHAND"),
     (0x200000000, "CLONE_INTO_CGROUP"),
 )
+
+
+# Where struct pt_regs (arch/*/include/asm/ptrace.h) has what unwinding needs: each register by its
+# number in DWARF, the program counter, and the word that tells a 32-bit task by one of its bits.
+_DWARF_X86_64 = {
+    **{0: 10, 1: 12, 2: 11, 3: 5, 4: 13, 5: 14, 6: 4, 7: 19, 8: 9, 9: 8, 10: 7, 11: 6},
+    **{12: 3, 13: 2, 14: 1, 15: 0},
+}
+_DWARF_ARM64 = {number: number for number in range(32)}  # x0 to x30, then sp
+_USER_32_CS = 0x23  # arch/x86/include/asm/segment.h
+_MODE_32_BIT = 0x10  # arch/arm64/include/uapi/asm/ptrace.h, PSR_MODE32_BIT
 
 
 class BadEventError(ValueError):
@@ -264,6 +285,35 @@ class Event:
     levels: tuple[Level, ...] = ()
     # Of the cgroup in the key, from the hierarchy's root; None: not to be had, or the root itself.
     cgroup_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What one user stack is unwound from, and what tells the program when /proc cannot."""
+
+    time_ns: int  # with tid: of which event
+    tid: int
+    registers: tuple[int, ...]  # struct pt_regs, as the kernel keeps it
+    start: int  # the address of the first byte of the slice
+    slice: bytes = b""
+    holes: frozenset[int] = frozenset()  # chunks of STACK_CHUNK bytes of it that were not read
+    code_end: int | None = None  # the address where the program's code ends
+    exe_inode: int | None = None
+    exe_device: tuple[int, int] = (0, 0)  # of its filesystem: major, minor
+    exe: str | None = None  # the program's path within its mount; None: too long to be sent
+    arguments: tuple[
+        str, ...
+    ] = ()  # the first of the command line; a last one cut short is left out
+
+    def dwarf_registers(self, machine: str) -> tuple[int, dict[int, int]] | None:
+        """Return the program counter and the registers by DWARF's numbers; None: a 32-bit task."""
+        if machine == "x86_64" and self.registers[17] != _USER_32_CS:
+            places, pc = _DWARF_X86_64, self.registers[16]
+        elif machine == "aarch64" and not self.registers[33] & _MODE_32_BIT:
+            places, pc = _DWARF_ARM64, self.registers[32]
+        else:
+            return None
+        return pc, {number: self.registers[place] for number, place in places.items()}
 
 
 def _text(raw: bytes) -> str:
@@ -335,7 +385,7 @@ def decode(raw: bytes) -> Event:
     offset += USER_FRAMES * _PLACE.size
     levels = _levels(raw, offset, level_count)
     offset += LEVEL_COUNT * _LEVEL.size
-    path = _path(raw[offset : offset + path_bytes])
+    path = _cgroup_path(raw[offset : offset + path_bytes])
     return Event(
         time_ns=time_ns,
         key=key,
@@ -349,6 +399,49 @@ def decode(raw: bytes) -> Event:
         levels=levels,
         cgroup_path=path,
     )
+
+
+def decode_stack(raw: bytes) -> Stack:
+    """Decode a struct ft_stack with its slice."""
+    if len(raw) < STACK_HEAD_BYTES:
+        raise BadEventError(f"a stack has {STACK_HEAD_BYTES} bytes, got {len(raw)}")
+    time_ns, tid, bytes_, start, code_end, *exe, arguments = _STACK_HEAD.unpack_from(raw)
+    inode, device, have, part_count = exe
+    parts, argument = _STACK_TAIL.unpack_from(raw, _STACK_HEAD.size + _STACK_REGISTERS.size)
+    return Stack(
+        time_ns=time_ns,
+        tid=tid,
+        registers=_STACK_REGISTERS.unpack_from(raw, _STACK_HEAD.size),
+        start=start,
+        slice=raw[STACK_HEAD_BYTES : STACK_HEAD_BYTES + bytes_],
+        holes=_holes(int.from_bytes(have, "little"), bytes_),
+        code_end=code_end or None,
+        exe_inode=inode or None,
+        exe_device=(device >> 20, device & 0xFFFFF),
+        exe=_path(parts, part_count),
+        arguments=tuple(
+            each.decode("utf-8", "surrogateescape")
+            for each in argument[:arguments].split(b"\0")[:-1]
+        ),
+    )
+
+
+def _holes(have: int, bytes_: int) -> frozenset[int]:
+    chunks = min(bytes_, STACK_BYTES_MAX) // STACK_CHUNK
+    return frozenset(chunk for chunk in range(chunks) if not have >> chunk & 1)
+
+
+def _path(parts: bytes, count: int) -> str | None:
+    """Join the parts of a path, of which the last comes first; one that fills its place is cut."""
+    if not 0 < count < _EXE_PARTS:
+        return None
+    names = []
+    for index in range(count):
+        part = parts[index * _EXE_PART_BYTES : (index + 1) * _EXE_PART_BYTES].split(b"\0", 1)[0]
+        if not 0 < len(part) < _EXE_PART_BYTES - 1:
+            return None
+        names.append(part.decode("utf-8", "surrogateescape"))
+    return "/" + "/".join(reversed(names))
 
 
 def _frames(raw: bytes, offset: int, tail: tuple[int, ...], count: int) -> tuple[Place, ...]:
@@ -371,7 +464,7 @@ def _levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-def _path(raw: bytes) -> str | None:
+def _cgroup_path(raw: bytes) -> str | None:
     # Innermost first, each name with its NUL; a cgroup without a name there is none.
     names = raw.split(b"\0")
     if len(raw) > CGROUP_PATH_BYTES or names.pop() or not all(names) or not names:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """One line of /proc/PID/maps that has a file (proc(5))."""
+    """One line of /proc/PID/maps that holds code (proc(5))."""
 
     start: int
     end: int
     file_offset: int
     device: str
     inode: int
-    path: str
+    path: str | None  # None: it has no file
 
 
 @dataclass(frozen=True)
@@ -56,30 +57,69 @@ def cgroups(pid: int, root: str = "/proc") -> list[CgroupLine]:
     return lines
 
 
+# Executable ones, by their line in maps: start-end perms offset device inode path
+_CODE = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?$", re.M
+)
+_MOST_MAPS_BYTES = 64 << 20
+
+
 def mappings(pid: int, root: str = "/proc") -> list[Mapping]:
-    """Return the file mappings of a process; none if it is gone or may not be seen."""
-    found = []
+    """Return where the code of a process lies; none if it is gone or may not be seen."""
     try:
-        with open(f"{root}/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            for line in file:
-                # start-end perms offset device inode path
-                parts = line.rstrip("\n").split(None, 5)
-                if len(parts) < 6 or not parts[5].startswith("/"):
-                    continue
-                start, _, end = parts[0].partition("-")
-                found.append(
-                    Mapping(
-                        int(start, 16),
-                        int(end, 16),
-                        int(parts[2], 16),
-                        parts[3],
-                        int(parts[4]),
-                        parts[5],
-                    )
-                )
-    except (OSError, ValueError):
+        with open(f"{root}/{pid}/maps", "rb") as file:
+            raw = file.read(_MOST_MAPS_BYTES)
+    except OSError:
         return []
+    found = []
+    for start, end, offset, device, inode, path in _CODE.findall(raw):
+        is_file = path.startswith(b"/")
+        found.append(
+            Mapping(
+                int(start, 16),
+                int(end, 16),
+                int(offset, 16),
+                device.decode(),
+                int(inode),
+                os.fsdecode(path) if is_file else None,
+            )
+        )
     return found
+
+
+def find_in_mounts(
+    path: str, inode: int, device: tuple[int, int], root: str = "/proc"
+) -> str | None:
+    """Find a file by its path within its filesystem, in our mounts; None if it is not there."""
+    try:
+        with open(f"{root}/self/mountinfo", "rb") as file:
+            lines = file.read(_MOST_MAPS_BYTES).splitlines()
+    except OSError:
+        return None
+    number = b"%d:%d" % device
+    for line in lines:
+        # id parent device root mount-point ... (proc(5)); nothing else is asked, it could hang
+        parts = line.split(b" ", 5)
+        if len(parts) < 6 or parts[2] != number:
+            continue
+        inner, mount = (os.fsdecode(_ESCAPED.sub(_unescaped, part)) for part in parts[3:5])
+        inner = inner.rstrip("/")
+        if not path.startswith(f"{inner}/"):
+            continue
+        found = f"{mount.rstrip('/')}{path[len(inner) :]}"
+        try:
+            if os.stat(found).st_ino == inode:
+                return found
+        except OSError:
+            continue
+    return None
+
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 8) & 0xFF])
 
 
 def descriptors(pid: int, root: str = "/proc") -> int | None:

@@ -35,6 +35,8 @@ class Frame:
     address: int
     symbol: str | None
     file: str | None
+    offset: int | None = None  # of the address in the file
+    build_id: str | None = None  # of the file
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Failure:
     # Who held the pool right after, most first, or up to 10 s before; None: not read.
     holders: tuple[Holder, ...] | None = None
     holders_total: int | None = None  # tasks and zombies of all, also those not named
+    stack_by: str | None = None  # "unwinding", "frame-pointers"; None: there is no stack
+    script: str | None = None  # what the interpreter runs, if the program is one
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Summary:
     rows: tuple[dict[str, Any], ...] = ()
     early: int = 0  # of the failures: those that never reached copy_process
     unmarked: int = 0  # refusals or calls that found no slot; their failures may lack their step
+    stackless: int = 0  # samples whose user stack found no room: their caller may be unknown
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
 
 

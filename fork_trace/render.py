@@ -6,6 +6,8 @@ import json
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -19,9 +21,21 @@ if TYPE_CHECKING:
     from fork_trace.explain import Answer
 
 _WIDTH = 79
-_CELL_WIDTHS = {"command": 15, "caller": 14, "cause": 21, "step": 18}
+_CELL_WIDTHS = {"command": 15, "caller": 28, "cause": 21, "step": 18}
 _CELL_WIDTH = 24
 _LEAST_WIDTH = 8
+_TIMES_WIDTH = 36  # of the three columns that --times adds
+
+
+@dataclass(frozen=True)
+class More:
+    """What a report shows beyond the table and the causes, if asked."""
+
+    times: bool = False
+    stacks: bool = False
+
+
+PLAIN = More()
 
 
 def safe(text: str) -> str:
@@ -70,9 +84,10 @@ def _against(failure: Failure | None) -> str:
     return f"{value}/{amount(first.limit, first.unit).replace('iB', '').replace(' ', '')}"
 
 
-def table(rows: Iterable[Row], by: Sequence[str]) -> str:
+def table(rows: Iterable[Row], by: Sequence[str], more: More = PLAIN) -> str:
     """Draw the rows, most failures first; at most 80 columns with the default `--by`."""
     headings = ["COUNT", *(name.upper() for name in by), "ERRNO", "USED/LIMIT"]
+    headings += ["PER S", "FIRST", "LAST"] if more.times else []
     lines = []
     for row in rows:
         cells: list[str] = [str(row.count)]
@@ -85,9 +100,18 @@ def table(rows: Iterable[Row], by: Sequence[str]) -> str:
         errnos = sorted(safe(name) for name in row.errnos)
         cells.append(errnos[0] if len(errnos) == 1 else f"{errnos[0]}+{len(errnos) - 1}")
         cells.append(_against(row.latest) if len(row.causes) == 1 else "")
+        if more.times:
+            rate = row.per_second()
+            cells.append("-" if rate is None else f"{rate:.3g}")
+            cells += [_clock(row.first_ns), _clock(row.last_ns)]
         lines.append(cells)
     alignment = ("right", *("left" for _ in headings[1:]))
-    _narrow(lines, headings, [1 + by.index(name) for name in ("caller", "command") if name in by])
+    _narrow(
+        lines,
+        headings,
+        [1 + by.index(name) for name in ("caller", "command") if name in by],
+        _WIDTH + _TIMES_WIDTH * more.times,
+    )
     text = tabulate(
         lines,
         headings,
@@ -100,7 +124,42 @@ def table(rows: Iterable[Row], by: Sequence[str]) -> str:
     return text
 
 
-def _narrow(lines: list[list[str]], headings: list[str], columns: Sequence[int]) -> None:
+def _clock(time_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ns // 10**9, timezone.utc).strftime("%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def stacks(rows: Iterable[Row], by: Sequence[str]) -> list[str]:
+    """Write the whole stack of each row's latest sample, innermost frame first."""
+    lines = []
+    for row in rows:
+        names = ", ".join(safe(value or "?") for value in row.key)
+        sample = row.sample
+        lines += ["", *wrap(f"{row.count} x {names}", "", "  ")]
+        if sample is None:
+            lines.append("  no stack was sampled")
+            continue
+        if sample.stack_by == "frame-pointers":
+            lines.append("  by frame pointers only: callers without them are left out")
+        for number, frame in enumerate(sample.stack):
+            where = ""
+            if frame.file is not None:
+                where = f" in {safe(frame.file)}"
+                where += "" if frame.offset is None else f"+{frame.offset:#x}"
+            elif frame.build_id is not None:
+                where = f" in a file of build id {safe(frame.build_id)}"
+            name = safe(frame.symbol) if frame.symbol is not None else f"{frame.address:#x}"
+            lines += wrap(f"#{number:<2} {name}{where}", "  ", "      ")
+            if frame.symbol is None and frame.file is not None and frame.build_id is not None:
+                lines.append(f"      build id {safe(frame.build_id)}")
+    return lines
+
+
+def _narrow(
+    lines: list[list[str]], headings: list[str], columns: Sequence[int], width: int
+) -> None:
     """Cut these columns, the first one first, as far as a wide table needs to keep its width."""
     # tabulate makes a column two wider than its heading.
     widths = [
@@ -108,7 +167,7 @@ def _narrow(lines: list[list[str]], headings: list[str], columns: Sequence[int])
         for n, heading in enumerate(headings)
     ]
     for column in columns:
-        over = sum(widths) + 2 * (len(widths) - 1) - _WIDTH
+        over = sum(widths) + 2 * (len(widths) - 1) - width
         if over > 0:
             widths[column] = max(widths[column] - over, _LEAST_WIDTH)
             for line in lines:
@@ -232,6 +291,8 @@ def losses(summary: Summary) -> str:
         parts.append("so counts are lower bounds, and some causes may be unknown")
     if summary.skipped:
         parts.append(f"counted without a sample: {summary.skipped}")
+    if summary.stackless:
+        parts.append(f"samples without a stack: {summary.stackless}")
     if summary.folded:
         parts.append(f"counted by step only: {summary.folded}")
     if summary.retries:
@@ -244,14 +305,20 @@ def losses(summary: Summary) -> str:
 
 
 def report(
-    counted: Table, summaries: Sequence[Summary], headers: Sequence[Header], details: bool = True
+    counted: Table,
+    summaries: Sequence[Summary],
+    headers: Sequence[Header],
+    details: bool = True,
+    more: More = PLAIN,
 ) -> str:
     """Write the whole report: verdict, table, each cause with numbers and advice, losses."""
     duration = max((summary.duration_s for summary in summaries), default=None)
     hosts = sorted({header.host for header in headers})
     lines = wrap(verdict(counted, duration, hosts), "", "  ")
     if counted.failures:
-        lines += ["", table(counted.rows(), counted.by)]
+        lines += ["", table(counted.rows(), counted.by, more)]
+        if more.stacks:
+            lines += stacks(counted.rows(), counted.by)
         if details:
             for cause, count in counted.causes.most_common():
                 lines += ["", *cause_details(counted.latest[cause], count)]
@@ -276,9 +343,9 @@ def report(
     return "\n".join(lines) + "\n"
 
 
-def json_rows(counted: Table) -> list[dict[str, Any]]:
+def json_rows(counted: Table, more: More = PLAIN) -> list[dict[str, Any]]:
     """Return the rows of a report as JSON objects."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in counted.rows():
         rows.append(
             {
@@ -288,8 +355,12 @@ def json_rows(counted: Table) -> list[dict[str, Any]]:
                 "causes": dict(row.causes),
                 "first_ns": row.first_ns,
                 "last_ns": row.last_ns,
+                "per_second": row.per_second(),
             }
         )
+        if more.stacks:
+            stack = row.sample.stack if row.sample else ()
+            rows[-1]["stack"] = [asdict(frame) for frame in stack]
     return rows
 
 
@@ -298,7 +369,9 @@ def json_line(value: object) -> str:
     return json.dumps(value, ensure_ascii=True)
 
 
-def merged_summary(counted: Table, summaries: Sequence[Summary]) -> dict[str, Any]:
+def merged_summary(
+    counted: Table, summaries: Sequence[Summary], more: More = PLAIN
+) -> dict[str, Any]:
     """Add up the summaries of several captures, with the rows of the merged table."""
     missed = [summary.missed for summary in summaries]
     return {
@@ -306,7 +379,7 @@ def merged_summary(counted: Table, summaries: Sequence[Summary]) -> dict[str, An
         "captures": len(summaries),
         "failures": counted.failures,
         "causes": dict(sorted(counted.causes.items())),
-        "rows": json_rows(counted),
+        "rows": json_rows(counted, more),
         "lost": sum(summary.lost for summary in summaries),
         "missed": None if None in missed else sum(number or 0 for number in missed),
         "skipped": sum(summary.skipped for summary in summaries),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -17,6 +17,7 @@ from typing import Any
 
 from fork_trace import (
     __version__,
+    callers,
     catalogue,
     causes,
     cgroup,
@@ -26,6 +27,7 @@ from fork_trace import (
     holders,
     kernel,
     procfs,
+    runtimes,
     steps,
 )
 from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
@@ -33,7 +35,7 @@ from fork_trace.backends.libbpf import LibbpfBackend, Library
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
 from fork_trace.records import VERSION, Failure, Header, Summary
-from fork_trace.symbols import Symbols
+from fork_trace.symbols import Caller, Symbols
 
 _SETTLE_S = 1.0
 # Rung and backend -> the feature that no other needs, which only an attached program proves.
@@ -44,6 +46,15 @@ _NEEDED_BY = {
 }
 _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type is
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
+STACK_BYTES = 8192
+# Of the time between two looks at the buffer, a tenth of a second: the event loop must go on.
+_UNWINDING_S = 0.02
+# So many samples may wait for it, which is five looks; of more the oldest keep the frames that the
+# kernel found by itself. scripts/bench tells how many stacks a second are unwound.
+_MOST_OWED = 500
+_ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
+_ENDING_S = 2.0  # for those that still wait at the end
+_WAITING_STACKS = 512  # whose sample is not read yet
 
 
 def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
@@ -139,13 +150,20 @@ class _Look:
     identity: tuple[int, str]
     exe: str | None
     cgroups: list[procfs.CgroupLine]
+    stack: events.Stack | None = None
 
 
-def _open(plan: Plan, library: Library | None, filter_: Filter, samples_per_second: int) -> Backend:
+def _open(
+    plan: Plan,
+    library: Library | None,
+    filter_: Filter,
+    samples_per_second: int,
+    stack_bytes: int,
+) -> Backend:
     if plan.backend == "bcc":
         return bcc.BccBackend(plan, filter_, samples_per_second)
     assert library is not None  # the plan refuses a host without libbpf
-    return LibbpfBackend(library, plan, filter_, samples_per_second)
+    return LibbpfBackend(library, plan, filter_, samples_per_second, stack_bytes)
 
 
 def _are_threads_far() -> bool:
@@ -162,6 +180,7 @@ class Session:
         wishes: Wishes = Wishes(),
         filter_: Filter = Filter(),
         samples_per_second: int = SAMPLES_PER_SECOND,
+        stack_bytes: int = STACK_BYTES,
     ) -> None:
         facts, library = read_facts(wishes)
         plan = make(facts, wishes)
@@ -187,7 +206,7 @@ class Session:
                 facts = replace(facts, header_fields=declared.has, header_params=declared.params)
                 plan = make(facts, wishes)
             try:
-                self._backend = _open(plan, library, filter_, samples_per_second)
+                self._backend = _open(plan, library, filter_, samples_per_second, stack_bytes)
                 break
             except RungRefusedError as error:
                 # What the files promise, the kernel may still refuse: then the next rung has its turn.
@@ -216,6 +235,10 @@ class Session:
         self._looks: dict[int, _Look] = {}
         self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
         self._keeper = holders.Keeper()
+        self._names = runtimes.Names()
+        self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
+        # Read, and not made a record of yet: its stack is to be unwound.
+        self._owed: deque[tuple[bytes, events.Event, _Look, causes.Verdict, Any]] = deque()
 
     @property
     def plan(self) -> Plan:
@@ -254,9 +277,11 @@ class Session:
 
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures at most this long and return those that were sampled."""
-        failures = []
-        raws = self._backend.poll(timeout_s)
+        raws = self._backend.poll(0.0 if self._owed else timeout_s)
         sampled = [events.decode(raw) for raw in raws]
+        for raw in self._backend.stacks():
+            stack = events.decode_stack(raw)
+            self._stacks[stack.time_ns, stack.tid] = stack
         # /proc first, for all of them: who failed to fork often exits next.
         seen = [self._look(event) for event in sampled]
         verdicts = [self._diagnose(event.key, event) for event in sampled]
@@ -265,8 +290,25 @@ class Session:
         # One at a time: each takes the kernel a moment, and the buffer must be read meanwhile.
         if self._wants_detail:
             self._wants_detail = self._backend.attach_more()
-        for raw, event, look, verdict, who in zip(raws, sampled, seen, verdicts, held):
-            failure = self._failure(event, look, verdict)
+        self._owed += zip(raws, sampled, seen, verdicts, held)
+        if len(self._stacks) > _WAITING_STACKS:
+            self._stacks.clear()  # their samples were lost
+        return self._told(_UNWINDING_S)
+
+    def _told(self, budget_s: float, drains: bool = False) -> list[Failure]:
+        """Make records of what is owed, until the time is up; what is left waits for the next look.
+
+        More than may wait is told at once, and so is all with `drains`: then without unwinding.
+        """
+        failures = []
+        until_s = time.monotonic() + budget_s
+        while self._owed:
+            is_in_time = time.monotonic() < until_s
+            is_too_much = len(self._owed) > _MOST_OWED
+            if not (is_in_time or is_too_much or drains):
+                break
+            raw, event, look, verdict, who = self._owed.popleft()
+            failure = self._failure(event, look, verdict, is_in_time and not is_too_much)
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
             key = raw[8 : 8 + events.KEY_BYTES]  # struct ft_event: the key follows the time
@@ -279,17 +321,19 @@ class Session:
     def _look(self, event: events.Event) -> _Look:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
         identity = (event.ppid, event.key.comm)
+        stack = self._stacks.pop((event.time_ns, event.tid), None)
         if not self._sees_all_pids:
             # The kernel's pids are of the initial namespace: in our /proc they are strangers.
-            return _Look(identity, None, [])
-        look = _Look(identity, procfs.exe(event.pid), procfs.cgroups(event.pid))
+            return _Look(identity, None, [], stack)
+        # Where its code lies first: a process that exits has no mappings before it is gone.
+        self._symbols.note(self._caller(event), event.user_frames, stack)
+        look = _Look(identity, procfs.exe(event.pid), procfs.cgroups(event.pid), stack)
         known = self._looks.get(event.pid)
         if look.exe is None and not look.cgroups and known and known.identity == identity:
-            look = known
+            look = replace(known, stack=stack)
         if len(self._looks) >= 4096:
             self._looks.clear()
-        self._looks[event.pid] = look
-        self._symbols.note(event.pid, event.user_frames)
+        self._looks[event.pid] = replace(look, stack=None)
         # Cgroups vanish like processes do; what is found is remembered.
         self._paths.directory(event.key.cgroup_id, self._is_pids_v2)
         self._note_cgroups(event)
@@ -324,12 +368,13 @@ class Session:
             holders.pool_of(verdict.cause, event.numbers, event.key.uid, path, event.pid)
         )
 
-    def settle(self) -> list[Failure]:
+    def settle(self, drains: bool = False) -> list[Failure]:
         """Return what was counted but not sampled since the last call, one record for each key.
 
-        Samples that are still under way are not among these: they come by `poll`.
+        Samples that are still under way or owed are not among these, they come by `poll`; except with
+        `drains`: then what is owed comes first.
         """
-        failures = []
+        failures = self._told(_ENDING_S, drains=True) if drains else []
         for raw_key, raw_tally in self._backend.tallies():
             rest = events.decode_tally(raw_tally).unsampled - self._settled[raw_key]
             if rest > 0:
@@ -350,7 +395,7 @@ class Session:
         deadline_s = time.monotonic() + _SETTLE_S
         while not self._is_settled() and time.monotonic() < deadline_s:
             failures += self.poll(0.01)
-        return failures + self.settle()
+        return failures + self.settle(drains=True)
 
     def _is_settled(self) -> bool:
         stats = self._backend.stats()
@@ -377,6 +422,7 @@ class Session:
             early=stats["early"],
             unmarked=stats["unmarked"],
             mismatched=stats["mismatch"],
+            stackless=stats["stackless"],
             ended=ended,
             command=command,
         )
@@ -387,6 +433,7 @@ class Session:
         """Detach; safe to call twice."""
         self._backend.close()
         self._paths.close()
+        self._symbols.close()
 
     def elapsed_s(self) -> float:
         """Seconds since the programs were attached."""
@@ -494,7 +541,12 @@ class Session:
             host = replace(host, files=files, files_max=procfs.number("sys/fs/file-max"))
         return host
 
-    def _failure(self, event: events.Event, look: _Look, verdict: causes.Verdict) -> Failure:
+    def _caller(self, event: events.Event) -> Caller:
+        return Caller(event.pid if self._sees_all_pids else None, event.key.uid)
+
+    def _failure(
+        self, event: events.Event, look: _Look, verdict: causes.Verdict, unwinds: bool
+    ) -> Failure:
         key = event.key
         if verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step):
             self._wants_detail = self._wants_detail or not key.is_observed
@@ -508,7 +560,17 @@ class Session:
             cgroup_name=lambda level: self._level_path(event, look, level),
         )
         evidence = causes.evidence(verdict.cause, seen, self._host_after(verdict, event))
-        stack = self._symbols.frames(event.user_frames)
+        exe = look.exe
+        if exe is None and look.stack is not None:
+            exe = self._symbols.program(look.stack)
+        arguments = look.stack.arguments if look.stack else ()
+        script = callers.script(exe, arguments)
+        stack, stack_by = self._symbols.frames(
+            self._caller(event),
+            event.user_frames,
+            look.stack if unwinds else None,
+            _ONE_STACK_S,
+        )
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns
         own_cgroup = self._own_cgroup(look.cgroups, key)
@@ -517,14 +579,14 @@ class Session:
             time_ns=time_ns,
             count=1,
             comm=key.comm,
-            exe=_shown(look.exe),
+            exe=_shown(exe),
             pid=event.pid,
             tid=event.tid,
             uid=key.uid,
             ppid=event.ppid,
             parent_comm=event.parent_comm,
             cgroup=own_cgroup,
-            container=containers.place(own_cgroup).as_record(),
+            container=self._names.named(containers.place(own_cgroup)).as_record(),
             syscall=key.syscall,
             flags=events.flag_names(event.flags),
             creates="thread" if key.is_thread else "process",
@@ -534,8 +596,10 @@ class Session:
             cause=verdict.cause,
             certainty=verdict.certainty,
             evidence=evidence,
-            caller=stack[0].symbol if stack else None,
+            caller=callers.caller(stack, _shown(script)),
             stack=stack,
+            stack_by=stack_by,
+            script=_shown(script),
             advice=catalogue.advice(
                 verdict.cause,
                 evidence,
@@ -601,7 +665,7 @@ class Session:
             comm=key.comm,
             uid=key.uid,
             cgroup=own_cgroup,
-            container=containers.place(own_cgroup).as_record(),
+            container=self._names.named(containers.place(own_cgroup)).as_record(),
             syscall=key.syscall,
             creates="thread" if key.is_thread else "process",
             errno=causes.errno_name(key.error),

@@ -229,6 +229,7 @@ def capture(
     output: Output | None,
     argv: Sequence[str],
     as_json: bool,
+    more: render.More = render.PLAIN,
 ) -> int:
     """Watch until the duration, the command or a signal ends it; print the report.
 
@@ -274,11 +275,11 @@ def capture(
         command.end(ending.signal)
     take(session.stop())
     summary = session.finish(ended, command.as_json() if command else None)
-    summary = replace(summary, rows=tuple(render.json_rows(counted)))
+    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
     progress.clear()
     _emit(summary)
     if not as_json:
-        sys.stdout.write(render.report(counted, [summary], [header]))
+        sys.stdout.write(render.report(counted, [summary], [header], more=more))
         sys.stdout.flush()
     if command and command.status is None:
         print(f"fork-trace: {argv[0]} still runs.", file=sys.stderr)
@@ -329,6 +330,7 @@ def live(
     duration_s: float | None,
     no_clear: bool,
     as_json: bool,
+    more: render.More = render.PLAIN,
 ) -> Summary:
     """Show the table anew at each interval until the duration or a signal ends it; then a summary."""
     counted = aggregate.Table(by)
@@ -354,16 +356,16 @@ def live(
         if is_over or as_json or (counted.failures == drawn and not screen.redraws):
             continue
         drawn = counted.failures
-        screen.draw(_state(counted, session, screen.redraws))
+        screen.draw(_state(counted, session, screen.redraws, more))
     if ending.signal is not None:
         ended = "signal"
     summary = session.finish(ended)
-    summary = replace(summary, rows=tuple(render.json_rows(counted)))
+    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
     if as_json:
         print(records.to_json(summary), flush=True)
         return summary
     screen.leave()
-    sys.stdout.write(render.report(counted, [summary], [header]))
+    sys.stdout.write(render.report(counted, [summary], [header], more=more))
     sys.stdout.flush()
     return summary
 
@@ -375,15 +377,17 @@ def _take(failures: list[Failure], counted: aggregate.Table, as_json: bool) -> N
             print(records.to_json(failure), flush=True)
 
 
-def _state(counted: aggregate.Table, session: Session, is_screen: bool) -> str:
+def _state(counted: aggregate.Table, session: Session, is_screen: bool, more: render.More) -> str:
     clock = time.strftime("%H:%M:%S")
     first = [f"fork-trace live, {clock}; Ctrl-C ends it with a summary", ""] if is_screen else []
     prefix = "" if is_screen else f"{clock}  "
     lines = first + render.wrap(prefix + render.verdict(counted, session.elapsed_s()), "", "  ")
     if counted.failures:
-        lines += ["", render.table(counted.rows(), counted.by)]
+        lines += ["", render.table(counted.rows(), counted.by, more)]
     # Appended to a file or a pipe, the advice would come again and again; it is in the summary.
     if is_screen:
+        if more.stacks:
+            lines += render.stacks(counted.rows(), counted.by)
         for cause, count in counted.causes.most_common():
             lines += ["", *render.cause_details(counted.latest[cause], count)]
     return "\n".join(lines) + "\n"

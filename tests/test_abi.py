@@ -194,6 +194,28 @@ def test_a_level_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert events._LEVEL.size == btf.find(STRUCT, "ft_level").size_or_type
 
 
+def test_a_stack_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    names = ["time_ns", "tid", "byte_count", "start", "code_end", "exe_inode", "exe_device"]
+    names += ["have", "part_count", "argument_count", "registers", "part", "argument"]
+    expected = spans(events._STACK_HEAD)
+    expected.append((sum(expected[-1]), events._STACK_REGISTERS.size))
+    expected += spans(events._STACK_TAIL, start=sum(expected[-1]))
+
+    assert names == [field.name for field in btf.fields("ft_stack")]
+    assert expected == places(btf.fields("ft_stack"))
+    assert events.STACK_HEAD_BYTES == btf.find(STRUCT, "ft_stack").size_or_type
+
+
+def test_the_sizes_of_a_stack_are_those_of_the_header() -> None:
+    text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
+
+    assert f"#define FT_REGISTERS {events.REGISTERS} " in text
+    assert f"#define FT_STACK_CHUNK {events.STACK_CHUNK} " in text
+    assert f"#define FT_STACK_BYTES_MAX {events.STACK_BYTES_MAX}\n" in text
+    assert f"#define FT_EXE_PARTS {events._EXE_PARTS}\n" in text
+    assert f"#define FT_EXE_PART_BYTES {events._EXE_PART_BYTES}\n" in text
+
+
 def test_the_settings_lie_as_they_are_written(btf: Btf) -> None:
     expected = [
         Field(name, getattr(Config, name).offset, getattr(Config, name).size)
@@ -372,3 +394,48 @@ def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:
     assert f"#define FT_LEVELS {events.LEVEL_COUNT} " in text
     assert f"= {', '.join(str(bit) for bit in filters)}\n" in source
     assert 4 == len(set(filters))
+
+
+def ways(instructions: bytes) -> dict[int, list[tuple[int, bool]]]:
+    """Where each instruction leads, and whether by a jump. A call goes on behind itself."""
+    found: dict[int, list[tuple[int, bool]]] = {}
+    count, at = len(instructions) // 8, 0
+    while at < count:
+        # struct bpf_insn, include/uapi/linux/bpf.h
+        code, _, offset, _ = struct.unpack_from("<BBhi", instructions, at * 8)
+        is_jump = code & 7 in (5, 6) and code & 0xF0 not in (0x80, 0x90)
+        size = 2 if code == 0x18 else 1  # a 64-bit constant fills two
+        if code & 7 in (5, 6) and code & 0xF0 == 0x90:  # exit
+            found[at] = []
+        elif is_jump and code & 0xF0 == 0:  # ja
+            found[at] = [(at + 1 + offset, True)]
+        else:
+            found[at] = [(at + size, is_jump)] + [(at + 1 + offset, True)] * is_jump
+        at += size
+    return found
+
+
+def test_each_loop_goes_back_by_a_jump(parts: dict[str, bytes]) -> None:
+    """Linux 5.10 refuses a program with another kind ("back-edge"); clang makes such at times."""
+    names, faulty = list(parts), []
+    for at in range(0, len(parts[".symtab"]), 24):
+        # Elf64_Sym
+        _, info, _, section, value, size = struct.unpack_from("<IBBHQQ", parts[".symtab"], at)
+        if info & 0xF != 2 or not size:  # STT_FUNC
+            continue
+        leads = ways(parts[names[section]][value : value + size])
+        state, path = {0: 1}, [(0, 0)]  # 1: on the way here, 2: done
+        while path:
+            here, number = path.pop()
+            if number == len(leads[here]):
+                state[here] = 2
+                continue
+            path.append((here, number + 1))
+            target, is_jump = leads[here][number]
+            if state.get(target) == 1 and not is_jump:
+                faulty.append((names[section], value // 8 + here))
+            elif target not in state and target in leads:
+                state[target] = 1
+                path.append((target, 0))
+
+    assert [] == faulty

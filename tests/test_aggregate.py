@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_failure, make_holder
+from conftest import TIME_NS, make_failure, make_holder
 
 from fork_trace import aggregate
 from fork_trace.errors import ForkTraceError
+from fork_trace.records import Frame
 
 
 def counts(table: aggregate.Table) -> list[tuple[Any, ...]]:
@@ -45,7 +46,7 @@ def test_a_folded_record_counts_as_many_as_it_stands_for() -> None:
         ("user", {"uid": None}, (None, "1000")),
         ("parent", {"parent_comm": "bash"}, ("bash", "cron")),
         ("container", {"container": {"id": "abc", "name": "web"}}, (None, "web")),
-        ("container", {"container": {"pod": "p", "name": "web"}}, (None, "p")),
+        ("container", {"container": {"pod": "p", "name": "web"}}, (None, "p/web")),
         ("container", {"container": {"id": "abc", "name": None}}, (None, "abc")),
         ("container", {"container": {}}, (None,)),
     ],
@@ -145,3 +146,61 @@ def test_a_column_that_does_not_exist_is_named_with_those_that_do(text: str) -> 
         aggregate.parse_by(text)
 
     assert all(name in refusal.value.hint for name in aggregate.COLUMNS)
+
+
+SECOND_NS = 10**9
+
+
+def test_a_retry_loop_is_one_row_with_its_count_its_rate_and_its_times() -> None:
+    table = aggregate.Table()
+    for number in range(11):
+        table.add(make_failure(time_ns=TIME_NS + number * SECOND_NS // 5))
+    table.add(make_failure(time_ns=TIME_NS + 2 * SECOND_NS, count=10))
+
+    (row,) = table.rows()
+
+    assert (21, TIME_NS, TIME_NS + 2 * SECOND_NS) == (row.count, row.first_ns, row.last_ns)
+    assert 10.0 == row.per_second()
+
+
+@pytest.mark.parametrize("times", [[0], [0, 0]])
+def test_a_rate_without_a_span_of_time_is_not_known(times: list[int]) -> None:
+    table = aggregate.Table()
+    for time in times:
+        table.add(make_failure(time_ns=TIME_NS + time))
+
+    assert table.rows()[0].per_second() is None
+
+
+FRAMES = (Frame(0x10, "fork", "/libc.so.6"), Frame(0x20, "run_job", "/app"))
+
+
+def test_the_stack_of_a_row_is_its_latest_an_unwound_one_rather_than_not() -> None:
+    table = aggregate.Table()
+    whole = make_failure(stack=FRAMES, stack_by="unwinding", time_ns=TIME_NS)
+    for failure in (
+        make_failure(stack=FRAMES[:1], stack_by="frame-pointers", time_ns=TIME_NS - 1),
+        whole,
+        make_failure(stack=FRAMES[:1], stack_by="frame-pointers", time_ns=TIME_NS + 1),
+        make_failure(time_ns=TIME_NS + 2),
+    ):
+        table.add(failure)
+
+    assert whole == table.rows()[0].sample
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({"pod": "uid", "pod_name": "prod/shop", "name": "app", "id": "1"}, "prod/shop/app"),
+        ({"pod": "uid", "pod_name": None, "name": None, "id": "1"}, "uid"),
+        ({"pod": None, "name": "web", "id": "1"}, "web"),
+        ({"pod": None, "name": None, "id": "1", "unit": "docker-1.scope"}, "1"),
+        ({"unit": "app.service"}, "app.service"),
+        (None, None),
+    ],
+)
+def test_a_container_is_called_by_the_best_name_that_is_known(
+    container: dict[str, str | None] | None, expected: str | None
+) -> None:
+    assert expected == aggregate.column(make_failure(container=container), "container", None)

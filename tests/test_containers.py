@@ -202,11 +202,11 @@ def test_an_unknown_form_is_plain_and_never_a_guess(path: str | None) -> None:
 
 
 @pytest.mark.parametrize(("path", "place"), [*PODS, *CONTAINERS, *UNITS])
-def test_a_record_has_its_five_keys(path: str, place: Place) -> None:
+def test_a_record_has_its_six_keys(path: str, place: Place) -> None:
     record = containers.place(path).as_record()
 
     assert record is not None
-    assert ["runtime", "id", "name", "pod", "unit"] == list(record)
+    assert ["runtime", "id", "name", "pod", "pod_name", "unit"] == list(record)
     assert (place.runtime, place.id, place.pod, place.unit) == tuple(
         record[key] for key in ("runtime", "id", "pod", "unit")
     )

@@ -241,3 +241,80 @@ def test_every_flag_is_one_bit_and_has_one_name() -> None:
 
     assert [1 << n for n in range(8, 34)] == bits
     assert len(bits) == len({name for _, name in events.CLONE_FLAGS})
+
+
+def raw_stack(
+    parts: tuple[bytes, ...] = (b"app", b"bin"),
+    argument: bytes = b"app\0-x\0half",
+    registers: tuple[int, ...] = tuple(range(34)),
+    **changes: int,
+) -> bytes:
+    values = {"time_ns": 5, "tid": 43, "byte_count": 16, "start": 0x7FFE_0000, "code_end": 0x5000}
+    values.update({"exe_inode": 99, "exe_device": 8 << 20 | 2, "have": 0, "zero": 0})
+    values["part_count"] = len(parts)
+    values["argument_count"] = len(argument)
+    raw = struct.pack("=QIIQQQQQQII", *{**values, **changes}.values())
+    raw += struct.pack("=34Q", *registers)
+    raw += b"".join(part.ljust(64, b"\0") for part in parts).ljust(12 * 64, b"\xa5")
+    return raw + argument.ljust(256, b"\xa5") + b"0123456789abcdef" + b"\xa5" * 16
+
+
+def test_a_stack_is_decoded_with_all_that_it_holds() -> None:
+    assert events.Stack(
+        time_ns=5,
+        tid=43,
+        registers=tuple(range(34)),
+        start=0x7FFE_0000,
+        slice=b"0123456789abcdef",
+        code_end=0x5000,
+        exe_inode=99,
+        exe_device=(8, 2),
+        exe="/bin/app",
+        arguments=("app", "-x"),
+    ) == events.decode_stack(raw_stack())
+
+
+@pytest.mark.parametrize(
+    "parts", [(), (b"x",) * 12, (b"x" * 63, b"bin"), (b"", b"bin"), (b"app", b"x" * 64)]
+)
+def test_a_path_that_was_cut_is_not_known(parts: tuple[bytes, ...]) -> None:
+    assert events.decode_stack(raw_stack(parts)).exe is None
+
+
+def test_what_was_not_read_of_a_program_is_not_known() -> None:
+    stack = events.decode_stack(raw_stack(code_end=0, exe_inode=0, argument=b""))
+
+    assert (None, None, ()) == (stack.code_end, stack.exe_inode, stack.arguments)
+
+
+@given(some.binary(max_size=events.STACK_HEAD_BYTES + 64))
+def test_no_bytes_of_a_stack_are_worse_than_refused(raw: bytes) -> None:
+    if len(raw) < events.STACK_HEAD_BYTES:
+        with pytest.raises(events.BadEventError):
+            events.decode_stack(raw)
+    else:
+        assert len(events.decode_stack(raw).slice) <= 64
+
+
+def test_what_could_not_be_read_of_a_stack_is_a_hole() -> None:
+    stack = events.decode_stack(raw_stack(byte_count=2048, have=0b1001) + bytes(4096))
+
+    assert (2048, {1, 2}) == (len(stack.slice), stack.holes)
+
+
+def test_registers_are_told_by_the_numbers_of_dwarf() -> None:
+    # struct pt_regs of x86-64: r15 first, then down to sp.
+    pc, registers = events.decode_stack(raw_stack()).dwarf_registers("x86_64") or (0, {})
+
+    assert (16, 19, 4, 5, 0) == (pc, registers[7], registers[6], registers[3], registers[15])
+    arm_pc, arm = events.decode_stack(raw_stack()).dwarf_registers("aarch64") or (0, {})
+    assert (32, 31, 30, 29) == (arm_pc, arm[31], arm[30], arm[29])
+
+
+def test_a_32_bit_task_is_not_unwound() -> None:
+    of_32 = tuple(0x23 if number == 17 else number for number in range(34))
+    arm_32 = tuple(0x10 if number == 33 else number for number in range(34))
+
+    assert events.decode_stack(raw_stack(registers=of_32)).dwarf_registers("x86_64") is None
+    assert events.decode_stack(raw_stack(registers=arm_32)).dwarf_registers("aarch64") is None
+    assert events.decode_stack(raw_stack()).dwarf_registers("riscv64") is None

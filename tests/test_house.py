@@ -29,13 +29,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": {"catalogue", "errors", "texts"},
     # 3
     "aggregate": {"errors", "records"},
+    "callers": {"records"},
     # 4
     "kernel": {"plan"},
     "headers": {"plan"},
     "procfs": set(),
     "cgroup": set(),
     "holders": {"records"},
-    "symbols": {"events", "procfs", "records"},
+    "files": set(),
+    "elf": set(),
+    "cfi": {"elf"},
+    "unwind": {"cfi", "events"},
+    "demangle": set(),
+    "perfmap": {"files"},
+    "runtimes": {"containers", "files"},
+    "symbols": {
+        *("callers", "cfi", "demangle", "elf", "events", "files", "perfmap", "procfs"),
+        *("records", "unwind"),
+    },
     "backends": {"errors", "plan"},
     "backends.kprobe_events": set(),
     "backends.settings": {"backends", "events", "plan", "steps"},
@@ -66,23 +77,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # 5
     "session": {
-        *("__init__", "backends", "backends.bcc", "backends.libbpf", "catalogue", "causes"),
-        *("cgroup", "containers", "errors", "events", "headers", "holders", "kernel", "plan"),
-        *("procfs", "records", "steps", "symbols"),
+        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
+        *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
+        *("plan", "procfs", "records", "runtimes", "steps", "symbols"),
     },
     # 6
     "doctor": {"errors", "kernel", "plan", "session", "symbols"},
     "watch": {"aggregate", "errors", "records", "render", "session"},
     # 7
     "cli": {
-        *("__init__", "aggregate", "doctor", "errors", "explain", "plan", "records", "rehearse"),
+        *("__init__", "aggregate", "doctor", "errors", "events", "explain", "plan", "records"),
+        "rehearse",
         *("render", "session", "watch"),
     },
     "__main__": {"cli"},
 }
 PURE = (
     *("errors", "steps", "events", "plan", "records", "causes", "containers", "texts", "catalogue"),
-    *("explain", "aggregate"),
+    *("explain", "aggregate", "callers"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {
@@ -99,7 +111,7 @@ OWNERS = {
     "threading": set(),
     "pickle": set(),
 }
-NAMED_ONLY_BY = {"libbpf.so": {"backends.libbpf"}, "libdw": {"symbols"}}
+NAMED_ONLY_BY = {"libbpf.so": {"backends.libbpf"}, "libstdc++": {"demangle"}, "libdw": set()}
 # How a process is made -> who does so: rehearsals, and the command of a capture.
 MAKERS = {
     "os.system": set(),

@@ -17,6 +17,7 @@ MAPS = """\
 55d0c0001000-55d0c0003000 r-xp 00001000 fe:01 1234                       /usr/bin/dash
 7f0000000000-7f0000001000 rw-p 00000000 00:00 0
 7f0000001000-7f0000002000 r-xp 0000a000 fe:01 99                         /opt/with  two spaces/lib.so (deleted)
+7f0000003000-7f0000004000 rwxp 00000000 00:00 0
 7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 """
@@ -28,11 +29,10 @@ def write(root: Path, name: str, text: bytes | str) -> str:
     return str(root)
 
 
-def test_mappings_are_those_with_a_file(tmp_path: Path) -> None:
+def test_mappings_are_those_that_hold_code(tmp_path: Path) -> None:
     found = procfs.mappings(42, write(tmp_path, "maps", MAPS))
 
     assert [
-        procfs.Mapping(0x55D0C0000000, 0x55D0C0001000, 0, "fe:01", 1234, "/usr/bin/dash"),
         procfs.Mapping(0x55D0C0001000, 0x55D0C0003000, 0x1000, "fe:01", 1234, "/usr/bin/dash"),
         procfs.Mapping(
             0x7F0000001000,
@@ -42,13 +42,41 @@ def test_mappings_are_those_with_a_file(tmp_path: Path) -> None:
             99,
             "/opt/with  two spaces/lib.so (deleted)",
         ),
+        # What a compiler made at run time has no file.
+        procfs.Mapping(0x7F0000003000, 0x7F0000004000, 0, "00:00", 0, None),
+        procfs.Mapping(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, 0, "00:00", 0, None),
     ] == found
+
+
+def mounts(root: Path, *lines: str) -> str:
+    (root / "self").mkdir(exist_ok=True)
+    (root / "self" / "mountinfo").write_text("".join(f"{line}\n" for line in lines))
+    return str(root)
+
+
+def test_a_file_is_found_in_the_mount_of_its_filesystem(tmp_path: Path) -> None:
+    place = tmp_path / "with space" / "bin"
+    place.mkdir(parents=True)
+    (place / "app").write_text("")
+    inode = (place / "app").stat().st_ino
+    mount = str(tmp_path / "with space").replace(" ", "\\040")
+    root = mounts(
+        tmp_path,
+        "21 1 8:1 / / rw - ext4 /dev/sda1 rw",
+        f"22 21 8:2 /root {mount} rw,relatime shared:1 - ext4 /dev/sda2 rw",
+        "not a line",
+    )
+
+    assert str(place / "app") == procfs.find_in_mounts("/root/bin/app", inode, (8, 2), root)
+    assert procfs.find_in_mounts("/root/bin/app", inode, (8, 3), root) is None
+    assert procfs.find_in_mounts("/root/bin/app", inode + 1, (8, 2), root) is None
+    assert procfs.find_in_mounts("/other/bin/app", inode, (8, 2), root) is None
 
 
 def test_a_path_of_any_bytes_can_be_opened_again(tmp_path: Path) -> None:
     root = write(tmp_path, "maps", b"1000-2000 r-xp 00000000 fe:01 1 /opt/\xff.so\n")
 
-    assert b"/opt/\xff.so" == os.fsencode(procfs.mappings(42, root)[0].path)
+    assert b"/opt/\xff.so" == os.fsencode(procfs.mappings(42, root)[0].path or "")
 
 
 def test_cgroups_are_one_for_each_hierarchy(tmp_path: Path) -> None:
@@ -271,4 +299,4 @@ def test_our_own_host_has_threads_files_and_descriptors() -> None:
 
 def test_our_own_process_is_seen() -> None:
     assert os.path.realpath(sys.executable) == procfs.exe(os.getpid())
-    assert any(mapping.path.endswith(".so.6") for mapping in procfs.mappings(os.getpid()))
+    assert any((mapping.path or "").endswith(".so.6") for mapping in procfs.mappings(os.getpid()))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fork_trace import aggregate, catalogue, render, steps
-from fork_trace.records import Failure, Holder
+from fork_trace.records import Failure, Frame, Holder
 
 GOLDEN = """\
 2 causes, 24 failed forks in 2 s; worst: pids-cgroup, 7 of 7,
@@ -407,6 +407,7 @@ def test_rows_as_json_have_their_columns_by_name() -> None:
         "causes": {"pids-cgroup": 5},
         "first_ns": make_failure().time_ns,
         "last_ns": make_failure().time_ns,
+        "per_second": None,
     } == row
 
 
@@ -471,3 +472,56 @@ def test_doctor_says_what_is_wrong_and_what_to_do() -> None:
     text = render.doctor(found(usable=False, why="no BTF", remedy="Get one.", attached=[]))
 
     assert text.startswith("fork-trace cannot watch forks here: no BTF.\n  -> Get one.\n")
+
+
+STACK = (
+    Frame(0x10, "fork\x1b[31m", "/usr/lib/libc.so.6", 0x1234, "ab" * 20),
+    Frame(0x20, None, "/opt/app", 0x5678, "cd" * 20),
+    Frame(0x30, None, None),
+)
+
+
+def test_the_stack_of_each_row_is_shown_innermost_first_and_harmless() -> None:
+    counted = aggregate.Table()
+    counted.add(make_failure(stack=STACK, stack_by="unwinding"))
+    text = render.report(counted, [], [], more=render.More(stacks=True))
+
+    assert "  #0  fork\\x1b[31m in /usr/lib/libc.so.6+0x1234\n" in text
+    assert f"  #1  0x20 in /opt/app+0x5678\n      build id {'cd' * 20}\n" in text
+    assert "  #2  0x30\n" in text
+    assert "frame pointers" not in text
+    assert "#0" not in render.report(counted, [], [])
+
+
+def test_a_stack_by_frame_pointers_says_so_and_none_is_said_as_well() -> None:
+    counted = aggregate.Table(("command",))
+    counted.add(make_failure(stack=STACK[:1], stack_by="frame-pointers"))
+    counted.add(make_failure(comm="bash"))
+
+    text = "\n".join(render.stacks(counted.rows(), counted.by))
+
+    assert "by frame pointers only" in text
+    assert "no stack was sampled" in text
+
+
+def test_rates_and_times_are_columns_if_asked_for() -> None:
+    counted = aggregate.Table()
+    counted.add(make_failure())
+    counted.add(make_failure(time_ns=make_failure().time_ns + 2_000_000_000))
+    first, second = render.table(counted.rows(), counted.by, render.More(times=True)).splitlines()
+
+    assert ["PER", "S", "FIRST", "LAST"] == first.split()[-4:]
+    assert ["0.5", "05:06:07Z", "05:06:09Z"] == second.split()[-3:]
+    assert "PER S" not in render.table(counted.rows(), counted.by)
+
+
+def test_machines_get_rates_always_and_stacks_if_asked_for() -> None:
+    counted = aggregate.Table()
+    counted.add(make_failure(stack=STACK, stack_by="unwinding"))
+
+    (row,) = render.json_rows(counted)
+    (more,) = render.json_rows(counted, render.More(stacks=True))
+
+    assert row["per_second"] is None
+    assert "stack" not in row
+    assert [0x10, 0x20, 0x30] == [frame["address"] for frame in more["stack"]]

@@ -6,8 +6,10 @@ import errno
 import mmap
 import os
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -377,3 +379,47 @@ def test_a_missing_libbpf_is_told_with_the_package_to_install() -> None:
 
     assert "cannot load libbpf" in told.value.message
     assert "libbpf1" in told.value.hint
+
+
+def owing(count: int, told: list[bool]) -> session.Session:
+    """A session that has read so many samples whose stacks still wait."""
+    found: Any = object.__new__(session.Session)
+    found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
+    found._latest, found._verdicts, found._judged = {}, {}, {}
+    found._failure = lambda _event, _look, _verdict, unwinds: told.append(unwinds)
+    return found  # type: ignore[no-any-return]
+
+
+def test_stacks_are_unwound_until_the_time_is_up() -> None:
+    told: list[bool] = []
+
+    assert 5 == len(owing(5, told)._told(60.0))
+    assert [True] * 5 == told
+
+
+def test_what_is_over_the_time_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(session, "_MOST_OWED", 5)
+
+    assert [] == owing(5, told)._told(-1.0)
+    assert [] == told
+
+
+def test_more_than_may_wait_is_told_at_once_by_frame_pointers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(session, "_MOST_OWED", 3)
+    some_session = owing(5, told)
+
+    assert 2 == len(some_session._told(-1.0))
+    assert [False, False] == told
+    assert 3 == len(some_session._told(60.0))
+    assert [True] * 3 == told[2:]
+
+
+def test_at_the_end_nothing_is_left_over() -> None:
+    told: list[bool] = []
+
+    assert 5 == len(owing(5, told)._told(-1.0, drains=True))
+    assert [False] * 5 == told

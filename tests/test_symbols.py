@@ -1,25 +1,36 @@
-"""Places as names: a library of our own, built here, and the C library that we run on."""
+"""Frames of user stacks, from places and from slices of a stack in files that were built for it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import shutil
+import struct
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fork_trace import procfs, symbols
-from fork_trace.events import Place
+from fork_trace import cfi, procfs, symbols
+from fork_trace.events import Place, Stack
+from fork_trace.records import Frame
+from fork_trace.symbols import Caller
 
 SOURCE = """
 int refuse_here(int x) { return x * 3 + 1; }
 int refuse_there(int x) { return x * 5 + 2; }
 """
+ID = "0123456789abcdef0123456789abcdef01234567"
+SELF = Caller(os.getpid(), os.getuid())
+GONE = Caller(2**22 + 1, os.getuid())
+
+x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="its registers are x86-64's")
 
 
-def build(directory: Path, name: str, build_id: str, source: str = SOURCE) -> Path:
+def build(directory: Path, name: str, build_id: str = ID, source: str = SOURCE) -> Path:
     compiler = shutil.which("cc")
     if not compiler:
         pytest.skip("needs a C compiler; install one (Debian: gcc) to run it")
@@ -36,78 +47,105 @@ def build(directory: Path, name: str, build_id: str, source: str = SOURCE) -> Pa
 
 
 @pytest.fixture
-def named() -> symbols.Symbols:
+def named() -> Iterator[symbols.Symbols]:
     found = symbols.Symbols()
-    if found.why_not:
-        pytest.skip(f"{found.why_not}; install it (Debian: libdw1) to run it")
-    return found
+    yield found
+    found.close()
 
 
-def place(function: object, build_id: str, into: int = 1) -> Place:
-    """The place of a loaded function: as the kernel gives it, a build id and an offset in the file."""
+def address_of(function: object) -> int:
     address = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
     assert address
+    return address
+
+
+def place(function: object, build_id: str = ID, into: int = 1) -> Place:
+    """The place of a loaded function: as the kernel gives it, a build id and an offset in the file."""
+    address = address_of(function) + into
     for mapping in procfs.mappings(os.getpid()):
         if mapping.start <= address < mapping.end:
-            return Place(
-                address + into, build_id, address + into - mapping.start + mapping.file_offset
-            )
+            return Place(address, build_id, address - mapping.start + mapping.file_offset)
     raise AssertionError("the function is in no file")
 
 
-ID = "0123456789abcdef0123456789abcdef01234567"
+def frames(
+    named: symbols.Symbols, *places: Place, caller: Caller = SELF, stack: Stack | None = None
+) -> tuple[Frame, ...]:
+    named.note(caller, places, stack)
+    return named.frames(caller, places, stack)[0]
+
+
+def gone(named: symbols.Symbols, *places: Place, stack: Stack | None = None) -> tuple[Frame, ...]:
+    """The frames of a process that was gone before anything of it was looked at."""
+    return frames(named, *places, caller=GONE, stack=stack)
 
 
 @pytest.mark.parametrize("name", ["refuse_here", "refuse_there"])
 def test_a_place_has_the_name_of_its_function_and_its_file(
     named: symbols.Symbols, tmp_path: Path, name: str
 ) -> None:
-    built = build(tmp_path, "ours.so", ID)
-    where = place(getattr(ctypes.CDLL(str(built)), name), ID)
+    built = build(tmp_path, "ours.so")
+    where = place(getattr(ctypes.CDLL(str(built)), name))
 
-    named.note(os.getpid(), [where])
-    (frame,) = named.frames([where])
+    (frame,) = frames(named, where)
 
-    assert (where.address, name, str(built)) == (frame.address, frame.symbol, frame.file)
+    assert Frame(where.address, name, str(built), where.offset, ID) == frame
 
 
 def test_a_name_is_known_after_the_process_and_its_mappings_are_gone(
     named: symbols.Symbols, tmp_path: Path
 ) -> None:
-    built = build(tmp_path, "ours.so", ID)
-    where = place(ctypes.CDLL(str(built)).refuse_here, ID)
-    named.note(os.getpid(), [where])
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    frames(named, where)
 
-    frames = named.frames([Place(0xDEAD, ID, where.offset)])
+    (frame,) = gone(named, Place(0xDEAD, ID, where.offset))
 
-    assert "refuse_here" == frames[0].symbol
+    assert "refuse_here" == frame.symbol
 
 
 def test_a_file_that_was_replaced_since_lends_nobody_its_names(
-    named: symbols.Symbols, tmp_path: Path
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = build(tmp_path, "ours.so", ID)
-    where = place(ctypes.CDLL(str(built)).refuse_here, ID)
-    named.note(os.getpid(), [where])
+    monkeypatch.setattr(symbols, "_OPEN_FILES", 1)
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    named.note(SELF, [where], None)
     built.unlink()
     build(tmp_path, "ours.so", ID[::-1])
+    other = build(tmp_path, "other.so", ID[:-1] + "8")
+    named._layouts.clear()
+    frames(named, place(ctypes.CDLL(str(other)).refuse_here, ID[:-1] + "8"))
 
-    (frame,) = named.frames([where])
+    (frame,) = gone(named, Place(0xDEAD, ID, where.offset))
 
     assert (None, str(built)) == (frame.symbol, frame.file)
+
+
+def test_a_file_that_was_deleted_is_read_all_the_same(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    built.unlink()
+    if not os.access(f"/proc/self/map_files/{min(os.listdir('/proc/self/map_files'))}", os.R_OK):
+        pytest.skip("needs the right to open map_files; run it as root")
+
+    (frame,) = frames(named, where)
+
+    assert "refuse_here" == frame.symbol
 
 
 def test_a_place_outside_every_function_or_file_has_no_name(
     named: symbols.Symbols, tmp_path: Path
 ) -> None:
-    built = build(tmp_path, "ours.so", ID)
-    where = place(ctypes.CDLL(str(built)).refuse_here, ID)
-    named.note(os.getpid(), [where])
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    frames(named, where)
 
-    frames = named.frames([Place(1, ID, 1 << 40), Place(2, "00" * 20, 1), Place(3)])
+    found = gone(named, Place(1, ID, 1 << 40), Place(2, "00" * 20, 1), Place(3))
 
-    assert [None, None, None] == [frame.symbol for frame in frames]
-    assert [str(built), None, None] == [frame.file for frame in frames]
+    assert [None, None, None] == [frame.symbol for frame in found]
+    assert [str(tmp_path / "ours.so"), None, None] == [frame.file for frame in found]
+    assert [ID, "00" * 20, None] == [frame.build_id for frame in found]
 
 
 def test_the_c_library_is_known_before_anybody_fails(named: symbols.Symbols) -> None:
@@ -115,27 +153,166 @@ def test_the_c_library_is_known_before_anybody_fails(named: symbols.Symbols) -> 
     (path,) = {
         mapping.path
         for mapping in procfs.mappings(os.getpid())
-        if os.path.basename(mapping.path).startswith("libc.so")
+        if os.path.basename(mapping.path or "").startswith("libc.so")
     }
-    build_id = next(known for known, file in named._files.items() if file == path)
+    build_id = next(known for known, file in named._paths.items() if file == path)
 
-    (frame,) = named.frames([place(libc.getpid, build_id)])
+    (frame,) = gone(named, place(libc.getpid, build_id))
 
     assert (path, True) == (frame.file, "getpid" in (frame.symbol or ""))
 
 
+# struct pt_regs of x86-64
+IP, CS, SP = 16, 17, 19
+
+
+def stack_of(pc: int, *words: int, **changes: Any) -> Stack:
+    registers = [0] * 34
+    registers[IP], registers[CS], registers[SP] = pc, 0x33, 0x7FFE_0000
+    values: dict[str, Any] = {
+        "time_ns": 1,
+        "tid": 1,
+        "registers": tuple(registers),
+        "start": 0x7FFE_0000,
+        "slice": struct.pack(f"<{len(words)}Q", *words),
+    }
+    return Stack(**{**values, **changes})
+
+
+@x86_64
+def test_a_stack_is_unwound_through_files_without_frame_pointers(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = place(library.refuse_here, into=0)
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
+    named.note(SELF, [where], stack)
+
+    found, how = named.frames(SELF, [where], stack)
+
+    assert ["refuse_here", "refuse_there"] == [frame.symbol for frame in found]
+    assert "unwinding" == how
+
+
+@x86_64
+def test_what_cannot_be_unwound_keeps_the_frames_that_the_kernel_found(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here, into=0)
+    places = [where, Place(0x10, None, None)]
+    for stack in (None, stack_of(where.address), stack_of(0x10, 0x20, 0x30)):
+        named.note(SELF, places, stack)
+
+        found, how = named.frames(SELF, places, stack)
+
+        assert [where.address, 0x10] == [frame.address for frame in found]
+        assert "frame-pointers" == how
+
+
+def test_without_any_stack_nothing_is_said_of_one(named: symbols.Symbols) -> None:
+    assert ((), None) == named.frames(GONE, [])
+
+
+PROGRAM = """
+__attribute__((noinline)) int run_job(int x) { return x * 3 + 1; }
+int main(int argc, char **argv) { return run_job(argc); }
+"""
+
+
+def build_program(directory: Path) -> tuple[Path, int, int]:
+    """A program; where its code ends, and where run_job is, as linked."""
+    built = directory / "program"
+    (directory / "program.c").write_text(PROGRAM)
+    subprocess.run(["cc", "-O1", "-pie", "-fPIE", "-o", built, directory / "program.c"], check=True)
+    headers = subprocess.run(["readelf", "-lW", built], capture_output=True, text=True).stdout
+    code = next(line.split() for line in headers.splitlines() if " R E " in line)
+    listed = subprocess.run(["nm", built], capture_output=True, text=True).stdout
+    job = next(line.split()[0] for line in listed.splitlines() if line.endswith(" run_job"))
+    return built, int(code[2], 16) + int(code[4], 16), int(job, 16)
+
+
+@x86_64
+def test_a_program_that_is_gone_is_found_by_its_inode_and_the_end_of_its_code(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built, end, job = build_program(tmp_path)
+    status, bias = built.stat(), 0x5555_5555_0000
+    stack = stack_of(
+        *(bias + job, bias + job + 1, 0),
+        code_end=bias + end,
+        exe_inode=status.st_ino,
+        exe_device=(os.major(status.st_dev), os.minor(status.st_dev)),
+        exe=str(built),
+    )
+    if procfs.find_in_mounts(str(built), status.st_ino, stack.exe_device) is None:
+        pytest.skip(
+            "the directory of this test is on a filesystem whose mount tells another device"
+        )
+
+    found = gone(named, Place(bias + job), stack=stack)
+
+    assert [("run_job", str(built))] * 2 == [(frame.symbol, frame.file) for frame in found]
+    assert str(built) == named.program(stack)
+
+
+@x86_64
+def test_a_program_that_would_not_lie_on_a_page_is_another_one(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built, end, job = build_program(tmp_path)
+    status = built.stat()
+    stack = stack_of(
+        *(job, job + 1),
+        code_end=end + 8,
+        exe_inode=status.st_ino,
+        exe_device=(os.major(status.st_dev), os.minor(status.st_dev)),
+        exe=str(built),
+    )
+
+    assert [None] == [frame.symbol for frame in gone(named, Place(job), stack=stack)]
+
+
+@x86_64
+def test_mappings_of_another_program_are_not_taken_for_the_caller_s(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = Place(address_of(library.refuse_here))
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, code_end=0x1234)
+
+    assert [None] == [frame.symbol for frame in frames(named, where, stack=stack)]
+
+
 def test_a_hostile_file_is_no_crash(named: symbols.Symbols, tmp_path: Path) -> None:
-    built = build(tmp_path, "ours.so", ID)
-    where = place(ctypes.CDLL(str(built)).refuse_here, ID)
-    named.note(os.getpid(), [where])
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    frames(named, where)
     image = built.read_bytes()
     built.unlink()  # the mapping stays whole
     for broken in (b"", b"\x7fELF", image[: len(image) // 2], b"\x7fELF" + b"\xff" * 4096):
         built.write_bytes(broken)
         fresh = symbols.Symbols()
-        fresh._files.update(named._files)
+        fresh._paths.update(named._paths)
+        fresh._keys.update(named._keys)
 
-        assert 1 == len(fresh.frames([where]))
+        assert 1 == len(gone(fresh, where))
+        fresh.close()
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    copy = tmp_path / "copy.so"
+    shutil.copy(built, copy)
+    status = copy.stat()
+    named._paths[ID], named._keys[ID] = str(copy), symbols._device_and_inode(status)
+    assert "refuse_here" == gone(named, where)[0].symbol
+    os.truncate(copy, 100)
+    named._names.clear()
+
+    assert 1 == len(gone(named, where))
 
 
 def test_more_files_than_are_kept_open_are_named_all_the_same(
@@ -145,32 +322,89 @@ def test_more_files_than_are_kept_open_are_named_all_the_same(
     wheres = []
     for number in range(3):
         build_id = f"{number:040x}"
-        built = build(
-            tmp_path, f"ours{number}.so", build_id, f"int f{number}(void) {{ return 1; }}"
-        )
+        source = f"int f{number}(void) {{ return 1; }}"
+        built = build(tmp_path, f"ours{number}.so", build_id, source)
         wheres.append(place(getattr(ctypes.CDLL(str(built)), f"f{number}"), build_id))
-    named.note(os.getpid(), wheres)
+    before = len(os.listdir("/proc/self/fd"))
 
-    frames = named.frames(wheres)
+    found = frames(named, *wheres)
 
-    assert ["f0", "f1", "f2"] == [frame.symbol for frame in frames]
-    assert len(named._open) == 1
+    assert ["f0", "f1", "f2"] == [frame.symbol for frame in found]
+    assert len(named._files) == 1
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_without_libdw_callers_are_addresses_and_it_is_said_why() -> None:
-    found = symbols.Symbols("libdw-that-is-not-there.so.1")
-    somewhere = Place(0x1000, ID, 16)
+def test_everything_that_is_opened_is_closed(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    found = symbols.Symbols()
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    assert "refuse_here" == frames(found, where)[0].symbol
+    found.close()
 
-    found.note(os.getpid(), [somewhere])
-    (frame,) = found.frames([somewhere])
-
-    assert "libdw is missing" in (found.why_not or "")
-    assert (0x1000, None, None) == (frame.address, frame.symbol, frame.file)
+    assert before == len(os.listdir("/proc/self/fd"))
 
 
 def test_a_process_that_is_gone_teaches_nothing(named: symbols.Symbols) -> None:
-    somewhere = Place(0x1000, ID, 16)
+    (frame,) = gone(named, Place(0x1000, ID, 16))
 
-    named.note(2**22 + 1, [somewhere])
+    assert frame.file is None
 
-    assert named.frames([somewhere])[0].file is None
+
+def test_mappings_are_read_once_in_a_second(
+    named: symbols.Symbols, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    mappings = procfs.mappings(os.getpid())
+    monkeypatch.setattr(procfs, "mappings", lambda pid: read.append(pid) or mappings)
+    where = place(ctypes.CDLL(None).getpid)
+    read.clear()
+    for _ in range(5):
+        named.note(SELF, [where], None)
+
+    assert [os.getpid()] == read
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 2)
+    named.note(SELF, [where], None)
+    assert 2 == len(read)
+
+
+def test_mappings_are_read_again_if_code_lies_where_there_was_none(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    frames(named, place(ctypes.CDLL(None).getpid))
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    time.sleep(0.1)
+
+    (frame,) = frames(named, where)
+
+    assert "refuse_here" == frame.symbol
+
+
+@x86_64
+def test_a_stack_whose_files_take_long_is_tried_once_more(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = place(library.refuse_here, into=0)
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
+    named.note(SELF, [where], stack)
+    read = cfi.Tables.row
+    monkeypatch.setattr(
+        cfi.Tables, "row", lambda tables, vaddr: time.sleep(0.2) or read(tables, vaddr)
+    )
+
+    found, _ = named.frames(SELF, [where], stack, most_s=0.1)
+
+    assert ["refuse_here", "refuse_there"] == [frame.symbol for frame in found]
+
+
+@x86_64
+def test_a_file_that_has_cost_too_much_costs_no_more(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symbols, "_MOST_ON_FILE_S", -1.0)
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    where = place(library.refuse_here, into=0)
+    stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
+    named.note(SELF, [where], stack)
+
+    assert "frame-pointers" == named.frames(SELF, [where], stack)[1]

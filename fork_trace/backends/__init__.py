@@ -36,6 +36,9 @@ class Backend(Protocol):
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""
 
+    def stacks(self) -> list[bytes]:
+        """Return the user stacks that came with the events of the last poll, or for the next one."""
+
     def tallies(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
 

@@ -286,6 +286,10 @@ class BccBackend:
                 yield following.raw, value.raw
             key = ctypes.create_string_buffer(following.raw, key_bytes)
 
+    def stacks(self) -> list[bytes]:
+        """Return none: callers are named by the frames that the kernel finds."""
+        return []
+
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
         return list(self._pairs("tallies", events.KEY_BYTES, events.TALLY_BYTES))

@@ -119,6 +119,7 @@ class Library:
             "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
             "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
             "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
+            "ring_buffer__add": (c_int, [c_void_p, c_int, _SampleFn, c_void_p]),
             "bpf_map_lookup_batch": (
                 c_int,
                 [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
@@ -279,13 +280,16 @@ class LibbpfBackend:
         plan: Plan,
         filter_: Filter = Filter(),
         samples_per_second: int = 50,
+        stack_bytes: int = 0,
     ) -> None:
+        self._stack_bytes = stack_bytes
         self._library = library
         self._lib = library.lib
         self._object: int | None = None
         self._links: list[int] = []
         self._ring: int | None = None
         self._pending: list[bytes] = []
+        self._stacks: list[bytes] = []
         self._programs: dict[str, int] = {}
         self._waiting: list[Probe] = []
         self._may_detail = False  # every probe in detail could be attached, up to now
@@ -311,15 +315,19 @@ class LibbpfBackend:
                 )
             plan = plan.without_probe(probe.program, reason)
         self._on_sample_kept = _SampleFn(self._on_sample)
+        self._on_stack_kept = _SampleFn(self._on_stack)
         self._ring = self._lib.ring_buffer__new(
             self._map_fd("events"), self._on_sample_kept, None, None
         )
-        if not self._ring:
+        # The samples first: a stack is there before its sample, so none is read without its own.
+        if not self._ring or self._lib.ring_buffer__add(
+            self._ring, self._map_fd("user_stacks"), self._on_stack_kept, None
+        ):
             reason = os.strerror(ctypes.get_errno())
             self.close()
             raise ForkTraceError(
                 f"cannot open the ring buffer: {reason}",
-                "It needs 2 MiB of address space and two descriptors; see ulimit -v and ulimit -n.",
+                "It needs 6 MiB of address space and a few descriptors; see ulimit -v and ulimit -n.",
             )
 
     def _try(
@@ -354,7 +362,7 @@ class LibbpfBackend:
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
         if not address or size.value != ctypes.sizeof(Config):
             raise _other_version()
-        fill(Config.from_address(address), plan, filter_, samples_per_second)
+        fill(Config.from_address(address), plan, filter_, samples_per_second, self._stack_bytes)
         if lib.bpf_object__load(self._object):
             code = ctypes.get_errno()
             return self._culprit(plan, code)
@@ -456,6 +464,15 @@ class LibbpfBackend:
     def _on_sample(self, _context: int, data: int, size: int) -> int:
         self._pending.append(ctypes.string_at(data, size))
         return 0
+
+    def _on_stack(self, _context: int, data: int, size: int) -> int:
+        self._stacks.append(ctypes.string_at(data, size))
+        return 0
+
+    def stacks(self) -> list[bytes]:
+        """Return the user stacks that came with the events of the last poll, or for the next one."""
+        taken, self._stacks = self._stacks, []
+        return taken
 
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""

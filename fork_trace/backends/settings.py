@@ -57,6 +57,7 @@ class Config(ctypes.Structure):
         ("watches_twice", c_uint32),
         ("page_shift", c_uint32),
         ("notes_attempts", c_uint32),
+        ("stack_bytes", c_uint32),
     ]
 
 
@@ -83,7 +84,9 @@ def drain(under_way: Callable[[], int]) -> int:
     return count
 
 
-def fill(config: Config, plan: Plan, filter_: Filter, samples_per_second: int) -> None:
+def fill(
+    config: Config, plan: Plan, filter_: Filter, samples_per_second: int, stack_bytes: int = 0
+) -> None:
     """Put a plan and what the user asks for into the settings of the programs."""
     if plan.copy_process_range:
         config.copy_process_start, config.copy_process_end = plan.copy_process_range
@@ -99,6 +102,7 @@ def fill(config: Config, plan: Plan, filter_: Filter, samples_per_second: int) -
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
+    config.stack_bytes = -(-stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
     config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
     if filter_.pid is not None:
         config.filter |= _FILTER_PID

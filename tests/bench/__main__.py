@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming
+from bench import arming, unwinding
 from bench.counting import OPERATIONS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="turns of each tracer (default: 3)"
+    )
+    parser.add_argument(
+        "--callers", action="store_true", help="only what naming callers costs, natively, as root"
     )
     parser.add_argument("--peers", action="store_true", help="also bpftrace, if it is installed")
     parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
@@ -111,11 +114,19 @@ def main() -> None:
     options = _parser().parse_args()
     if options.rounds < 1:
         sys.exit("scripts/bench: --rounds must be at least 1.")
+    if options.callers:
+        if os.geteuid() != 0:
+            sys.exit("scripts/bench: --callers needs root, to see real failures.")
+        unwound = unwinding.measure()
+        print(json.dumps(unwound) if options.json else _show_unwound(unwound))
+        return
     counted_on = options.kernel or DEFAULT_KERNEL
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
     with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
         directory = Path(name)
         _build(directory)
+        _note("unwinding natively")
+        unwound = unwinding.measure() if os.geteuid() == 0 else None
         _note("arming natively")
         native = arming.measure(NATIVE_TIMES)
         armed = {"native-to-load" if native["until"] == "load" else "native": native}
@@ -145,6 +156,7 @@ def main() -> None:
         "armed_seconds": {key: each["seconds"]["median"] for key, each in armed.items()},
         "peak_rss_mb": {key: each["peak_rss_mb"]["median"] for key, each in armed.items()},
         "armed": armed,
+        "unwinding": unwound,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
     print(json.dumps(result) if options.json else _show(result))
@@ -155,6 +167,23 @@ _ENDS = {
     "native-to-load": "until the end, as this kernel refuses fexit programs: measured up to the "
     "refused load, so not armed",
 }
+
+
+def _show_unwound(unwound: dict[str, Any] | None) -> str:
+    if unwound is None:
+        return "Unwinding: left out, as it needs root"
+    rows = [[name, f"{rate:,}"] for name, rate in unwound["stacks_per_second"].items()]
+    memory = unwound["rss_mb"]
+    return "\n".join(
+        [
+            f"Stacks of {unwound['frames_per_stack']} frames, of {unwound['programs']} programs, "
+            "unwound and named in a second of one core",
+            "",
+            tabulate(rows, tablefmt="plain"),
+            "",
+            f"MB resident: {memory['before']} before, {memory['after']} after {unwound['samples']:,}",
+        ]
+    )
 
 
 def _show(result: dict[str, Any]) -> str:
@@ -235,6 +264,8 @@ def _show(result: dict[str, Any]) -> str:
         "",
         *(f"{key}: {_ENDS[key]}." for key in result["armed"] if key in _ENDS),
         "*-bcc: compiled on the host at each start.",
+        _show_unwound(result["unwinding"]),
+        "",
         "vm-*: under QEMU without KVM (TCG), many times slower than a real machine.",
     ]
     return "\n".join(lines)

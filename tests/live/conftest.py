@@ -186,6 +186,11 @@ def start(*argv: str) -> subprocess.Popen[str]:
     return process
 
 
+def functions(failure: dict[str, Any]) -> list[str | None]:
+    """The names of the frames of a stack, innermost first."""
+    return [frame["symbol"] for frame in failure["stack"]]
+
+
 @dataclass
 class Rehearsed:
     """One capture around several rehearsals, and what each of these said of itself."""

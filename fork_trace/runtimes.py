@@ -1,0 +1,167 @@
+"""Names of containers and pods, from the files that their runtimes keep. Nothing is run or called.
+
+Whose container it is tells the cgroup's path: see `containers`. What a runtime wrote can come from
+whoever may start containers, so it is bounded here and escaped where it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from fork_trace import files
+from fork_trace.containers import Place
+
+_MOST_BYTES = 4 << 20  # podman's list holds all containers of a host
+_MOST_ENTRIES = 10_000
+_MOST_NAME = 253  # what Kubernetes allows
+_KEPT = 1024
+_AGAIN_S = 10.0  # a container's files can come a moment after its first process
+
+# Annotations of the OCI configuration, by who made it: containerd's CRI, CRI-O, nerdctl; and of Docker's
+# labels under Kubernetes.
+_CONTAINER = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name", "nerdctl/name")
+_POD = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name")
+_NAMESPACE = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
+
+
+class Names:
+    """Finds the names of containers and remembers them."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root.rstrip("/")
+        self._known: OrderedDict[tuple[str | None, str | None], tuple[float, Place]] = OrderedDict()
+
+    def named(self, place: Place) -> Place:
+        """Return the place with the names of its container and pod, as far as files tell them."""
+        if place.id is None and place.pod is None:
+            return place
+        key = (place.id, place.pod)
+        known = self._known.get(key)
+        now_s = time.monotonic()
+        if known is None or (known[1].name is None and now_s > known[0] + _AGAIN_S):
+            known = self._known[key] = (now_s, self._look(place))
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return replace(place, name=known[1].name, pod_name=known[1].pod_name)
+
+    def _look(self, place: Place) -> Place:
+        for name, pod_name in self._tellings(place):
+            place = replace(
+                place,
+                name=place.name or _bounded(name),
+                pod_name=place.pod_name or _bounded(pod_name),
+            )
+            if place.name and (place.pod_name or place.pod is None):
+                break
+        return place
+
+    def _tellings(self, place: Place) -> Iterator[tuple[str | None, str | None]]:
+        """What each source tells: a container's name and a pod's, either can be None."""
+        if place.id is not None:
+            yield self._docker(place.id)
+            yield from self._oci(place.id)
+            yield self._storage(place.id), None
+            yield self._log_of_container(place.id)
+        if place.pod is not None:
+            yield None, self._log_of_pod(place.pod)
+
+    def _docker(self, id_: str) -> tuple[str | None, str | None]:
+        config = self._json(f"var/lib/docker/containers/{id_}/config.v2.json")
+        if not isinstance(config, dict):
+            return None, None
+        name = config.get("Name")
+        inner = config.get("Config")
+        labels = inner.get("Labels") if isinstance(inner, dict) else None
+        own = name.lstrip("/") if isinstance(name, str) else None
+        told = _annotated(labels)
+        return told[0] or own, told[1]
+
+    def _oci(self, id_: str) -> Iterator[tuple[str | None, str | None]]:
+        """containerd keeps what it starts by namespace: k8s.io, moby, default."""
+        above = "run/containerd/io.containerd.runtime.v2.task"
+        for namespace in self._entries(above):
+            config = self._json(f"{above}/{namespace}/{id_}/config.json")
+            if isinstance(config, dict):
+                yield _annotated(config.get("annotations"))
+        config = self._json(f"run/containers/storage/overlay-containers/{id_}/userdata/config.json")
+        if isinstance(config, dict):
+            yield _annotated(config.get("annotations"))
+
+    def _storage(self, id_: str) -> str | None:
+        """podman and CRI-O list all of them in one file."""
+        listed = self._json("var/lib/containers/storage/overlay-containers/containers.json")
+        for each in listed if isinstance(listed, list) else ():
+            if isinstance(each, dict) and each.get("id") == id_:
+                names = each.get("names")
+                if isinstance(names, list) and names and isinstance(names[0], str):
+                    # CRI-O: k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT
+                    parts = names[0].split("_")
+                    return parts[1] if len(parts) == 6 and parts[0] == "k8s" else names[0]
+        return None
+
+    def _log_of_container(self, id_: str) -> tuple[str | None, str | None]:
+        """The kubelet links the logs: POD_NAMESPACE_CONTAINER-ID.log."""
+        pattern = re.compile(rf"([^_]+)_([^_]+)_(.+)-{re.escape(id_)}\.log")
+        for name in self._entries("var/log/containers"):
+            match = pattern.fullmatch(name)
+            if match:
+                return match[3], f"{match[2]}/{match[1]}"
+        return None, None
+
+    def _log_of_pod(self, pod: str) -> str | None:
+        """The kubelet's directory of a pod's logs: NAMESPACE_POD_UID."""
+        for name in self._entries("var/log/pods"):
+            namespace, _, rest = name.partition("_")
+            if rest.endswith(f"_{pod}"):
+                return f"{namespace}/{rest[: -len(pod) - 1]}"
+        return None
+
+    def _entries(self, path: str) -> list[str]:
+        found: list[str] = []
+        try:
+            with os.scandir(f"{self._root}/{path}") as entries:
+                for entry in entries:
+                    found.append(entry.name)
+                    if len(found) >= _MOST_ENTRIES:
+                        break
+        except OSError:
+            pass
+        return found
+
+    def _json(self, path: str) -> Any:
+        raw = files.read(f"{self._root}/{path}", _MOST_BYTES)
+        if raw is None:
+            return None
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
+
+
+def _annotated(labels: object) -> tuple[str | None, str | None]:
+    if not isinstance(labels, dict):
+        return None, None
+    pod, namespace = _first(labels, _POD), _first(labels, _NAMESPACE)
+    name = f"{namespace}/{pod}" if pod and namespace else pod
+    return _first(labels, _CONTAINER), name
+
+
+def _first(labels: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        value = labels.get(key)
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _bounded(name: str | None) -> str | None:
+    if not name:
+        return None
+    return name.encode("utf-8", "backslashreplace").decode()[: 2 * _MOST_NAME]
