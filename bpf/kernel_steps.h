@@ -41,8 +41,13 @@ ft_inline const __u64 *kept_by(enum ft_step step)
 /* The CLONE_* flags of this fork; of one that began before we did, or found no room, the call's. */
 ft_inline __u64 flags_of_attempt(const struct ft_attempt *attempt)
 {
-	return attempt ? BPF_CORE_READ((struct kernel_clone_args *)attempt->args, flags) :
-			 flags_of_call();
+	struct kernel_clone_args *args;
+
+	if (!attempt)
+		return flags_of_call();
+	/* Apart: within BPF_CORE_READ our own structure would be looked for in the kernel's BTF. */
+	args = (struct kernel_clone_args *)attempt->args;
+	return BPF_CORE_READ(args, flags);
 }
 
 /* Steps. */
