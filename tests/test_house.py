@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "catalogue": {"containers", "records"},
     "explain": {"catalogue", "errors", "texts"},
+    "limits": set(),
     # 3
     "aggregate": {"errors", "records"},
     # 4
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "procfs": set(),
     "cgroup": set(),
     "holders": {"records"},
+    "survey": {"holders", "limits", "procfs"},
     "symbols": {"events", "procfs", "records"},
     "backends": {"errors", "plan"},
     "backends.libbpf": {"backends", "errors", "events", "plan", "steps"},
@@ -61,18 +63,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         "symbols",
     },
     # 6
+    "check": {
+        *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
+        *("records", "survey"),
+    },
     "doctor": {"errors", "kernel", "plan", "session", "symbols"},
     "watch": {"aggregate", "errors", "records", "render", "session"},
     # 7
     "cli": {
-        *("__init__", "aggregate", "doctor", "errors", "explain", "plan", "records", "rehearse"),
-        *("render", "session", "watch"),
+        *("__init__", "aggregate", "check", "doctor", "errors", "explain", "plan", "records"),
+        *("rehearse", "render", "session", "watch"),
     },
     "__main__": {"cli"},
 }
 PURE = (
     *("errors", "steps", "events", "plan", "records", "causes", "containers", "texts", "catalogue"),
-    *("explain", "aggregate"),
+    *("explain", "aggregate", "limits"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {
