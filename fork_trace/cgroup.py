@@ -165,3 +165,58 @@ def ancestor(path: str, levels: int) -> str | None:
     if levels > len(parts):
         return None
     return "/" + "/".join(parts[: len(parts) - levels])
+
+
+def pids_limits(root: str = "/proc") -> list[tuple[str, int | None, int | None, int | None]] | None:
+    """List (directory, pids.current, pids.max, hits) of each cgroup with a limit of pids.
+
+    `hits` is "max" of pids.events. None: no hierarchy with the pids controller is mounted here.
+    """
+    known = mounts(root)
+    v1 = [mount for mount in known if not mount.is_v2 and "pids" in mount.controllers]
+    found: list[tuple[str, int | None, int | None, int | None]] = []
+    seen: set[tuple[int, int]] = set()
+    has_pids = False
+    for mount in v1 or [mount for mount in known if mount.is_v2]:
+        try:
+            place = os.stat(mount.path)
+            if (place.st_dev, place.st_ino) in seen:
+                continue  # mounted twice
+            seen.add((place.st_dev, place.st_ino))
+            has_pids = has_pids or bool(v1) or "pids" in _words(mount.path, "cgroup.controllers")
+        except OSError:
+            continue
+        below = [mount.path]
+        while below:
+            directory = below.pop()
+            words = _words(directory, "pids.max")
+            if not words and directory != mount.path:
+                continue  # none of those below has the controller either
+            if words and words != ["max"]:
+                found.append(_pids_limit(directory, words))
+            try:
+                with os.scandir(directory) as entries:
+                    below += [each.path for each in entries if each.is_dir(follow_symlinks=False)]
+            except OSError:
+                continue
+    return found if has_pids else None
+
+
+def _pids_limit(directory: str, limit: list[str]) -> tuple[str, int | None, int | None, int | None]:
+    events = _words(directory, "pids.events")
+    hits = events[events.index("max") + 1 :] if "max" in events else []
+    shown = os.fsencode(directory).decode("utf-8", "backslashreplace")
+    return shown, _count(_words(directory, "pids.current")), _count(limit), _count(hits)
+
+
+def _count(words: list[str]) -> int | None:
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _words(directory: str, name: str) -> list[str]:
+    # Nothing where it cannot be read: cgroups come and go.
+    try:
+        with open(f"{directory}/{name}", encoding="ascii", errors="replace") as file:
+            return file.read().split()
+    except OSError:
+        return []

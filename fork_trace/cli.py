@@ -107,6 +107,7 @@ def cli() -> None:
     sudo fork-trace live                   # what fails right now
     sudo fork-trace capture --duration 60  # one run, one report
     fork-trace explain                     # what each cause means, offline
+    fork-trace check                       # how near each limit is, now
     fork-trace doctor                      # what this host can show
     """
 
@@ -269,6 +270,46 @@ def _read(name: str) -> list[records.Record]:
             f"{name} is not text, so it is no capture",
             "Give a file that `fork-trace capture --output` wrote.",
         ) from None
+
+
+@cli.command("check")
+@click.option(
+    "--near",
+    default=80.0,
+    show_default=True,
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="From here on a limit is near.",
+)
+@click.option(
+    "--full",
+    default=100.0,
+    show_default=True,
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="From here on it counts as reached; at 100 the next fork fails.",
+)
+@click.option("--all", "is_all", is_flag=True, help="Also list the limits that are not near.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def check_command(near: float, full: float, is_all: bool, as_json: bool) -> None:
+    """Say how near this host is to each limit of a fork
+
+    Without BPF, without a fork, and without root as far as /proc tells others.
+    Exit code: 0 fine, 1 a limit is near, 2 one is reached (wrong usage also
+    ends with 2, and a sentence on stderr).
+
+    \b
+    fork-trace check || fork-trace check --all
+    sudo fork-trace check --near 60        # before a busy night
+    sudo fork-trace check --json | jq '.limits[] | select(.level != "fine")'
+    """
+    from fork_trace import check
+
+    if near > full:
+        raise click.UsageError("--near must not be above --full.")
+    found = check.examine(near, full)
+    sys.stdout.write(render.json_line(found) + "\n" if as_json else render.check(found, is_all))
+    sys.exit({"fine": 0, "near": 1, "full": 2}[found["level"]])
 
 
 @cli.command("doctor")

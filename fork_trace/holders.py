@@ -96,12 +96,12 @@ def _user_pool(numbers: Mapping[str, int], uid: int | None, pid: int, root: str)
     if level is None:
         return None
     try:
-        lineage = _lineage(f"{root}/{pid}/ns/user")
+        line = lineage(f"{root}/{pid}/ns/user")
     except OSError:
         return None
-    if len(lineage) <= level:
+    if len(line) <= level:
         return None
-    return Pool("user", uid=counted, namespace=lineage[-1 - level][0])
+    return Pool("user", uid=counted, namespace=line[-1 - level][0])
 
 
 def read(
@@ -141,7 +141,7 @@ def _read(pool: Pool, root: str, clock: Clock, budget_s: float) -> Holders | Non
     census = _Census()
     unplaced: Counter[int] = Counter()  # zombies that v1 shows in no cgroup, by their parent
     is_whole = True
-    for pid in _pids(root):
+    for pid in pids(root):
         if clock() > end_s:
             is_whole = False
             break
@@ -180,7 +180,8 @@ class _Status(NamedTuple):
     threads: int
 
 
-def _pids(root: str) -> Iterator[int]:
+def pids(root: str) -> Iterator[int]:
+    """Name the processes of /proc, in its order."""
     # Not a list of all at once: there can be millions.
     with os.scandir(root) as entries:
         for entry in entries:
@@ -189,7 +190,7 @@ def _pids(root: str) -> Iterator[int]:
                 yield int(name)
 
 
-def _slurp(path: str) -> bytes | None:
+def slurp(path: str) -> bytes | None:
     """Read a whole file of /proc; None: its process is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -209,17 +210,12 @@ def _slurp(path: str) -> bytes | None:
 
 def _status(root: str, pid: int) -> _Status | None:
     """Read what counts of /proc/PID/status (proc(5)); None: the process is gone."""
-    raw = _slurp(f"{root}/{pid}/status")
+    raw = slurp(f"{root}/{pid}/status")
     if raw is None or not raw.startswith(b"Name:\t"):
         return None
-    comm = raw[6 : raw.find(b"\n")]
-    if b"\\" in comm:
-        # Newline and backslash are escaped (fs/proc/array.c, proc_task_name): no line is forged.
-        parts = comm.split(b"\\\\")
-        comm = b"\\".join(part.replace(b"\\n", b"\n") for part in parts)
     try:
         return _Status(
-            comm,
+            comm_of(raw),
             raw[raw.index(b"\nState:\t") + 8 :][:1] in (b"Z", b"X"),
             _number(raw, b"\nPPid:\t"),
             _number(raw, b"\nUid:\t"),
@@ -227,6 +223,16 @@ def _status(root: str, pid: int) -> _Status | None:
         )
     except (IndexError, ValueError):
         return None
+
+
+def comm_of(status: bytes) -> bytes:
+    """Return the name that begins /proc/PID/status."""
+    comm = status[6 : status.find(b"\n")]
+    if b"\\" in comm:
+        # Newline and backslash are escaped (fs/proc/array.c, proc_task_name): no line is forged.
+        parts = comm.split(b"\\\\")
+        comm = b"\\".join(part.replace(b"\\n", b"\n") for part in parts)
+    return comm
 
 
 def _number(raw: bytes, label: bytes) -> int:
@@ -289,7 +295,7 @@ class _Census:
             if most > group.most:
                 group.pid, group.most = parent, most
         found = [
-            Holder(_text(comm), group.pid, group.tasks, group.processes, group.zombies)
+            Holder(text(comm), group.pid, group.tasks, group.processes, group.zombies)
             for comm, group in self._groups.items()
         ]
         if unnamed:
@@ -299,7 +305,8 @@ class _Census:
         return Holders(tuple(found[:TOP]), total if is_whole else None)
 
 
-def _text(comm: bytes) -> str:
+def text(comm: bytes) -> str:
+    """Turn a name of the kernel's into text, with what is no UTF-8 in it escaped."""
     return comm.decode("utf-8", "backslashreplace")
 
 
@@ -326,7 +333,7 @@ def _in_cgroup(pool: Pool, root: str) -> Callable[[int], bool | None]:
     def decide(raw: bytes) -> bool | None:
         for line in raw.split(b"\n"):
             if line.startswith(start):
-                where = _text(line.split(b":", 2)[-1])
+                where = text(line.split(b":", 2)[-1])
                 if where == "/" and path and pool.hierarchy:
                     return None
                 # cgroups(7): a zombie can be the last one of a cgroup that was removed.
@@ -334,7 +341,7 @@ def _in_cgroup(pool: Pool, root: str) -> Callable[[int], bool | None]:
         return False
 
     def is_member(pid: int) -> bool | None:
-        raw = _slurp(f"{root}/{pid}/cgroup")
+        raw = slurp(f"{root}/{pid}/cgroup")
         if raw is None:
             return False
         if raw not in known:
@@ -361,7 +368,7 @@ def _in_pid_namespace(pool: Pool, root: str) -> Callable[[int], bool]:
     def is_member(pid: int) -> bool:
         path = f"{root}/{pid}/ns/pid"
         try:
-            own = _namespace(path)
+            own = namespace_of(path)
         except PermissionError:
             if _is_outermost(root, pid):
                 return False
@@ -369,7 +376,7 @@ def _in_pid_namespace(pool: Pool, root: str) -> Callable[[int], bool]:
         if own is None:
             return False
         if own not in known:
-            known[own] = own == pool.namespace or pool.namespace in dict(_lineage(path))
+            known[own] = own == pool.namespace or pool.namespace in dict(lineage(path))
         return known[own]
 
     return is_member
@@ -377,7 +384,7 @@ def _in_pid_namespace(pool: Pool, root: str) -> Callable[[int], bool]:
 
 def _is_outermost(root: str, pid: int) -> bool:
     # proc(5), status: NSpid has one number for each pid namespace from ours down.
-    _, found, rest = (_slurp(f"{root}/{pid}/status") or b"").partition(b"\nNSpid:\t")
+    _, found, rest = (slurp(f"{root}/{pid}/status") or b"").partition(b"\nNSpid:\t")
     return not found or b"\t" not in rest.partition(b"\n")[0]
 
 
@@ -387,7 +394,7 @@ def _of_user(pool: Pool, root: str) -> Callable[[int], bool | None]:
     def charges(path: str) -> bool:
         # In a namespace below, it is the creator of the topmost of these who is charged.
         owner = None
-        for inode, creator in _lineage(path):
+        for inode, creator in lineage(path):
             if inode == pool.namespace:
                 return owner == pool.uid
             owner = creator
@@ -398,7 +405,7 @@ def _of_user(pool: Pool, root: str) -> Callable[[int], bool | None]:
             return None
         path = f"{root}/{pid}/ns/user"
         try:
-            own = _namespace(path)
+            own = namespace_of(path)
         except PermissionError:  # a security module may hide one process; its uid is a good guess
             return None
         if own is None:
@@ -412,7 +419,7 @@ def _of_user(pool: Pool, root: str) -> Callable[[int], bool | None]:
     return is_member
 
 
-def _namespace(path: str) -> int | None:
+def namespace_of(path: str) -> int | None:
     """Return the inode of a namespace by its link in /proc/PID/ns; None: the process is gone."""
     try:
         link = os.readlink(path)
@@ -422,7 +429,7 @@ def _namespace(path: str) -> int | None:
     return int(inode) if inode.isdigit() else None
 
 
-def _lineage(path: str) -> list[tuple[int, int | None]]:
+def lineage(path: str) -> list[tuple[int, int | None]]:
     """Return inode and creator of a pid or user namespace and of all above it, as far as we see.
 
     Pid namespaces have no creator. Source: ioctl_ns(2). OSError: we may not look.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -230,3 +230,13 @@ def hugetlb_pages(root: str = "/", page_bytes: int = os.sysconf("SC_PAGE_SIZE"))
             return None
         total += count * int(match[1]) * 1024 // page_bytes
     return total
+
+
+def btf_has(names: Sequence[str], root: str = "/") -> dict[str, bool] | None:
+    """Say which of these names the kernel's types and functions have; None: it has no BTF."""
+    try:
+        raw = Path(root, "sys/kernel/btf/vmlinux").read_bytes()
+    except OSError:
+        return None
+    # The strings of BTF end in zero and follow one another (Documentation/bpf/btf.rst).
+    return {name: b"\0" + name.encode() + b"\0" in raw for name in names}

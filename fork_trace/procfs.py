@@ -1,9 +1,10 @@
-"""/proc of one process, right after its fork failed. Whatever is gone by then is None, never empty."""
+"""/proc of one process, and of the host. Whatever is gone when it is read is None, never empty."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -161,17 +162,90 @@ def has_accountable_mapping(pid: int, above_bytes: int, root: str = "/proc") -> 
             return None  # a zombie has none left
         if not any(_size(line) > above_bytes for line in lines):
             return False
-        size = 0
-        with open(f"{root}/{pid}/smaps", "rb") as file:
-            for line in file:
-                if line.startswith(b"VmFlags:"):
-                    if size > above_bytes and b"ac" in line.split():
-                        return True
-                elif b":" not in line.split(None, 1)[0]:
-                    size = _size(line)
+        return any(size > above_bytes for size in _accountable(pid, root))
     except (OSError, ValueError):
         return None
-    return False
+
+
+def accountable(pid: int, root: str = "/proc") -> tuple[int, int] | None:
+    """Return the bytes that a fork of a process asks the overcommit rule for, and the largest part.
+
+    It walks page tables, which takes long where they are large. None: gone, or may not be seen.
+    """
+    try:
+        sizes = list(_accountable(pid, root))
+    except (OSError, ValueError):
+        return None
+    return sum(sizes), max(sizes, default=0)
+
+
+def _accountable(pid: int, root: str) -> Iterator[int]:
+    # Each mapping that fork asks for, by itself. "dc" (VM_DONTCOPY) is not copied and not asked for.
+    size = 0
+    with open(f"{root}/{pid}/smaps", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmFlags:"):
+                flags = line.split()
+                if b"ac" in flags and b"dc" not in flags:
+                    yield size
+            elif b":" not in line.split(None, 1)[0]:
+                start, _, end = line.split(None, 1)[0].partition(b"-")
+                size = int(end, 16) - int(start, 16)
+
+
+def largest_writable(pid: int, root: str = "/proc") -> int | None:
+    """Return the bytes of the largest private writable mapping; None: gone, or may not be seen."""
+    try:
+        with open(f"{root}/{pid}/maps", "rb") as file:
+            return max(map(_size, file), default=0)
+    except (OSError, ValueError):
+        return None
+
+
+def mapping_count(pid: int, root: str = "/proc") -> int | None:
+    """Count the mappings of a process as vm.max_map_count does; None: gone, or may not be seen."""
+    try:
+        with open(f"{root}/{pid}/maps", "rb") as file:
+            # [vsyscall] is shown to everybody and belongs to nobody (fs/proc/task_mmu.c).
+            return sum(not line.endswith(b"[vsyscall]\n") for line in file)
+    except OSError:
+        return None
+
+
+def highest_descriptor(pid: int, root: str = "/proc") -> int | None:
+    """Return the highest open descriptor, -1 if none; None: gone, or may not be seen."""
+    try:
+        return max(map(int, os.listdir(f"{root}/{pid}/fd")), default=-1)
+    except (OSError, ValueError):
+        return None
+
+
+def max_processes(pid: int, root: str = "/proc") -> int | None:
+    """Return the soft RLIMIT_NPROC, RLIM_INFINITY for "unlimited"; None: not told (proc(5), limits)."""
+    try:
+        fd = os.open(f"{root}/{pid}/limits", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            raw = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        word = raw[raw.index(b"\nMax processes") + 14 :].split(None, 1)[0]
+        return (1 << 64) - 1 if word == b"unlimited" else int(word)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def meminfo_kib(root: str = "/proc") -> dict[str, int]:
+    """Return what /proc/meminfo has in kB, by name; empty where it does not tell."""
+    found = {}
+    try:
+        with open(f"{root}/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                if rest.endswith("kB\n"):
+                    found[name] = int(rest.split()[0])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return found
 
 
 def _size(line: bytes) -> int:
@@ -185,12 +259,5 @@ def _size(line: bytes) -> int:
 
 def ram_and_swap(root: str = "/proc") -> int | None:
     """Return MemTotal and SwapTotal together, in bytes (proc(5), meminfo); None: not told."""
-    total = 0
-    try:
-        with open(f"{root}/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith(("MemTotal:", "SwapTotal:")):
-                    total += int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return total or None
+    found = meminfo_kib(root)
+    return (found.get("MemTotal", 0) + found.get("SwapTotal", 0)) * 1024 or None

@@ -204,8 +204,7 @@ def _holding(holder: Holder) -> str:
     return f"{text} and {zombies}" if holder.zombies else text
 
 
-def _held(failure: Failure) -> str:
-    holders, total = failure.holders or (), failure.holders_total
+def _held(holders: Sequence[Holder], total: int | None, value: int | None) -> str:
     if not holders:
         return "held by: nobody any more when /proc was read"
     parts = [_holding(holder) for holder in holders]
@@ -215,7 +214,7 @@ def _held(failure: Failure) -> str:
         others = total - sum(holder.tasks + holder.zombies for holder in holders)
         if others > 0:
             parts.append(f"others {others}")
-        if failure.evidence and failure.evidence[0].value not in (None, total):
+        if value not in (None, total):
             parts.append(f"{total} in all by then")
     return f"held by: {'; '.join(parts)}"
 
@@ -254,7 +253,8 @@ def cause_details(failure: Failure, count: int) -> list[str]:
     for item in failure.evidence:
         lines += wrap(_sentence(item), "  ", "    ")
     if failure.holders is not None:
-        lines += wrap(_held(failure), "  ", "    ")
+        value = failure.evidence[0].value if failure.evidence else None
+        lines += wrap(_held(failure.holders, failure.holders_total, value), "  ", "    ")
     for sentence in failure.advice:
         lines += wrap(safe(sentence), "  -> ", "     ")
     return lines
@@ -564,3 +564,121 @@ def not_here(scenario: str, why: str, as_json: bool) -> str:
     if as_json:
         return json_line({"scenario": scenario, "not_here": why}) + "\n"
     return "\n".join(wrap(f"{scenario}: not possible here: {safe(why)}", "", "  ")) + "\n"
+
+
+_LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "not known", "fine": "fine"}
+_WHERE_WIDTH = 25
+
+
+def check(found: dict[str, Any], is_all: bool) -> str:
+    """Say how near the limits are: the verdict, the table worst first, and each that is near."""
+    pools = found["limits"]
+    bad = [pool for pool in pools if pool["level"] in ("full", "near")]
+    counts = ", ".join(f"{found['counts'][level]} {word}" for level, word in _LEVEL_WORDS.items())
+    first = "fine as far as it could be read" if found["counts"]["unknown"] else "fine"
+    if bad:
+        first = f"{bad[0]['level']}: {safe(bad[0]['cause'])}, {_used(bad[0])}, {_place(bad[0])}"
+    lines = wrap(f"{first}; {counts}", "", "  ")
+    rows = [
+        [
+            _LEVEL_WORDS[pool["level"]],
+            "-" if pool["percent"] is None else f"{pool['percent']:.0f} %",
+            pool["cause"],
+            _short(pool),
+            _tail(_place(pool), _WHERE_WIDTH),
+        ]
+        for pool in (pools if is_all else bad)
+    ]
+    if rows:
+        headings = ["LEVEL", "FULL", "CAUSE", "USED/LIMIT", "WHERE"]
+        alignment = ("left", "right", "left", "left", "left")
+        drawn = tabulate(
+            rows, headings, tablefmt="plain", colalign=alignment, disable_numparse=True
+        )
+        lines += ["", drawn]
+    for pool in bad:
+        lines += ["", *_near(pool)]
+    lines.append("")
+    measured = [pool for pool in pools if pool["level"] == "fine" and pool["percent"] is not None]
+    if measured and not is_all:
+        most = measured[0]
+        text = f"fine: {found['counts']['fine']}, the fullest is {most['cause']}, {_used(most)}"
+        lines += wrap(f"{text}, {_place(most)}; --all shows them", "", "  ")
+    for level, reason, words in (
+        ("fine", "free", "nothing to refuse"),
+        ("unknown", "why", "not known"),
+    ):
+        places: dict[tuple[str, str], list[str]] = {}
+        for pool in pools:
+            if pool["level"] == level and (pool[reason] or level == "unknown"):
+                key = (pool["cause"], pool[reason] or "?")
+                places.setdefault(key, []).append(_place(pool))
+        for (cause, why), names in places.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            text = f"{words}: {cause}, {', '.join(names[:3])}{more}: {safe(why)}"
+            lines += wrap(text, "", "  ")
+    if found["unseen"]:
+        lines += wrap(f"counts are lower bounds: {safe(found['unseen'])}", "", "  ")
+    if found["zombies"]:
+        parts = [
+            f"{each['zombies']} of "
+            + (f"{safe(each['comm'])}[{each['pid']}]" if each["comm"] else "a parent unseen here")
+            for each in found["zombies"]
+        ]
+        text = f"zombies: {found['zombies_total']}; their parents must reap them: "
+        lines += wrap(text + ", ".join(parts), "", "  ")
+    lines += wrap(
+        f"{safe(found['host'])}, {safe(found['kernel'])}: {found['tasks']} tasks of "
+        f"{found['processes']} processes read in {found['seconds']:.2f} s",
+        "",
+        "  ",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _near(pool: dict[str, Any]) -> list[str]:
+    lines = wrap(f"{safe(pool['cause'])}, {pool['level']}: {_place(pool)}", "", "  ")
+    lines += wrap(f"{safe(pool['name'])}: {_used(pool)}", "  ", "    ")
+    facts = [pool["note"], pool["why"]]
+    if pool["setting"] not in (None, pool["limit"]):
+        facts.insert(0, f"{pool['name']} is {amount(pool['setting'], pool['unit'])}")
+    if pool["hits"]:
+        facts.append(f"max of pids.events is {pool['hits']}")
+    if pool["process"] and pool["uid"] is not None:
+        process = pool["process"]
+        facts.append(f"the lowest limit is that of {process['comm']}[{process['pid']}]")
+    for fact in filter(None, facts):
+        lines += wrap(safe(fact), "  ", "    ")
+    if pool["holders"] is not None:
+        who = [Holder(**each) for each in pool["holders"]]
+        lines += wrap(_held(who, pool["holders_total"], pool["used"]), "  ", "    ")
+    for sentence in pool["advice"]:
+        lines += wrap(safe(sentence), "  -> ", "     ")
+    return lines
+
+
+def _used(pool: dict[str, Any]) -> str:
+    more = " or more" if pool["at_least"] else ""
+    text = f"{amount(pool['used'], pool['unit'])}{more} of {amount(pool['limit'], pool['unit'])}"
+    return text if pool["unit"] == "KiB" else f"{text} {pool['unit']}"
+
+
+def _short(pool: dict[str, Any]) -> str:
+    if pool["free"]:
+        return "-"
+    values = [amount(pool[name], pool["unit"]) for name in ("used", "limit")]
+    return ("+/" if pool["at_least"] else "/").join(
+        value.replace("iB", "").replace(" ", "") for value in values
+    )
+
+
+def _place(pool: dict[str, Any]) -> str:
+    process = pool["process"]
+    if process and pool["uid"] is None:
+        return f"{safe(process['comm'])}[{process['pid']}]"
+    return safe(pool["where"])
+
+
+def _tail(text: str, width: int) -> str:
+    # Of a path the end tells most.
+    return text if len(text) <= width else "~" + text[1 - width :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,109 @@ def capture_text(*records: Record) -> str:
     """The text of a capture file; without arguments, of a whole one with one failure."""
     whole = records or (make_header(), make_failure(), make_summary())
     return "".join(to_json(record) + "\n" for record in whole)
+
+
+INITIAL_USER, INITIAL_PID = 0xEFFFFFFD, 0xEFFFFFFC
+
+
+class MadeHost:
+    """A host of files, /proc and a v2 cgroup tree, far from every limit: take one thing away."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.proc = root / "proc"
+        self.cgroups = root / "cgroup"
+        sysctls = {
+            "kernel/threads-max": "1000",
+            "kernel/pid_max": "4194304",
+            "fs/nr_open": "1048576",
+            "fs/file-max": "1000000",
+            "fs/file-nr": "1000\t0\t1000000",
+            "vm/overcommit_memory": "0",
+            "vm/overcommit_ratio": "50",
+            "vm/overcommit_kbytes": "0",
+            "vm/max_map_count": "65530",
+            "vm/admin_reserve_kbytes": "8192",
+            "vm/user_reserve_kbytes": "131072",
+        }
+        for name, text in sysctls.items():
+            self.write(f"sys/{name}", text + "\n")
+        self.write("loadavg", "0.1 0.2 0.3 1/7 5000\n")
+        self.meminfo(MemTotal=1_000_000, SwapTotal=0, CommitLimit=500_000, Committed_AS=100_000)
+        self.mount(f"25 24 0:23 / {self.cgroups} rw - cgroup2 cgroup2 rw\n")
+        (self.proc / "self" / "ns").mkdir()
+        (self.proc / "self" / "ns" / "user").symlink_to(f"user:[{INITIAL_USER}]")
+        (self.proc / "self" / "ns" / "pid").symlink_to(f"pid:[{INITIAL_PID}]")
+        self.cgroups.mkdir()
+        (self.cgroups / "cgroup.controllers").write_text("cpu pids\n")
+        self.cgroup("app", 7, "70")
+        self.add(1, "systemd")
+        self.add(1000, "java", uid=1000, threads=6)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.proc / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def meminfo(self, **kib: int) -> None:
+        self.write("meminfo", "".join(f"{name}:  {value} kB\n" for name, value in kib.items()))
+
+    def mount(self, mountinfo: str) -> None:
+        self.write("self/mountinfo", mountinfo)
+
+    def cgroup(self, path: str, current: int, limit: str, hits: int | None = 0) -> Path:
+        place = self.cgroups / path
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "pids.current").write_text(f"{current}\n")
+        (place / "pids.max").write_text(f"{limit}\n")
+        if hits is not None:
+            (place / "pids.events").write_text(f"max {hits}\n")
+        return place
+
+    def add(
+        self,
+        pid: int,
+        comm: str,
+        uid: int = 0,
+        threads: int = 1,
+        state: str = "S",
+        parent: int = 1,
+        nproc: str = "100",
+        capabilities: int = 0,
+        kib: tuple[int, int] = (9000, 1000),  # VmSize, VmData
+        slots: int = 64,
+        descriptors: tuple[int, ...] = (0, 1, 2),
+        maps: str = "400000-401000 r-xp 00000000 00:00 0\n",
+        group: int | None = None,
+        pids: str = "",
+        namespaces: tuple[int, int] = (INITIAL_PID, INITIAL_USER),
+    ) -> Path:
+        place = self.proc / str(pid)
+        (place / "ns").mkdir(parents=True)
+        (place / "fd").mkdir()
+        for number in descriptors:
+            (place / "fd" / str(number)).write_text("")
+        lines = [f"Name:\t{comm}", f"State:\t{state} (some)", f"Tgid:\t{pid}", f"PPid:\t{parent}"]
+        lines += [f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}", f"FDSize:\t{slots}", f"NSpid:\t{pid}{pids}"]
+        lines += [f"NSpgid:\t{group or pid}", f"NSsid:\t{group or pid}"]
+        if state != "Z":
+            lines += [f"VmSize:\t{kib[0]} kB", f"VmData:\t{kib[1]} kB", "VmStk:\t132 kB"]
+        lines += [f"Threads:\t{threads}", f"CapEff:\t{capabilities:016x}", ""]
+        (place / "status").write_text("\n".join(lines))
+        (place / "limits").write_text(
+            "Limit  Soft Limit  Hard Limit  Units\n"
+            f"Max processes             {nproc:20} {nproc:20} processes\n"
+        )
+        (place / "maps").write_text(maps)
+        (place / "cgroup").write_text("0::/app\n")
+        (place / "ns" / "pid").symlink_to(f"pid:[{namespaces[0]}]")
+        (place / "ns" / "user").symlink_to(f"user:[{namespaces[1]}]")
+        return place
+
+
+@pytest.fixture
+def made_host(tmp_path: Path) -> MadeHost:
+    return MadeHost(tmp_path)
 
 
 def decoded(raw: bytes) -> str:

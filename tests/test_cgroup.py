@@ -279,3 +279,66 @@ def test_a_cgroup_of_a_v1_hierarchy_is_found_by_its_id_there(controller: str) ->
 )
 def test_an_ancestor_is_so_many_levels_up(path: str, levels: int, expected: str | None) -> None:
     assert expected == cgroup.ancestor(path, levels)
+
+
+def limited(place: Path, limit: str, current: str = "7", events: str = "max 23") -> Path:
+    place.mkdir(parents=True)
+    for name, text in (("max", limit), ("current", current), ("events", events)):
+        (place / f"pids.{name}").write_text(text + "\n")
+    return place
+
+
+def v2_tree(tmp_path: Path) -> Path:
+    top = tmp_path / "cg"
+    limited(top / "app", "70")
+    limited(top / "app" / "leaf", "max")
+    limited(top / "app" / "leaf" / "below", "9", "9")
+    (top / "cgroup.controllers").write_text("cpu pids\n")
+    (tmp_path / "self").mkdir()
+    mountinfo = f"25 24 0:23 / {top} rw - cgroup2 cgroup2 rw\n"
+    (tmp_path / "self/mountinfo").write_text(mountinfo * 2)
+    return top
+
+
+def test_each_cgroup_with_a_limit_of_pids_is_listed_once(tmp_path: Path) -> None:
+    top = v2_tree(tmp_path)
+
+    assert [(f"{top}/app", 7, 70, 23), (f"{top}/app/leaf/below", 9, 9, 23)] == cgroup.pids_limits(
+        str(tmp_path)
+    )
+
+
+def test_the_limit_of_a_container_s_own_cgroup_is_listed_too(tmp_path: Path) -> None:
+    top = v2_tree(tmp_path)
+    (top / "pids.max").write_text("5\n")
+
+    assert (str(top), None, 5, None) in (cgroup.pids_limits(str(tmp_path)) or [])
+
+
+def test_a_tree_without_the_controller_is_not_searched(tmp_path: Path) -> None:
+    top = v2_tree(tmp_path)
+    (top / "app" / "pids.max").unlink()
+
+    assert [] == cgroup.pids_limits(str(tmp_path))
+
+
+def test_without_the_controller_nothing_is_known(tmp_path: Path) -> None:
+    (v2_tree(tmp_path) / "cgroup.controllers").write_text("cpu\n")
+
+    assert cgroup.pids_limits(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["pids.current", "pids.events"])
+def test_a_file_that_is_gone_meanwhile_is_unknown(tmp_path: Path, name: str) -> None:
+    (v2_tree(tmp_path) / "app" / name).unlink()
+
+    first = (cgroup.pids_limits(str(tmp_path)) or [])[0]
+
+    assert first[1 if name == "pids.current" else 3] is None
+    assert 70 == first[2]
+
+
+def test_our_own_machine_has_its_cgroups_read() -> None:
+    found = cgroup.pids_limits()
+
+    assert found is None or all(os.path.isabs(each[0]) for each in found)

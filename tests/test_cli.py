@@ -132,6 +132,8 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["live", "--rung", "uprobe"], "'uprobe' is not one of"),
         (["live", "--without", "luck"], "'luck' is not one of"),
         (["report"], "Missing argument 'FILE...'"),
+        (["check", "--near", "0"], "not in the range"),
+        (["check", "--near", "90", "--full", "80"], "--near must not be above"),
         (["rehearse"], "Name a scenario"),
         (["rehearse", "--count", "0", "pids-cgroup"], "not in the range"),
     ],
@@ -572,3 +574,27 @@ def test_ctrl_c_ends_with_130() -> None:
     done = run("doctor", before=before)
 
     assert (130, "") == (done.returncode, done.stdout)
+
+
+def test_check_ends_with_the_worst_level_and_says_nothing_on_stderr() -> None:
+    done = run("check", "--json")
+    found = json.loads(done.stdout)
+
+    assert {"fine": 0, "near": 1, "full": 2}[found["level"]] == done.returncode
+    assert "" == done.stderr
+
+
+def test_check_has_its_thresholds_from_the_command_line() -> None:
+    done = run("check", "--json", "--near", "1e-7", "--full", "1e-6")
+    found = json.loads(done.stdout)
+
+    assert 2 == done.returncode
+    assert (1e-7, 1e-6) == (found["near_percent"], found["full_percent"])
+    assert found["limits"][0]["advice"]
+
+
+def test_check_fits_80_columns() -> None:
+    done = run("check", "--all")
+
+    table = done.stdout.split("\n\n")[1]
+    assert max(map(len, table.splitlines())) < 80

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import make_failure
+from conftest import MadeHost, make_failure
 
-from fork_trace import __version__, aggregate, catalogue, cli, plan, records, render, steps
+from fork_trace import __version__, aggregate, catalogue, check, cli, plan, records, render, steps
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -110,6 +110,13 @@ def test_every_field_of_a_record_is_documented(record: str, types: list[type]) -
 
     assert row, f"the capture file's table has no row for {record}"
     assert [] == missing(names, row[0], "`{}`")
+
+
+def test_every_key_and_cause_of_a_check_is_documented(made_host: MadeHost) -> None:
+    found = check.examine(80, 100, str(made_host.root))
+    names = {*found, *found["limits"][0], *(each["cause"] for each in found["limits"])}
+
+    assert [] == missing(sorted(names), section("How near the limits are"), "`{}`")
 
 
 def test_the_format_version_is_documented() -> None:

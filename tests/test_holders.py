@@ -528,7 +528,7 @@ def test_a_user_is_charged_for_the_namespaces_that_it_made(monkeypatch: pytest.M
         Path("/proc/self/uid_map").write_text(f"0 {OWNER} 1")
 
     with sleepers(COUNT, b"ft-hold", become_root_of_a_namespace, 3) as (master,):
-        inside = holders._namespace(f"/proc/{master}/ns/user")
+        inside = holders.namespace_of(f"/proc/{master}/ns/user")
         expected = {"ft-hold": Holder("ft-hold", master, COUNT, COUNT, 3)}
 
         assert inside not in (None, INITIAL_USER)
@@ -556,7 +556,7 @@ def test_a_pid_namespace_holds_those_in_the_ones_below(monkeypatch: pytest.Monke
         (init,) = children(master)
         (inner,) = children(init)
         outer_pool, inner_pool = (
-            Pool("pid-namespace", namespace=holders._namespace(f"/proc/{pid}/ns/pid"))
+            Pool("pid-namespace", namespace=holders.namespace_of(f"/proc/{pid}/ns/pid"))
             for pid in (init, inner)
         )
         outer = all_of(outer_pool, monkeypatch)

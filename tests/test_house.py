@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts": set(),
     "catalogue": {"containers", "records"},
     "explain": {"catalogue", "errors", "texts"},
+    "limits": set(),
     # 3
     "aggregate": {"errors", "records"},
     "callers": {"records"},
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("callers", "cfi", "demangle", "elf", "events", "files", "perfmap", "procfs"),
         *("records", "unwind"),
     },
+    "survey": {"holders", "limits", "procfs"},
     "backends": {"errors", "plan"},
     "backends.kprobe_events": set(),
     "backends.settings": {"backends", "events", "plan", "steps"},
@@ -82,19 +84,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("plan", "procfs", "records", "runtimes", "steps", "symbols"),
     },
     # 6
+    "check": {
+        *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
+        *("records", "survey"),
+    },
     "doctor": {"errors", "kernel", "plan", "session", "symbols"},
     "watch": {"aggregate", "errors", "records", "render", "session"},
     # 7
     "cli": {
-        *("__init__", "aggregate", "doctor", "errors", "events", "explain", "plan", "records"),
-        "rehearse",
-        *("render", "session", "watch"),
+        *("__init__", "aggregate", "check", "doctor", "errors", "events", "explain", "plan"),
+        *("records", "rehearse", "render", "session", "watch"),
     },
     "__main__": {"cli"},
 }
 PURE = (
     *("errors", "steps", "events", "plan", "records", "causes", "containers", "texts", "catalogue"),
-    *("explain", "aggregate", "callers"),
+    *("explain", "aggregate", "callers", "limits"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {

@@ -326,3 +326,15 @@ def test_a_kernel_that_preempts_tracepoints_is_told_by_what_guards_them(
     version: str, addresses: dict[str, int], expected: bool | None
 ) -> None:
     assert expected == kernel.preempts_tracepoints(addresses, version).value
+
+
+def test_names_of_btf_are_whole_names(root: Path) -> None:
+    place = root / "sys/kernel/btf/vmlinux"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"\x9f\xeb\0alpha\0beta_gamma\0")
+
+    assert {"alpha": True, "beta": False, "gamma": False} == kernel.btf_has(
+        ("alpha", "beta", "gamma"), str(root)
+    )
+    place.unlink()
+    assert kernel.btf_has(("alpha",), str(root)) is None

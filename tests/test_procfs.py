@@ -300,3 +300,59 @@ def test_our_own_host_has_threads_files_and_descriptors() -> None:
 def test_our_own_process_is_seen() -> None:
     assert os.path.realpath(sys.executable) == procfs.exe(os.getpid())
     assert any((mapping.path or "").endswith(".so.6") for mapping in procfs.mappings(os.getpid()))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("100", 100), ("0", 0), ("unlimited", (1 << 64) - 1), ("many", None)]
+)
+def test_the_soft_limit_of_processes_is_read(
+    tmp_path: Path, word: str, expected: int | None
+) -> None:
+    text = (
+        f"Limit  Soft Limit  Hard Limit  Units\nMax processes             {word}   7   processes\n"
+    )
+
+    assert expected == procfs.max_processes(42, write(tmp_path, "limits", text))
+    assert procfs.max_processes(43, str(tmp_path)) is None
+
+
+def test_the_kernel_s_own_vsyscall_page_is_no_mapping_of_a_process(tmp_path: Path) -> None:
+    text = "1000-2000 r-xp 0 00:00 0 /bin/sh\n3000-4000 rw-p 0 00:00 0\n"
+    root = write(tmp_path, "maps", text + "ffff0000-ffff1000 --xp 0 00:00 0 [vsyscall]\n")
+
+    assert 2 == procfs.mapping_count(42, root)
+    assert 0x1000 == procfs.largest_writable(42, root)
+    assert procfs.mapping_count(43, root) is None
+    assert procfs.largest_writable(43, root) is None
+
+
+def test_a_fork_asks_for_what_is_accountable_and_copied(tmp_path: Path) -> None:
+    lines = [
+        *("1000-3000 rw-p 0 00:00 0", "Size: 8 kB", "VmFlags: rd wr ac"),
+        *("3000-4000 r--p 0 00:00 0", "VmFlags: rd ac"),  # it was written once
+        *("5000-9000 rw-p 0 00:00 0", "VmFlags: rd wr ac dc"),
+        *("a000-f000 rw-s 0 00:00 0", "VmFlags: rd wr sh"),
+    ]
+    root = write(tmp_path, "smaps", "\n".join(lines) + "\n")
+
+    assert (0x3000, 0x2000) == procfs.accountable(42, root)
+    assert procfs.accountable(43, root) is None
+
+
+def test_the_highest_descriptor_is_found(tmp_path: Path) -> None:
+    (tmp_path / "42/fd").mkdir(parents=True)
+    assert -1 == procfs.highest_descriptor(42, str(tmp_path))
+
+    for number in (0, 7, 1000):
+        (tmp_path / "42/fd" / str(number)).write_text("")
+
+    assert 1000 == procfs.highest_descriptor(42, str(tmp_path))
+    assert procfs.highest_descriptor(43, str(tmp_path)) is None
+
+
+def test_meminfo_is_read_in_kib_and_counts_without_a_unit_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nHugePages_Total:  5\nSwapTotal: 7 kB\n")
+
+    assert {"MemTotal": 100, "SwapTotal": 7} == procfs.meminfo_kib(str(tmp_path))
+    assert 107 * 1024 == procfs.ram_and_swap(str(tmp_path))
+    assert {} == procfs.meminfo_kib(str(tmp_path / "gone"))

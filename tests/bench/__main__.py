@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming, unwinding
+from bench import arming, checking, unwinding
 from bench.counting import OPERATIONS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -68,12 +68,14 @@ def _build(directory: Path) -> None:
     here = Path(__file__).parent
     commands: list[list[str | Path]] = [
         ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static"],
+        ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"],
         # As scripts/build-bpf builds ours.
         ["clang", "-target", "bpf", f"-D__TARGET_ARCH_{arch}", "-mcpu=v2", "-O2", "-g", "-Wall"],
     ]
     commands[0] += ["-o", directory / "loops", here / "loops.c"]
-    commands[1] += ["-Werror", "-I", CHECKOUT / "bpf", "-o", directory / "floor.bpf.o", "-c"]
-    commands[1] += [here / "floor.bpf.c"]
+    commands[1] += ["-o", directory / "crowd", here / "crowd.c"]
+    commands[2] += ["-Werror", "-I", CHECKOUT / "bpf", "-o", directory / "floor.bpf.o", "-c"]
+    commands[2] += [here / "floor.bpf.c"]
     for command in commands:
         subprocess.run(command, check=True)
 
@@ -130,6 +132,8 @@ def main() -> None:
         _note("arming natively")
         native = arming.measure(NATIVE_TIMES)
         armed = {"native-to-load" if native["until"] == "load" else "native": native}
+        _note(f"checking natively beside {checking.TASKS} tasks")
+        checked = checking.measure(directory)
         for kernel in armed_on:
             _note(f"arming on Linux {kernel}, by libbpf and by bcc")
             armed[f"vm-{kernel}"] = _in_guest(
@@ -157,9 +161,22 @@ def main() -> None:
         "peak_rss_mb": {key: each["peak_rss_mb"]["median"] for key, each in armed.items()},
         "armed": armed,
         "unwinding": unwound,
+        "check": checked,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
     print(json.dumps(result) if options.json else _show(result))
+
+
+def _checked(check: dict[str, Any]) -> str:
+    if "why" in check:
+        return f"not measured: {check['why']}"
+    rows = [
+        [kind, each["why"]]
+        if "why" in each
+        else [kind, *(each[name] for name in ("tasks", "seconds", "min", "max", "inside"))]
+        for kind, each in ((kind, check[kind]) for kind in checking.CASES)
+    ]
+    return tabulate(rows, ["beside", "tasks", "s", "min", "max", "reading alone"])
 
 
 _ENDS = {
@@ -267,6 +284,10 @@ def _show(result: dict[str, Any]) -> str:
         _show_unwound(result["unwinding"]),
         "",
         "vm-*: under QEMU without KVM (TCG), many times slower than a real machine.",
+        "",
+        f"fork-trace check, natively, from exec to exit, {result['cpu']}",
+        "",
+        _checked(result["check"]),
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,419 @@
+"""How near each limit of a fork is: readings in, headroom out. Pure: reading is survey's, procfs' and cgroup's.
+
+Everywhere "used reaches limit" means that the kernel refuses the next one, so 100 % is the limit
+itself. What is not known is None with a reason, and never counts as fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+# include/uapi/asm-generic/resource.h: RLIM_INFINITY, "unlimited"
+UNLIMITED = (1 << 64) - 1
+# kernel/pid.c: RESERVED_PIDS, not given out again once the count has passed them
+RESERVED_PIDS = 300
+# include/linux/proc_ns.h: PROC_USER_INIT_INO and PROC_PID_INIT_INO
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+
+HOST = "the whole host"
+# Worst first.
+LEVELS = ("full", "near", "unknown", "fine")
+_NOT_TOLD = "/proc does not tell it"
+
+# (inode, creator) of a namespace and of all above it that we may see, the own one first.
+Lineages = Mapping[int, Sequence[tuple[int, "int | None"]]]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, as a person looks for it."""
+
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """One limit, and how much of it is used."""
+
+    cause: str  # what a refusal would be called
+    name: str  # the setting, as in the evidence of a failure
+    used: int | None
+    limit: int | None
+    unit: str
+    where: str
+    why: str | None = None  # why a number is not known, or not the whole
+    is_at_least: bool = False  # `used` is a lower bound
+    free: str | None = None  # why nothing is refused here; None: something can be
+    note: str | None = None
+    setting: int | None = None  # what the setting holds, where `limit` follows from it
+    hits: int | None = None  # how often it was reached, where the kernel counts that
+    uid: int | None = None
+    namespace: int | None = None  # inode
+    process: Process | None = None
+
+    @property
+    def percent(self) -> float | None:
+        """Return the part that is used; None: not known, or nothing is refused."""
+        if self.free or self.used is None or self.limit is None:
+            return None
+        # Nothing of nothing is full: pids.max may be 0.
+        return 100.0 * self.used / self.limit if self.limit > 0 else 100.0
+
+    def level(self, near: float, full: float) -> str:
+        """Return one of LEVELS by these percentages."""
+        if self.free:
+            return "fine"
+        if self.percent is None:
+            return "unknown"
+        if self.percent >= full:
+            return "full"
+        if self.percent >= near:
+            return "near"
+        return "unknown" if self.is_at_least else "fine"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The tasks of one real uid in one user namespace."""
+
+    tasks: int
+    lowest: int | None  # soft RLIMIT_NPROC of those that are held to it; None: not read
+    process: Process | None  # which has the lowest
+    is_exempt: bool  # none of its processes is held to it
+    unread: int = 0  # processes whose limit was not told
+    is_guess: bool = False  # the user namespace of some was not told, and ours assumed
+
+
+@dataclass(frozen=True)
+class Big:
+    """One large process: what its fork would ask for."""
+
+    process: Process
+    total_kib: int  # VmSize
+    asks_kib: int | None  # all that fork would charge
+    largest_kib: int | None  # the largest single mapping of it
+    is_admin: bool  # CAP_SYS_ADMIN, in the initial user namespace
+    is_estimate: bool  # by VmData and VmStk, as smaps was not read
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the overcommit rule reads; in KiB."""
+
+    mode: int | None
+    committed: int | None = None
+    commit_limit: int | None = None
+    admin_reserve: int | None = None
+    user_reserve: int | None = None
+    ram_and_swap: int | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The pid numbers of one namespace: those in use that compete for what can be given out."""
+
+    used: int | None
+    pid_max: int | None
+    last: int | None = None  # the last number given out, which tells if the reserved ones are gone
+    is_at_least: bool = False
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class CgroupLimit:
+    """One cgroup with a pids.max."""
+
+    directory: str
+    current: int | None
+    limit: int | None
+    hits: int | None  # "max" of pids.events
+
+
+@dataclass(frozen=True)
+class Most:
+    """The process that has most of something, with the highest value; None: not told, and why."""
+
+    process: Process
+    value: int | None
+    why: str | None = None
+
+
+def threads(used: int | None, limit: int | None) -> Headroom:
+    """Compare all threads of the host with kernel.threads-max."""
+    why = _NOT_TOLD if None in (used, limit) else None
+    return Headroom("threads-max", "kernel.threads-max", used, limit, "threads", HOST, why)
+
+
+def cgroups(found: Iterable[CgroupLimit]) -> list[Headroom]:
+    """Compare each limited pids cgroup with its limit; ancestors are cgroups like others."""
+    return [
+        Headroom(
+            *("pids-cgroup", "pids.max", each.current, each.limit, "tasks", each.directory),
+            why="its files could not be read" if None in (each.current, each.limit) else None,
+            hits=each.hits,
+        )
+        for each in found
+    ]
+
+
+def first_number(last: int | None) -> int:
+    """Return the least number that the kernel gives out, by the last one that it gave."""
+    # kernel/pid.c, alloc_pid(): by the cursor, which is one above the last number.
+    return 1 if last is not None and last + 1 <= RESERVED_PIDS else RESERVED_PIDS
+
+
+def host_numbers(numbers: Numbers, where: str) -> Headroom:
+    """Compare the numbers of our own pid namespace with what kernel.pid_max leaves of them."""
+    limit = None
+    if numbers.pid_max is not None:
+        limit = numbers.pid_max - first_number(numbers.last)
+    why = numbers.why or (_NOT_TOLD if None in (numbers.used, limit) else None)
+    return Headroom(
+        *("pid-max", "kernel.pid_max", numbers.used, limit, "pids", where),
+        why=why,
+        is_at_least=numbers.is_at_least,
+        setting=numbers.pid_max,
+        namespace=INITIAL_PID_NAMESPACE if where == HOST else None,
+    )
+
+
+def nested_numbers(
+    tasks: Mapping[int, int],
+    lineages: Lineages,
+    own: int | None,
+    pid_max: int | None,
+    is_by_namespace: bool | None,
+) -> list[Headroom]:
+    """Compare each pid namespace below ours; `tasks` has those of each, without the ones below."""
+    held: dict[int, int] = {}
+    levels: dict[int, int] = {}
+    for inode, count in tasks.items():
+        line = [each for each, _ in lineages.get(inode, ())]
+        if own in line:
+            line = line[: line.index(own)]
+        for up, each in enumerate(line):
+            held[each] = held.get(each, 0) + count
+            levels[each] = len(line) - up
+    found = []
+    for inode, count in held.items():
+        where = f"pid namespace {inode} (level {levels[inode]})"
+        # Since Linux commit 7863dcc72d0f ("pid: allow pid_max to be set per pid namespace") (in
+        # v6.14), each has its own, which shows only to those inside. Before that, there is one.
+        limit = why = None
+        if is_by_namespace is False and pid_max is not None:
+            limit = pid_max - RESERVED_PIDS
+        else:
+            why = "only a process inside can read its kernel.pid_max (4194304 unless lowered)"
+        found.append(
+            Headroom(
+                *("pid-max", "kernel.pid_max", count, limit, "pids", where),
+                why=why,
+                setting=pid_max if limit is not None else None,
+                namespace=inode,
+            )
+        )
+    return found
+
+
+def users(
+    tallies: Mapping[tuple[int, int], Tally],
+    lineages: Lineages,
+    own: int | None,
+    is_by_namespace: bool | None,
+    unseen: str | None,
+) -> list[Headroom]:
+    """Compare each user with RLIMIT_NPROC as the kernel counts it.
+
+    `tallies` is by (user namespace, real uid), without what namespaces below charge to it; `unseen`
+    says why not all tasks of a user are seen, or is None.
+    """
+    # Since Linux commit 21d1c5e386bc ("Reimplement RLIMIT_NPROC on top of ucounts") (in v5.14), a
+    # user is counted in each user namespace, and charged for those below that it made. Before
+    # that, once for the host.
+    charged: dict[tuple[int | None, int], int] = {}
+    direct: dict[tuple[int | None, int], list[Tally]] = {}
+    for (namespace, uid), tally in tallies.items():
+        home = (namespace if is_by_namespace else None, uid)
+        direct.setdefault(home, []).append(tally)
+        charged[home] = charged.get(home, 0) + tally.tasks
+        if not is_by_namespace:
+            continue
+        line = list(lineages.get(namespace, ()))
+        for (_, creator), (above, _) in zip(line, line[1:]):
+            if creator is not None:
+                charged[(above, creator)] = charged.get((above, creator), 0) + tally.tasks
+    found = []
+    for (home_namespace, uid), count in charged.items():
+        held = [each for each in direct.get((home_namespace, uid), []) if not each.is_exempt]
+        is_own = home_namespace in (None, own)
+        note = None
+        if is_by_namespace is None and len({key[0] for key in tallies}) > 1:
+            note = "in all user namespaces, as this kernel does not tell how it counts"
+        elif any(each.is_guess for each in held):
+            note = "some may be in user namespaces that count apart, which may not be read"
+        first = Headroom(
+            *("rlimit-nproc", "RLIMIT_NPROC", count, None, "tasks"),
+            f"uid {uid}" if is_own else f"uid {uid} in user namespace {home_namespace}",
+            uid=uid,
+            namespace=home_namespace,
+            is_at_least=unseen is not None,
+            note=note,
+        )
+        found.append(_user(first, held, bool(direct.get((home_namespace, uid))), own, unseen))
+    return found
+
+
+def _user(
+    first: Headroom, held: Sequence[Tally], has_tasks: bool, own: int | None, unseen: str | None
+) -> Headroom:
+    if first.uid == 0 and own == INITIAL_USER_NAMESPACE and first.namespace in (None, own):
+        return replace(first, free="root is exempt", is_at_least=False)
+    if not held:
+        if has_tasks:
+            free = "exempt: CAP_SYS_ADMIN or CAP_SYS_RESOURCE"
+            return replace(first, free=free, is_at_least=False)
+        return replace(first, why="the limit of its namespaces' maker shows nowhere")
+    known = [each for each in held if each.lowest is not None]
+    unread = sum(each.unread for each in held)
+    if not known:
+        if not unread:
+            return replace(
+                first,
+                free="its processes may not fork at all (RLIMIT_NPROC 0), or have ended",
+                is_at_least=False,
+            )
+        return replace(first, why="/proc/PID/limits could not be read")
+    lowest = min(known, key=lambda each: each.lowest or 0)
+    if unread:
+        first = replace(first, why=f"/proc/PID/limits of {unread} processes could not be read")
+    else:
+        first = replace(first, why=unseen)
+    first = replace(first, process=lowest.process)
+    if lowest.lowest == UNLIMITED:
+        return replace(first, free=None if unread else "unlimited", is_at_least=False)
+    return replace(first, limit=lowest.lowest, is_at_least=first.is_at_least or bool(unread))
+
+
+def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
+    """Say how far memory is from a refusal, by the overcommit mode in force."""
+    if state.mode == 1:
+        return [
+            Headroom(
+                *("overcommit-never", "commit charge", state.committed, None, "KiB", HOST),
+                free="vm.overcommit_memory is 1: never refused",
+            )
+        ]
+    if state.mode == 0:
+        # Since Linux commit 8c7829b04c52 ("mm: fix false-positive OVERCOMMIT_GUESS failures") (in
+        # v5.2), only a single mapping above RAM and swap is refused. Before that, free memory
+        # counted, which cannot be told from here.
+        return [
+            _asking(
+                "overcommit-heuristic",
+                "largest mapping",
+                big,
+                big.largest_kib,
+                0,
+                state.ram_and_swap,
+            )
+            for big in biggest
+        ]
+    if state.mode != 2:
+        return [
+            Headroom(
+                *("overcommit-never", "commit charge", None, None, "KiB", HOST),
+                why="vm.overcommit_memory could not be read",
+            )
+        ]
+    # mm/util.c, __vm_enough_memory(): what is kept back for root, and for everybody to recover.
+    root_limit = state.commit_limit
+    other_limit = None
+    if root_limit is not None and state.admin_reserve is not None:
+        other_limit = max(root_limit - state.admin_reserve, 0)
+    why = _NOT_TOLD if None in (state.committed, other_limit) else None
+    found = [
+        Headroom(
+            *("overcommit-never", "commit charge", state.committed, limit, "KiB"),
+            f"{HOST}, {who}",
+            why=why,
+            setting=state.commit_limit,
+        )
+        for limit, who in ((other_limit, "without CAP_SYS_ADMIN"), (root_limit, "for root"))
+    ]
+    for big in biggest:
+        limit = root_limit if big.is_admin else other_limit
+        if limit is not None and state.user_reserve is not None:
+            limit = max(limit - min(big.total_kib // 32, state.user_reserve), 0)
+        found.append(
+            _asking("overcommit-never", "commit charge", big, big.asks_kib, state.committed, limit)
+        )
+    return found
+
+
+def _asking(
+    cause: str, name: str, big: Big, asks: int | None, already: int | None, limit: int | None
+) -> Headroom:
+    used = None if asks is None or already is None else already + asks
+    why = big.why or (_NOT_TOLD if None in (used, limit) else None)
+    of_what = "with the copy that a fork of it asks for" if already else ""
+    estimate = "estimated by VmData and VmStk" if big.is_estimate else ""
+    return Headroom(
+        *(cause, name, used, limit, "KiB", f"process {big.process.pid}"),
+        why=why,
+        note="; ".join(filter(None, (of_what, estimate))) or None,
+        process=big.process,
+    )
+
+
+def descriptor_tables(most: Sequence[Most], nr_open: int | None) -> list[Headroom]:
+    """Compare the highest open descriptors with fs.nr_open, as fork does."""
+    # fs/file.c, alloc_fdtable(): a table has a multiple of 64 slots, at most nr_open.
+    limit = None if nr_open is None else nr_open // 64 * 64
+    return [
+        Headroom(
+            *("fd-table-limit", "fs.nr_open", each.value, limit, "descriptors"),
+            f"process {each.process.pid}",
+            why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
+            note="the highest that is open; a table has a multiple of 64",
+            setting=nr_open,
+            process=each.process,
+        )
+        for each in most
+    ]
+
+
+def open_files(used: int | None, limit: int | None) -> Headroom:
+    """Compare the open files of the host with fs.file-max, which a fork with a pidfd needs."""
+    why = _NOT_TOLD if None in (used, limit) else None
+    note = "asked for CLONE_PIDFD only, and not of root"
+    return Headroom("file-max", "fs.file-max", used, limit, "open files", HOST, why, note=note)
+
+
+def mappings(most: Sequence[Most], limit: int | None) -> list[Headroom]:
+    """Compare the mappings of the largest processes with vm.max_map_count; threads need two more."""
+    return [
+        Headroom(
+            *("thread-stack", "vm.max_map_count", each.value, limit, "mappings"),
+            f"process {each.process.pid}",
+            why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
+            process=each.process,
+        )
+        for each in most
+    ]
+
+
+def order(found: Iterable[Headroom], near: float, full: float) -> list[Headroom]:
+    """Return them worst first: full, near, unknown, fine; in each the fullest first."""
+    return sorted(
+        found,
+        key=lambda each: (
+            LEVELS.index(each.level(near, full)),
+            -(each.percent or 0.0),
+            each.cause,
+            each.where,
+        ),
+    )

@@ -1,0 +1,195 @@
+"""`check` while a shortage is set up and no fork has failed: the same slug, and exit code 2.
+
+It runs inside this process, as nothing can be started where the host is full. The rehearsals set the
+shortage up and wait at its brink instead of forking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# All that check needs is imported before there is a shortage.
+from fork_trace import check, cli, rehearse  # noqa: F401
+from fork_trace.borrowed import Borrowed
+from fork_trace.errors import NotHereError
+from fork_trace.stage import Stage
+
+from .conftest import FORK_TRACE, IS_GUEST
+
+pytestmark = pytest.mark.live
+
+SCENARIOS = (
+    *("pids-cgroup", "pids-cgroup-ancestor", "rlimit-nproc", "overcommit-never"),
+    *("fd-table-limit", "pid-max", "threads-max", "overcommit-heuristic", "pids-cgroup-three-up"),
+)
+
+
+class Brink(Stage):
+    """A stage that goes up to the brink: where it would fork, it says so and waits."""
+
+    def __init__(self, comm: str, borrowed: Borrowed, ready: int, go: int) -> None:
+        super().__init__(comm, 1, borrowed)
+        self._ready = ready
+        self._go = go
+
+    def ask_until_refused(
+        self,
+        ask: Callable[[], int],
+        keep: Callable[[int], None] | None = None,
+        patience: int = 0,
+    ) -> None:
+        """Take the last free numbers, if the rehearsal would, and wait to be let go."""
+        if keep:
+            for number in range(300, int(Path("/proc/sys/kernel/pid_max").read_text())):
+                if not is_taken(number):
+                    keep(sleeper())
+        os.write(self._ready, b"ready")
+        os.read(self._go, 1)
+
+
+def is_taken(number: int) -> bool:
+    """A thread shows in /proc though it is not listed; a group may outlive its leader."""
+    if os.path.exists(f"/proc/{number}"):
+        return True
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def sleeper() -> int:
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            os.read(os.pipe()[0], 1)
+    return pid
+
+
+@contextmanager
+def brink(name: str) -> Iterator[int]:
+    """Set a shortage up for as long as the block runs; yield the pid of who would be refused."""
+    scenario = rehearse.find(name)
+    borrowed = Borrowed(host_wide=True)
+    ready_from, ready = os.pipe()
+    go, go_to = os.pipe()
+    pid = 0
+    try:
+        act = scenario.prepare(borrowed)
+        stage = Brink(scenario.comm, borrowed, ready, go)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(go_to)
+                stage.enter()
+                act(stage)
+            except BaseException as error:
+                os.write(ready, repr(error).encode())
+            finally:
+                os._exit(0)
+        assert os.read(ready_from, 1000) == b"ready"
+        yield pid
+    except NotHereError as error:
+        pytest.skip(error.message)
+    finally:
+        os.close(go_to)
+        if pid:
+            os.waitpid(pid, 0)
+        borrowed.give_back()
+        for fd in (ready_from, ready, go):
+            os.close(fd)
+
+
+def run_check(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["check", "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert isinstance(end.value.code, int)
+    return end.value.code, found
+
+
+def full(found: dict[str, Any], cause: str) -> list[dict[str, Any]]:
+    return [each for each in found["limits"] if each["level"] == "full" and each["cause"] == cause]
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: run it by scripts/test, or with sudo")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_shortage_is_named_before_any_fork_fails(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = rehearse.find(name)
+    if scenario.host_wide and not IS_GUEST:
+        pytest.skip("lowers a limit of the whole host: only in a virtual machine (scripts/vm)")
+
+    with brink(name) as pid:
+        code, found = run_check(capsys)
+
+    (pool,) = full(found, scenario.cause)
+    assert (2, "full") == (code, found["level"])
+    assert pool["used"] >= pool["limit"] > 0
+    assert found["limits"][0]["level"] == "full"
+    if name.startswith("pids-cgroup"):
+        assert pool["where"].endswith(f"/fork-trace-rehearse-{os.getpid()}")
+        assert (1, 1) == (pool["used"], pool["limit"])
+    elif name == "rlimit-nproc":
+        assert (1, 1) == (pool["used"], pool["limit"])
+    else:
+        assert pool["advice"]
+    if name in ("rlimit-nproc", "overcommit-never", "overcommit-heuristic", "fd-table-limit"):
+        assert {"pid": pid, "comm": scenario.comm} == pool["process"]
+    else:
+        assert pool["holders_total"] >= 1
+
+    _, after = run_check(capsys)
+    assert [] == [each for each in full(after, scenario.cause) if each["where"] == pool["where"]]
+
+
+def test_without_root_what_cannot_be_read_is_not_fine() -> None:
+    done = subprocess.run(
+        [*FORK_TRACE, "check", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        user=65534,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    found = json.loads(done.stdout)
+
+    hidden = [each for each in found["limits"] if each["cause"] == "thread-stack"]
+    assert done.returncode in (0, 1)
+    assert [None] == sorted({each["used"] for each in hidden if each["level"] == "unknown"})
+    assert all(each["why"] for each in found["limits"] if each["level"] == "unknown")
+    assert found["counts"]["unknown"] >= 1
+
+
+def test_a_big_crowd_of_zombies_is_put_down_to_its_parent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    children = []
+    for _ in range(23):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        children.append(pid)
+    try:
+        for pid in children:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        _, found = run_check(capsys)
+    finally:
+        for pid in children:
+            os.waitpid(pid, 0)
+
+    assert 23 in [each["zombies"] for each in found["zombies"] if each["pid"] == os.getpid()]
+    assert found["zombies_total"] >= 23
