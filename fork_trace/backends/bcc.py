@@ -113,11 +113,10 @@ class BccBackend:
         self._unreturned = 0
         self._returns: list[int] = []  # perf events of the programs at returns
         self._kprobe_events: KprobeEvents | None = None
-        with contextlib.suppress(OSError):  # without tracefs perf's own kprobes do, with less room
-            self._kprobe_events = KprobeEvents()
-        self._is_attached = False
-        self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
-        self._may_detail = bool(self._waiting)
+        self._bpf: Any = None
+        self._is_counting = False
+        self._waiting: list[Probe] = []
+        self._may_detail = False
         try:
             # Imported here: it is slow, and on most hosts it is not there.
             import bcc  # type: ignore[import-untyped]
@@ -130,22 +129,33 @@ class BccBackend:
         self._kprobe, self._raw = bcc.BPF.KPROBE, bcc.BPF.RAW_TRACEPOINT
         self._lib = libbcc.lib
         self._version: str = bcc.__version__
-        flags = _flags(plan, filter_, samples_per_second)
+        try:
+            while True:
+                self._compile(bcc.BPF, filter_, samples_per_second)
+                refused = self._attach_all()
+                if not refused:
+                    break
+                # What is watched is a constant in the programs: without these they are others.
+                self.close()
+                for probe, reason in refused:
+                    self.plan = self.plan.without_probe(probe.program, reason)
+            self._arm()
+        except BaseException:
+            self.close()
+            raise
+
+    def _compile(self, bpf: Any, filter_: Filter, samples_per_second: int) -> None:
+        flags = _flags(self.plan, filter_, samples_per_second)
         text = program(_SOURCE).read_bytes()
         try:
-            self._bpf: Any = _quietly(lambda: bcc.BPF(text=text, cflags=flags), self._said)
+            self._bpf = _quietly(lambda: bpf(text=text, cflags=flags), self._said)
         except Exception:  # bcc raises nothing finer
             raise self._not_compiled() from None
         self._functions = {
             self._lib.bpf_function_name(self._bpf.module, index).decode()
             for index in range(self._lib.bpf_num_functions(self._bpf.module))
         }
-        try:
-            self._open_samples()
-            self._arm()
-        except BaseException:
-            self.close()
-            raise
+        self._open_samples()
 
     def _not_compiled(self) -> RungRefusedError:
         errors = [
@@ -178,29 +188,33 @@ class BccBackend:
         self._pending.append(ctypes.string_at(data, size)[: events.EVENT_BYTES])
         return 0
 
-    def _arm(self) -> None:
+    def _attach_all(self) -> list[tuple[Probe, str]]:
+        """Attach what is not for later; return what this kernel refuses, with its words."""
+        with contextlib.suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+            self._kprobe_events = KprobeEvents()
+        refused = []
         for probe in self.plan.probes:
-            if not probe.in_detail:
-                self._attach_or_give_up(probe)
-        self._is_attached = True
+            reason = None if probe.in_detail else self._attach(probe)
+            if reason is None:
+                continue
+            if is_vital(probe):
+                raise RungRefusedError(
+                    f"this kernel refuses the program on {probe.function}: {reason}",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[self.plan.rung]}",
+                )
+            refused.append((probe, reason))
+        return refused
+
+    def _arm(self) -> None:
+        self._waiting = [probe for probe in reversed(self.plan.probes) if probe.in_detail]
+        self._may_detail = bool(self._waiting)
         # The verifier and the compiler are done: give back what they took.
         self._lib.bcc_free_memory()
+        self._is_counting = True
         self._move_to(PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
         time.sleep(MARKING_S)
         self._move_to(PHASE_COUNTING)
-
-    def _attach_or_give_up(self, probe: Probe) -> bool:
-        reason = self._attach(probe)
-        if reason is None:
-            return True
-        if is_vital(probe):
-            raise RungRefusedError(
-                f"this kernel refuses the program on {probe.function}: {reason}",
-                f"`fork-trace doctor` lists what it offers; {NEEDS[self.plan.rung]}",
-            )
-        self.plan = self.plan.without_probe(probe.program, reason)
-        return False
 
     def _attach(self, probe: Probe) -> str | None:
         """Load and attach the programs of one probe; return the kernel's words if it refuses."""
@@ -246,7 +260,10 @@ class BccBackend:
                 self._move_to(PHASE_DETAILED)
                 self._may_detail = False
             return False
-        if not self._attach_or_give_up(self._waiting.pop(0)):
+        probe = self._waiting.pop(0)
+        reason = self._attach(probe)
+        if reason is not None:
+            self.plan = self.plan.without_probe(probe.program, reason)
             self._may_detail = False
         return True
 
@@ -324,16 +341,17 @@ class BccBackend:
         """Stop watching; what was counted and sampled can still be read."""
         self._waiting = []
         self._may_detail = False
-        if not self._is_attached:
-            return
-        self._is_attached = False
-        # Before the first program goes: none of the others shall see half of a fork.
-        self._move_to(PHASE_OFF)
-        self._unreturned = drain(
-            lambda: sum(1 for _ in self._pairs("attempts", THREAD_BYTES, ATTEMPT_BYTES))
-        )
-        _quietly(self._detach_all, self._said)
-        self._missed = self.missed()
+        if self._is_counting:
+            # Before the first program goes: none of the others shall see half of a fork.
+            self._move_to(PHASE_OFF)
+            self._unreturned = drain(
+                lambda: sum(1 for _ in self._pairs("attempts", THREAD_BYTES, ATTEMPT_BYTES))
+            )
+        if self._bpf is not None:
+            _quietly(self._detach_all, self._said)
+        if self._is_counting:
+            self._is_counting = False
+            self._missed = self.missed()
         if self._kprobe_events:
             self._kprobe_events.remove()
             self._kprobe_events = None
@@ -350,5 +368,7 @@ class BccBackend:
     def close(self) -> None:
         """Detach every program and free every map; safe to call twice."""
         self.detach()
-        with contextlib.suppress(Exception):
-            _quietly(self._bpf.cleanup, self._said)
+        if self._bpf is not None:
+            with contextlib.suppress(Exception):
+                _quietly(self._bpf.cleanup, self._said)
+            self._bpf = None
