@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +74,14 @@ LIMITED = ("setpriv", "--reuid", "61013", "--regid", "61013", "--clear-groups", 
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("sources")
-    for name, text in (("job.py", PYTHON), ("app.js", NODE), ("Caller.java", JAVA)):
-        (place / name).write_text(text)
-    for directory in (place, *place.parents):
-        if directory != Path("/tmp") and directory.stat().st_uid == os.geteuid():
-            directory.chmod(directory.stat().st_mode | 0o055)
-    return place
+def sources() -> Iterator[Path]:
+    """Where another user may read; pytest's own directories are its user's alone."""
+    with tempfile.TemporaryDirectory(prefix="ft-sources-") as directory:
+        place = Path(directory)
+        for name, text in (("job.py", PYTHON), ("app.js", NODE), ("Caller.java", JAVA)):
+            (place / name).write_text(text)
+        place.chmod(0o755)
+        yield place
 
 
 def run_real(sources: Path, tmp_path: Path, *argv: str, needs: str) -> Captured:
