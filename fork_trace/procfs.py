@@ -63,13 +63,23 @@ _CODE = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?$", re.M
 )
 _MOST_MAPS_BYTES = 64 << 20
+_PIECE_BYTES = 1 << 16
+
+
+def _read(path: str) -> bytes:
+    # One read of that size would ask for the memory first, which a host at its limit has not.
+    pieces, size = [], 0
+    with open(path, "rb", buffering=0) as file:
+        while size < _MOST_MAPS_BYTES and (piece := file.read(_PIECE_BYTES)):
+            pieces.append(piece)
+            size += len(piece)
+    return b"".join(pieces)
 
 
 def mappings(pid: int, root: str = "/proc") -> list[Mapping]:
     """Return where the code of a process lies; none if it is gone or may not be seen."""
     try:
-        with open(f"{root}/{pid}/maps", "rb") as file:
-            raw = file.read(_MOST_MAPS_BYTES)
+        raw = _read(f"{root}/{pid}/maps")
     except OSError:
         return []
     found = []
@@ -93,8 +103,7 @@ def find_in_mounts(
 ) -> str | None:
     """Find a file by its path within its filesystem, in our mounts; None if it is not there."""
     try:
-        with open(f"{root}/self/mountinfo", "rb") as file:
-            lines = file.read(_MOST_MAPS_BYTES).splitlines()
+        lines = _read(f"{root}/self/mountinfo").splitlines()
     except OSError:
         return None
     number = b"%d:%d" % device

@@ -11,6 +11,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -34,7 +35,7 @@ from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import LibbpfBackend, Library
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
-from fork_trace.records import VERSION, Failure, Header, Summary
+from fork_trace.records import VERSION, Failure, Frame, Header, Summary
 from fork_trace.symbols import Caller, Symbols
 
 _SETTLE_S = 1.0
@@ -326,7 +327,8 @@ class Session:
             # The kernel's pids are of the initial namespace: in our /proc they are strangers.
             return _Look(identity, None, [], stack)
         # Where its code lies first: a process that exits has no mappings before it is gone.
-        self._symbols.note(self._caller(event), event.user_frames, stack)
+        with suppress(MemoryError):
+            self._symbols.note(self._caller(event), event.user_frames, stack)
         look = _Look(identity, procfs.exe(event.pid), procfs.cgroups(event.pid), stack)
         known = self._looks.get(event.pid)
         if look.exe is None and not look.cgroups and known and known.identity == identity:
@@ -565,12 +567,16 @@ class Session:
             exe = self._symbols.program(look.stack)
         arguments = look.stack.arguments if look.stack else ()
         script = callers.script(exe, arguments)
-        stack, stack_by = self._symbols.frames(
-            self._caller(event),
-            event.user_frames,
-            look.stack if unwinds else None,
-            _ONE_STACK_S,
-        )
+        stack: tuple[Frame, ...] = ()
+        stack_by = None
+        # Of a host that has no memory left it is more to know what refused than who asked.
+        with suppress(MemoryError):
+            stack, stack_by = self._symbols.frames(
+                self._caller(event),
+                event.user_frames,
+                look.stack if unwinds else None,
+                _ONE_STACK_S,
+            )
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns
         own_cgroup = self._own_cgroup(look.cgroups, key)
