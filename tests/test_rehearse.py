@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fork_trace import borrowed, rehearse, stage
+from fork_trace import borrowed, refused_memory, rehearse, stage
 from fork_trace.errors import ForkTraceError, NotHereError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -422,3 +422,16 @@ def test_the_rehearsals_that_need_no_root_do_without_it() -> None:
     )
 
     assert done.stdout.splitlines() == [f"{name} True" for name in names], done.stderr
+
+
+def test_a_count_that_cannot_be_read_is_waited_for_and_is_no_refused_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refused_memory, "_PATIENCE_S", 0.01)
+    file = tmp_path / "memory.current"
+    begin = time.monotonic()
+    refused_memory._await(str(file), 23)
+
+    assert time.monotonic() - begin >= 0.01
+    file.write_text("24\n")
+    assert refused_memory._charged(str(file), 23) == 24
