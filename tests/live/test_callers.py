@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import PROGRAMS, Captured, capture, functions
+from .conftest import PROGRAMS, Captured, capture, functions, host_by
 
 pytestmark = [
     pytest.mark.live,
@@ -62,13 +62,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-RUNGS = ("fexit", "tracepoint")
+RUNGS = ("fexit", "kprobe", "tracepoint")
 
 
 @pytest.fixture(scope="module", params=RUNGS)
 def rung(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each rung that samples stacks and that this kernel has."""
-    request.getfixturevalue("any_host" if request.param == "tracepoint" else "host")
+    if request.param == "tracepoint":
+        request.getfixturevalue("any_host")
+    else:
+        host_by(request.param)
     yield request.param
 
 
