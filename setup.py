@@ -39,6 +39,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     packages=["fork_trace", "fork_trace.backends"],
+    package_data={"fork_trace": ["records.schema.json"]},
     python_requires=">=3.9",
     # click: the command line; tabulate: the tables. libbpf is a system library (Debian:
     # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from

@@ -355,6 +355,21 @@ def explain_command(words: tuple[str, ...], as_json: bool) -> None:
         sys.stdout.write(render.explanation(answer))
 
 
+@cli.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of the records
+
+    Of a capture file, of --json of live, capture and report, and of what
+    `check --json` prints.
+
+    \b
+    fork-trace schema > records.schema.json
+    """
+    from fork_trace import documents
+
+    sys.stdout.write(documents.text(documents.SCHEMA))
+
+
 @cli.command("rehearse")
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO...]")
 @click.option("--list", "list_", is_flag=True, help="List the scenarios.")

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "procfs": set(),
     "cgroup": set(),
     "holders": {"records"},
+    "documents": set(),
     "files": set(),
     "elf": set(),
     "cfi": {"elf"},
@@ -92,8 +93,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": {"aggregate", "errors", "records", "render", "session"},
     # 7
     "cli": {
-        *("__init__", "aggregate", "check", "doctor", "errors", "events", "explain", "plan"),
-        *("records", "rehearse", "render", "session", "watch"),
+        *("__init__", "aggregate", "check", "doctor", "documents", "errors", "events"),
+        *("explain", "plan", "records", "rehearse", "render", "session", "watch"),
     },
     "__main__": {"cli"},
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from accuracy.judging import COUNT
 
 from fork_trace.borrowed import places
@@ -165,8 +166,8 @@ def capture(
 
 
 def read_capture(file: Path, done: subprocess.CompletedProcess[str]) -> Captured:
-    """Read the file of a capture that has ended."""
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    """Read the file of a capture that has ended; each record must fit the published schema."""
+    records = schema.read(file.read_text())
     return Captured(
         header=records[0],
         failures=[record for record in records if record["type"] == "failure"],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 
 # All that check needs is imported before there is a shortage.
 from fork_trace import check, cli, rehearse  # noqa: F401
@@ -111,7 +112,7 @@ def brink(name: str) -> Iterator[int]:
 def run_check(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     with pytest.raises(SystemExit) as end:
         cli.main(["check", "--json"])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = schema.validate(json.loads(capsys.readouterr().out))
     assert isinstance(end.value.code, int)
     return end.value.code, found
 
@@ -165,7 +166,7 @@ def test_without_root_what_cannot_be_read_is_not_fine() -> None:
         user=65534,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    found = json.loads(done.stdout)
+    found = schema.validate(json.loads(done.stdout))
 
     hidden = [each for each in found["limits"] if each["cause"] == "thread-stack"]
     assert done.returncode in (0, 1)

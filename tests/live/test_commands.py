@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 
 from .conftest import FORK_TRACE, TIMEOUT_S, capture, start
 
@@ -55,7 +56,7 @@ def test_capture_json_keeps_stdout_for_records(usable: dict[str, Any], build: An
         text=True,
         timeout=TIMEOUT_S,
     )
-    types = [json.loads(line)["type"] for line in done.stdout.splitlines()]
+    types = [record["type"] for record in schema.read(done.stdout)]
 
     assert types[0] == "header"
     assert types[-1] == "summary"
@@ -78,7 +79,7 @@ def test_live_json_is_one_record_a_line(usable: dict[str, Any], build: Any) -> N
     process = start("live", "--json", "--duration", "4")
     subprocess.run([build("fork_kinds"), "thread", "5"], check=True, capture_output=True)
     text, _ = process.communicate(timeout=TIMEOUT_S)
-    records = [json.loads(line) for line in text.splitlines()]
+    records = schema.read(text)
     ours = [r for r in records if r["type"] == "failure" and r["comm"] == "fork_kinds"]
 
     assert (records[0]["type"], records[-1]["type"]) == ("header", "summary")
@@ -99,7 +100,7 @@ def test_live_counts_a_storm_once_though_it_looks_in_the_midst_of_it(
     # Read while it runs: a full pipe would make the tool wait for us.
     threading.Thread(target=end_after, args=(storm, process)).start()
     text, _ = process.communicate(timeout=TIMEOUT_S)
-    records = [json.loads(line) for line in text.splitlines()]
+    records = schema.read(text)
     failures = [record for record in records if record["type"] == "failure"]
 
     assert sum(failure["count"] for failure in failures) == 20011

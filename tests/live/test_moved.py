@@ -6,7 +6,6 @@ under a name that no kernel has.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ARCH = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine(), "")
@@ -69,7 +69,7 @@ def test_a_structure_that_moved_gives_no_number_and_the_reason(
         argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
     )
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    records = schema.read(done.stdout)
     records = [record for record in records if record["comm"].startswith("ft-")]
 
     assert sum(record["count"] for record in records) == COUNT
