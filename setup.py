@@ -41,6 +41,7 @@ setup(
     packages=["fork_trace", "fork_trace.backends"],
     package_data={"fork_trace": ["records.schema.json"]},
     python_requires=">=3.9",
+    data_files=[("share/man/man8", ["fork_trace/fork-trace.8"])],
     # click: the command line; tabulate: the tables. libbpf is a system library (Debian:
     # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from
     # PyPI, where that name is an unrelated project.

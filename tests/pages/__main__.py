@@ -1,0 +1,55 @@
+"""Write the man page and the README's table of causes: `scripts/build-docs`, with --check only compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from fork_trace import __version__, catalogue, cli, documents
+from pages import causes, manual
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+README = CHECKOUT / "README.md"
+MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
+
+
+def made() -> dict[Path, str]:
+    """Each file with the text that it should have."""
+    readme = README.read_text(encoding="utf-8")
+    page = manual.page(
+        "fork-trace",
+        __version__,
+        cli.cli,
+        readme,
+        catalogue.ENTRIES,
+        json.loads(documents.text(documents.SCHEMA)),
+    )
+    return {README: causes.put_into(readme, causes.table(catalogue.ENTRIES)), MANUAL: page}
+
+
+def stale() -> list[Path]:
+    """Those that have another text, or none."""
+    return [
+        path
+        for path, text in made().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Write what is stale, or with --check only name it; the exit code."""
+    if argv not in ([], ["--check"]):
+        print("scripts/build-docs: unknown option. Give --check or nothing.", file=sys.stderr)
+        return 2
+    texts = made()
+    for path in stale():
+        print(path.relative_to(CHECKOUT), "is stale" if argv else "is written")
+        if argv:
+            return 1
+        path.write_text(texts[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
