@@ -70,9 +70,13 @@ class Seen:
     cgroup_name: Callable[[Level], str | None] = field(default=lambda level: None)
 
 
+# Where Python knows two names of a number, it gives the C library's: these are the kernel's.
+_KERNEL_NAMES = {errno.EDEADLK: "EDEADLK", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
 def errno_name(number: int) -> str:
-    """Name an errno; an unknown one stays visible as unknown:N."""
-    return errno.errorcode.get(number, f"unknown:{number}")
+    """Name an errno as the kernel does; an unknown one stays visible as unknown:N."""
+    return _KERNEL_NAMES.get(number) or errno.errorcode.get(number, f"unknown:{number}")
 
 
 # A step that was seen refusing -> its cause by errno; "" is any other errno. ENOMEM is always memory

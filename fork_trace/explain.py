@@ -60,8 +60,13 @@ _STEP_ALIASES = {
     "scx_fork": "sched_cgroup_fork",
     "alloc_empty_file": "pidfd_prepare",
 }
-# include/linux/errno.h: the kernel's own; user space has no name for it.
-_KERNEL_ERRNOS = {513: "ERESTARTNOINTR"}
+_ERRNOS = {
+    **errno.errorcode,
+    # Of two names for one number Python gives the C library's; this is the kernel's.
+    errno.EOPNOTSUPP: "EOPNOTSUPP",
+    # include/linux/errno.h: the kernel's own; user space has no name for it.
+    513: "ERESTARTNOINTR",
+}
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,11 @@ def errno_name(word: str) -> str | None:
     """Name an errno given by name, number or libc's words; None: it is none."""
     number = re.fullmatch(r"-?(?:errno[ =]*)?([0-9]{1,4})", word.strip().lower())
     if number:
-        known = {**errno.errorcode, **_KERNEL_ERRNOS}
-        return known.get(int(number[1]))
+        return _ERRNOS.get(int(number[1]))
     name = word.strip().lstrip("-").upper()
     # The kernel's and Linux' other name for the same number.
     name = {"EWOULDBLOCK": "EAGAIN", "ENOTSUP": "EOPNOTSUPP"}.get(name, name)
-    if name in errno.errorcode.values() or name in _KERNEL_ERRNOS.values():
+    if name in _ERRNOS.values():
         return name
     return texts.strerror(word)
 

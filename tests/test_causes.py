@@ -1107,6 +1107,9 @@ def test_the_overcommit_mode_says_where_it_was_read(
     assert expected == (last.value, last.read)
 
 
-@pytest.mark.parametrize(("number", "name"), [(11, "EAGAIN"), (12, "ENOMEM"), (999, "unknown:999")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(11, "EAGAIN"), (12, "ENOMEM"), (35, "EDEADLK"), (95, "EOPNOTSUPP"), (999, "unknown:999")],
+)
 def test_an_errno_has_its_name_and_an_unknown_one_its_number(number: int, name: str) -> None:
     assert name == causes.errno_name(number)

@@ -117,6 +117,9 @@ def test_other_names_of_the_same_find_it(words: str, cause: str) -> None:
         ("EPERM", "EPERM", ["seccomp", "user-namespace-denied"]),
         ("EEXIST", "EEXIST", ["pid-taken"]),
         ("EBUSY", "EBUSY", ["cgroup-refused"]),
+        ("EOPNOTSUPP", "EOPNOTSUPP", ["cgroup-refused"]),
+        ("ENOTSUP", "EOPNOTSUPP", ["cgroup-refused"]),
+        ("95", "EOPNOTSUPP", ["cgroup-refused"]),
         ("513", "ERESTARTNOINTR", ["signal-pending"]),
         ("ERESTARTNOINTR", "ERESTARTNOINTR", ["signal-pending"]),
         # nothing in the table gives it; some can give any
