@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NoReturn, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from fork_trace import __version__, aggregate, plan, records, render, watch
 from fork_trace.errors import ForkTraceError, NotHereError
@@ -28,6 +29,43 @@ def _by(_context: click.Context, _parameter: click.Parameter, value: str) -> tup
     return aggregate.parse_by(value)
 
 
+def _offering(words: Callable[[str], Iterable[tuple[str, str]]]) -> Callable[..., Any]:
+    """Offer words, each with what it is, to a shell that completes; not those that are given."""
+
+    def complete(context: click.Context, parameter: click.Parameter, start: str) -> Any:
+        is_list = isinstance(parameter, click.Argument)
+        given = context.params.get(parameter.name or "") or () if is_list else ()
+        return [
+            CompletionItem(word, help=what)
+            for word, what in words(start)
+            if word.startswith(start) and word not in given
+        ]
+
+    return complete
+
+
+def _columns(start: str) -> Iterable[tuple[str, str]]:
+    before = start.rpartition(",")[0]
+    chosen = before.split(",") if before else []
+    return ((",".join((*chosen, each)), "") for each in aggregate.COLUMNS if each not in chosen)
+
+
+def _book(_start: str) -> Iterable[tuple[str, str]]:
+    from fork_trace import explain
+
+    return explain.offers()
+
+
+def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
+    from fork_trace import rehearse
+
+    return (("all", "every one"), *((each.name, each.title) for each in rehearse.SCENARIOS))
+
+
+def _paths(kind: str) -> Callable[..., Any]:
+    return lambda _context, _parameter, start: [CompletionItem(start, type=kind)]
+
+
 def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
     def apply(function: _F) -> _F:
         for decorator in reversed(decorators):
@@ -42,6 +80,7 @@ _by_option = click.option(
     default=",".join(aggregate.DEFAULT_BY),
     show_default=True,
     callback=_by,
+    shell_complete=_offering(_columns),
     metavar="COLUMNS",
     help=f"Columns to count by, of: {', '.join(aggregate.COLUMNS)}.",
 )
@@ -61,7 +100,12 @@ _what_to_watch = _options(
     click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
     click.option("--pid", type=click.IntRange(1), help="Only this process, with all its threads."),
     click.option("--uid", type=click.IntRange(0), help="Only this user."),
-    click.option("--cgroup", metavar="PATH", help="Only this cgroup and those below it."),
+    click.option(
+        "--cgroup",
+        metavar="PATH",
+        shell_complete=_paths("dir"),
+        help="Only this cgroup and those below it.",
+    ),
 )
 _how_to_probe = _options(
     click.option("--rung", type=click.Choice(plan.RUNGS), help="How to attach. [default: best]"),
@@ -166,7 +210,12 @@ def live(
 
 @cli.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.option("--duration", type=float, callback=_positive, help="End after so many seconds.")
-@click.option("--output", metavar="FILE", help="Write all records to this file (JSON Lines).")
+@click.option(
+    "--output",
+    metavar="FILE",
+    shell_complete=_paths("file"),
+    help="Write all records to this file (JSON Lines).",
+)
 @click.option("--force", is_flag=True, help="Write over FILE if it exists.")
 @_by_option
 @_more
@@ -223,7 +272,7 @@ def capture(
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=_paths("file"))
 @_by_option
 @_more
 @_json_option
@@ -333,7 +382,13 @@ def doctor_command(
 
 
 @cli.command("explain", context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[STEP | CAUSE | ERRNO | TEXT]")
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[STEP | CAUSE | ERRNO | TEXT]",
+    shell_complete=_offering(_book),
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 def explain_command(words: tuple[str, ...], as_json: bool) -> None:
     """Tell what a step, cause, errno or error text means
@@ -371,7 +426,9 @@ def schema_command() -> None:
 
 
 @cli.command("rehearse")
-@click.argument("scenarios", nargs=-1, metavar="[SCENARIO...]")
+@click.argument(
+    "scenarios", nargs=-1, metavar="[SCENARIO...]", shell_complete=_offering(_scenarios)
+)
 @click.option("--list", "list_", is_flag=True, help="List the scenarios.")
 @click.option(
     "--count", default=23, show_default=True, type=click.IntRange(1), help="Forks to make fail."

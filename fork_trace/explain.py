@@ -99,6 +99,18 @@ def look_up(words: Sequence[str]) -> Answer:
     return _cause(query) or _step(query) or _errno(query) or _text(query) or _nothing(query)
 
 
+def offers() -> tuple[tuple[str, str], ...]:
+    """Return the names that a shell can offer, each with what it is; none has a blank in it."""
+    named = {entry.cause: entry.means for entry in catalogue.ENTRIES}
+    for step in catalogue.STEPS:
+        named.setdefault(step.name.split()[0], step.what)
+    for name in (name for entry in catalogue.ENTRIES for name in entry.errnos):
+        named.setdefault(name, "an errno")
+    for each in texts.TEXTS:
+        named.setdefault(each.application, "an application")
+    return tuple(named.items())
+
+
 def errno_name(word: str) -> str | None:
     """Name an errno given by name, number or libc's words; None: it is none."""
     number = re.fullmatch(r"-?(?:errno[ =]*)?([0-9]{1,4})", word.strip().lower())
