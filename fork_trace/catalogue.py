@@ -383,6 +383,7 @@ ENTRIES: tuple[Entry, ...] = (
         "try again: it lasts as long as that execve, some milliseconds.",
         "in the program, no thread creation while a sibling calls execve: fork first and execve "
         "in the child; or retry on EAGAIN.",
+        ("EAGAIN means that a limit is reached: here none is, and no setting helps.",),
     ),
     Entry(
         "deadline-policy",
@@ -491,6 +492,7 @@ ENTRIES: tuple[Entry, ...] = (
             "kubernetes": "SYS_ADMIN in securityContext.capabilities.add of the container, or "
             "CLONE_NEWUSER in the program.",
         },
+        ("Root may make any namespace: root in a container mostly lacks CAP_SYS_ADMIN.",),
     ),
     Entry(
         "unshared-namespace",
@@ -503,6 +505,10 @@ ENTRIES: tuple[Entry, ...] = (
         "fork first, and make threads in the child: `unshare --pid --fork COMMAND`.",
         "in the program, call unshare or setns for pid and time in a helper that then forks, never "
         "in a process which goes on to make threads.",
+        (
+            "Invalid argument means that the arguments are wrong: it is what the caller did before.",
+            "unshare(CLONE_NEWPID) moves the caller: only its children go there, the first as init.",
+        ),
     ),
     Entry(
         "pid-namespace-dead",
@@ -600,6 +606,10 @@ ENTRIES: tuple[Entry, ...] = (
         "vm.overcommit_memory=2 a higher vm.overcommit_ratio.",
         "fewer threads, smaller stacks (a shadow stack is as large as the stack); or "
         "`GLIBC_TUNABLES=glibc.cpu.x86_shstk=off` in its environment.",
+        (
+            "The stack that libc maps is all that a thread needs: with shadow stacks the kernel maps "
+            "another one, inside clone.",
+        ),
     ),
     Entry(
         "mount-limit",
@@ -624,6 +634,7 @@ ENTRIES: tuple[Entry, ...] = (
         "CGROUP/cgroup.subtree_control` for each that it lists.",
         "processes only in leaf cgroups (cgroups(7), no internal processes); with systemd, "
         "Delegate=yes and DelegateSubgroup= for units that make cgroups.",
+        ("Device or resource busy means a mount or a device: here it is a cgroup with children.",),
     ),
     Entry(
         "security-module",
@@ -636,6 +647,10 @@ ENTRIES: tuple[Entry, ...] = (
         "end the loader of a BPF LSM program.",
         "change the policy for this program: SELinux process:fork, the AppArmor profile, the BPF "
         "program.",
+        (
+            "Permission denied is about a file: fork opens none.",
+            "A denial is in the kernel log: a BPF LSM program logs nothing by itself.",
+        ),
     ),
     Entry(
         "invalid-flags",
@@ -647,6 +662,7 @@ ENTRIES: tuple[Entry, ...] = (
         "none but the program's: a library or runtime that fits this kernel (`uname -r`).",
         "correct the call: CLONE_THREAD needs CLONE_SIGHAND, which needs CLONE_VM; CLONE_NEWNS and "
         "CLONE_NEWUSER exclude CLONE_FS; E2BIG is a newer struct clone_args than the kernel's.",
+        ("A kernel without clone3 answers EINVAL: it answers ENOSYS, and libc then calls clone.",),
     ),
     Entry(
         "set-tid-refused",
@@ -665,6 +681,7 @@ ENTRIES: tuple[Entry, ...] = (
         },
         "ask only for numbers from 1 to pid_max - 1, one for each level, with the capability in "
         "the user namespace that owns the pid namespace.",
+        ("Root in a container may choose pids: the capability is not among a container's.",),
     ),
     Entry(
         "pid-taken",
@@ -675,6 +692,7 @@ ENTRIES: tuple[Entry, ...] = (
         "it too.",
         "wait until that pid is free, or end what holds it.",
         "restore into a fresh pid namespace: `unshare --pid --fork --mount-proc COMMAND`.",
+        ("`ps -p` shows nothing, so the pid is free: threads and groups hold numbers as well.",),
     ),
     Entry(
         "perf-events",
@@ -685,6 +703,7 @@ ENTRIES: tuple[Entry, ...] = (
         "end the profiler that watches it.",
         "profile without inheritance: `perf record --no-inherit`; attr.inherit=0 in "
         "perf_event_open.",
+        ("A profiler only looks: an inherited event is allocated anew in every fork below it.",),
     ),
     Entry(
         "sched-ext",
@@ -696,6 +715,7 @@ ENTRIES: tuple[Entry, ...] = (
         "end that scheduler's process, or `echo S > /proc/sysrq-trigger`: tasks go back to the "
         "kernel's own.",
         "correct its ops.init_task, or load another.",
+        ("A scheduler has no say in a fork: ops.init_task of a BPF scheduler has.",),
     ),
     Entry(
         "unknown",
@@ -864,6 +884,43 @@ BY_STEP: Mapping[str, StepEntry] = {step.name: step for step in STEPS}
 
 # The cgroup that limits can stand far above the caller's; what helps is up to whoever made that one.
 _LIMITED_BY_CGROUP = ("pids-cgroup", "memory-cgroup")
+# What `check` looks at before anything fails.
+CHECKED = frozenset(
+    (
+        *("pids-cgroup", "rlimit-nproc", "threads-max", "pid-max", "thread-stack"),
+        *("overcommit-never", "overcommit-heuristic", "fd-table-limit", "file-max"),
+    )
+)
+# What never reaches the kernel's fork, all of it or some: seen with --refused only.
+REFUSED = frozenset(("seccomp", "invalid-flags"))
+# The rehearsals that make each happen. Those of the whole host need --host-wide.
+REHEARSED: Mapping[str, str] = {
+    "pids-cgroup": "pids-cgroup",
+    "rlimit-nproc": "rlimit-nproc",
+    "overcommit-heuristic": "overcommit-heuristic",
+    "overcommit-never": "--host-wide overcommit-never",
+    "pid-max": "--host-wide pid-max",
+    "thread-stack": "thread-stack-mappings",
+    "memory-cgroup": "memory-cgroup",
+    "threads-max": "--host-wide threads-max",
+    "exec-in-progress": "exec-in-progress",
+    "deadline-policy": "deadline",
+    "seccomp": "seccomp",
+    "namespace-limit": "user-namespace-limit",
+    "namespace-depth": "user-namespace-depth",
+    "user-namespace-denied": "user-namespace-chroot",
+    "namespace-denied": "namespace-denied",
+    "unshared-namespace": "thread-after-unshare",
+    "pid-namespace-dead": "pid-namespace-dead",
+    "fd-table-limit": "--host-wide fd-table-limit",
+    "rlimit-nofile": "pidfd-nofile",
+    "file-max": "--host-wide pidfd-file-max",
+    "cgroup-refused": "into-cgroup-busy",
+    "security-module": "security-module",
+    "invalid-flags": "invalid-flags",
+    "set-tid-refused": "set-tid-denied",
+    "pid-taken": "set-tid-taken",
+}
 # Kinds of place and of limit, in the words of `explain`.
 VARIANTS: Mapping[str, str] = {
     "": "",
@@ -924,6 +981,26 @@ def advice(
         label + choose(remedy, keys).format(**known)
         for label, remedy in zip(_LABELS, (entry.confirm, entry.relieve, entry.cure))
     )
+
+
+def by_tool(cause: str) -> tuple[str, ...]:
+    """Say how this tool shows a cause: while it fails, before it does, and on purpose."""
+    if cause == "signal-pending":
+        shown = "`fork-trace capture --json --duration 60` counts it as `retries`, in its summary."
+    elif cause == "unknown":
+        shown = "`fork-trace capture --all-steps --duration 60` watches what can be watched."
+    else:
+        option = " --refused" if cause in REFUSED else ""
+        shown = (
+            f"`fork-trace capture{option} --duration 60`, while it fails, names {cause} with its "
+            "numbers; a * behind it says that it was inferred."
+        )
+    told = [shown]
+    if cause in CHECKED:
+        told.append("`fork-trace check` tells how near it is, before it fails.")
+    if cause in REHEARSED:
+        told.append(f"`fork-trace rehearse {REHEARSED[cause]}` makes it happen, on purpose.")
+    return tuple(told)
 
 
 def offline(remedy: Remedy) -> dict[str, str]:

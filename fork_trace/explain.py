@@ -145,6 +145,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
                 "means": entry.means,
                 "limit": entry.limit.replace("`", ""),
                 "steps": list(answer.steps_of(entry.cause)),
+                "by_tool": list(catalogue.by_tool(entry.cause)),
                 "confirm": catalogue.offline(entry.confirm),
                 "relieve": catalogue.offline(entry.relieve),
                 "cure": catalogue.offline(entry.cure),

@@ -531,6 +531,9 @@ def _whole(answer: Answer) -> list[str]:
     lines += ["", *wrap(f"errno: {', '.join(entry.errnos) or 'any'}", "  ", "         ")]
     lines += wrap(f"limit: {entry.limit.replace('`', '')}", "  ", "         ")
     lines += wrap(f"step:  {steps}", "  ", "         ")
+    lines += ["", "With fork-trace"]
+    for sentence in catalogue.by_tool(entry.cause):
+        lines += wrap(sentence, "  ", "    ")
     for heading, remedy in (
         ("To confirm", entry.confirm),
         ("For now", entry.relieve),

@@ -7,11 +7,11 @@ import shlex
 import subprocess
 
 import pytest
-from conftest import make_evidence
+from conftest import MadeHost, make_evidence
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import catalogue, containers, steps
+from fork_trace import catalogue, check, containers, rehearse, steps
 from fork_trace.catalogue import BY_CAUSE, ENTRIES, Entry
 
 # The contract: what a record's `step` and `cause` can be.
@@ -190,6 +190,37 @@ def test_every_step_has_causes_that_exist_and_every_cause_has_a_step() -> None:
     assert all(step.what for step in catalogue.STEPS)
 
 
+def test_check_looks_at_what_the_book_says(made_host: MadeHost) -> None:
+    found: set[str] = set()
+    for mode in ("0", "2"):
+        made_host.write("sys/vm/overcommit_memory", mode)
+        told = check.examine(80, 100, str(made_host.root))
+        found |= {each["cause"] for each in told["limits"]}
+
+    assert catalogue.CHECKED == found
+
+
+def test_a_rehearsal_is_named_for_every_cause_that_has_one() -> None:
+    expected = {each.cause for each in rehearse.SCENARIOS}
+    named = {
+        cause: rehearse.find(words.split()[-1]) for cause, words in catalogue.REHEARSED.items()
+    }
+
+    assert expected == set(named)
+    for cause, scenario in named.items():
+        assert cause == scenario.cause
+        assert scenario.host_wide == catalogue.REHEARSED[cause].startswith("--host-wide ")
+
+
+def test_what_is_seen_with_refused_only_is_told_so() -> None:
+    early = {
+        each.cause for each in rehearse.SCENARIOS if each.is_early and each.cause != "thread-stack"
+    }
+
+    assert catalogue.REFUSED == early
+    assert "capture --refused" in catalogue.by_tool("seccomp")[0]
+
+
 @by_cause
 def test_an_entry_tells_all_and_each_sentence_ends(entry: Entry) -> None:
     assert entry.means and entry.limit
@@ -199,6 +230,7 @@ def test_an_entry_tells_all_and_each_sentence_ends(entry: Entry) -> None:
         assert "" in sentences
         assert set(sentences) <= set(catalogue.VARIANTS)
         assert all(sentence.endswith(".") for sentence in sentences.values())
+    assert entry.myths
     assert all(": " in myth and myth.endswith(".") for myth in entry.myths)
 
 

@@ -54,9 +54,11 @@ def test_a_cause_is_told_whole(cause: str) -> None:
         "errno: ",
         "limit: ",
         "step:  ",
+        "\nWith fork-trace\n",
         "\nTo confirm\n",
         "\nFor now\n",
         "\nFor good\n",
+        "\nWhat is wrongly believed\n",
     ):
         assert heading in text
 

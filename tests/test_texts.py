@@ -125,6 +125,86 @@ SEEN = [
         "ENOSPC",
         "namespace-limit",
     ),
+    ("sshd[812]: fatal: fork of unprivileged child failed", "ssh", None, "pids-cgroup"),
+    (
+        "systemd[1]: app.service: Failed to run 'start' task: Resource temporarily unavailable",
+        "systemd",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "Cannot start service web: : fork/exec /usr/bin/containerd-shim-runc-v2: resource "
+        "temporarily unavailable: unknown",
+        "containerd",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    ("Failed to create CoreCLR, HRESULT: 0x8007000E", ".NET", None, "pids-cgroup"),
+    ("Error: spawn /bin/sh EAGAIN", "Node", "EAGAIN", "pids-cgroup"),
+    (
+        "node[849]: pthread_create: Resource temporarily unavailable",
+        "Node",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "node[28]: ../src/node_platform.cc:58: Assertion `(0) == (uv_thread_create(t.get(), "
+        "start_thread, this))' failed.",
+        "Node",
+        None,
+        "pids-cgroup",
+    ),
+    ("thread.error: can't start new thread", "Python", None, "pids-cgroup"),
+    (
+        "fork_exec_process.rb:20: warning: pthread_create failed for timer: Resource temporarily "
+        "unavailable, scheduling broken",
+        "Ruby",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "PHP Warning:  pcntl_fork(): Error 11 in /srv/job.php on line 3",
+        "PHP-FPM",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "LOG:  could not fork background worker process: Cannot allocate memory",
+        "PostgreSQL",
+        "ENOMEM",
+        "overcommit-heuristic",
+    ),
+    (
+        'LOG:  could not fork "checkpointer" process: Resource temporarily unavailable',
+        "PostgreSQL",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "(error) MISCONF Redis is configured to save RDB snapshots, but it's currently unable to "
+        "persist to disk.",
+        "Redis",
+        None,
+        "pids-cgroup",
+    ),
+    (
+        'fork() failed while spawning "cache manager process" (12: Cannot allocate memory)',
+        "nginx",
+        "ENOMEM",
+        "overcommit-heuristic",
+    ),
+    (
+        "ninja: fatal: posix_spawn: Resource temporarily unavailable",
+        "ninja",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
+    (
+        "glib: Error creating thread: Resource temporarily unavailable",
+        "GLib",
+        "EAGAIN",
+        "pids-cgroup",
+    ),
     ("unshare: fork failed: Cannot allocate memory", "unshare", "ENOMEM", "pid-namespace-dead"),
 ]
 
@@ -180,6 +260,7 @@ def test_the_applications_that_people_ask_about_are_in_it() -> None:
         "cron",
         "systemd",
         "docker",
+        "containerd",
         "kubernetes",
         "Jenkins",
         "JVM",
