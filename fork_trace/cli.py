@@ -381,7 +381,19 @@ def doctor_command(
     sys.exit(0 if found["usable"] else 1)
 
 
-@cli.command("explain", context_settings={"ignore_unknown_options": True})
+class _Words(click.Command):
+    """A command whose words may begin like options: what bash prints begins with -bash."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        flags = {name for each in self.get_params(context) for name in each.opts if each.opts}
+        given = [word for word in args if word in flags and word.startswith("-")]
+        words = [word for word in args if word not in given]
+        if words[:1] == ["--"]:
+            del words[0]
+        return super().parse_args(context, [*given, "--", *words])
+
+
+@cli.command("explain", cls=_Words)
 @click.argument(
     "words",
     nargs=-1,

@@ -58,6 +58,13 @@ TEXTS: tuple[Text, ...] = (
         _PROCESS,
         "the same as Resource temporarily unavailable: bash has overwritten the errno",
     ),
+    Text(
+        "bash",
+        "fork: Interrupted system call",
+        ("EAGAIN",),
+        _PROCESS,
+        "a child ended while bash waited to try again: it has overwritten the errno",
+    ),
     Text("bash", "bash: fork: Resource temporarily unavailable", ("EAGAIN",), _PROCESS),
     Text("bash", "bash: fork: Cannot allocate memory", ("ENOMEM",), _PROCESS),
     Text("dash", "sh: ...: Cannot fork", _BOTH, _PROCESS, "it does not say which errno"),

@@ -150,6 +150,24 @@ def test_a_printed_text_finds_its_causes(
         assert all(not entry.errnos or error in entry.errnos for entry in answer.causes)
 
 
+@pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
+def test_a_line_is_pasted_as_it_was_printed(
+    line: str, application: str, error: str | None, cause: str
+) -> None:
+    # -bash: has an h in it, and -h is an option.
+    assert json.loads(shown("--json", *line.split())) == json.loads(shown(*line.split(), "--json"))
+    assert "It can be" in shown(line) or f"{cause}: " in shown(line)
+
+
+@pytest.mark.parametrize("words", [["-h"], ["pids-cgroup", "--help"], ["-bash:", "-h"]])
+def test_help_is_still_there(words: list[str]) -> None:
+    assert shown(*words).startswith("Usage: ")
+
+
+def test_what_begins_like_an_option_is_a_word() -> None:
+    assert shown("--pids-limit") == shown("--", "--pids-limit") == shown("pids-cgroup")
+
+
 def test_an_unknown_text_with_an_errno_in_it_tells_that_errno() -> None:
     assert "ENOMEM" == asked("frobd: cannot clone myself: Cannot allocate memory").errno
 

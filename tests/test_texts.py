@@ -12,6 +12,7 @@ BOTH = ("EAGAIN", "ENOMEM")
 SEEN = [
     ("-bash: fork: retry: Resource temporarily unavailable", "bash", "EAGAIN", "pids-cgroup"),
     ("bash: fork: retry: No child processes", "bash", "EAGAIN", "pids-cgroup"),
+    ("bash: fork: Interrupted system call", "bash", None, "pids-cgroup"),
     ("-bash: fork: Cannot allocate memory", "bash", "ENOMEM", "overcommit-heuristic"),
     ("sh: 1: Cannot fork", "dash", None, "pids-cgroup"),
     ("zsh: fork failed: resource temporarily unavailable", "zsh", "EAGAIN", "pids-cgroup"),
