@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import fastjsonschema
@@ -24,6 +26,7 @@ from conftest import (
 from fork_trace import aggregate, catalogue, check, cli, events, plan, records, render, steps
 from fork_trace.records import Frame
 
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
 PUBLISHED = schema.published()
 TYPES = {
     "header": records.Header,
@@ -180,6 +183,24 @@ def test_a_missing_key_does_not_fit() -> None:
             continue
         with pytest.raises(fastjsonschema.JsonSchemaException):
             schema.validate({key: value for key, value in whole.items() if key != name})
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_what_was_recorded_on_a_real_kernel_fits_and_is_reported(file: Path) -> None:
+    header, *failures, summary = schema.read(file.read_text())
+    counts: Counter[str] = Counter()
+    for each in failures:
+        counts[each["cause"]] += each["count"]
+    done = CliRunner().invoke(cli.cli, ["report", "--json", str(file)])
+    *_, merged = schema.read(done.output)
+
+    assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['rung']}"
+    assert counts == summary["causes"] == merged["causes"]
+    assert {"pids-cgroup": 7, "pid-namespace-dead": 1} == counts
+
+
+def test_something_was_recorded() -> None:
+    assert RECORDED
 
 
 def test_users_may_meet_keys_of_a_later_version() -> None:
