@@ -39,7 +39,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     packages=["fork_trace", "fork_trace.backends"],
-    package_data={"fork_trace": ["records.schema.json"]},
+    package_data={"fork_trace": ["records.schema.json", "runbook.md"]},
     python_requires=">=3.9",
     data_files=[("share/man/man8", ["fork_trace/fork-trace.8"])],
     # click: the command line; tabulate: the tables. libbpf is a system library (Debian:

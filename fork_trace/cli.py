@@ -402,7 +402,8 @@ class _Words(click.Command):
     shell_complete=_offering(_book),
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
-def explain_command(words: tuple[str, ...], as_json: bool) -> None:
+@click.option("--runbook", is_flag=True, help="The runbook: from a symptom to its cure.")
+def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
     """Tell what a step, cause, errno or error text means
 
     And how to confirm it, what relieves it now and what cures it. Needs no root
@@ -412,9 +413,15 @@ def explain_command(words: tuple[str, ...], as_json: bool) -> None:
     fork-trace explain pids-cgroup
     fork-trace explain EAGAIN
     fork-trace explain unable to create native thread
+    fork-trace explain --runbook           # five symptoms, each to its cure
     """
-    from fork_trace import explain
+    from fork_trace import documents, explain
 
+    if runbook:
+        if words or as_json:
+            raise click.UsageError("--runbook takes neither words nor --json.")
+        sys.stdout.write(documents.text(documents.RUNBOOK))
+        return
     answer = explain.look_up(words)
     if as_json:
         print(render.json_line(explain.as_json(answer)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 SCHEMA = "records.schema.json"
+RUNBOOK = "runbook.md"
 
 
 def text(name: str) -> str:

@@ -1,0 +1,113 @@
+"""The runbook against the code: its commands are commands, its causes the book's, its outputs today's words."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from fork_trace import catalogue, cli, documents, explain
+
+TEXT = documents.text(documents.RUNBOOK)
+PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
+PROSE, TRANSCRIPTS = "".join(PIECES[::2]), PIECES[1::2]
+FLAT = " ".join(TEXT.split())
+COMMANDS = sorted(
+    {
+        *re.findall(r"^# (fork-trace .+?)(?:;.*)?$", TEXT, re.MULTILINE),
+        *re.findall(r"`(?:sudo |exec )?(fork-trace [^`]+)`", PROSE),
+    }
+)
+# The symptoms that the tables begin from, with the causes under each.
+TABLES = re.findall(r"^`([^`]+)`.*\n\n((?:\|.*\n)+)", PROSE, re.MULTILINE)
+# The five that people come with.
+SYMPTOMS = [
+    "bash: fork: Cannot allocate memory",
+    "fork: retry: Resource temporarily unavailable",
+    "unable to create native thread",
+    "could not fork new process for connection",
+    "Can't save in background: fork: Cannot allocate memory",
+]
+
+
+def test_the_command_prints_it() -> None:
+    done = CliRunner().invoke(cli.cli, ["explain", "--runbook"])
+
+    assert (0, TEXT) == (done.exit_code, done.output)
+
+
+@pytest.mark.parametrize("words", [["--runbook", "EAGAIN"], ["--runbook", "--json"]])
+def test_it_is_printed_whole_or_not_at_all(words: list[str]) -> None:
+    assert 2 == CliRunner().invoke(cli.cli, ["explain", *words]).exit_code
+
+
+def test_it_fits_a_terminal() -> None:
+    assert TEXT.isascii()
+    assert max(map(len, TEXT.splitlines())) < 80
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_its_commands_are_commands(line: str) -> None:
+    _, name, *words = shlex.split(line.replace("CAUSE", "pids-cgroup"))
+
+    try:
+        cli.cli.commands[name].make_context(name, words, resilient_parsing=False).close()
+    except click.exceptions.Exit as end:
+        assert 0 == end.exit_code
+
+
+def test_it_has_commands_of_each_kind() -> None:
+    assert {"live", "capture", "check", "explain"} <= {line.split()[1] for line in COMMANDS}
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> None:
+    sections = [
+        part
+        for part in re.split(r"^## ", TEXT, flags=re.M)
+        if f"`{symptom}`" in part.splitlines()[0]
+    ]
+
+    assert 1 == len(sections)
+    assert explain.look_up(symptom.split()).texts
+    assert "cure" in sections[0]
+    assert "# fork-trace " in sections[0]
+
+
+@pytest.mark.parametrize(("symptom", "table"), TABLES, ids=lambda value: value[:20])
+def test_the_causes_under_a_symptom_can_print_it(symptom: str, table: str) -> None:
+    causes = re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)
+    possible = {entry.cause for entry in explain.look_up(symptom.split()).causes}
+
+    assert causes
+    assert set() == set(causes) - possible
+
+
+def test_there_is_a_table_for_each_kind_of_symptom() -> None:
+    assert 4 == len(TABLES)
+
+
+def test_what_the_reports_say_of_a_cause_is_what_the_book_says() -> None:
+    told = dict(
+        re.findall(r"^([a-z-]+): ((?:.+\n)(?:  (?! ).*\n)*?)(?=  \d+ x )", TEXT, re.MULTILINE)
+    )
+
+    assert {"pid-namespace-dead", "pids-cgroup"} <= set(told)
+    for cause, text in told.items():
+        assert catalogue.means(cause) == " ".join(text.split())
+
+
+def test_its_advice_is_what_the_book_says_without_the_numbers() -> None:
+    for cause, label, words in (
+        ("pid-namespace-dead", "For now", "start the shell or program anew"),
+        ("pids-cgroup", "For good", "raise pids.max in whatever makes the cgroup"),
+        ("rlimit-nproc", "For now", "raises it for the running process and its children"),
+    ):
+        entry = catalogue.BY_CAUSE[cause]
+        remedy = entry.relieve if label == "For now" else entry.cure
+
+        assert words in catalogue.offline(remedy)[""]
+        assert words in FLAT
