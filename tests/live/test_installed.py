@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import schema
 
-from fork_trace import __version__
+from fork_trace import __version__, documents
 
 from .conftest import IS_GUEST
 
@@ -75,6 +75,7 @@ def assert_works(*program: str | Path) -> None:
     assert 0 == summary["lost"]
     assert schema.published() == json.loads(run(*program, "schema"))
     assert "What is wrongly believed" in run(*program, "explain", "pids-cgroup")
+    assert documents.text(documents.RUNBOOK) == run(*program, "explain", "--runbook")
 
 
 @pytest.fixture(scope="module")
