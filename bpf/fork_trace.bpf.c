@@ -54,6 +54,13 @@ struct {
 	__type(value, struct ft_tally);
 } tallies SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FT_KINDS);
+	__type(key, __u32);
+	__type(value, struct ft_kind);
+} kinds SEC(".maps");
+
 /* Threads between a step's refusal and the end of its copy_process. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -165,6 +172,11 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		return tally;
 	bpf_map_update_elem(&tallies, key, &no_tally, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tallies, key);
+}
+
+ft_inline struct ft_kind *port_kind(ft_u32 number)
+{
+	return bpf_map_lookup_elem(&kinds, &number);
 }
 
 ft_inline void port_add(ft_u64 *counter)

@@ -36,6 +36,7 @@ ft_u64 host_folded[256];
 struct ft_event host_event[HOST_EVENTS];
 struct ft_key host_key[HOST_KEYS];
 struct ft_tally host_tally[HOST_KEYS];
+struct ft_kind host_kind[FT_KINDS];
 
 static struct ft_refusal refusal_of[HOST_THREADS];
 static int is_open[HOST_THREADS];
@@ -99,6 +100,11 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		return 0;
 	host_key[host_tally_count] = *key;
 	return &host_tally[host_tally_count++];
+}
+
+ft_inline struct ft_kind *port_kind(ft_u32 number)
+{
+	return &host_kind[number];
 }
 
 ft_inline void port_add(ft_u64 *counter)
@@ -214,6 +220,7 @@ void host_reset(void)
 	memset(host_stat, 0, sizeof(host_stat));
 	memset(host_folded, 0, sizeof(host_folded));
 	memset(host_tally, 0, sizeof(host_tally));
+	memset(host_kind, 0, sizeof(host_kind));
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));
 	host_now_ns = 100 * FT_NS_PER_S;
