@@ -460,6 +460,7 @@ struct ft_config {
 	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
+	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_told */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */

@@ -104,6 +104,9 @@ enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CA
 /* Note how far this thread's call has come; 0: no room. */
 ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */
+/* Leave a mark for the other of two programs that see this thread's copy_process fail; 0: no room. */
+ft_inline int port_mark(void);
+ft_inline int port_mark_take(void); /* Was there one? It is gone now. */
 /* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
 ft_inline int port_is_supervised(void);
 ft_inline ft_settings *port_config(void);
@@ -450,6 +453,20 @@ ft_inline int ft_was_told(enum ft_call call, int is_second)
 	if (is_second)
 		return call == FT_CALL_TOLD;
 	return !port_call_note(FT_CALL_TOLD);
+}
+
+/*
+ * The same of copy_process, whose two programs run in either order: the one that
+ * runs first leaves a mark for the other. A mark that stays, for the other was left
+ * out, only makes the second one tell the next failure.
+ */
+ft_inline int ft_was_copy_told(int is_second)
+{
+	if (!port_config()->copies_twice)
+		return 0;
+	if (port_mark_take())
+		return 1;
+	return !port_mark() && is_second;
 }
 
 /*

@@ -137,6 +137,10 @@ class Host:
         """Let this thread's copy_process return an error."""
         self.lib.host_copy_process(-error, ctypes.c_uint64(flags))
 
+    def fail_before(self, is_second: bool, error: int) -> None:
+        """The same, as one of two programs on its return sees it."""
+        self.lib.host_copy_process_of_two(-error, ctypes.c_uint64(0), int(is_second))
+
     @property
     def events(self) -> list[events.Event]:
         size = self.lib.host_sizeof_event()
@@ -555,6 +559,33 @@ def test_where_a_program_can_be_left_out_one_of_two_tells_each_failure(
 
     assert [errno.EAGAIN, errno.ENOMEM] == [event.key.error for event in lowest.events]
     assert {"failures": 2, "sampled": 2} == lowest.stats
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("seen_by", [(False, True), (True, False)])
+def test_of_two_programs_on_copy_process_one_tells_in_either_order(
+    host: Host, seen_by: tuple[bool, ...], has_room: bool
+) -> None:
+    host.configure(copies_twice=1)
+    host.let(mark_room=has_room)
+    for _ in range(23):
+        for is_second in seen_by:
+            host.fail_before(is_second, errno.EAGAIN)
+
+    assert {"failures": 23, "sampled": 23} == host.stats
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_if_one_of_two_on_copy_process_is_left_out_the_other_tells_it(
+    host: Host, is_second: bool, order: tuple[bool, ...]
+) -> None:
+    host.configure(copies_twice=1)
+    host.fail_before(is_second, errno.ENOMEM)
+    for each in order:
+        host.fail_before(each, errno.EMFILE)
+
+    assert [errno.ENOMEM, errno.EMFILE] == [event.key.error for event in host.events]
 
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
