@@ -54,6 +54,13 @@ struct {
 	__type(value, struct ft_tally);
 } tallies SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FT_KINDS);
+	__type(key, __u32);
+	__type(value, struct ft_kind);
+} kinds SEC(".maps");
+
 /* Threads between a step's refusal and the end of its copy_process. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -101,6 +108,14 @@ struct {
 	__type(key, __u32); /* thread */
 	__type(value, struct ft_attempt);
 } attempts SEC(".maps");
+
+/* Threads whose failed copy_process one of two programs has told; see ft_was_copy_told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, __u8);
+} marks SEC(".maps");
 
 ft_inline struct ft_attempt *port_attempt(void)
 {
@@ -165,6 +180,11 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		return tally;
 	bpf_map_update_elem(&tallies, key, &no_tally, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tallies, key);
+}
+
+ft_inline struct ft_kind *port_kind(ft_u32 number)
+{
+	return bpf_map_lookup_elem(&kinds, &number);
 }
 
 ft_inline void port_add(ft_u64 *counter)
@@ -311,6 +331,21 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
+ft_inline int port_mark(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	__u8 mark = 1;
+
+	return !bpf_map_update_elem(&marks, &thread, &mark, BPF_ANY);
+}
+
+ft_inline int port_mark_take(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return !bpf_map_delete_elem(&marks, &thread);
+}
+
 ft_inline struct ft_stack_range *port_stack(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
@@ -367,16 +402,28 @@ ft_inline int error_in(const __u64 *slot)
 	}
 
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
-SEC("fexit/copy_process")
-int fexit_copy_process(__u64 *ctx)
+ft_inline int copied(__u64 *ctx, int is_second)
 {
 	struct kernel_clone_args *args;
 
-	if (!IS_ERR_VALUE(ctx[4]))
+	if (!IS_ERR_VALUE(ctx[4]) || ft_was_copy_told(is_second))
 		return 0;
 	args = (struct kernel_clone_args *)ctx[3];
 	ft_on_copy_process(ctx, error_in(&ctx[4]), BPF_CORE_READ(args, flags));
 	return 0;
+}
+
+SEC("fexit/copy_process")
+int fexit_copy_process(__u64 *ctx)
+{
+	return copied(ctx, 0);
+}
+
+/* For kernels that preempt a task in a program, and leave that one out meanwhile. */
+SEC("fexit/copy_process")
+int fexit_copy_process_again(__u64 *ctx)
+{
+	return copied(ctx, 1);
 }
 
 SEC("kprobe/copy_process")

@@ -253,7 +253,7 @@ enum ft_stat {
 	FT_STAT_RETRIES = 1, /* -ERESTARTNOINTR: the kernel restarts the call itself */
 	FT_STAT_DYING = 2, /* the caller was being killed: nobody sees the error */
 	FT_STAT_SAMPLED = 3, /* failures sent whole, as an event */
-	FT_STAT_SKIPPED = 4, /* counted but not sampled: over the rate limit of their key */
+	FT_STAT_SKIPPED = 4, /* counted but not sampled: over a rate limit, see ft_is_sampled */
 	FT_STAT_LOST = 5, /* samples lost since the ring buffer was full; still counted */
 	FT_STAT_FOLDED = 6, /* counted per step only: the table of keys was full */
 	FT_STAT_UNMARKED = 7, /* a refusal that could not be kept for want of a slot */
@@ -286,6 +286,12 @@ struct ft_tally {
 	ft_u64 in_window; /* samples sent in it */
 };
 _Static_assert(sizeof(struct ft_tally) == 32, "ft_tally is part of the wire");
+
+/* Failures of one cgroup, user, step and errno, whatever their commands and details. */
+struct ft_kind {
+	ft_u64 paid_until_ns; /* each sample moves it on; how far it may be ahead is the limit */
+};
+#define FT_KINDS 1024 /* by hash: two that share a number share their rate too */
 
 /*
  * Where a user address lies: struct bpf_stack_build_id, include/uapi/linux/bpf.h.
@@ -450,10 +456,11 @@ struct ft_config {
 	ft_u32 filter_pid;
 	ft_u32 filter_uid;
 	char filter_comm[FT_COMM_BYTES];
-	ft_u32 samples_per_second; /* of each key */
+	ft_u32 samples_per_second; /* of each key; for those of a kind, see ft_is_sampled */
 	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
+	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_told */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */

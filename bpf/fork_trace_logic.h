@@ -74,6 +74,7 @@ ft_inline struct ft_refusal *port_refusal(void);
 ft_inline void port_refusal_drop(void);
 /* The tally of a key, made if need be; 0: the table is full. */
 ft_inline struct ft_tally *port_tally(const struct ft_key *key);
+ft_inline struct ft_kind *port_kind(ft_u32 number); /* below FT_KINDS */
 ft_inline void port_add(ft_u64 *counter); /* one, atomically */
 /* Count under the step alone, for keys that found no room. */
 ft_inline void port_fold(ft_u8 step);
@@ -103,6 +104,9 @@ enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CA
 /* Note how far this thread's call has come; 0: no room. */
 ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */
+/* Leave a mark for the other of two programs that see this thread's copy_process fail; 0: no room. */
+ft_inline int port_mark(void);
+ft_inline int port_mark_take(void); /* Was there one? It is gone now. */
 /* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
 ft_inline int port_is_supervised(void);
 ft_inline ft_settings *port_config(void);
@@ -277,13 +281,57 @@ lost:
 	port_stat(FT_STAT_LOST);
 }
 
-/* Count one failure exactly, and sample it within the rate limit of its key. */
+ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
+{
+	ft_u64 mixed = key->cgroup;
+
+	mixed = (mixed ^ key->uid) * 0x9e3779b97f4a7c15ULL;
+	mixed = (mixed ^ key->step ^ (ft_u64)(ft_u32)key->error << 8) * 0x9e3779b97f4a7c15ULL;
+	return mixed >> 54;
+}
+
+/*
+ * Is this one sampled? Each key has its rate. All of a kind together have twice
+ * that, after a burst of eight seconds' worth of one key: the reader's work is
+ * bounded, however many commands storm. One that was never sampled may take as
+ * much again: a quiet command fails once, in the midst of the others' storm, and
+ * is seen. Others count at the same time; the limits are as near as that allows.
+ */
+ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft_u64 now_ns,
+			    int *is_first)
+{
+	ft_u64 each = port_config()->samples_per_second;
+	struct ft_kind *kind = port_kind(ft_kind_of(key));
+	int is_new = tally->unsampled + 1 >= tally->count;
+	ft_u64 paid_ns, cost_ns;
+
+	if (!kind || !each)
+		return 0;
+	cost_ns = FT_NS_PER_S / (2 * each);
+	if (now_ns - tally->window_ns >= FT_NS_PER_S) {
+		tally->window_ns = now_ns;
+		tally->in_window = 0;
+	}
+	paid_ns = kind->paid_until_ns;
+	if (paid_ns < now_ns)
+		paid_ns = now_ns;
+	if (tally->in_window >= each ||
+	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
+		return 0;
+	/* Wake the reader for the first of a burst only; it looks by itself soon after. */
+	*is_first = paid_ns == now_ns;
+	tally->in_window++;
+	kind->paid_until_ns = paid_ns + cost_ns;
+	return 1;
+}
+
+/* Count one failure exactly, and sample it within the rate limits. */
 ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *refusal,
 			 ft_s32 error, ft_u64 flags)
 {
 	struct ft_tally *tally;
+	int is_first = 0;
 	ft_u64 now_ns;
-	int is_first;
 
 	key->error = error;
 	if (refusal) {
@@ -306,18 +354,11 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 		return 0;
 	}
 	port_add(&tally->count);
-	if (now_ns - tally->window_ns >= FT_NS_PER_S) {
-		tally->window_ns = now_ns;
-		tally->in_window = 0;
-	}
-	if (tally->in_window >= port_config()->samples_per_second) {
+	if (!ft_is_sampled(key, tally, now_ns, &is_first)) {
 		port_add(&tally->unsampled);
 		port_stat(FT_STAT_SKIPPED);
 		return 0;
 	}
-	/* Wake the reader for the first of a burst only; it looks by itself soon after. */
-	is_first = tally->in_window == 0;
-	tally->in_window++;
 	ft_sample(ctx, key, tally, refusal, flags, now_ns, is_first);
 	return 0;
 }
@@ -412,6 +453,20 @@ ft_inline int ft_was_told(enum ft_call call, int is_second)
 	if (is_second)
 		return call == FT_CALL_TOLD;
 	return !port_call_note(FT_CALL_TOLD);
+}
+
+/*
+ * The same of copy_process, whose two programs run in either order: the one that
+ * runs first leaves a mark for the other. A mark that stays, for the other was left
+ * out, only makes the second one tell the next failure.
+ */
+ft_inline int ft_was_copy_told(int is_second)
+{
+	if (!port_config()->copies_twice)
+		return 0;
+	if (port_mark_take())
+		return 1;
+	return !port_mark() && is_second;
 }
 
 /*

@@ -13,6 +13,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.steps import (
     BY_NAME,
     MEMORY_CGROUP,
+    COPIED_AGAIN,
     SECOND_PROGRAMS,
     STEPS,
     SYSCALL_PROGRAMS,
@@ -448,6 +449,10 @@ def _by_function(
         )
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP))
+    if rung == "fexit" and facts.preempts_tracepoints.value:
+        # The same kernels preempt in a program of this rung. Earlier ones may, by the boot option
+        # preempt=full: what is left out there is counted as missed.
+        probes.append(Probe(None, "copy_process", COPIED_AGAIN))
     if wishes.refused:
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")

@@ -198,7 +198,8 @@ def start_line(header: Header, how_to_end: str) -> str:
     if header.rung == "tracepoint":
         how = "by the system calls' exits; their causes are inferred"
     else:
-        how = f"{sum(not each.get('later') for each in header.attached)} kernel functions, by {header.rung}"
+        functions = {each["function"] for each in header.attached if not each.get("later")}
+        how = f"{len(functions)} kernel functions, by {header.rung}"
     return f"Watching failed forks: {how}. {how_to_end}"
 
 

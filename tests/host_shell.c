@@ -36,6 +36,8 @@ ft_u64 host_folded[256];
 struct ft_event host_event[HOST_EVENTS];
 struct ft_key host_key[HOST_KEYS];
 struct ft_tally host_tally[HOST_KEYS];
+struct ft_kind host_kind[FT_KINDS];
+ft_u32 host_mark, host_mark_room;
 
 static struct ft_refusal refusal_of[HOST_THREADS];
 static int is_open[HOST_THREADS];
@@ -99,6 +101,27 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		return 0;
 	host_key[host_tally_count] = *key;
 	return &host_tally[host_tally_count++];
+}
+
+ft_inline int port_mark(void)
+{
+	if (!host_mark_room)
+		return 0;
+	host_mark = 1;
+	return 1;
+}
+
+ft_inline int port_mark_take(void)
+{
+	int was = host_mark;
+
+	host_mark = 0;
+	return was;
+}
+
+ft_inline struct ft_kind *port_kind(ft_u32 number)
+{
+	return &host_kind[number];
 }
 
 ft_inline void port_add(ft_u64 *counter)
@@ -214,6 +237,9 @@ void host_reset(void)
 	memset(host_stat, 0, sizeof(host_stat));
 	memset(host_folded, 0, sizeof(host_folded));
 	memset(host_tally, 0, sizeof(host_tally));
+	memset(host_kind, 0, sizeof(host_kind));
+	host_mark = 0;
+	host_mark_room = 1;
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));
 	host_now_ns = 100 * FT_NS_PER_S;
@@ -262,6 +288,12 @@ int host_refuse_memory_cgroup(ft_u64 pages)
 	refusal->error = -FT_ENOMEM;
 	refusal->bits = FT_BIT_MEMCG;
 	return fill(refusal, 0, FT_NUMBER_MEMCG_PAGES, pages);
+}
+
+void host_copy_process_of_two(ft_s32 error, ft_u64 flags, int is_second)
+{
+	if (!ft_was_copy_told(is_second))
+		ft_on_copy_process(0, error, flags);
 }
 
 void host_copy_process(ft_s32 error, ft_u64 flags)

@@ -137,6 +137,10 @@ class Host:
         """Let this thread's copy_process return an error."""
         self.lib.host_copy_process(-error, ctypes.c_uint64(flags))
 
+    def fail_before(self, is_second: bool, error: int) -> None:
+        """The same, as one of two programs on its return sees it."""
+        self.lib.host_copy_process_of_two(-error, ctypes.c_uint64(0), int(is_second))
+
     @property
     def events(self) -> list[events.Event]:
         size = self.lib.host_sizeof_event()
@@ -555,6 +559,33 @@ def test_where_a_program_can_be_left_out_one_of_two_tells_each_failure(
 
     assert [errno.EAGAIN, errno.ENOMEM] == [event.key.error for event in lowest.events]
     assert {"failures": 2, "sampled": 2} == lowest.stats
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("seen_by", [(False, True), (True, False)])
+def test_of_two_programs_on_copy_process_one_tells_in_either_order(
+    host: Host, seen_by: tuple[bool, ...], has_room: bool
+) -> None:
+    host.configure(copies_twice=1)
+    host.let(mark_room=has_room)
+    for _ in range(23):
+        for is_second in seen_by:
+            host.fail_before(is_second, errno.EAGAIN)
+
+    assert {"failures": 23, "sampled": 23} == host.stats
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_if_one_of_two_on_copy_process_is_left_out_the_other_tells_it(
+    host: Host, is_second: bool, order: tuple[bool, ...]
+) -> None:
+    host.configure(copies_twice=1)
+    host.fail_before(is_second, errno.ENOMEM)
+    for each in order:
+        host.fail_before(each, errno.EMFILE)
+
+    assert [errno.ENOMEM, errno.EMFILE] == [event.key.error for event in host.events]
 
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
@@ -1028,6 +1059,61 @@ def test_each_key_has_a_rate_of_its_own(host: Host) -> None:
 
     assert {"sh": 3, "make": 3} == sampled
     assert {"sh": 5, "make": 5} == {key.comm: count for key, count in host.counts.items()}
+
+
+def storm(host: Host, names: int, rounds: int, error: int = errno.EAGAIN) -> Counter[str]:
+    """Let so many commands fail in turn, and return how often each was sampled in all."""
+    for _ in range(rounds):
+        for number in range(names):
+            host.who(f"storm-{number}")
+            host.fail(error)
+    return Counter(event.key.comm for event in host.events)
+
+
+def test_many_commands_of_one_kind_share_a_rate(host: Host) -> None:
+    host.sampling(3)
+
+    # A burst of 8 times 3, 3 of each; then 6 a second.
+    assert {f"storm-{number}": 3 for number in range(8)} == storm(host, 8, 10)
+    host.pass_ns(SECOND_NS)
+    assert 24 + 6 == sum(storm(host, 8, 10).values())
+    assert {f"storm-{number}": 20 for number in range(8)} == {
+        key.comm: count for key, count in host.counts.items()
+    }
+    host.pass_ns(100 * SECOND_NS)
+    assert 24 + 6 + 24 == sum(storm(host, 8, 10).values())
+
+
+def test_a_quiet_command_is_sampled_in_the_midst_of_a_storm_of_its_kind(host: Host) -> None:
+    host.sampling(3)
+    storm(host, 8, 10)
+    host.who("quiet")
+    host.fail(errno.EAGAIN)
+
+    assert "quiet" == host.events[-1].key.comm
+
+
+def test_of_very_many_commands_not_even_each_is_sampled(host: Host) -> None:
+    host.sampling(3)
+
+    assert {f"storm-{number}": 1 for number in range(48)} == storm(host, 60, 1)
+    assert {1} == set(host.counts.values())
+
+
+def test_another_errno_has_a_rate_of_its_own(host: Host) -> None:
+    host.sampling(3)
+    storm(host, 60, 1)
+    host.who("quiet")
+    host.fail(errno.ENOMEM)
+
+    assert "quiet" == host.events[-1].key.comm
+
+
+def test_nothing_is_sampled_at_a_rate_of_none(host: Host) -> None:
+    host.sampling(0)
+    host.fail(errno.EAGAIN)
+
+    assert (0, 1) == (len(host.events), sum(host.counts.values()))
 
 
 def test_only_the_first_sample_of_a_second_wakes_the_reader(host: Host) -> None:

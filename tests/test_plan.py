@@ -233,6 +233,16 @@ def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
     assert "threads_max" in reasons(made)
 
 
+@pytest.mark.parametrize(("rung", "expected"), [("fexit", 2), ("kprobe", 1)])
+def test_where_programs_are_preempted_a_second_one_watches_copy_process(
+    rung: str, expected: int
+) -> None:
+    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Wishes(rung=rung))
+
+    assert expected == sum(probe.function == "copy_process" for probe in made.probes)
+    assert (rung == "fexit") == (steps.COPIED_AGAIN in programs(made))
+
+
 @pytest.mark.parametrize("wishes", [plan.Wishes(refused=True), plan.Wishes(rung="tracepoint")])
 def test_where_tracepoints_are_preempted_a_second_program_watches_each(wishes: plan.Wishes) -> None:
     made = plan.make(capable(preempts_tracepoints=plan.YES), wishes)

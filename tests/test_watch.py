@@ -8,16 +8,17 @@ from conftest import make_header
 from fork_trace import watch
 
 ONE = {"step": "copy_process", "function": "copy_process", "later": False}
+OLD = {"step": "dup_fd", "function": "dup_fd"}  # an older capture does not tell which of them wait
 WAITING = {"step": "mm_init", "function": "mm_init", "later": True}
 
 
 @pytest.mark.parametrize(
     ("rung", "attached", "how"),
     [
-        ("fexit", (ONE,) * 23, "23 kernel functions, by fexit"),
-        ("fexit", (ONE, ONE, WAITING, WAITING), "2 kernel functions, by fexit"),
-        # An older capture does not tell which of them wait.
-        ("fexit", ({"step": "dup_fd", "function": "dup_fd"},) * 7, "7 kernel functions, by fexit"),
+        ("fexit", (OLD, ONE), "2 kernel functions, by fexit"),
+        ("fexit", (ONE, WAITING, WAITING), "1 kernel functions, by fexit"),
+        # By two programs on a kernel that preempts.
+        ("fexit", (ONE, ONE, OLD), "2 kernel functions, by fexit"),
         ("tracepoint", (ONE,), "by the system calls' exits; their causes are inferred"),
     ],
 )

@@ -554,7 +554,8 @@ class LibbpfBackend:
                 # A kprobe that is passed over for another one is not counted, a lost return is.
                 return total if self.plan.rung == "kprobe" else None
             misses[name] = info.recursion_misses
-        for first, second in zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS):
+        pairs = zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS)
+        for first, second in (*pairs, ("fexit_copy_process", steps.COPIED_AGAIN)):
             if second in misses:
                 # What one of them missed the other saw, but for what both of them did.
                 misses[first] = min(misses[first], misses.pop(second))
