@@ -13,7 +13,10 @@ import click
 from fork_trace import __version__, aggregate, plan, records, render, watch
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.events import STACK_BYTES_MAX
+from fork_trace.names import json_line, safe
 from fork_trace.session import STACK_BYTES, Session, find_filter
+
+_MOST_LINE = 64 << 20  # characters of a record; a full table of counts has 4 million
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -98,7 +101,16 @@ def _wishes(
     return plan.Wishes(rung, backend, frozenset(without), refused, all_steps)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+class _Commands(click.Group):
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        # click takes what begins with a sign for an option that it knows, and shows the help.
+        command = super().get_command(context, name)
+        return command or context.fail(f"No such command '{name}'.")
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79}
+)
 @click.version_option(__version__, prog_name="fork-trace")
 def cli() -> None:
     """Name the kernel step that refused a fork, and the limit it hit
@@ -250,7 +262,7 @@ def report(
         if as_json:
             print(records.to_json(record))
     if as_json:
-        print(render.json_line(render.merged_summary(counted, summaries, more)))
+        print(json_line(render.merged_summary(counted, summaries, more)))
     else:
         sys.stdout.write(render.report(counted, summaries, headers, more=more))
     sys.exit(1 if counted.failures else 0)
@@ -259,7 +271,8 @@ def report(
 def _read(name: str) -> list[records.Record]:
     try:
         with open(name, encoding="utf-8", errors="strict", newline="\n") as file:
-            return list(records.read(name, file))
+            lines = iter(lambda: file.readline(_MOST_LINE), "")
+            return list(records.read(name, lines))
     except OSError as error:
         raise ForkTraceError(
             f"cannot read {name}: {error.strerror}",
@@ -308,7 +321,7 @@ def check_command(near: float, full: float, is_all: bool, as_json: bool) -> None
     if near > full:
         raise click.UsageError("--near must not be above --full.")
     found = check.examine(near, full)
-    sys.stdout.write(render.json_line(found) + "\n" if as_json else render.check(found, is_all))
+    sys.stdout.write(json_line(found) + "\n" if as_json else render.check(found, is_all))
     sys.exit({"fine": 0, "near": 1, "full": 2}[found["level"]])
 
 
@@ -326,7 +339,7 @@ def doctor_command(
 
     found = doctor.examine(_wishes(rung, backend, without))
     if as_json:
-        print(render.json_line(found))
+        print(json_line(found))
     else:
         sys.stdout.write(render.doctor(found))
     sys.exit(0 if found["usable"] else 1)
@@ -350,7 +363,7 @@ def explain_command(words: tuple[str, ...], as_json: bool) -> None:
 
     answer = explain.look_up(words)
     if as_json:
-        print(render.json_line(explain.as_json(answer)))
+        print(json_line(explain.as_json(answer)))
     else:
         sys.stdout.write(render.explanation(answer))
 
@@ -405,7 +418,7 @@ def rehearse_command(
 
 
 def _sentence(text: str) -> str:
-    text = render.safe(text).rstrip()
+    text = safe(text).rstrip()
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
@@ -432,6 +445,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"fork-trace: {_sentence(error.message)}{hint}", file=sys.stderr)
         code = 2
     except click.ClickException as error:
+        # It quotes what it was given, which can be the name of a file: `fork-trace report *`.
+        error.message = safe(error.message)
         error.show()
         code = 2
     except (click.Abort, KeyboardInterrupt):

@@ -1,10 +1,8 @@
-"""Records and rows as text for people. All names from the host are hostile: nothing raw passes here."""
+"""Records and rows as text for people. All names from the host are hostile: they pass through `names`."""
 
 from __future__ import annotations
 
-import json
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -14,6 +12,7 @@ from tabulate import tabulate
 
 from fork_trace import catalogue
 from fork_trace.aggregate import Row, Table
+from fork_trace.names import json_line, safe
 from fork_trace.records import Evidence, Failure, Header, Holder, Summary
 
 if TYPE_CHECKING:
@@ -36,19 +35,6 @@ class More:
 
 
 PLAIN = More()
-
-
-def safe(text: str) -> str:
-    """Make a name from the host harmless on a terminal: controls and direction marks are escaped."""
-    out = []
-    for char in text:
-        if char == "\\":
-            out.append("\\")
-        elif unicodedata.category(char)[0] == "C" or char in "\u2028\u2029":
-            out.append(char.encode("unicode_escape", "backslashreplace").decode())
-        else:
-            out.append(char)
-    return "".join(out)
 
 
 def cell(text: str | None, width: int) -> str:
@@ -362,11 +348,6 @@ def json_rows(counted: Table, more: More = PLAIN) -> list[dict[str, Any]]:
             stack = row.sample.stack if row.sample else ()
             rows[-1]["stack"] = [asdict(frame) for frame in stack]
     return rows
-
-
-def json_line(value: object) -> str:
-    """Write any JSON value as one line, ASCII only."""
-    return json.dumps(value, ensure_ascii=True)
 
 
 def merged_summary(

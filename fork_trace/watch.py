@@ -19,6 +19,7 @@ from typing import Any
 
 from fork_trace import aggregate, records, render
 from fork_trace.errors import ForkTraceError
+from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
 from fork_trace.session import Session
 
@@ -36,6 +37,34 @@ class Ending:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
+
+
+def _why_not(path: str, status: os.stat_result, force: bool) -> tuple[str, str] | None:
+    """Say why nothing may be written there, and what to do; None: it may."""
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size and not force:
+            return (
+                f"{path} exists and is not empty",
+                "Give another file, or --force to write over it.",
+            )
+        if status.st_uid != os.geteuid():
+            return (
+                f"{path} belongs to another user (uid {status.st_uid})",
+                "Give a file of your own: a capture is for its owner only.",
+            )
+        if status.st_nlink > 1:
+            return (
+                f"{path} is the same file as another one (a hard link)",
+                "Give a file of its own, or remove this name first.",
+            )
+    elif not stat.S_ISFIFO(status.st_mode) and not stat.S_ISCHR(status.st_mode):
+        return f"{path} is neither a file nor a pipe", "Give --output a file."
+    elif status.st_uid not in (0, os.geteuid()):
+        return (
+            f"{path} is the pipe or device of another user (uid {status.st_uid})",
+            "Give a file of your own: a capture is for its owner only.",
+        )
+    return None
 
 
 class Output:
@@ -57,33 +86,26 @@ class Output:
 
     def _open(self, path: str, force: bool) -> int:
         # A capture holds names and paths of everybody's processes: for its owner only. A link in a
-        # shared directory may be somebody's trap.
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # shared directory may be somebody's trap, and so may a pipe that nobody reads.
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
             try:
                 fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
                 self._is_new = True
             except FileExistsError:
                 fd = os.open(path, flags)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its name has a NUL in it"
             raise ForkTraceError(
-                f"cannot write {path}: {error.strerror}",
+                f"cannot write {path}: {why}",
                 "Give --output a file in a directory that you may write to; links are not followed.",
             ) from None
         status = os.fstat(fd)
+        refusal = _why_not(path, status, force)
+        if refusal:
+            os.close(fd)
+            raise ForkTraceError(*refusal)
         if stat.S_ISREG(status.st_mode):
-            if status.st_size and not force:
-                os.close(fd)
-                raise ForkTraceError(
-                    f"{path} exists and is not empty",
-                    "Give another file, or --force to write over it.",
-                )
-            if status.st_uid != os.geteuid():
-                os.close(fd)
-                raise ForkTraceError(
-                    f"{path} belongs to another user (uid {status.st_uid})",
-                    "Give a file of your own: a capture is for its owner only.",
-                )
             os.fchmod(fd, 0o600)
         return fd
 
@@ -109,10 +131,11 @@ class Output:
             self.failed = None
         except OSError as error:
             self.failed = error.strerror or str(error)
-            if not self._told:
+            # The reader of a pipe may be slow without being told off for it.
+            if not self._told and not isinstance(error, BlockingIOError):
                 self._told = True
                 print(
-                    f"fork-trace: cannot write {self.path} now: {self.failed}. "
+                    f"fork-trace: cannot write {safe(self.path)} now: {self.failed}. "
                     "Watching goes on; the records are kept and tried again.",
                     file=sys.stderr,
                 )
@@ -126,7 +149,7 @@ class Output:
             self.flush()
         if self.failed:
             print(
-                f"fork-trace: {self.path} is not whole: {self.failed}. Free space and capture "
+                f"fork-trace: {safe(self.path)} is not whole: {self.failed}. Free space and capture "
                 "again; the report holds the exact counts.",
                 file=sys.stderr,
             )
@@ -282,12 +305,12 @@ def capture(
         sys.stdout.write(render.report(counted, [summary], [header], more=more))
         sys.stdout.flush()
     if command and command.status is None:
-        print(f"fork-trace: {argv[0]} still runs.", file=sys.stderr)
+        print(f"fork-trace: {safe(argv[0])} still runs.", file=sys.stderr)
     if output:
         output.close()
         if not output.failed:
             print(
-                f"Captured to {output.path}; `fork-trace report {output.path}` shows it again.",
+                f"Captured to {safe(output.path)}; `fork-trace report` shows it again.",
                 file=sys.stderr,
             )
         else:

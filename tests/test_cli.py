@@ -522,6 +522,67 @@ def test_an_output_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert f"belongs to another user (uid {NOBODY})" in text
 
 
+def test_an_output_that_has_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    os.link(tmp_path / "precious", tmp_path / "forks.jsonl")
+
+    text = refusal("capture", "--force", "--output", str(tmp_path / "forks.jsonl"))
+
+    assert "a hard link" in text
+    assert "precious" == (tmp_path / "precious").read_text()
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    assert "cannot write" in refusal("capture", "--output", str(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a pipe of another user; run as root")
+def test_a_pipe_of_somebody_else_gets_nothing(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.chown(pipe, NOBODY, NOBODY)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        text = refusal("capture", "--force", "--output", str(pipe))
+        assert b"" == os.read(reader, 1)
+    finally:
+        os.close(reader)
+
+    assert f"the pipe or device of another user (uid {NOBODY})" in text
+
+
+def test_a_file_without_an_end_is_no_capture() -> None:
+    assert "line 1 is not a record" in refusal("report", "/dev/zero")
+
+
+HOSTILE = "\x1b[2J\u202e|\"'" + decoded(b"\xff") + "x" * 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", HOSTILE),
+        ("report", f"--{HOSTILE}"),  # as a shell hands on the names that it finds for *
+        ("live", "--rung", HOSTILE),
+        ("live", "--interval", HOSTILE),
+        ("live", "--by", HOSTILE),
+        ("live", "--cgroup", HOSTILE),
+        ("capture", "--output", f"/nowhere/{HOSTILE}"),
+        ("capture", "--", HOSTILE),
+        ("rehearse", HOSTILE),
+        (HOSTILE,),
+    ],
+    ids=lambda each: " ".join(each)[:12].encode("unicode_escape").decode(),
+)
+def test_what_a_refusal_quotes_is_harmless(arguments: tuple[str, ...]) -> None:
+    text = refusal(*arguments)
+
+    assert all(char == "\n" or char.isprintable() for char in text)
+    assert r"\x1b[2J\u202e|" in text
+
+
 def test_a_run_that_cannot_begin_spares_the_old_capture(tmp_path: Path) -> None:
     old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
     old.write_text("precious")

@@ -17,10 +17,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "steps": set(),
+    "names": set(),
     # 1
     "events": {"steps"},
     "plan": {"errors", "steps"},
-    "records": {"errors"},
+    "records": {"errors", "names"},
     # 2
     "causes": {"events", "records", "steps"},
     "containers": set(),
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
         *("plan", "steps"),
     },
-    "render": {"aggregate", "catalogue", "explain", "records"},
+    "render": {"aggregate", "catalogue", "explain", "names", "records"},
     "borrowed": {"errors"},
     "stage": {"borrowed"},
     "calls": set(),
@@ -89,22 +90,53 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("records", "survey"),
     },
     "doctor": {"errors", "kernel", "plan", "session", "symbols"},
-    "watch": {"aggregate", "errors", "records", "render", "session"},
+    "watch": {"aggregate", "errors", "names", "records", "render", "session"},
     # 7
     "cli": {
-        *("__init__", "aggregate", "check", "doctor", "errors", "events", "explain", "plan"),
+        *(
+            "__init__",
+            "aggregate",
+            "check",
+            "doctor",
+            "errors",
+            "events",
+            "explain",
+            "names",
+            "plan",
+        ),
         *("records", "rehearse", "render", "session", "watch"),
     },
     "__main__": {"cli"},
 }
 PURE = (
-    *("errors", "steps", "events", "plan", "records", "causes", "containers", "texts", "catalogue"),
+    *(
+        "errors",
+        "steps",
+        "names",
+        "events",
+        "plan",
+        "records",
+        "causes",
+        "containers",
+        "texts",
+        "catalogue",
+    ),
     *("explain", "aggregate", "callers", "limits"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {
-    *("__future__", "collections", "dataclasses", "difflib", "errno", "json", "re", "shlex"),
-    *("struct", "typing"),
+    *(
+        "__future__",
+        "collections",
+        "dataclasses",
+        "difflib",
+        "errno",
+        "json",
+        "math",
+        "re",
+        "shlex",
+    ),
+    *("struct", "typing", "unicodedata"),
 }
 # What is outside -> the one room that knows it.
 OWNERS = {
