@@ -17,10 +17,11 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, records, render
+from fork_trace import aggregate, catalogue, formats, records, report
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
+from fork_trace.report import PLAIN, More
 from fork_trace.session import Session
 
 _TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
@@ -251,8 +252,8 @@ def capture(
     duration_s: float | None,
     output: Output | None,
     argv: Sequence[str],
-    as_json: bool,
-    more: render.More = render.PLAIN,
+    format_: str,
+    more: More = PLAIN,
 ) -> int:
     """Watch until the duration, the command or a signal ends it; print the report.
 
@@ -270,7 +271,7 @@ def capture(
     def _emit(record: records.Record) -> None:
         if output:
             output.write(record)
-        if as_json:
+        if format_ == "jsonl":
             print(records.to_json(record), flush=True)
 
     ways = [f"After {duration_s:g} s"] if duration_s is not None else []
@@ -278,7 +279,7 @@ def capture(
     how = " or ".join([*ways, "Ctrl-C ends it"])
     print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
     _emit(header)
-    command = Command(argv, stdout_to_stderr=as_json) if argv else None
+    command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -298,11 +299,11 @@ def capture(
         command.end(ending.signal)
     take(session.stop())
     summary = session.finish(ended, command.as_json() if command else None)
-    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
+    summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     progress.clear()
     _emit(summary)
-    if not as_json:
-        sys.stdout.write(render.report(counted, [summary], [header], more=more))
+    if format_ != "jsonl":
+        sys.stdout.write(formats.write(format_, counted, [summary], [header], more))
         sys.stdout.flush()
     if command and command.status is None:
         print(f"fork-trace: {safe(argv[0])} still runs.", file=sys.stderr)
@@ -310,7 +311,8 @@ def capture(
         output.close()
         if not output.failed:
             print(
-                f"Captured to {safe(output.path)}; `fork-trace report` shows it again.",
+                f"Captured to {safe(output.path)}. To show it again, here or for a ticket:\n"
+                f"  fork-trace report {catalogue.shell(output.path)} [--format markdown]",
                 file=sys.stderr,
             )
         else:
@@ -353,7 +355,7 @@ def live(
     duration_s: float | None,
     no_clear: bool,
     as_json: bool,
-    more: render.More = render.PLAIN,
+    more: More = PLAIN,
 ) -> Summary:
     """Show the table anew at each interval until the duration or a signal ends it; then a summary."""
     counted = aggregate.Table(by)
@@ -383,12 +385,12 @@ def live(
     if ending.signal is not None:
         ended = "signal"
     summary = session.finish(ended)
-    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
+    summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     if as_json:
         print(records.to_json(summary), flush=True)
         return summary
     screen.leave()
-    sys.stdout.write(render.report(counted, [summary], [header], more=more))
+    sys.stdout.write(report.text(counted, [summary], [header], more))
     sys.stdout.flush()
     return summary
 
@@ -400,17 +402,17 @@ def _take(failures: list[Failure], counted: aggregate.Table, as_json: bool) -> N
             print(records.to_json(failure), flush=True)
 
 
-def _state(counted: aggregate.Table, session: Session, is_screen: bool, more: render.More) -> str:
+def _state(counted: aggregate.Table, session: Session, is_screen: bool, more: More) -> str:
     clock = time.strftime("%H:%M:%S")
     first = [f"fork-trace live, {clock}; Ctrl-C ends it with a summary", ""] if is_screen else []
     prefix = "" if is_screen else f"{clock}  "
-    lines = first + render.wrap(prefix + render.verdict(counted, session.elapsed_s()), "", "  ")
+    lines = [*first, prefix + report.verdict(counted, session.elapsed_s(), width=69)]
     if counted.failures:
-        lines += ["", render.table(counted.rows(), counted.by, more)]
+        lines += ["", *report.table(counted, more)]
     # Appended to a file or a pipe, the advice would come again and again; it is in the summary.
     if is_screen:
         if more.stacks:
-            lines += render.stacks(counted.rows(), counted.by)
-        for cause, count in counted.causes.most_common():
-            lines += ["", *render.cause_details(counted.latest[cause], count)]
+            lines += report.stacks(counted.rows())
+        for told in report.tell_all(counted, ()):
+            lines += ["", *told.lines()]
     return "\n".join(lines) + "\n"

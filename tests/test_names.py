@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from conftest import make_failure
+from conftest import HOSTILE, is_harmless, make_failure
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -65,3 +65,25 @@ def test_a_record_with_bytes_in_every_name_is_read_by_those_who_want_characters(
 
     assert r"\udc" not in line
     assert r"\xff\xfe" * 2048 == json.loads(line)["container"]["name"]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_hostile_name_is_escaped(text: str) -> None:
+    shown = names.safe(text)
+
+    assert is_harmless(shown)
+    assert "\n" not in shown
+    assert shown.encode("utf-8")
+
+
+@given(some.text(some.characters()))
+def test_no_name_can_reach_a_terminal_raw(text: str) -> None:
+    shown = names.safe(text)
+
+    assert {"Zl", "Zp"}.isdisjoint(unicodedata.category(char) for char in shown)
+    assert not any(unicodedata.category(char).startswith("C") for char in shown)
+
+
+@pytest.mark.parametrize("text", ["sh", "caf\u00e9", "\u65e5\u672c", "a b", "C:\\x", "\U0001f40d"])
+def test_a_harmless_name_stays_as_it_is(text: str) -> None:
+    assert text == names.safe(text)
