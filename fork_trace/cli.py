@@ -158,7 +158,7 @@ def cli() -> None:
 @_more
 @_what_to_watch
 @_format_options(formats.STREAMS)
-@click.option("--no-clear", is_flag=True, help="Append each new state, also on a terminal.")
+@click.option("--no-clear", is_flag=True, help="Append lines, also on a terminal.")
 @_how_to_sample
 @_what_to_attach
 @_how_to_probe
@@ -183,6 +183,9 @@ def live(
     without: tuple[str, ...],
 ) -> None:
     """Show failed forks as they happen, by command and caller
+
+    One screen, where it can be drawn in place: q or Ctrl-C ends it with the
+    report. Elsewhere a line for each change.
 
     \b
     exec fork-trace live             # from the last root shell that you have

@@ -16,7 +16,7 @@ from fork_trace.records import Evidence, Failure, Header, Summary
 from fork_trace.wording import WIDTH, amount, columns, count, cut, held, middle, short, wrap
 
 _CGROUPS = "/sys/fs/cgroup/"
-_LEAST_PLACE = 12
+_LEAST_PLACE, _GOOD_PLACE = 12, 24
 # Advice differs from host to host; of more than so many one line must do.
 _MOST_HOSTS = 3
 
@@ -86,11 +86,9 @@ def tell_briefly(cause: str, latest: Failure) -> Told:
     )
 
 
-def tell_in_a_line(cause: str, latest: Failure, width: int) -> str:
-    """Say of a cause only its deciding number; of what it means, if there is none."""
-    if not latest.evidence:
-        return cut(f"{safe(cause)}: {catalogue.means(cause)}", width)
-    return cut(f"{safe(cause)}: {_sentence(latest.evidence[0])}", width)
+def tell_in_a_line(cause: str, width: int) -> str:
+    """Say of a cause only what it means, in one line; its numbers are in the table."""
+    return cut(f"{safe(cause)}: {catalogue.means(cause).partition(';')[0]}", width)
 
 
 def _holders(failure: Failure) -> list[str]:
@@ -163,13 +161,16 @@ def verdict(
         before, place = _place(first, worst)
     if width is None:
         return f"{number}{span}{who}{before}{place}{limit}"
-    if columns(number + span + who + limit) > width:
-        span = ""
     room = width - columns(number + span + who + before + limit)
+    if room < min(columns(place), _GOOD_PLACE):
+        # How long it watched is said in the last lines as well.
+        room += columns(span)
+        span = ""
     if place.startswith("/") and room >= _LEAST_PLACE:
         place = middle(place, room)
     elif columns(place) > room:
         before = place = ""
+    who = cut(who, max(_LEAST_PLACE, width - columns(number + span + before + place + limit)))
     return cut(f"{number}{span}{who}{before}{place}{limit}", width)
 
 
@@ -216,8 +217,8 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
     for summary, header in zip(summaries, headers):
         prefix = f"{safe(header.host)}, " if len(headers) > 1 else ""
         found.append(
-            f"{prefix}{safe(header.kernel)}, {safe(header.rung)} by {safe(header.backend)}; "
-            f"{losses(summary)}"
+            f"{prefix}{safe(header.kernel)}, {safe(header.rung)} by {safe(header.backend)}, "
+            f"{summary.duration_s:.0f} s; {losses(summary)}"
         )
         if header.passed_over:
             better = header.passed_over[0]

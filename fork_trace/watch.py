@@ -17,12 +17,13 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, catalogue, formats, records, report
+from fork_trace import aggregate, catalogue, formats, records, report, screen
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
 from fork_trace.report import PLAIN, More
 from fork_trace.session import Session
+from fork_trace.terminal import Terminal, is_dumb
 
 _TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
 _PATIENCE_S = 5.0  # for a command that was told to end
@@ -230,7 +231,7 @@ class _Progress:
     """One line on stderr that keeps itself up to date, only where that is a terminal."""
 
     def __init__(self) -> None:
-        self._is_on = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        self._is_on = sys.stderr.isatty() and not is_dumb()
         self._next = 0.0
 
     def show(self, session: Session, duration_s: float | None) -> None:
@@ -320,31 +321,52 @@ def capture(
     return 1 if summary.failures else 0
 
 
-class Screen:
-    """Where `live` draws: a terminal is redrawn in place, anything else gets text appended."""
+class _Drawn:
+    """A screen that is kept fresh; what has changed last stays marked until something else does."""
 
-    def __init__(self, no_clear: bool) -> None:
-        dumb = os.environ.get("TERM", "") in ("", "dumb")
-        self.redraws = sys.stdout.isatty() and not no_clear and not dumb
+    def __init__(
+        self, terminal: Terminal, session: Session, counted: aggregate.Table, host: str, more: More
+    ) -> None:
+        self._terminal, self._session, self._counted = terminal, session, counted
+        self._host, self._more = host, more
+        self._changes = screen.Changes()
+        self._new: dict[tuple[str | None, ...], int] = {}
 
-    def draw(self, text: str) -> None:
-        """Show a new state of the table."""
-        if not self.redraws:
-            sys.stdout.write(text + "\n")
-        else:
-            size = shutil.get_terminal_size()
-            # A line that wraps would scroll the rest off its place.
-            lines = [line[: size.columns] for line in text.splitlines()]
-            if len(lines) > size.lines - 1:
-                lines = lines[: size.lines - 2] + ["... more when it ends (Ctrl-C)"]
-            # Home, each line cleared behind its text, the rest below: no blank moment in between.
-            sys.stdout.write("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J")
+    def show(self) -> None:
+        self._new = self._changes.take(self._counted) or self._new
+        last_ns = max((row.last_ns for row in self._counted.rows()), default=None)
+        moment = screen.Moment(
+            host=self._host,
+            elapsed_s=self._session.elapsed_s(),
+            quiet_s=None if last_ns is None else (time.time_ns() - last_ns) / 1e9,
+            how_to_end=self._terminal.how_to_end,
+        )
+        size = self._terminal.size()
+        self._terminal.draw(screen.frame(self._counted, self._new, moment, size, self._more))
+
+
+class _Appended:
+    """A line for each row that has changed, and each cause explained when it is first seen."""
+
+    def __init__(self, terminal: Terminal, counted: aggregate.Table) -> None:
+        self._terminal, self._counted = terminal, counted
+        self._changes = screen.Changes()
+        self._known: set[str] = set()
+
+    def show(self) -> None:
+        counted = self._counted
+        new = self._changes.take(counted)
+        width = self._terminal.width()
+        if new and not self._known:
+            heading = screen.heading(counted.by)
+            print(heading if width is None else heading[:width])
+        for line in screen.appended(counted.rows(), counted.by, new, width):
+            print(line)
+        for cause in [cause for cause in counted.causes if cause not in self._known]:
+            self._known.add(cause)
+            latest = counted.hosts(cause)[0][1].latest
+            print("\n".join(screen.introduced(report.tell_briefly(cause, latest))))
         sys.stdout.flush()
-
-    def leave(self) -> None:
-        """Make room for the closing report."""
-        if self.redraws:
-            sys.stdout.write("\033[H\033[J")
 
 
 def live(
@@ -357,39 +379,47 @@ def live(
     as_json: bool,
     more: More = PLAIN,
 ) -> Summary:
-    """Show the table anew at each interval until the duration or a signal ends it; then a summary."""
+    """Show what fails at each interval until the duration, a signal or a key ends it; then a summary."""
     counted = aggregate.Table(by)
     header = session.header()
-    screen = Screen(no_clear)
-    print(start_line(header, "Ctrl-C ends it with a summary."), file=sys.stderr, flush=True)
+    terminal = Terminal(wants_lines=no_clear or as_json)
+    how_to_end = f"{terminal.how_to_end} with a summary."
+    print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)
-    drawn = -1
-    is_over = False
-    ended = "duration"
-    while not is_over:
-        due_s = session.elapsed_s() + interval_s
-        if duration_s is not None:
-            due_s = min(due_s, duration_s)
-        while session.elapsed_s() < due_s and ending.signal is None:
-            timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
-            _take(session.poll(timeout_s), counted, as_json)
-        is_over = ending.signal is not None or (
-            duration_s is not None and session.elapsed_s() >= duration_s
-        )
-        _take(session.stop() if is_over else session.settle(), counted, as_json)
-        if is_over or as_json or (counted.failures == drawn and not screen.redraws):
-            continue
-        drawn = counted.failures
-        screen.draw(_state(counted, session, screen.redraws, more))
-    if ending.signal is not None:
-        ended = "signal"
-    summary = session.finish(ended)
+    view: _Drawn | _Appended | None = None
+    if terminal.redraws:
+        view = _Drawn(terminal, session, counted, header.host, more)
+    elif not as_json:
+        view = _Appended(terminal, counted)
+    is_told = is_over = False
+    try:
+        terminal.enter()
+        if view:
+            view.show()
+        while not is_over:
+            due_s = session.elapsed_s() + interval_s
+            if duration_s is not None:
+                due_s = min(due_s, duration_s)
+            while session.elapsed_s() < due_s and not is_told:
+                timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
+                _take(session.poll(timeout_s), counted, as_json)
+                is_told = ending.signal is not None or terminal.is_told_to_end()
+                if terminal.attend():
+                    break
+            is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
+            _take(session.stop() if is_over else session.settle(), counted, as_json)
+            if view and not (is_over and terminal.redraws):
+                view.show()
+    finally:
+        terminal.leave()
+    summary = session.finish("signal" if is_told else "duration")
     summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     if as_json:
         print(records.to_json(summary), flush=True)
         return summary
-    screen.leave()
+    if counted.failures and not terminal.redraws:
+        print()
     sys.stdout.write(report.text(counted, [summary], [header], more))
     sys.stdout.flush()
     return summary
@@ -400,19 +430,3 @@ def _take(failures: list[Failure], counted: aggregate.Table, as_json: bool) -> N
         counted.add(failure)
         if as_json:
             print(records.to_json(failure), flush=True)
-
-
-def _state(counted: aggregate.Table, session: Session, is_screen: bool, more: More) -> str:
-    clock = time.strftime("%H:%M:%S")
-    first = [f"fork-trace live, {clock}; Ctrl-C ends it with a summary", ""] if is_screen else []
-    prefix = "" if is_screen else f"{clock}  "
-    lines = [*first, prefix + report.verdict(counted, session.elapsed_s(), width=69)]
-    if counted.failures:
-        lines += ["", *report.table(counted, more)]
-    # Appended to a file or a pipe, the advice would come again and again; it is in the summary.
-    if is_screen:
-        if more.stacks:
-            lines += report.stacks(counted.rows())
-        for told in report.tell_all(counted, ()):
-            lines += ["", *told.lines()]
-    return "\n".join(lines) + "\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from ttys import Tty
 
 from fork_trace import aggregate, catalogue, steps
 from fork_trace.records import (
@@ -300,6 +302,19 @@ def made_host(tmp_path: Path) -> MadeHost:
 def decoded(raw: bytes) -> str:
     """Turn raw bytes into an argument that reaches a program as just these bytes."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+@pytest.fixture
+def on_a_tty() -> Iterator[Callable[..., Tty]]:
+    ttys: list[Tty] = []
+
+    def start(argv: list[str], **how: Any) -> Tty:
+        ttys.append(Tty(argv, **how))
+        return ttys[-1]
+
+    yield start
+    for tty in ttys:
+        tty.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

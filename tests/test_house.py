@@ -65,6 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tables": {"aggregate", "names", "records", "wording"},
     "report": {"aggregate", "catalogue", "names", "records", "tables", "wording"},
     "formats": {"aggregate", "catalogue", "names", "records", "report", "tables"},
+    "screen": {"aggregate", "names", "report", "tables", "wording"},
+    "terminal": {"screen", "wording"},
     "render": {"catalogue", "explain", "names", "records", "tables", "wording"},
     "borrowed": {"errors"},
     "stage": {"borrowed"},
@@ -95,8 +97,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "doctor": {"errors", "kernel", "plan", "session", "symbols"},
     "watch": {
-        *("aggregate", "catalogue", "errors", "formats", "names", "records", "report"),
-        *("session",),
+        *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
+        *("session", "terminal"),
     },
     # 7
     "cli": {
@@ -128,7 +130,7 @@ PURE = (
         "texts",
         "catalogue",
     ),
-    *("explain", "aggregate", "callers", "limits", "wording", "report", "formats"),
+    *("explain", "aggregate", "callers", "limits", "wording", "report", "formats", "screen"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {
@@ -150,6 +152,7 @@ OWNERS = {
     "click": {"cli"},
     "tabulate": {"tables"},
     "csv": {"formats"},
+    "termios": {"terminal"},
     "bcc": {"backends.bcc"},
     "subprocess": set(),
     "multiprocessing": set(),
