@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.records import Failure
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
-# What `--by` takes; host only tells apart when files of several hosts are merged.
+# What `--by` takes; host tells apart when files of several hosts are merged.
 COLUMNS: tuple[str, ...] = (
     "command",
     "caller",
@@ -42,6 +43,14 @@ class Row:
         """Return how many failed in a second, from the first to the last; None: not to be told."""
         span_ns = self.last_ns - self.first_ns
         return (self.count - 1) / span_ns * 1e9 if span_ns > 0 and self.count > 1 else None
+
+
+@dataclass
+class Group:
+    """All failures of one cause on one host, or of one command in one cgroup among them."""
+
+    count: int
+    latest: Failure  # a whole sample rather than a later one without evidence
 
 
 def _container(failure: Failure) -> str | None:
@@ -87,6 +96,19 @@ def _shows_better(failure: Failure, known: Failure) -> bool:
     return failure.time_ns >= known.time_ns
 
 
+_Key = TypeVar("_Key")
+
+
+def _group(groups: dict[_Key, Group], key: _Key, failure: Failure) -> None:
+    group = groups.get(key)
+    if group is None:
+        groups[key] = Group(failure.count, failure)
+        return
+    group.count += failure.count
+    if _speaks_better(failure, group.latest):
+        group.latest = failure
+
+
 class Table:
     """Counts failures by the asked-for columns."""
 
@@ -95,9 +117,10 @@ class Table:
         self._rows: dict[tuple[str | None, ...], Row] = {}
         self.failures = 0
         self.causes: Counter[str] = Counter()
-        # The latest whole sample of each cause: its evidence and advice speak for all. Whoever
-        # holds the pool is read seldom, so a sample that names them stands for later ones.
-        self.latest: dict[str, Failure] = {}
+        # The latest whole sample of each speaks for all: its evidence and advice. Whoever holds
+        # the pool is read seldom, so a sample that names them stands for later ones.
+        self._on: dict[str, dict[str | None, Group]] = {}  # by cause and host
+        self._in: dict[str, dict[tuple[str | None, ...], Group]] = {}  # and by command and cgroup
 
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count one record: as many failures as it stands for."""
@@ -116,9 +139,21 @@ class Table:
         row.last_ns = max(row.last_ns, failure.time_ns)
         self.failures += failure.count
         self.causes[failure.cause] += failure.count
-        known = self.latest.get(failure.cause)
-        if known is None or _speaks_better(failure, known):
-            self.latest[failure.cause] = failure
+        _group(self._on.setdefault(failure.cause, {}), host, failure)
+        whose = (host, failure.comm, failure.cgroup)
+        _group(self._in.setdefault(failure.cause, {}), whose, failure)
+
+    def hosts(self, cause: str) -> list[tuple[str | None, Group]]:
+        """Return the hosts that a cause was seen on, most failures first."""
+        found = self._on[cause].items()
+        return sorted(found, key=lambda item: (-item[1].count, item[0] or ""))
+
+    def worst(self) -> tuple[str | None, Group]:
+        """Return host and failures of the command and cgroup that the worst cause hit most."""
+        cause = self.causes.most_common(1)[0][0]
+        found = self._in[cause].items()
+        key, group = max(found, key=lambda item: item[1].count)
+        return key[0], group
 
     def rows(self) -> list[Row]:
         """Return the rows, most failures first; ties in the order of their columns."""

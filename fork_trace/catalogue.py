@@ -942,7 +942,8 @@ VARIANTS: Mapping[str, str] = {
         )
     },
 }
-_LABELS = ("To confirm: ", "For now: ", "For good: ")
+FOR_NOW = "For now: "
+_LABELS = ("To confirm: ", FOR_NOW, "For good: ")
 _SYSCTL = re.compile(r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces")
 
 

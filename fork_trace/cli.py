@@ -9,12 +9,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from fork_trace import __version__, aggregate, plan, records, render, watch
+from fork_trace import __version__, aggregate, formats, plan, records, render, watch
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.events import STACK_BYTES_MAX
+from fork_trace.names import json_line, safe
+from fork_trace.report import More, hosts_of
 from fork_trace.session import STACK_BYTES, Session, find_filter
+
+_MOST_LINE = 64 << 20  # characters of a record; a full table of counts has 4 million
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -84,7 +89,26 @@ _by_option = click.option(
     metavar="COLUMNS",
     help=f"Columns to count by, of: {', '.join(aggregate.COLUMNS)}.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines, for programs.")
+
+
+def _format_options(names: Sequence[str]) -> Callable[[_F], _F]:
+    return _options(
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(names),
+            help="How to write it. [default: table]",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl."),
+    )
+
+
+def _format(format_: str | None, as_json: bool) -> str:
+    if as_json and format_ not in (None, "jsonl"):
+        raise click.UsageError(f"--json is --format jsonl: give it, or --format {format_}.")
+    return "jsonl" if as_json else format_ or "table"
+
+
 _more = _options(
     click.option("--stacks", is_flag=True, help="The whole stack of each row's latest sample."),
     click.option("--times", is_flag=True, help="Each row's rate, and its first and last time."),
@@ -142,7 +166,16 @@ def _wishes(
     return plan.Wishes(rung, backend, frozenset(without), refused, all_steps)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+class _Commands(click.Group):
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        # click takes what begins with a sign for an option that it knows, and shows the help.
+        command = super().get_command(context, name)
+        return command or context.fail(f"No such command '{name}'.")
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79}
+)
 @click.version_option(__version__, prog_name="fork-trace")
 def cli() -> None:
     """Name the kernel step that refused a fork, and the limit it hit
@@ -168,8 +201,8 @@ def cli() -> None:
 @_by_option
 @_more
 @_what_to_watch
-@_json_option
-@click.option("--no-clear", is_flag=True, help="Append each new state, also on a terminal.")
+@_format_options(formats.STREAMS)
+@click.option("--no-clear", is_flag=True, help="Append lines, also on a terminal.")
 @_how_to_sample
 @_what_to_attach
 @_how_to_probe
@@ -183,6 +216,7 @@ def live(
     pid: int | None,
     uid: int | None,
     cgroup: str | None,
+    format_: str | None,
     as_json: bool,
     no_clear: bool,
     stack_bytes: int,
@@ -194,15 +228,19 @@ def live(
 ) -> None:
     """Show failed forks as they happen, by command and caller
 
+    One screen, where it can be drawn in place: q or Ctrl-C ends it with the
+    report. Elsewhere a line for each change.
+
     \b
     exec fork-trace live             # from the last root shell that you have
     sudo fork-trace live --by cgroup # which container
     sudo fork-trace live --json      # records, one a line
     """
+    as_json = _format(format_, as_json) == "jsonl"
     wishes = _wishes(rung, backend, without, refused, all_steps)
     session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     try:
-        more = render.More(times, stacks)
+        more = More(times, stacks)
         watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json, more)
     finally:
         session.close()
@@ -220,7 +258,7 @@ def live(
 @_by_option
 @_more
 @_what_to_watch
-@_json_option
+@_format_options(formats.FORMATS)
 @_how_to_sample
 @_what_to_attach
 @_how_to_probe
@@ -236,6 +274,7 @@ def capture(
     pid: int | None,
     uid: int | None,
     cgroup: str | None,
+    format_: str | None,
     as_json: bool,
     stack_bytes: int,
     refused: bool,
@@ -248,12 +287,14 @@ def capture(
     """Watch once and print one report
 
     It ends after the duration, with COMMAND, or at Ctrl-C. Exit code: 0 nothing
-    failed, 1 failures were seen. With --json, COMMAND's output goes to stderr.
+    failed, 1 failures were seen. In any format but table, COMMAND's own output
+    goes to stderr.
 
     \b
     sudo fork-trace capture --duration 60 --output /root/forks.jsonl
     sudo fork-trace capture -- systemctl restart app
     """
+    format_ = _format(format_, as_json)
     watch.demand_command(command)
     file = watch.Output(output, force) if output else None
     try:
@@ -264,8 +305,8 @@ def capture(
             file.discard()
         raise
     try:
-        more = render.More(times, stacks)
-        code = watch.capture(session, watch.Ending(), by, duration, file, command, as_json, more)
+        more = More(times, stacks)
+        code = watch.capture(session, watch.Ending(), by, duration, file, command, format_, more)
     finally:
         session.close()
     sys.exit(code)
@@ -275,40 +316,50 @@ def capture(
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=_paths("file"))
 @_by_option
 @_more
-@_json_option
+@_format_options(formats.FORMATS)
 def report(
-    files: tuple[str, ...], by: tuple[str, ...], stacks: bool, times: bool, as_json: bool
+    files: tuple[str, ...],
+    by: tuple[str, ...],
+    stacks: bool,
+    times: bool,
+    format_: str | None,
+    as_json: bool,
 ) -> None:
     """Show captures again; several files, of several hosts, merge
 
+    Of several hosts each row says its own, unless --by says otherwise.
+
     \b
     fork-trace report forks.jsonl --by cgroup,cause
-    fork-trace report host1.jsonl host2.jsonl --by host,cause
+    fork-trace report forks.jsonl --format markdown   # for a ticket
+    fork-trace report host1.jsonl host2.jsonl
     """
-    counted, more = aggregate.Table(by), render.More(times, stacks)
-    headers: list[records.Header] = []
-    summaries: list[records.Summary] = []
-    for record in [record for name in files for record in _read(name)]:
-        if isinstance(record, records.Summary):
-            summaries.append(record)
-            continue
+    format_ = _format(format_, as_json)
+    found = [record for name in files for record in _read(name)]
+    headers = [record for record in found if isinstance(record, records.Header)]
+    summaries = [record for record in found if isinstance(record, records.Summary)]
+    source = click.get_current_context().get_parameter_source("by")
+    is_asked = source is not ParameterSource.DEFAULT
+    if len(hosts_of(headers)) > 1 and not is_asked and format_ != "jsonl":
+        by = ("host", *by)
+    counted, more = aggregate.Table(by), More(times, stacks)
+    host = None
+    for record in found:
         if isinstance(record, records.Header):
-            headers.append(record)
-        else:
-            counted.add(record, headers[-1].host)
-        if as_json:
+            host = record.host
+        elif isinstance(record, records.Failure):
+            counted.add(record, host)
+        if format_ == "jsonl" and not isinstance(record, records.Summary):
             print(records.to_json(record))
-    if as_json:
-        print(render.json_line(render.merged_summary(counted, summaries, more)))
-    else:
-        sys.stdout.write(render.report(counted, summaries, headers, more=more))
+    sys.stdout.write(formats.write(format_, counted, summaries, headers, more))
     sys.exit(1 if counted.failures else 0)
 
 
 def _read(name: str) -> list[records.Record]:
     try:
         with open(name, encoding="utf-8", errors="strict", newline="\n") as file:
-            return list(records.read(name, file))
+            lines = iter(lambda: file.readline(_MOST_LINE), "")
+            return list(records.read(name, lines))
     except OSError as error:
         raise ForkTraceError(
             f"cannot read {name}: {error.strerror}",
@@ -357,7 +408,7 @@ def check_command(near: float, full: float, is_all: bool, as_json: bool) -> None
     if near > full:
         raise click.UsageError("--near must not be above --full.")
     found = check.examine(near, full)
-    sys.stdout.write(render.json_line(found) + "\n" if as_json else render.check(found, is_all))
+    sys.stdout.write(json_line(found) + "\n" if as_json else render.check(found, is_all))
     sys.exit({"fine": 0, "near": 1, "full": 2}[found["level"]])
 
 
@@ -375,7 +426,7 @@ def doctor_command(
 
     found = doctor.examine(_wishes(rung, backend, without))
     if as_json:
-        print(render.json_line(found))
+        print(json_line(found))
     else:
         sys.stdout.write(render.doctor(found))
     sys.exit(0 if found["usable"] else 1)
@@ -424,7 +475,7 @@ def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> Non
         return
     answer = explain.look_up(words)
     if as_json:
-        print(render.json_line(explain.as_json(answer)))
+        print(json_line(explain.as_json(answer)))
     else:
         sys.stdout.write(render.explanation(answer))
 
@@ -496,7 +547,7 @@ def rehearse_command(
 
 
 def _sentence(text: str) -> str:
-    text = render.safe(text).rstrip()
+    text = safe(text).rstrip()
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
@@ -523,6 +574,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"fork-trace: {_sentence(error.message)}{hint}", file=sys.stderr)
         code = 2
     except click.ClickException as error:
+        # It quotes what it was given, which can be the name of a file: `fork-trace report *`.
+        error.message = safe(error.message)
         error.show()
         code = 2
     except (click.Abort, KeyboardInterrupt):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from typing import Any, TypeVar, Union
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.names import json_line
 
 VERSION = 1
 
@@ -139,7 +141,7 @@ _T = TypeVar("_T")
 
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
-    return json.dumps({"type": _NAMES[type(record)], **asdict(record)}, ensure_ascii=True)
+    return json_line({"type": _NAMES[type(record)], **asdict(record)})
 
 
 def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:
@@ -188,9 +190,19 @@ def _failure(values: dict[str, Any]) -> Failure:
     return failure
 
 
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if isfinite(value) else _no_number("a float beyond every limit")
+
+
 def from_json(line: str) -> Record:
     """Read one line; ValueError or TypeError says what is wrong with it."""
-    values = json.loads(line)
+    # No JSON has these, and no other reader would take them from us again.
+    values = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     if not isinstance(values, dict):
         raise ValueError("not an object")
     type_ = values.pop("type", None)

@@ -17,10 +17,13 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, records, render
+from fork_trace import aggregate, catalogue, formats, records, report, screen
 from fork_trace.errors import ForkTraceError
+from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
+from fork_trace.report import PLAIN, More
 from fork_trace.session import Session
+from fork_trace.terminal import Terminal, is_dumb
 
 _TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
 _PATIENCE_S = 5.0  # for a command that was told to end
@@ -36,6 +39,34 @@ class Ending:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
+
+
+def _why_not(path: str, status: os.stat_result, force: bool) -> tuple[str, str] | None:
+    """Say why nothing may be written there, and what to do; None: it may."""
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size and not force:
+            return (
+                f"{path} exists and is not empty",
+                "Give another file, or --force to write over it.",
+            )
+        if status.st_uid != os.geteuid():
+            return (
+                f"{path} belongs to another user (uid {status.st_uid})",
+                "Give a file of your own: a capture is for its owner only.",
+            )
+        if status.st_nlink > 1:
+            return (
+                f"{path} is the same file as another one (a hard link)",
+                "Give a file of its own, or remove this name first.",
+            )
+    elif not stat.S_ISFIFO(status.st_mode) and not stat.S_ISCHR(status.st_mode):
+        return f"{path} is neither a file nor a pipe", "Give --output a file."
+    elif status.st_uid not in (0, os.geteuid()):
+        return (
+            f"{path} is the pipe or device of another user (uid {status.st_uid})",
+            "Give a file of your own: a capture is for its owner only.",
+        )
+    return None
 
 
 class Output:
@@ -57,33 +88,26 @@ class Output:
 
     def _open(self, path: str, force: bool) -> int:
         # A capture holds names and paths of everybody's processes: for its owner only. A link in a
-        # shared directory may be somebody's trap.
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # shared directory may be somebody's trap, and so may a pipe that nobody reads.
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
             try:
                 fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
                 self._is_new = True
             except FileExistsError:
                 fd = os.open(path, flags)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its name has a NUL in it"
             raise ForkTraceError(
-                f"cannot write {path}: {error.strerror}",
+                f"cannot write {path}: {why}",
                 "Give --output a file in a directory that you may write to; links are not followed.",
             ) from None
         status = os.fstat(fd)
+        refusal = _why_not(path, status, force)
+        if refusal:
+            os.close(fd)
+            raise ForkTraceError(*refusal)
         if stat.S_ISREG(status.st_mode):
-            if status.st_size and not force:
-                os.close(fd)
-                raise ForkTraceError(
-                    f"{path} exists and is not empty",
-                    "Give another file, or --force to write over it.",
-                )
-            if status.st_uid != os.geteuid():
-                os.close(fd)
-                raise ForkTraceError(
-                    f"{path} belongs to another user (uid {status.st_uid})",
-                    "Give a file of your own: a capture is for its owner only.",
-                )
             os.fchmod(fd, 0o600)
         return fd
 
@@ -109,10 +133,11 @@ class Output:
             self.failed = None
         except OSError as error:
             self.failed = error.strerror or str(error)
-            if not self._told:
+            # The reader of a pipe may be slow without being told off for it.
+            if not self._told and not isinstance(error, BlockingIOError):
                 self._told = True
                 print(
-                    f"fork-trace: cannot write {self.path} now: {self.failed}. "
+                    f"fork-trace: cannot write {safe(self.path)} now: {self.failed}. "
                     "Watching goes on; the records are kept and tried again.",
                     file=sys.stderr,
                 )
@@ -126,7 +151,7 @@ class Output:
             self.flush()
         if self.failed:
             print(
-                f"fork-trace: {self.path} is not whole: {self.failed}. Free space and capture "
+                f"fork-trace: {safe(self.path)} is not whole: {self.failed}. Free space and capture "
                 "again; the report holds the exact counts.",
                 file=sys.stderr,
             )
@@ -207,7 +232,7 @@ class _Progress:
     """One line on stderr that keeps itself up to date, only where that is a terminal."""
 
     def __init__(self) -> None:
-        self._is_on = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        self._is_on = sys.stderr.isatty() and not is_dumb()
         self._next = 0.0
 
     def show(self, session: Session, duration_s: float | None) -> None:
@@ -229,8 +254,8 @@ def capture(
     duration_s: float | None,
     output: Output | None,
     argv: Sequence[str],
-    as_json: bool,
-    more: render.More = render.PLAIN,
+    format_: str,
+    more: More = PLAIN,
 ) -> int:
     """Watch until the duration, the command or a signal ends it; print the report.
 
@@ -248,7 +273,7 @@ def capture(
     def _emit(record: records.Record) -> None:
         if output:
             output.write(record)
-        if as_json:
+        if format_ == "jsonl":
             print(records.to_json(record), flush=True)
 
     ways = [f"After {duration_s:g} s"] if duration_s is not None else []
@@ -256,7 +281,7 @@ def capture(
     how = " or ".join([*ways, "Ctrl-C ends it"])
     print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
     _emit(header)
-    command = Command(argv, stdout_to_stderr=as_json) if argv else None
+    command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -276,19 +301,20 @@ def capture(
         command.end(ending.signal)
     take(session.stop())
     summary = session.finish(ended, command.as_json() if command else None)
-    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
+    summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     progress.clear()
     _emit(summary)
-    if not as_json:
-        sys.stdout.write(render.report(counted, [summary], [header], more=more))
+    if format_ != "jsonl":
+        sys.stdout.write(formats.write(format_, counted, [summary], [header], more))
         sys.stdout.flush()
     if command and command.status is None:
-        print(f"fork-trace: {argv[0]} still runs.", file=sys.stderr)
+        print(f"fork-trace: {safe(argv[0])} still runs.", file=sys.stderr)
     if output:
         output.close()
         if not output.failed:
             print(
-                f"Captured to {output.path}; `fork-trace report {output.path}` shows it again.",
+                f"Captured to {safe(output.path)}. To show it again, here or for a ticket:\n"
+                f"  fork-trace report {catalogue.shell(output.path)} [--format markdown]",
                 file=sys.stderr,
             )
         else:
@@ -296,31 +322,52 @@ def capture(
     return 1 if summary.failures else 0
 
 
-class Screen:
-    """Where `live` draws: a terminal is redrawn in place, anything else gets text appended."""
+class _Drawn:
+    """A screen that is kept fresh; what has changed last stays marked until something else does."""
 
-    def __init__(self, no_clear: bool) -> None:
-        dumb = os.environ.get("TERM", "") in ("", "dumb")
-        self.redraws = sys.stdout.isatty() and not no_clear and not dumb
+    def __init__(
+        self, terminal: Terminal, session: Session, counted: aggregate.Table, host: str, more: More
+    ) -> None:
+        self._terminal, self._session, self._counted = terminal, session, counted
+        self._host, self._more = host, more
+        self._changes = screen.Changes()
+        self._new: dict[tuple[str | None, ...], int] = {}
 
-    def draw(self, text: str) -> None:
-        """Show a new state of the table."""
-        if not self.redraws:
-            sys.stdout.write(text + "\n")
-        else:
-            size = shutil.get_terminal_size()
-            # A line that wraps would scroll the rest off its place.
-            lines = [line[: size.columns] for line in text.splitlines()]
-            if len(lines) > size.lines - 1:
-                lines = lines[: size.lines - 2] + ["... more when it ends (Ctrl-C)"]
-            # Home, each line cleared behind its text, the rest below: no blank moment in between.
-            sys.stdout.write("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J")
+    def show(self) -> None:
+        self._new = self._changes.take(self._counted) or self._new
+        last_ns = max((row.last_ns for row in self._counted.rows()), default=None)
+        moment = screen.Moment(
+            host=self._host,
+            elapsed_s=self._session.elapsed_s(),
+            quiet_s=None if last_ns is None else (time.time_ns() - last_ns) / 1e9,
+            how_to_end=self._terminal.how_to_end,
+        )
+        size = self._terminal.size()
+        self._terminal.draw(screen.frame(self._counted, self._new, moment, size, self._more))
+
+
+class _Appended:
+    """A line for each row that has changed, and each cause explained when it is first seen."""
+
+    def __init__(self, terminal: Terminal, counted: aggregate.Table) -> None:
+        self._terminal, self._counted = terminal, counted
+        self._changes = screen.Changes()
+        self._known: set[str] = set()
+
+    def show(self) -> None:
+        counted = self._counted
+        new = self._changes.take(counted)
+        width = self._terminal.width()
+        if new and not self._known:
+            heading = screen.heading(counted.by)
+            print(heading if width is None else heading[:width])
+        for line in screen.appended(counted.rows(), counted.by, new, width):
+            print(line)
+        for cause in [cause for cause in counted.causes if cause not in self._known]:
+            self._known.add(cause)
+            latest = counted.hosts(cause)[0][1].latest
+            print("\n".join(screen.introduced(report.tell_briefly(cause, latest))))
         sys.stdout.flush()
-
-    def leave(self) -> None:
-        """Make room for the closing report."""
-        if self.redraws:
-            sys.stdout.write("\033[H\033[J")
 
 
 def live(
@@ -331,42 +378,50 @@ def live(
     duration_s: float | None,
     no_clear: bool,
     as_json: bool,
-    more: render.More = render.PLAIN,
+    more: More = PLAIN,
 ) -> Summary:
-    """Show the table anew at each interval until the duration or a signal ends it; then a summary."""
+    """Show what fails at each interval until the duration, a signal or a key ends it; then a summary."""
     counted = aggregate.Table(by)
     header = session.header()
-    screen = Screen(no_clear)
-    print(start_line(header, "Ctrl-C ends it with a summary."), file=sys.stderr, flush=True)
+    terminal = Terminal(wants_lines=no_clear or as_json)
+    how_to_end = f"{terminal.how_to_end} with a summary."
+    print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)
-    drawn = -1
-    is_over = False
-    ended = "duration"
-    while not is_over:
-        due_s = session.elapsed_s() + interval_s
-        if duration_s is not None:
-            due_s = min(due_s, duration_s)
-        while session.elapsed_s() < due_s and ending.signal is None:
-            timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
-            _take(session.poll(timeout_s), counted, as_json)
-        is_over = ending.signal is not None or (
-            duration_s is not None and session.elapsed_s() >= duration_s
-        )
-        _take(session.stop() if is_over else session.settle(), counted, as_json)
-        if is_over or as_json or (counted.failures == drawn and not screen.redraws):
-            continue
-        drawn = counted.failures
-        screen.draw(_state(counted, session, screen.redraws, more))
-    if ending.signal is not None:
-        ended = "signal"
-    summary = session.finish(ended)
-    summary = replace(summary, rows=tuple(render.json_rows(counted, more)))
+    view: _Drawn | _Appended | None = None
+    if terminal.redraws:
+        view = _Drawn(terminal, session, counted, header.host, more)
+    elif not as_json:
+        view = _Appended(terminal, counted)
+    is_told = is_over = False
+    try:
+        terminal.enter()
+        if view:
+            view.show()
+        while not is_over:
+            due_s = session.elapsed_s() + interval_s
+            if duration_s is not None:
+                due_s = min(due_s, duration_s)
+            while session.elapsed_s() < due_s and not is_told:
+                timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
+                _take(session.poll(timeout_s), counted, as_json)
+                is_told = ending.signal is not None or terminal.is_told_to_end()
+                if terminal.attend():
+                    break
+            is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
+            _take(session.stop() if is_over else session.settle(), counted, as_json)
+            if view and not (is_over and terminal.redraws):
+                view.show()
+    finally:
+        terminal.leave()
+    summary = session.finish("signal" if is_told else "duration")
+    summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     if as_json:
         print(records.to_json(summary), flush=True)
         return summary
-    screen.leave()
-    sys.stdout.write(render.report(counted, [summary], [header], more=more))
+    if counted.failures and not terminal.redraws:
+        print()
+    sys.stdout.write(report.text(counted, [summary], [header], more))
     sys.stdout.flush()
     return summary
 
@@ -376,19 +431,3 @@ def _take(failures: list[Failure], counted: aggregate.Table, as_json: bool) -> N
         counted.add(failure)
         if as_json:
             print(records.to_json(failure), flush=True)
-
-
-def _state(counted: aggregate.Table, session: Session, is_screen: bool, more: render.More) -> str:
-    clock = time.strftime("%H:%M:%S")
-    first = [f"fork-trace live, {clock}; Ctrl-C ends it with a summary", ""] if is_screen else []
-    prefix = "" if is_screen else f"{clock}  "
-    lines = first + render.wrap(prefix + render.verdict(counted, session.elapsed_s()), "", "  ")
-    if counted.failures:
-        lines += ["", render.table(counted.rows(), counted.by, more)]
-    # Appended to a file or a pipe, the advice would come again and again; it is in the summary.
-    if is_screen:
-        if more.stacks:
-            lines += render.stacks(counted.rows(), counted.by)
-        for cause, count in counted.causes.most_common():
-            lines += ["", *render.cause_details(counted.latest[cause], count)]
-    return "\n".join(lines) + "\n"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from ttys import Tty
 
-from fork_trace.records import VERSION, Evidence, Failure, Header, Holder, Record, Summary, to_json
+from fork_trace import aggregate, catalogue, steps
+from fork_trace.records import (
+    VERSION,
+    Evidence,
+    Failure,
+    Frame,
+    Header,
+    Holder,
+    Record,
+    Summary,
+    to_json,
+)
 
 # A slow machine is no failure, and a checkout is no place for what hypothesis remembers.
 settings.register_profile("fork-trace", deadline=None, database=None)
@@ -112,6 +125,75 @@ def capture_text(*records: Record) -> str:
     """The text of a capture file; without arguments, of a whole one with one failure."""
     whole = records or (make_header(), make_failure(), make_summary())
     return "".join(to_json(record) + "\n" for record in whole)
+
+
+def threads_max() -> Failure:
+    evidence = make_evidence(
+        name="kernel.threads-max", value=101, limit=100, where="the whole host"
+    )
+    return make_failure(
+        comm="java",
+        pid=43,
+        cgroup=None,
+        syscall="clone3",
+        step="threads_max",
+        function=None,
+        cause="threads-max",
+        certainty="inferred",
+        evidence=(evidence,),
+        caller=None,
+        advice=("Raise it.",),
+    )
+
+
+def widest(step: steps.Step, entry: catalogue.Entry) -> Failure:
+    return make_failure(
+        count=1_428_571,
+        comm="c" * 15,
+        caller="std::__1::basic_" * 4,
+        step=step.name,
+        cause=entry.cause,
+        certainty="inferred",
+        evidence=(make_evidence(value=4_194_304, limit=4_194_304),),
+    )
+
+
+STACK = (
+    Frame(0x10, "fork\x1b[31m", "/usr/lib/libc.so.6", 0x1234, "ab" * 20),
+    Frame(0x20, None, "/opt/app", 0x5678, "cd" * 20),
+    Frame(0x30, None, None),
+)
+
+
+HOSTILE = [
+    "\x1b[2J\x1b]0;title\x07",
+    "a\nb",
+    "a\rb",
+    "\x9b31m",  # CSI as a C1 control
+    "\x7f\x08",
+    "\u202egnp.exe",
+    "\u200f\u061c\u2066",
+    "\u2028\u2029",
+    "\u00ad\ufeff",
+    "\ud800",
+    "\U000e0041",
+    "tab\there",
+]
+
+
+def table_of(*failures: Failure, by: Any = aggregate.DEFAULT_BY) -> aggregate.Table:
+    counted = aggregate.Table(by)
+    for failure in failures:
+        counted.add(failure)
+    return counted
+
+
+def is_harmless(text: str) -> bool:
+    return all(char == "\n" or char.isprintable() for char in text)
+
+
+def widths(text: str) -> list[int]:
+    return [len(line) for line in text.splitlines()]
 
 
 INITIAL_USER, INITIAL_PID = 0xEFFFFFFD, 0xEFFFFFFC
@@ -220,6 +302,19 @@ def made_host(tmp_path: Path) -> MadeHost:
 def decoded(raw: bytes) -> str:
     """Turn raw bytes into an argument that reaches a program as just these bytes."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+@pytest.fixture
+def on_a_tty() -> Iterator[Callable[..., Tty]]:
+    ttys: list[Tty] = []
+
+    def start(argv: list[str], **how: Any) -> Tty:
+        ttys.append(Tty(argv, **how))
+        return ttys[-1]
+
+    yield start
+    for tty in ttys:
+        tty.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

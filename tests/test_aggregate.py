@@ -113,7 +113,7 @@ def test_a_cause_is_told_by_its_latest_failure_that_has_evidence() -> None:
     table.add(make_failure(time_ns=20, pid=2))
     table.add(make_failure(time_ns=40, pid=4, evidence=()))
 
-    assert 3 == table.latest["pids-cgroup"].pid
+    assert 3 == table.hosts("pids-cgroup")[0][1].latest.pid
 
 
 def test_a_cause_is_told_by_its_latest_failure_that_names_who_holds_the_pool() -> None:
@@ -124,7 +124,7 @@ def test_a_cause_is_told_by_its_latest_failure_that_names_who_holds_the_pool() -
     table.add(make_failure(time_ns=40, pid=4))
     table.add(make_failure(time_ns=50, pid=5, holders=()))
 
-    assert 3 == table.latest["pids-cgroup"].pid
+    assert 3 == table.hosts("pids-cgroup")[0][1].latest.pid
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,30 @@ def test_a_container_is_called_by_the_best_name_that_is_known(
     container: dict[str, str | None] | None, expected: str | None
 ) -> None:
     assert expected == aggregate.column(make_failure(container=container), "container", None)
+
+
+def test_each_host_of_a_cause_is_told_by_its_own_failures_most_first() -> None:
+    table = aggregate.Table()
+    for host, count, pid in [("alpha", 2, 1), ("beta", 3, 2), ("alpha", 2, 3)]:
+        table.add(make_failure(count=count, pid=pid, time_ns=TIME_NS + pid), host)
+
+    found = [(host, each.count, each.latest.pid) for host, each in table.hosts("pids-cgroup")]
+
+    assert [("alpha", 4, 3), ("beta", 3, 2)] == found
+
+
+def test_the_worst_is_the_command_and_cgroup_that_the_worst_cause_hit_most() -> None:
+    table = aggregate.Table(("cause",))
+    for comm, cgroup, cause, count in [
+        ("cron", "/a", "pid-max", 9),
+        ("sh", "/a", "pids-cgroup", 5),
+        ("java", "/a", "pids-cgroup", 4),
+        ("java", "/b", "pids-cgroup", 4),
+        ("java", "/b", "pids-cgroup", 2),
+    ]:
+        table.add(make_failure(comm=comm, cgroup=cgroup, cause=cause, count=count), "alpha")
+
+    host, worst = table.worst()
+
+    assert ("alpha", 6) == (host, worst.count)
+    assert ("java", "/b") == (worst.latest.comm, worst.latest.cgroup)

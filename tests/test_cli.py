@@ -130,6 +130,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["live", "--pid", "0"], "not in the range"),
         (["live", "--uid", "-1"], "not in the range"),
         (["live", "--rung", "uprobe"], "'uprobe' is not one of"),
+        (["live", "--format", "csv"], "'csv' is not one of"),
         (["live", "--without", "luck"], "'luck' is not one of"),
         (["report"], "Missing argument 'FILE...'"),
         (["check", "--near", "0"], "not in the range"),
@@ -297,7 +298,7 @@ def test_a_report_shows_its_failures_and_exits_1(whole: str) -> None:
     done = run("report", whole)
 
     assert (1, "") == (done.returncode, done.stderr)
-    assert done.stdout.startswith("1 cause, 1 failed fork in 2 s; worst: pids-cgroup, 7 of 7")
+    assert done.stdout.startswith("1 cause, 1 failure in 2 s; worst: sh in /app.service at ")
 
 
 def test_a_report_of_no_failures_exits_0(tmp_path: Path) -> None:
@@ -327,7 +328,44 @@ def test_two_hosts_merge_and_are_told_apart_on_request(tmp_path: Path) -> None:
     assert [5] == [row["count"] for row in merged["rows"]]
     assert [("beta", 3), ("alpha", 2)] == [(row["host"], row["count"]) for row in apart["rows"]]
     assert (2, 5) == (merged["captures"], merged["failures"])
-    assert "on 2 hosts" in run("report", *files).stdout
+    text = run("report", *files).stdout
+    assert "on 2 hosts" in text
+    assert ["COUNT", "HOST", "COMMAND"] == text.splitlines()[2].split()[:3]
+    assert "HOST" not in run("report", "--by", "cause", *files).stdout
+    assert "HOST" not in run("report", files[0], files[0]).stdout
+
+
+@pytest.mark.parametrize(
+    ("format_", "start"),
+    [
+        ("table", "1 cause, 1 failure"),
+        ("json", '{"type": "report"'),
+        ("jsonl", '{"type": "header"'),
+        ("markdown", "**1 cause, 1 failure"),
+        ("csv", "command,caller,cause,count,"),
+    ],
+)
+def test_a_report_is_written_in_each_format(whole: str, format_: str, start: str) -> None:
+    done = run("report", whole, "--format", format_)
+
+    assert (1, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith(start)
+
+
+def test_json_is_another_word_for_json_lines(whole: str) -> None:
+    lines = run("report", whole, "--format", "jsonl").stdout
+
+    assert lines == run("report", whole, "--json").stdout
+    assert lines == run("report", whole, "--json", "--format", "jsonl").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report", "x"], ["capture"], ["live"]], ids=lambda each: each[0]
+)
+def test_json_and_another_format_are_refused(arguments: list[str]) -> None:
+    text = refusal(*arguments, "--json", "--format", "table")
+
+    assert "--json is --format jsonl: give it, or --format table." in text
 
 
 def test_a_report_as_json_has_every_record_and_one_merged_summary(whole: str) -> None:
@@ -520,6 +558,67 @@ def test_an_output_of_somebody_else_is_refused(tmp_path: Path) -> None:
     text = refusal("capture", "--force", "--output", str(path))
 
     assert f"belongs to another user (uid {NOBODY})" in text
+
+
+def test_an_output_that_has_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    os.link(tmp_path / "precious", tmp_path / "forks.jsonl")
+
+    text = refusal("capture", "--force", "--output", str(tmp_path / "forks.jsonl"))
+
+    assert "a hard link" in text
+    assert "precious" == (tmp_path / "precious").read_text()
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    assert "cannot write" in refusal("capture", "--output", str(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a pipe of another user; run as root")
+def test_a_pipe_of_somebody_else_gets_nothing(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.chown(pipe, NOBODY, NOBODY)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        text = refusal("capture", "--force", "--output", str(pipe))
+        assert b"" == os.read(reader, 1)
+    finally:
+        os.close(reader)
+
+    assert f"the pipe or device of another user (uid {NOBODY})" in text
+
+
+def test_a_file_without_an_end_is_no_capture() -> None:
+    assert "line 1 is not a record" in refusal("report", "/dev/zero")
+
+
+HOSTILE = "\x1b[2J\u202e|\"'" + decoded(b"\xff") + "x" * 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", HOSTILE),
+        ("report", f"--{HOSTILE}"),  # as a shell hands on the names that it finds for *
+        ("live", "--rung", HOSTILE),
+        ("live", "--interval", HOSTILE),
+        ("live", "--by", HOSTILE),
+        ("live", "--cgroup", HOSTILE),
+        ("capture", "--output", f"/nowhere/{HOSTILE}"),
+        ("capture", "--", HOSTILE),
+        ("rehearse", HOSTILE),
+        (HOSTILE,),
+    ],
+    ids=lambda each: " ".join(each)[:12].encode("unicode_escape").decode(),
+)
+def test_what_a_refusal_quotes_is_harmless(arguments: tuple[str, ...]) -> None:
+    text = refusal(*arguments)
+
+    assert all(char == "\n" or char.isprintable() for char in text)
+    assert r"\x1b[2J\u202e|" in text
 
 
 def test_a_run_that_cannot_begin_spares_the_old_capture(tmp_path: Path) -> None:

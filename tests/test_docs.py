@@ -10,7 +10,7 @@ import click
 import pytest
 from conftest import MadeHost, make_failure
 
-from fork_trace import __version__, aggregate, catalogue, check, cli, plan, records, render, steps
+from fork_trace import __version__, aggregate, catalogue, check, cli, plan, records, steps, tables
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def missing(names: object, text: str, form: str = "{}") -> list[str]:
 def headings() -> list[str]:
     counted = aggregate.Table()
     counted.add(make_failure())
-    return render.table(counted.rows(), counted.by).splitlines()[0].split()
+    return tables.rows(counted.rows(), counted.by).splitlines()[0].split()
 
 
 def test_every_command_is_in_the_readme() -> None:

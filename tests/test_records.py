@@ -202,7 +202,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
     record: records.Record, wrong: Any
 ) -> None:
     """Nothing that the reader takes may be what the report cannot compute with."""
-    from fork_trace import aggregate, render
+    from fork_trace import aggregate, formats, names, report
 
     by_type = {records.Header: 0, records.Failure: 1, records.Summary: 2}
     for name in record.__dataclass_fields__:
@@ -215,8 +215,8 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
         counted = aggregate.Table(aggregate.COLUMNS)
         counted.add(whole[1], whole[0].host)
 
-        assert render.report(counted, [whole[2]], [whole[0]])
-        assert render.json_line(render.merged_summary(counted, [whole[2]]))
+        assert report.text(counted, [whole[2]], [whole[0]])
+        assert names.json_line(formats.merged_summary(counted, [whole[2]]))
 
 
 @pytest.mark.parametrize(

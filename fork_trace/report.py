@@ -1,0 +1,299 @@
+"""What a report says: the verdict, each cause with its numbers and advice, and what is missing.
+
+Pure: counted failures in, sentences out, every name in them harmless. How a table is drawn is `tables`',
+other formats are `formats`', the screen of `live` is `screen`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fork_trace import catalogue, tables
+from fork_trace.aggregate import Group, Row, Table
+from fork_trace.names import safe
+from fork_trace.records import Evidence, Failure, Header, Summary
+from fork_trace.wording import WIDTH, amount, columns, count, cut, held, middle, short, wrap
+
+_CGROUPS = "/sys/fs/cgroup/"
+_LEAST_PLACE, _GOOD_PLACE = 12, 24
+# Advice differs from host to host; of more than so many one line must do.
+_MOST_HOSTS = 3
+
+
+@dataclass(frozen=True)
+class More:
+    """What a report shows beyond the table and the causes, if asked."""
+
+    times: bool = False
+    stacks: bool = False
+
+
+PLAIN = More()
+
+
+@dataclass(frozen=True)
+class Told:
+    """One cause in sentences; all but the title are to be indented under it."""
+
+    title: str
+    facts: tuple[str, ...]  # how often and how it is known, the numbers, who holds the pool
+    advice: tuple[str, ...]
+
+    def lines(self, width: int = WIDTH) -> list[str]:
+        """Write it as lines, the advice marked with arrows."""
+        lines = wrap(self.title, "", "  ", width)
+        for fact in self.facts:
+            lines += wrap(fact, "  ", "    ", width)
+        for sentence in self.advice:
+            lines += wrap(sentence, "  -> ", "     ", width)
+        return lines
+
+
+def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Told:
+    """Explain one cause by its latest failure; `on` is its host, where several are told of."""
+    if latest.certainty == "observed":
+        where = f"seen refusing in {safe(latest.function or latest.step)}"
+    elif latest.step == "copy_process":
+        where = "refused somewhere in copy_process"
+    else:
+        where = f"inferred at {safe(latest.step)}, by the state at that instant"
+    host = "" if on is None else f" on {safe(on)}"
+    facts = [
+        f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {safe(latest.comm or '?')}"
+        f"[{'?' if latest.pid is None else latest.pid}] {safe(latest.syscall or '?')}, "
+        f"cgroup {safe(latest.cgroup or '?')}"
+    ]
+    if latest.also:
+        facts.append(f"It can be as well: {', '.join(map(safe, latest.also))}.")
+    facts += [_sentence(item) for item in latest.evidence]
+    facts += _holders(latest)
+    title = f"{safe(cause)}: {catalogue.means(cause)}"
+    return Told(title, tuple(facts), tuple(safe(sentence) for sentence in latest.advice))
+
+
+def tell_briefly(cause: str, latest: Failure) -> Told:
+    """Say of a cause only what it means, the deciding number, who holds it, and what relieves now."""
+    facts = [_sentence(item) for item in latest.evidence[:1]]
+    advice = next(
+        (each for each in latest.advice if each.startswith(catalogue.FOR_NOW)),
+        latest.advice[0] if latest.advice else "",
+    )
+    return Told(
+        f"{safe(cause)}: {catalogue.means(cause)}",
+        (*facts, *_holders(latest)),
+        (safe(advice),) if advice else (),
+    )
+
+
+def tell_in_a_line(cause: str, width: int) -> str:
+    """Say of a cause only what it means, in one line; its numbers are in the table."""
+    return cut(f"{safe(cause)}: {catalogue.means(cause).partition(';')[0]}", width)
+
+
+def _holders(failure: Failure) -> list[str]:
+    if failure.holders is None:
+        return []
+    value = failure.evidence[0].value if failure.evidence else None
+    return [held(failure.holders, failure.holders_total, value)]
+
+
+def _sentence(evidence: Evidence) -> str:
+    text = f"{safe(evidence.name)}: {amount(evidence.value, evidence.unit)}"
+    if evidence.limit is not None:
+        text += f" of {amount(evidence.limit, evidence.unit)}"
+    if evidence.unit not in ("KiB", "mode"):
+        text += f" {safe(evidence.unit)}"
+    if evidence.name == "vm.overcommit_memory":
+        return text
+    return f"{text}, {safe(evidence.where)}"
+
+
+def tell_all(counted: Table, hosts: Sequence[str]) -> list[Told]:
+    """Explain every cause, most failures first; of several hosts for each that has most of it."""
+    told = []
+    for cause in [cause for cause, _ in counted.causes.most_common()]:
+        found = counted.hosts(cause)
+        if len(hosts) < 2:
+            told.append(tell(cause, found[0][1].latest, counted.causes[cause]))
+            continue
+        blocks = [tell(cause, each.latest, each.count, on or "?") for on, each in found]
+        facts: list[str] = []
+        if len(found) > _MOST_HOSTS:
+            facts.append(f"also on {_names(found[_MOST_HOSTS:])}; `--by host,cause` counts them")
+        first, *others = blocks[:_MOST_HOSTS]
+        told.append(Told(first.title, (*facts, *first.facts), first.advice))
+        title = first.title.partition(":")[0]
+        for (on, _), block in zip(found[1:], others):
+            told.append(Told(f"{title} on {safe(on or '?')}", block.facts, block.advice))
+    return told
+
+
+def _names(found: Sequence[tuple[str | None, Group]]) -> str:
+    names = [f"{safe(on or '?')} ({group.count})" for on, group in found[:_MOST_HOSTS]]
+    rest = found[_MOST_HOSTS:]
+    return ", ".join(names) + (
+        f" and {count(len(rest), 'more host', 'more hosts')}" if rest else ""
+    )
+
+
+def verdict(
+    counted: Table, duration_s: float | None, hosts: Sequence[str] = (), width: int | None = WIDTH
+) -> str:
+    """Say the result in one line of this width, worst first; None: however long it gets."""
+    span = f" in {duration_s:.0f} s" if duration_s is not None else ""
+    on = f" on {len(hosts)} hosts" if len(hosts) > 1 else ""
+    if not counted.failures:
+        return f"No fork failed{on}{span}."
+    host, group = counted.worst()
+    worst = group.latest
+    number = count(len(counted.causes), "cause", "causes")
+    number += f", {count(counted.failures, 'failure', 'failures')}{on}"
+    who = f"; worst: {safe(worst.comm or '?')}"
+    if len(hosts) > 1:
+        who += f" on {safe(host or '?')}"
+    limit, place, before = f": {safe(worst.cause)}", "", ""
+    if worst.evidence:
+        first = worst.evidence[0]
+        if first.limit is not None:
+            numbers = f"{short(first.value, first.unit)}/{short(first.limit, first.unit)}"
+            limit = f" at {safe(first.name)} {numbers}"
+        before, place = _place(first, worst)
+    if width is None:
+        return f"{number}{span}{who}{before}{place}{limit}"
+    room = width - columns(number + span + who + before + limit)
+    if room < min(columns(place), _GOOD_PLACE):
+        # How long it watched is said in the last lines as well.
+        room += columns(span)
+        span = ""
+    if place.startswith("/") and room >= _LEAST_PLACE:
+        place = middle(place, room)
+    elif columns(place) > room:
+        before = place = ""
+    who = cut(who, max(_LEAST_PLACE, width - columns(number + span + before + place + limit)))
+    return cut(f"{number}{span}{who}{before}{place}{limit}", width)
+
+
+def _place(evidence: Evidence, failure: Failure) -> tuple[str, str]:
+    """Name the pool that ran out, after its preposition: a cgroup, a user, a pid namespace."""
+    where = safe(evidence.where)
+    if where.startswith("/"):
+        own = safe(failure.cgroup or "")
+        if len(own) > 1 and where.endswith(own):
+            return " in ", own
+        return " in ", "/" + where[len(_CGROUPS) :] if where.startswith(_CGROUPS) else where
+    if where.startswith("uid "):
+        return " of ", where.partition(",")[0]
+    if where.startswith(("cgroup id ", "pid namespace ")):
+        return " in ", where.partition(",")[0].partition(" (")[0]
+    return "", ""  # the host's own, or the process': it is told by the name of the limit
+
+
+def losses(summary: Summary) -> str:
+    """Say what the details lack; the counts are exact unless calls were missed."""
+    missed = "not counted by this kernel" if summary.missed is None else str(summary.missed)
+    parts = [f"lost samples: {summary.lost}", f"missed calls: {missed}"]
+    if summary.missed:
+        # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.
+        parts.append("so counts are lower bounds, and some causes may be unknown")
+    if summary.skipped:
+        parts.append(f"counted without a sample: {summary.skipped}")
+    if summary.stackless:
+        parts.append(f"samples without a stack: {summary.stackless}")
+    if summary.folded:
+        parts.append(f"counted by step only: {summary.folded}")
+    if summary.retries:
+        parts.append(f"restarted by a signal, not failed: {summary.retries}")
+    if summary.dying:
+        parts.append(f"callers killed in the middle: {summary.dying}")
+    if summary.filtered:
+        parts.append(f"outside the filter: {summary.filtered}")
+    return "; ".join(parts)
+
+
+def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str]:
+    """Say of each capture where it was made, by which way, and what it lacks."""
+    found = []
+    for summary, header in zip(summaries, headers):
+        prefix = f"{safe(header.host)}, " if len(headers) > 1 else ""
+        found.append(
+            f"{prefix}{safe(header.kernel)}, {safe(header.rung)} by {safe(header.backend)}, "
+            f"{summary.duration_s:.0f} s; {losses(summary)}"
+        )
+        if header.passed_over:
+            better = header.passed_over[0]
+            text = f"not by {better.get('rung')}: {better.get('reason')}"
+            found.append(safe(f"{text} (`fork-trace doctor` says more)"))
+        # Tests that are inline on every kernel are marked in the table; this is about this kernel.
+        gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
+        if gaps:
+            text = f"no function to watch on this kernel for: {', '.join(gaps)}"
+            found.append(safe(f"{text} (`fork-trace doctor` says why)"))
+    return found
+
+
+def hosts_of(headers: Iterable[Header]) -> list[str]:
+    """Name the hosts that captures are of, each once."""
+    return sorted({header.host for header in headers})
+
+
+def longest(summaries: Iterable[Summary]) -> float | None:
+    """Return how long the longest capture took; None: there is none."""
+    return max((summary.duration_s for summary in summaries), default=None)
+
+
+def stacks(rows: Iterable[Row]) -> list[str]:
+    """Write the whole stack of each row's latest sample, innermost frame first."""
+    lines = []
+    for row in rows:
+        names = ", ".join(safe(value or "?") for value in row.key)
+        sample = row.sample
+        lines += ["", *wrap(f"{row.count} x {names}", "", "  ")]
+        if sample is None:
+            lines.append("  no stack was sampled")
+            continue
+        if sample.stack_by == "frame-pointers":
+            lines.append("  by frame pointers only: callers without them are left out")
+        for number, frame in enumerate(sample.stack):
+            where = ""
+            if frame.file is not None:
+                where = f" in {safe(frame.file)}"
+                where += "" if frame.offset is None else f"+{frame.offset:#x}"
+            elif frame.build_id is not None:
+                where = f" in a file of build id {safe(frame.build_id)}"
+            name = safe(frame.symbol) if frame.symbol is not None else f"{frame.address:#x}"
+            lines += wrap(f"#{number:<2} {name}{where}", "  ", "      ")
+            if frame.symbol is None and frame.file is not None and frame.build_id is not None:
+                lines.append(f"      build id {safe(frame.build_id)}")
+    return lines
+
+
+def table(counted: Table, more: More = PLAIN) -> list[str]:
+    """Write the table, and what its asterisk means."""
+    rows = counted.rows()
+    width = WIDTH + tables.TIMES_WIDTH * more.times
+    lines = tables.rows(rows, counted.by, more.times, width).splitlines()
+    if "cause" in counted.by and any(map(tables.is_inferred, rows)):
+        lines.append(tables.INFERRED)
+    return lines
+
+
+def text(
+    counted: Table,
+    summaries: Sequence[Summary],
+    headers: Sequence[Header],
+    more: More = PLAIN,
+) -> str:
+    """Write the whole report for people: verdict, table, each cause with numbers and advice, losses."""
+    hosts = hosts_of(headers)
+    lines = [verdict(counted, longest(summaries), hosts)]
+    if counted.failures:
+        lines += ["", *table(counted, more)]
+        if more.stacks:
+            lines += stacks(counted.rows())
+        for told in tell_all(counted, hosts):
+            lines += ["", *told.lines()]
+    lines.append("")
+    for sentence in closing(summaries, headers):
+        lines += wrap(sentence, "", "  ")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,233 @@
+"""What `live` shows at one moment, as lines that fit: a screen of it, or what has changed since. Pure.
+
+How a screen gets onto a terminal is `terminal`'s, what a report says is `report`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fork_trace import report, tables
+from fork_trace.aggregate import Row, Table
+from fork_trace.names import safe
+from fork_trace.report import PLAIN, More, Told
+from fork_trace.wording import WIDTH, columns, count, cut
+
+# So many lines are kept for the causes: one of them in brief takes seven.
+_CAUSES_LINES = 8
+_LEAST_ROWS = 3
+_LEAST_LINES = 3  # of causes that have no room
+_WIDEST_TEXT = 110  # longer lines are hard to read
+_NARROWEST_TEXT = 40
+_SHORT_STACK = 6
+_BESIDE = {"command": 15, "cause": 17, "step": 18, "user": 8}
+_BESIDE_ELSE = 24
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a screen, which can stand out: as a "bar", "strong" or, ordinarily, not ("")."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a screen tells beside the failures."""
+
+    host: str
+    elapsed_s: float
+    quiet_s: float | None  # since the last failure; None: there was none
+    how_to_end: str
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What can be shown of one cause, by the room that there is."""
+
+    line: str
+    brief: list[str]
+    whole: list[str]
+
+
+class Changes:
+    """Remembers how often each row was seen, to tell what is new."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str | None, ...], int] = {}
+
+    def take(self, counted: Table) -> dict[tuple[str | None, ...], int]:
+        """Return the rows with failures since the last call, and how many these are."""
+        new = {}
+        for row in counted.rows():
+            more = row.count - self._seen.get(row.key, 0)
+            if more:
+                new[row.key] = more
+                self._seen[row.key] = row.count
+        return new
+
+
+def frame(
+    counted: Table,
+    new: Mapping[tuple[str | None, ...], int],
+    moment: Moment,
+    size: tuple[int, int],
+    more: More = PLAIN,
+) -> list[Line]:
+    """Lay out a screen of so many columns and lines: nothing wraps, and no block is cut in two."""
+    width, height = max(1, size[0] - 1), size[1]
+    lines = [
+        Line(_bar(moment, width), "bar"),
+        Line(report.verdict(counted, moment.elapsed_s, width=width), "strong"),
+        Line(""),
+    ]
+    if not counted.failures:
+        lines.append(Line("Whatever refuses a fork or a thread from now on is shown here."))
+    else:
+        lines += _rows(counted, new, width, height - len(lines), more)
+        text_width = max(_NARROWEST_TEXT, min(width, _WIDEST_TEXT))
+        lines += _blocks(counted, new, text_width, height - len(lines), more)
+    return [Line(cut(line.text, width), line.style) for line in lines[:height]]
+
+
+def _bar(moment: Moment, width: int) -> str:
+    left = f"fork-trace live on {safe(moment.host)}, {span(moment.elapsed_s)}"
+    if moment.quiet_s is not None:
+        left += f"; last failure {span(moment.quiet_s)} ago"
+    right = f"  {moment.how_to_end}"
+    left = cut(left, max(1, width - columns(right)))
+    return cut(left + " " * (width - columns(left) - columns(right)) + right, width)
+
+
+def span(seconds: float) -> str:
+    """Write a span of time as people say it: "7 s", "3 min 20 s", "2 h 5 min"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _rows(
+    counted: Table,
+    new: Mapping[tuple[str | None, ...], int],
+    width: int,
+    height: int,
+    more: More,
+) -> list[Line]:
+    rows = counted.rows()
+    below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
+    room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
+    shown = _most_telling(rows, new, room)
+    table = tables.rows(shown, counted.by, more.times, width, new).splitlines()
+    lines = [Line(table[0])]
+    lines += [Line(text, "strong" if row.key in new else "") for text, row in zip(table[1:], shown)]
+    if len(shown) < len(rows):
+        others = sum(row.count for row in rows) - sum(row.count for row in shown)
+        hidden = count(len(rows) - len(shown), "more row", "more rows")
+        lines.append(Line(f"... {hidden} with {count(others, 'failure', 'failures')}"))
+    return lines + [Line(tables.INFERRED)] * below
+
+
+def _most_telling(
+    rows: list[Row], new: Mapping[tuple[str | None, ...], int], room: int
+) -> list[Row]:
+    """Choose rows where not all have room: those of most failures, and what has just changed."""
+    if len(rows) <= room:
+        return rows
+    room -= 1  # a line says how many there are more
+    changed = [number for number in range(room, len(rows)) if rows[number].key in new]
+    changed.sort(key=lambda number: -rows[number].last_ns)
+    del changed[max(1, room // 3) :]
+    return [*rows[: room - len(changed)], *(rows[number] for number in sorted(changed))]
+
+
+def _blocks(
+    counted: Table,
+    new: Mapping[tuple[str | None, ...], int],
+    width: int,
+    height: int,
+    more: More,
+) -> list[Line]:
+    """Fill the rest: each cause in brief as long as there is room, and the first ones whole."""
+    told: list[_Block] = []
+    if more.stacks:
+        rows = sorted(counted.rows(), key=lambda row: (row.key not in new, -row.count))
+        for row in rows:
+            lines = report.stacks([row])[1:]
+            told.append(_Block(cut(lines[0], width), lines[:_SHORT_STACK], lines))
+    for cause, number in counted.causes.most_common():
+        latest = counted.hosts(cause)[0][1].latest
+        told.append(
+            _Block(
+                report.tell_in_a_line(cause, width),
+                report.tell_briefly(cause, latest).lines(width),
+                report.tell(cause, latest, number).lines(width),
+            )
+        )
+    blocks: list[list[str]] = []
+    left = height
+    for number, block in enumerate(told):
+        # A blank line before it, and after it a line for each that follows, or for all of them.
+        after = len(told) - number - 1
+        if 1 + len(block.brief) + (after and 1 + min(after, _LEAST_LINES)) > left:
+            break
+        blocks.append(block.brief)
+        left -= 1 + len(block.brief)
+    rest = told[len(blocks) :]
+    if rest:
+        room = max(1, left - 1)
+        lines = [block.line for block in rest[: room if len(rest) <= room else room - 1]]
+        if len(lines) < len(rest):
+            others = count(len(rest) - len(lines), "more cause", "more causes")
+            lines.append(f"... {others}, explained in the summary at the end")
+        left -= 1 + len(lines)
+    for number, block in enumerate(told[: len(blocks)]):
+        if len(block.whole) - len(block.brief) <= left:
+            blocks[number] = block.whole
+            left -= len(block.whole) - len(block.brief)
+    blocks += [lines] if rest else []
+    return [Line(text) for block in blocks for text in ("", *block)]
+
+
+def heading(by: Sequence[str]) -> str:
+    """Return the line that stands above all that is appended."""
+    names = [name for name in by if name != "caller"]
+    parts = [f"{'TIME':9}", f"{'NEW':>6}"]
+    parts += [f"{name.upper():{_BESIDE.get(name, _BESIDE_ELSE)}}" for name in names]
+    parts += [f"{'ERRNO':6}", f"{'USED/LIMIT':11}"]
+    parts += ["CALLER"] if "caller" in by else []
+    return " ".join(parts).rstrip()
+
+
+def appended(
+    rows: Iterable[Row],
+    by: Sequence[str],
+    new: Mapping[tuple[str | None, ...], int],
+    width: int | None = None,
+) -> list[str]:
+    """Write a line for each row that has changed, its latest last; None: of any width."""
+    lines = []
+    for row in sorted((row for row in rows if row.key in new), key=lambda row: row.last_ns):
+        parts = [tables.clock(row.last_ns), f"{'+' + str(new[row.key]):>6}"]
+        named = {name: tables.named(row, name, value) for name, value in zip(by, row.key)}
+        caller = named.pop("caller", None)
+        parts += [_padded(text, _BESIDE.get(name, _BESIDE_ELSE)) for name, text in named.items()]
+        parts.append(f"{tables.errno(row):6}")
+        parts.append(f"{tables.against(row.latest) if len(row.causes) == 1 else '-':11}")
+        parts += [] if caller is None else [caller]
+        text = " ".join(parts).rstrip()
+        lines.append(text if width is None else cut(text, width))
+    return lines
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * max(0, width - columns(text))
+
+
+def introduced(told: Told, width: int = WIDTH) -> list[str]:
+    """Write a cause that is seen for the first time, set off from the lines that are appended."""
+    return [f"  {text}" for text in told.lines(width - 2)]

@@ -1,0 +1,143 @@
+"""`live` on a terminal as a person sees it: drawn in place, ended by a key or a signal, given back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ttys import Tty
+
+from .conftest import FORK_TRACE, TIMEOUT_S
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("usable")]
+
+LIVE = [*FORK_TRACE, "live", "--comm", "fork_kinds"]
+ALTERNATE = "1049"
+HEADING = ["COUNT", "NEW", "COMMAND", "CALLER", "CAUSE", "ERRNO", "USED/LIMIT"]
+
+
+def fail(build: Any, kind: str, count: int) -> None:
+    subprocess.run(
+        [build("fork_kinds"), kind, str(count)],
+        check=True,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def ends(tty: Tty) -> str:
+    """Wait for the end of a run; the terminal is as it was, and shows the summary."""
+    assert tty.end(TIMEOUT_S) == 0
+    assert tty.screen.modes[ALTERNATE] is False
+    assert tty.modes() == tty.found
+    return tty.raw.rpartition(f"\033[?{ALTERNATE}l")[2]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+def test_a_screen_marks_what_is_new_and_q_ends_it_with_the_summary(
+    on_a_tty: Any, build: Any, size: tuple[int, int]
+) -> None:
+    tty = on_a_tty(LIVE, size=size)
+    tty.wait_for("No fork failed", TIMEOUT_S)
+    fail(build, "fork", 5)
+    tty.wait_for(" +5 ", TIMEOUT_S)
+    fail(build, "fork", 3)
+    lines = tty.wait_for(" +3 ", TIMEOUT_S).splitlines()
+
+    assert HEADING == lines[3].split()
+    assert lines[4].split()[:3] == ["8", "+3", "fork_kinds"]
+    assert "rlimit-nproc" in lines[4].split()
+    assert lines[0].endswith("q or Ctrl-C ends it")
+    assert "1 cause, 8 failures" in lines[1]
+    assert any(line.startswith("  -> For now: ") for line in lines)
+    assert max(map(len, lines)) < size[0]
+
+    tty.type("q")
+    summary = ends(tty)
+
+    assert "1 cause, 8 failures" in summary
+    assert "For good: " in summary
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back_and_ends_with_the_summary(
+    on_a_tty: Any, build: Any, number: signal.Signals
+) -> None:
+    tty = on_a_tty(LIVE)
+    tty.wait_for("No fork failed", TIMEOUT_S)
+    fail(build, "thread", 7)
+    tty.wait_for(" +7 ", TIMEOUT_S)
+
+    tty.kill(number)
+
+    assert "1 cause, 7 failures" in ends(tty)
+
+
+def test_a_dumb_terminal_gets_a_line_for_each_change_and_each_cause_once(
+    on_a_tty: Any, build: Any
+) -> None:
+    tty = on_a_tty(LIVE, TERM="dumb", size=(80, 200))
+    tty.wait_for("Watching", TIMEOUT_S)
+    for count in (5, 3):
+        fail(build, "fork", count)
+        tty.wait_for(f" +{count} fork_kinds", TIMEOUT_S)
+    tty.kill(signal.SIGTERM)
+
+    assert tty.end(TIMEOUT_S) == 0
+    text = tty.raw
+    before = text[: text.index("1 cause, 8 failures")]
+    assert "\033" not in text
+    assert 1 == before.count("TIME ")
+    assert 1 == before.count("-> For now: ")
+
+
+def test_what_is_piped_is_appended(build: Any) -> None:
+    process = subprocess.Popen(LIVE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and process.stdout is not None
+    assert "Watching" in process.stderr.readline()
+    fail(build, "fork", 5)
+    heading, line = process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=TIMEOUT_S)
+
+    assert heading.split()[:3] == ["TIME", "NEW", "COMMAND"]
+    assert line.split()[1:3] == ["+5", "fork_kinds"]
+    assert line[heading.index("CAUSE") :].startswith("rlimit-nproc")
+    assert "1 cause, 5 failures" in rest
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "markdown"])
+def test_a_capture_in_another_format_keeps_stdout_for_it(
+    build: Any, format_: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "it's.jsonl"
+    done = subprocess.run(
+        [
+            *(*FORK_TRACE, "capture", "--comm", "fork_kinds", "--format", format_),
+            *("--output", str(file), "--", build("fork_kinds"), "fork", "5"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+    assert done.returncode == 1
+    assert "\n5\n" in done.stderr
+    if format_ == "json":
+        found = json.loads(done.stdout)
+        assert [("rlimit-nproc", 5)] == [(each["cause"], each["count"]) for each in found["causes"]]
+    elif format_ == "csv":
+        (row,) = csv.DictReader(io.StringIO(done.stdout))
+        assert ("fork_kinds", "5", "EAGAIN") == (row["command"], row["count"], row["errno"])
+    else:
+        assert done.stdout.startswith("**1 cause, 5 failures")
+    # What it says is the way to see it again works as it stands.
+    again = done.stderr.splitlines()[-1].replace("fork-trace", " ".join(FORK_TRACE)).split(" [")[0]
+    shown = subprocess.run(again, shell=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert shown.stdout.startswith("1 cause, 5 failures")
