@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from fork_trace.errors import ForkTraceError
 from fork_trace.steps import (
     BY_NAME,
-    MEMORY_CGROUP,
     COPIED_AGAIN,
+    MEMORY_CGROUP,
     SECOND_PROGRAMS,
     STEPS,
     SYSCALL_PROGRAMS,

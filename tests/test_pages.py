@@ -10,7 +10,7 @@ import pytest
 from pages import __main__ as pages
 from pages import causes, manual
 
-from fork_trace import aggregate, catalogue, cli, records, render
+from fork_trace import aggregate, catalogue, cli, records, report
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "FIELDS", "CAUSES", "OVERHEAD"]
 SECTIONS += ["PRIVILEGES", "FILES", "EXIT STATUS", "EXAMPLES", "BUGS", "SEE ALSO"]
@@ -82,7 +82,7 @@ def test_every_cause_stands_there_with_its_meaning(entry: catalogue.Entry, drawn
 def test_every_column_and_field_stands_there(drawn: str) -> None:
     text = section(drawn, "FIELDS")
     counted = aggregate.Table()
-    headings = render.table(counted.rows(), counted.by).splitlines()[0].split()
+    headings = report.table(counted)[0].split()
     names = [
         each
         for type_ in (records.Failure, records.Evidence, records.Summary)

@@ -23,7 +23,18 @@ from conftest import (
     make_summary,
 )
 
-from fork_trace import aggregate, catalogue, check, cli, events, plan, records, render, steps
+from fork_trace import (
+    aggregate,
+    catalogue,
+    check,
+    cli,
+    events,
+    formats,
+    plan,
+    records,
+    report,
+    steps,
+)
 from fork_trace.records import Frame
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
@@ -132,7 +143,7 @@ def test_a_merged_summary_and_its_rows_fit() -> None:
     counted = aggregate.Table(aggregate.COLUMNS)
     counted.add(WHOLE, "alpha")
     counted.add(NOTHING_KNOWN, None)
-    merged = render.merged_summary(counted, [make_summary()], render.More(True, True))
+    merged = formats.merged_summary(counted, [make_summary()], report.More(True, True))
 
     assert 2 == len(schema.validate(merged)["rows"])
 

@@ -55,9 +55,7 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
 
     assert len(told) >= min(names, 10)
     assert told == totals
-    assert {"pids-cgroup"} == {
-        total["cause"] for comm in told for total in captured.totals(comm)
-    }
+    assert {"pids-cgroup"} == {total["cause"] for comm in told for total in captured.totals(comm)}
     assert (0, 0) == (captured.summary["folded"], captured.summary["lost"])
     assert ("rlimit-nproc", 1) == (quiet["cause"], quiet["count"])
     assert quiet["evidence"][0]["value"] is not None and quiet["stack"]
