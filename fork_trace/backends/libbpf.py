@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -55,7 +56,10 @@ _BTF_NEAR = 64  # types from one function to the next, where they are together
 _BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25
+# The function of bpf/kernel_symbols.bpf.c's iterator: who has it can list its symbols.
+SYMBOL_ITERATOR = "bpf_iter_ksym"
 _FEXIT = "fexit/"  # their sections
+_PREFIX_BYTES, _FOUND = 8, struct.Struct("=Q64s")  # bpf/kernel_symbols.bpf.c
 _LOG_BYTES = 1 << 20
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -159,6 +163,9 @@ class Library:
                 [c_char_p, c_uint32, c_uint32, POINTER(_HandlerOptions)],
             ),
             "bpf_program__attach_perf_event": (c_void_p, [c_void_p, c_int]),
+            "bpf_program__attach_iter": (c_void_p, [c_void_p, c_void_p]),
+            "bpf_link__fd": (c_int, [c_void_p]),
+            "bpf_iter_create": (c_int, [c_int]),
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
@@ -316,6 +323,44 @@ class Library:
             return params, frozenset(voids), last
         finally:
             self.lib.btf__free(btf)
+
+
+def listed_symbols(library: Library, names: Iterable[str]) -> list[tuple[int, bytes]] | None:
+    """List the kernel's own symbols that begin like these, by address, and the one above each.
+
+    An address is 0 where the kernel shows none. None: it does not let its symbols be listed so.
+    """
+    lib = library.lib
+    image = program("kernel_symbols.bpf.o").read_bytes()
+    library.messages.clear()
+    object_ = lib.bpf_object__open_mem(image, len(image), None)
+    if not object_:
+        return None
+    link = None
+    try:
+        if lib.bpf_object__load(object_):
+            return None
+        map_ = lib.bpf_map__fd(lib.bpf_object__find_map_by_name(object_, b"prefixes"))
+        for name in names:
+            prefix = ctypes.create_string_buffer(name.encode()[: _PREFIX_BYTES - 1], _PREFIX_BYTES)
+            if lib.bpf_map_update_elem(map_, prefix, ctypes.byref(ctypes.c_uint8(1)), 0):
+                return None
+        link = lib.bpf_program__attach_iter(lib.bpf_object__next_program(object_, None), None)
+        fd = lib.bpf_iter_create(lib.bpf_link__fd(link)) if link else -1
+        if fd < 0:
+            return None
+        with open(fd, "rb", buffering=0) as file:
+            found = bytearray()
+            while block := file.read(_FOUND.size * 512):
+                found += block
+        return [(address, name.rstrip(b"\0")) for address, name in _FOUND.iter_unpack(found)]
+    except OSError:
+        return None
+    finally:
+        if link:
+            lib.bpf_link__destroy(link)
+        lib.bpf_object__close(object_)
+        library.messages.clear()
 
 
 @contextmanager

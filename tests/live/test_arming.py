@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fork_trace import steps
-from fork_trace.backends.libbpf import Library
+from fork_trace import kernel, steps
+from fork_trace.backends.libbpf import SYMBOL_ITERATOR, Library, listed_symbols
+from fork_trace.plan import VARIABLES
 from fork_trace.session import Session
 
 BTF_KIND_FUNC = 12
@@ -60,3 +61,16 @@ def test_no_program_takes_the_verifier_long() -> None:
 
     assert verified
     assert {} == {name: count for name, count in verified.items() if count > MOST_VERIFIED}
+
+
+def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
+    library = Library()
+    if not library.function_params([SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
+        pytest.skip("this kernel has no iterator over its symbols: Linux 6.0 has")
+    names = ["copy_process", *FUNCTIONS, *VARIABLES]
+    listed = listed_symbols(library, names)
+    told, addresses, range_ = kernel.symbols(names, listed=listed)
+
+    assert (told, addresses, range_) == kernel.symbols(names)
+    assert told.value
+    assert range_ is not None and range_[0] == addresses["copy_process"] < range_[1]
