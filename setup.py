@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CARRIED = (
-    *("fork_trace.bpf.o", "rehearse_lsm.bpf.o"),
+    *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "rehearse_lsm.bpf.o"),
     # What bcc compiles on the host.
     *("fork_trace.bcc.c", "fork_trace.h", "fork_trace_logic.h"),
     *("kernel_headers.h", "kernel_state.h", "kernel_steps.h"),

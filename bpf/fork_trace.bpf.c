@@ -368,15 +368,22 @@ ft_inline void port_stack_note(const struct ft_stack_range *range)
  */
 
 /*
- * The error in a returned pointer. The verifier types that slot as a pointer and
- * forbids arithmetic on it, casts included; read as memory it is a number.
+ * What stands in a slot of the context, as a number. The verifier types that of a
+ * pointer as one, forbids arithmetic on it, casts included, and takes it for no
+ * argument of a global function; read as memory it is a number.
  */
-ft_inline int error_in(const __u64 *slot)
+ft_inline __u64 number_in(const __u64 *slot)
 {
 	__u64 value = 0;
 
 	bpf_probe_read_kernel(&value, sizeof(value), slot);
-	return (int)value;
+	return value;
+}
+
+/* The error in a returned pointer. */
+ft_inline int error_in(const __u64 *slot)
+{
+	return (int)number_in(slot);
 }
 
 /* Once in a program, before it calls anything: v5.10 lets no address within the context be kept. */
@@ -564,7 +571,7 @@ int fexit_is_rlimit_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
-	return on_overlimit(ctx, ctx[0], ctx[2]);
+	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
 }
 
 SEC("kprobe/is_rlimit_overlimit")
@@ -590,7 +597,7 @@ int fexit_is_ucounts_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != nproc_index_v60())
 		return 0;
-	return on_overlimit(ctx, ctx[0], ctx[2]);
+	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
 }
 
 SEC("kprobe/is_ucounts_overlimit")
@@ -669,7 +676,7 @@ SEC("fexit/alloc_pid")
 int fexit_alloc_pid(__u64 *ctx)
 {
 	return IS_ERR_VALUE(ctx[3]) ?
-		       on_alloc_pid(error_in(&ctx[3]), (struct pid_namespace *)ctx[0]) :
+		       on_alloc_pid(error_in(&ctx[3]), number_in(&ctx[0])) :
 		       0;
 }
 
@@ -698,7 +705,7 @@ int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
 SEC("fexit/mem_cgroup_out_of_memory")
 int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
 {
-	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, (struct mem_cgroup *)ctx[0]);
+	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, number_in(&ctx[0]));
 }
 
 SEC("kprobe/mem_cgroup_out_of_memory")
@@ -732,12 +739,9 @@ int kretprobe_create_user_ns(struct pt_regs *ctx)
 	SEC("fexit/" function)                                                                   \
 	int fexit_##name(__u64 *ctx)                                                             \
 	{                                                                                        \
-		__u64 address = 0;                                                               \
-                                                                                                 \
 		if (!IS_ERR_VALUE(ctx[slot]))                                                    \
 			return 0;                                                                \
-		bpf_probe_read_kernel(&address, sizeof(address), &ctx[owner]);                   \
-		namespace_refused(FT_STEP_##STEP, error_in(&ctx[slot]), address,                 \
+		namespace_refused(FT_STEP_##STEP, error_in(&ctx[slot]), number_in(&ctx[owner]),  \
 				  bpf_core_enum_value(enum ucount_type,                          \
 						      UCOUNT_##TYPE##_NAMESPACES));              \
 		return 0;                                                                        \

@@ -12,6 +12,9 @@
 /*
  * A function that the verifier walks once for each program, and not at each
  * call. Before v5.12 it takes numbers only, so each looks up the refusal anew.
+ * It is walked where nobody calls it as well: a test for a field that can be
+ * missing has to be inside. One level of a hierarchy is such a function: the
+ * verifier walks every round of a loop, at each start of the tool.
  */
 #ifndef ft_global
 #define ft_global __attribute__((noinline))
@@ -37,10 +40,7 @@
 #define PIDNS_LEVELS 33 /* MAX_PID_NS_LEVEL and the initial one */
 #define WHOLE_STACK_FRAMES 8 /* from a step's refusal to the system call's entry there are more */
 #define FD_CHUNK_WORDS 16
-/*
- * Up to 262,144 descriptors; of a larger table the number stays unread. The
- * verifier walks every round of the loop, at each start of the tool.
- */
+/* Up to 262,144 descriptors; of a larger table the number stays unread. */
 #define FD_CHUNKS 256
 /* A cgroup this near its memory.max refuses the next batch (MEMCG_CHARGE_BATCH). */
 #define MEMCG_BATCH 64
@@ -91,6 +91,16 @@ ft_inline void number_long_at(struct ft_refusal *refusal, enum ft_number number,
 
 	if (address && !bpf_probe_read_kernel(&value, sizeof(value), (void *)address))
 		ft_number(refusal, number, value);
+}
+
+ft_inline __u64 number_of(const struct ft_refusal *refusal, enum ft_number number)
+{
+	return refusal->number[number];
+}
+
+ft_inline int has_number(const struct ft_refusal *refusal, enum ft_number number)
+{
+	return !!(refusal->have & 1ULL << number);
 }
 
 /*
@@ -379,45 +389,63 @@ ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
 }
 
 /*
+ * One level of read_nproc_ucounts: the one above the namespace `below`, or the
+ * first, whose count and limit are given. Returns its namespace; 0: the last.
+ */
+ft_global __u64 nproc_level(__u64 below, __u64 first, __u64 rlimit, __u32 charged)
+{
+	struct user_namespace *ns = (struct user_namespace *)below;
+	struct ucounts *ucounts = (struct ucounts *)first;
+	struct ft_refusal *refusal = port_refusal();
+	long limit = rlimit > 0x7fffffffffffffffULL ? 0x7fffffffffffffffLL : (long)rlimit;
+	long tasks = 0;
+	__u32 level, uid;
+
+	if (!refusal || !has_nproc_ucounts() || !has_field(ucounts, ns) || !has_field(ucounts, uid))
+		return 0;
+	if (ns) {
+		if (read_nproc_limit(ns, &limit))
+			return 0;
+		ucounts = BPF_CORE_READ(ns, ucounts);
+	}
+	if (!ucounts || read_nproc_count(ucounts, &tasks))
+		return 0;
+	tasks -= charged;
+	ns = BPF_CORE_READ(ucounts, ns);
+	level = BPF_CORE_READ(ns, level);
+	uid = BPF_CORE_READ(ucounts, uid.val);
+	ft_level(refusal, FT_LEVEL_NPROC, level, uid, tasks, limit);
+	if (!has_number(refusal, FT_NUMBER_NPROC) && tasks + 1 > limit) {
+		ft_number(refusal, FT_NUMBER_NPROC, tasks);
+		ft_number(refusal, FT_NUMBER_NPROC_LIMIT, limit);
+		ft_number(refusal, FT_NUMBER_NPROC_LEVEL, level);
+		/* Above the caller's own level it is the namespace's creator who is counted. */
+		ft_number(refusal, FT_NUMBER_NPROC_UID, uid);
+	}
+	return (__u64)ns;
+}
+
+/*
  * kernel/ucount.c, is_rlimit_overlimit: the counts of one uid are compared
  * level by level, up the user namespaces. `charged` is 1 while copy_creds' own
  * charge for the new task is still in them. Returns 1 if some level is over.
  */
-ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, struct ucounts *ucounts,
-				 __u64 rlimit, int charged)
+ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u64 rlimit,
+				 int charged)
 {
-	long limit = rlimit > 0x7fffffffffffffffULL ? 0x7fffffffffffffffLL : (long)rlimit;
-	struct user_namespace *ns;
-	int i, is_over = 0;
-	__u32 level, uid;
-	long tasks;
+	__u64 ns = 0;
+	int i;
 
 	if (is_moved(refusal,
 		     has_field(ucounts, ns) && has_field(ucounts, uid),
 		     FT_MOVED_UCOUNTS))
 		return 0;
-	for (i = 0; i < USERNS_LEVELS && ucounts; i++) {
-		tasks = 0;
-		if (read_nproc_count(ucounts, &tasks))
+	for (i = 0; i < USERNS_LEVELS; i++) {
+		ns = nproc_level(ns, ucounts, rlimit, charged);
+		if (!ns)
 			break;
-		tasks -= charged;
-		ns = BPF_CORE_READ(ucounts, ns);
-		level = BPF_CORE_READ(ns, level);
-		uid = BPF_CORE_READ(ucounts, uid.val);
-		ft_level(refusal, FT_LEVEL_NPROC, level, uid, tasks, limit);
-		if (!is_over && tasks + 1 > limit) {
-			is_over = 1;
-			ft_number(refusal, FT_NUMBER_NPROC, tasks);
-			ft_number(refusal, FT_NUMBER_NPROC_LIMIT, limit);
-			ft_number(refusal, FT_NUMBER_NPROC_LEVEL, level);
-			/* Above the caller's own level it is the namespace's creator who is counted. */
-			ft_number(refusal, FT_NUMBER_NPROC_UID, uid);
-		}
-		if (read_nproc_limit(ns, &limit))
-			break;
-		ucounts = BPF_CORE_READ(ns, ucounts);
 	}
-	return is_over;
+	return has_number(refusal, FT_NUMBER_NPROC);
 }
 
 ft_inline int read_nproc(struct ft_refusal *refusal)
@@ -429,7 +457,8 @@ ft_inline int read_nproc(struct ft_refusal *refusal)
 	int tasks = 0;
 
 	if (has_nproc_ucounts()) {
-		if (!read_nproc_ucounts(refusal, BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit, 0))
+		if (!read_nproc_ucounts(refusal, (__u64)BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit,
+					0))
 			return 0;
 		return !is_exempt_from_nproc(cred);
 	}
@@ -562,6 +591,35 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 	return 0;
 }
 
+/* One level of read_pids_cgroup, so many up. Returns the one above; 0: this was the last. */
+ft_global __u64 pids_level(__u64 address, __u32 up)
+{
+	struct cgroup_subsys_state *css = (struct cgroup_subsys_state *)address, *parent = 0;
+	struct pids_cgroup *pids = (struct pids_cgroup *)css;
+	struct ft_refusal *refusal = port_refusal();
+	__s64 counter, limit;
+	__u64 id;
+
+	if (!refusal || !has_field(pids_cgroup, counter) || !has_field(pids_cgroup, limit))
+		return 0;
+	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
+		return 0;
+	if (bpf_core_read(&counter, sizeof(counter), &pids->counter.counter) ||
+	    bpf_core_read(&limit, sizeof(limit), &pids->limit.counter))
+		return 0;
+	id = BPF_CORE_READ(css, cgroup, kn, id);
+	ft_level(refusal, FT_LEVEL_PIDS_CGROUP, up, id, counter, limit);
+	if (!has_number(refusal, FT_NUMBER_PIDS_CURRENT) && counter + 1 > limit) {
+		ft_number(refusal, FT_NUMBER_PIDS_CURRENT, counter);
+		ft_number(refusal, FT_NUMBER_PIDS_LIMIT, limit);
+		ft_number(refusal, FT_NUMBER_PIDS_CGROUP, id);
+		ft_number(refusal, FT_NUMBER_PIDS_HIERARCHY,
+			  BPF_CORE_READ(css, cgroup, root, hierarchy_id));
+		ft_number(refusal, FT_NUMBER_PIDS_LEVELS_UP, up);
+	}
+	return (__u64)parent;
+}
+
 /*
  * kernel/cgroup/pids.c, pids_try_charge: charged from the task's own cgroup
  * upwards; the first level over its limit refuses. The charge has been undone
@@ -569,37 +627,48 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
  */
 ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_state *css)
 {
-	struct cgroup_subsys_state *parent = 0;
-	struct pids_cgroup *pids;
-	__s64 counter, limit;
-	int i, is_over = 0;
-	__u64 id;
+	__u64 address = (__u64)css;
+	int i;
 
 	if (is_moved(refusal,
 		     has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
 		     FT_MOVED_PIDS_CGROUP))
 		return 0;
-	for (i = 0; i < CGROUP_LEVELS && css; i++) {
-		if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
-			break;
-		pids = (struct pids_cgroup *)css;
-		if (bpf_core_read(&counter, sizeof(counter), &pids->counter.counter) ||
-		    bpf_core_read(&limit, sizeof(limit), &pids->limit.counter))
-			break;
-		id = BPF_CORE_READ(css, cgroup, kn, id);
-		ft_level(refusal, FT_LEVEL_PIDS_CGROUP, i, id, counter, limit);
-		if (!is_over && counter + 1 > limit) {
-			is_over = 1;
-			ft_number(refusal, FT_NUMBER_PIDS_CURRENT, counter);
-			ft_number(refusal, FT_NUMBER_PIDS_LIMIT, limit);
-			ft_number(refusal, FT_NUMBER_PIDS_CGROUP, id);
-			ft_number(refusal, FT_NUMBER_PIDS_HIERARCHY,
-				  BPF_CORE_READ(css, cgroup, root, hierarchy_id));
-			ft_number(refusal, FT_NUMBER_PIDS_LEVELS_UP, i);
-		}
-		css = parent;
+	for (i = 0; i < CGROUP_LEVELS && address; i++)
+		address = pids_level(address, i);
+	return has_number(refusal, FT_NUMBER_PIDS_CURRENT);
+}
+
+/* One level of read_memory_cgroup, so many up. Returns the one above; 0: this was the last. */
+ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
+{
+	struct cgroup_subsys_state *css = (struct cgroup_subsys_state *)address, *parent = 0;
+	struct mem_cgroup *memcg = (struct mem_cgroup *)css;
+	struct ft_refusal *refusal = port_refusal();
+	__u64 usage = 0, max = 0, id;
+
+	if (!refusal || !has_field(mem_cgroup, memory) || !has_field(page_counter, usage) ||
+	    !has_field(page_counter, max))
+		return 0;
+	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
+		return 0;
+	if (bpf_core_read(&usage, sizeof(usage), &memcg->memory.usage.counter) ||
+	    bpf_core_read(&max, sizeof(max), &memcg->memory.max))
+		return 0;
+	id = BPF_CORE_READ(css, cgroup, kn, id);
+	ft_level(refusal, FT_LEVEL_MEMORY_CGROUP, up, id, usage, max);
+	if (max < MEMCG_NO_LIMIT)
+		fit(refusal, FT_FIT_MEMCG_LIMITED);
+	if (!has_number(refusal, FT_NUMBER_MEMCG_PAGES) &&
+	    (over ? address == over : usage + MEMCG_BATCH > max)) {
+		ft_number(refusal, FT_NUMBER_MEMCG_PAGES, usage);
+		ft_number(refusal, FT_NUMBER_MEMCG_MAX, max);
+		ft_number(refusal, FT_NUMBER_MEMCG_CGROUP, id);
+		ft_number(refusal, FT_NUMBER_MEMCG_HIERARCHY,
+			  BPF_CORE_READ(css, cgroup, root, hierarchy_id));
+		ft_number(refusal, FT_NUMBER_MEMCG_LEVELS_UP, up);
 	}
-	return is_over;
+	return (__u64)parent;
 }
 
 /*
@@ -607,12 +676,10 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
  * would pass refuses. `over` is that one where the kernel told us; otherwise it
  * is the first that has no room for another batch.
  */
-ft_inline int read_memory_cgroup(struct ft_refusal *refusal, struct mem_cgroup *over)
+ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 {
-	struct cgroup_subsys_state *css, *parent = 0;
-	struct mem_cgroup *memcg;
-	int i, is_over = 0;
-	__u64 usage, max, id;
+	__u64 address;
+	int i;
 
 	if (is_moved(refusal,
 		     has_field(mem_cgroup, memory) && has_field(page_counter, usage) &&
@@ -620,35 +687,26 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, struct mem_cgroup *
 			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
-	css = css_of(memory_index());
-	for (i = 0; i < CGROUP_LEVELS && css; i++) {
-		if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
-			break;
-		memcg = (struct mem_cgroup *)css;
-		usage = 0;
-		max = 0;
-		if (bpf_core_read(&usage, sizeof(usage), &memcg->memory.usage.counter) ||
-		    bpf_core_read(&max, sizeof(max), &memcg->memory.max))
-			break;
-		id = BPF_CORE_READ(css, cgroup, kn, id);
-		ft_level(refusal, FT_LEVEL_MEMORY_CGROUP, i, id, usage, max);
-		if (max < MEMCG_NO_LIMIT)
-			fit(refusal, FT_FIT_MEMCG_LIMITED);
-		if (!is_over && (over ? memcg == over : usage + MEMCG_BATCH > max)) {
-			is_over = 1;
-			ft_number(refusal, FT_NUMBER_MEMCG_PAGES, usage);
-			ft_number(refusal, FT_NUMBER_MEMCG_MAX, max);
-			ft_number(refusal, FT_NUMBER_MEMCG_CGROUP, id);
-			ft_number(refusal, FT_NUMBER_MEMCG_HIERARCHY,
-				  BPF_CORE_READ(css, cgroup, root, hierarchy_id));
-			ft_number(refusal, FT_NUMBER_MEMCG_LEVELS_UP, i);
-		}
-		css = parent;
-	}
-	return is_over;
+	address = (__u64)css_of(memory_index());
+	for (i = 0; i < CGROUP_LEVELS && address; i++)
+		address = memory_level(address, i, over);
+	return has_number(refusal, FT_NUMBER_MEMCG_PAGES);
 }
 
 /* Descriptors. */
+
+/* Is a descriptor open in this chunk of a table? -1: unread. */
+ft_global int has_open(__u64 address)
+{
+	unsigned long chunk[FD_CHUNK_WORDS], word;
+
+	if (bpf_probe_read_kernel(chunk, sizeof(chunk), (void *)address))
+		return -1;
+	word = chunk[0] | chunk[1] | chunk[2] | chunk[3] | chunk[4] | chunk[5] | chunk[6] | chunk[7] |
+	       chunk[8] | chunk[9] | chunk[10] | chunk[11] | chunk[12] | chunk[13] | chunk[14] |
+	       chunk[15];
+	return !!word;
+}
 
 /*
  * fs/file.c: the child's table must reach the word of the parent's highest open
@@ -657,12 +715,11 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, struct mem_cgroup *
  */
 ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *files)
 {
-	unsigned long chunk[FD_CHUNK_WORDS];
 	unsigned long *open_fds, word;
 	unsigned int max_fds = 0;
 	struct fdtable *fdt;
 	__u64 words;
-	int i;
+	int i, found;
 
 	if (is_moved(refusal,
 		     has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
@@ -675,12 +732,10 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 		return;
 	words = max_fds / 64;
 	for (i = 0; i < FD_CHUNKS && words >= FD_CHUNK_WORDS; i++) {
-		if (bpf_probe_read_kernel(chunk, sizeof(chunk), open_fds + words - FD_CHUNK_WORDS))
+		found = has_open((__u64)(open_fds + words - FD_CHUNK_WORDS));
+		if (found < 0)
 			return;
-		word = chunk[0] | chunk[1] | chunk[2] | chunk[3] | chunk[4] | chunk[5] | chunk[6] |
-		       chunk[7] | chunk[8] | chunk[9] | chunk[10] | chunk[11] | chunk[12] |
-		       chunk[13] | chunk[14] | chunk[15];
-		if (word)
+		if (found)
 			break;
 		words -= FD_CHUNK_WORDS;
 	}
@@ -737,16 +792,6 @@ ft_inline void read_overcommit(struct ft_refusal *refusal, struct mm_struct *mm,
 	read_commit_rule(refusal, mm);
 }
 
-ft_inline __u64 number_of(const struct ft_refusal *refusal, enum ft_number number)
-{
-	return refusal->number[number];
-}
-
-ft_inline int has_number(const struct ft_refusal *refusal, enum ft_number number)
-{
-	return !!(refusal->have & 1ULL << number);
-}
-
 /* mm/util.c, __vm_enough_memory, mode 2: kept for root, and for others than this process. */
 ft_inline __u64 commit_reserve(const struct ft_refusal *refusal)
 {
@@ -798,15 +843,61 @@ ft_inline int pid_max_of(struct pid_namespace *ns, int *pid_max)
 	return bpf_probe_read_kernel(pid_max, sizeof(*pid_max), (void *)config.pid_max);
 }
 
+ft_inline int pids_left(__u32 allocated, int pid_max)
+{
+	return pid_max ? pid_max - (int)allocated : 0x7ffffffe;
+}
+
+/* Of the level that is told so far. */
+ft_inline int least_pids_left(const struct ft_refusal *refusal)
+{
+	return has_number(refusal, FT_NUMBER_PIDNS_PIDS) ?
+		       pids_left(number_of(refusal, FT_NUMBER_PIDNS_PIDS),
+				 number_of(refusal, FT_NUMBER_PID_MAX)) :
+		       0x7fffffff;
+}
+
+/* One level of read_pid_namespace. Returns the one above; 0: this was the last. */
+ft_global __u64 pid_level(__u64 address)
+{
+	struct pid_namespace *ns = (struct pid_namespace *)address;
+	struct ft_refusal *refusal = port_refusal();
+	unsigned int allocated = 0, level, inum;
+	int pid_max = 0;
+
+	if (!refusal || !has_field(pid_namespace, pid_allocated) ||
+	    !has_field(pid_namespace, parent) || !has_field(pid_namespace, level))
+		return 0;
+	if (bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
+		return 0;
+	allocated &= ~PIDNS_ADDING;
+	if (pid_max_of(ns, &pid_max))
+		pid_max = 0;
+	level = BPF_CORE_READ(ns, level);
+	inum = BPF_CORE_READ(ns, ns.inum);
+	ft_level(refusal, FT_LEVEL_PID_NAMESPACE, level, inum, allocated, pid_max);
+	if (pids_left(allocated, pid_max) < least_pids_left(refusal)) {
+		ft_number(refusal, FT_NUMBER_PIDNS_PIDS, allocated);
+		ft_number(refusal, FT_NUMBER_PIDNS_LEVEL, level);
+		ft_number(refusal, FT_NUMBER_PIDNS_INUM, inum);
+		if (pid_max)
+			ft_number(refusal, FT_NUMBER_PID_MAX, pid_max);
+	}
+	/* Of a dead namespace the caller's own level is the one that matters. */
+	if (refusal->detail == FT_DETAIL_PIDNS_DEAD)
+		return 0;
+	return (__u64)BPF_CORE_READ(ns, parent);
+}
+
 /*
  * kernel/pid.c, alloc_pid: a number is needed at every level up to the initial
  * namespace, and any of them can be the one without. Which one it was cannot be
  * seen; the one with the fewest numbers left is told. Returns 1 if it can be full.
  */
-ft_inline int read_pid_namespace(struct ft_refusal *refusal, struct pid_namespace *ns)
+ft_inline int read_pid_namespace(struct ft_refusal *refusal, __u64 address)
 {
-	unsigned int allocated = 0, level, inum;
-	int pid_max, left, least = 0x7fffffff;
+	struct pid_namespace *ns = (struct pid_namespace *)address;
+	unsigned int allocated = 0;
 	int i;
 
 	if (is_moved(refusal,
@@ -816,29 +907,9 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, struct pid_namespac
 		return 0;
 	if (!bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
 		refusal->detail = allocated & PIDNS_ADDING ? FT_DETAIL_PIDNS_ALIVE : FT_DETAIL_PIDNS_DEAD;
-	for (i = 0; i < PIDNS_LEVELS && ns; i++) {
-		pid_max = 0;
-		if (bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
-			break;
-		allocated &= ~PIDNS_ADDING;
-		left = pid_max_of(ns, &pid_max) ? 0x7ffffffe : pid_max - (int)allocated;
-		level = BPF_CORE_READ(ns, level);
-		inum = BPF_CORE_READ(ns, ns.inum);
-		ft_level(refusal, FT_LEVEL_PID_NAMESPACE, level, inum, allocated, pid_max);
-		if (left < least) {
-			least = left;
-			ft_number(refusal, FT_NUMBER_PIDNS_PIDS, allocated);
-			ft_number(refusal, FT_NUMBER_PIDNS_LEVEL, level);
-			ft_number(refusal, FT_NUMBER_PIDNS_INUM, inum);
-			if (pid_max)
-				ft_number(refusal, FT_NUMBER_PID_MAX, pid_max);
-		}
-		/* Of a dead namespace the caller's own level is the one that matters. */
-		if (refusal->detail == FT_DETAIL_PIDNS_DEAD)
-			break;
-		ns = BPF_CORE_READ(ns, parent);
-	}
-	return least <= RESERVED_PIDS;
+	for (i = 0; i < PIDNS_LEVELS && address; i++)
+		address = pid_level(address);
+	return least_pids_left(refusal) <= RESERVED_PIDS;
 }
 
 /* Namespaces and their counts. */
@@ -871,6 +942,27 @@ ft_inline int read_ns_max(struct user_namespace *ns, __u64 type, long *max)
 	return 0;
 }
 
+#define NS_IS_FULL 1 /* no address */
+
+/* One level of read_ns_limit. Returns the one above; 0: this was the last; NS_IS_FULL. */
+ft_global __u64 ns_count_level(__u64 address, __u64 type)
+{
+	struct ucounts *ucounts = (struct ucounts *)address;
+	struct user_namespace *ns = BPF_CORE_READ(ucounts, ns);
+	struct ft_refusal *refusal = port_refusal();
+	long count = 0, max = 0;
+
+	if (!refusal || read_ns_count(ucounts, type, &count) || read_ns_max(ns, type, &max))
+		return 0;
+	if (count < max)
+		return (__u64)BPF_CORE_READ(ns, ucounts);
+	ft_number(refusal, FT_NUMBER_NS_COUNT, count);
+	ft_number(refusal, FT_NUMBER_NS_MAX, max);
+	ft_number(refusal, FT_NUMBER_NS_LEVEL, BPF_CORE_READ(ns, level));
+	ft_number(refusal, FT_NUMBER_NS_UID, BPF_CORE_READ(ucounts, uid.val));
+	return NS_IS_FULL;
+}
+
 /*
  * kernel/ucount.c, inc_ucount: counted for the caller's euid in the namespace
  * that will own the new one, then for each owner up to the initial namespace.
@@ -878,13 +970,18 @@ ft_inline int read_ns_max(struct user_namespace *ns, __u64 type, long *max)
  * have it since v5.14, if they belong to that namespace. Returns 1 if a level
  * is full; 0 if none is; -1 if the first count could not be read.
  */
-ft_inline int read_ns_limit(struct ft_refusal *refusal, struct user_namespace *owner, __u64 type)
+ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 {
+	struct user_namespace *owner = (struct user_namespace *)owner_address;
 	const struct cred *cred = BPF_CORE_READ(current_task(), cred);
-	int i, is_known = 0;
+	struct ft_refusal *refusal = port_refusal();
 	struct ucounts *ucounts = 0;
-	long count, max;
+	int i, is_known = 0;
+	__u64 address;
+	long max = -1;
 
+	if (!refusal)
+		return -1;
 	/* One that this very call made: nothing else is counted in it. */
 	if (BPF_CORE_READ(cred, user_ns) != owner) {
 		ucounts = BPF_CORE_READ(owner, ucounts);
@@ -897,7 +994,6 @@ ft_inline int read_ns_limit(struct ft_refusal *refusal, struct user_namespace *o
 	    BPF_CORE_READ(ucounts, uid.val) == BPF_CORE_READ(cred, euid.val)) {
 		is_known = 1;
 	} else {
-		max = -1;
 		if (!read_ns_max(owner, type, &max)) {
 			/* Of the own level only the limit; a limit of 0 is reached whatever the count. */
 			ft_number(refusal, FT_NUMBER_NS_MAX, max);
@@ -910,21 +1006,11 @@ ft_inline int read_ns_limit(struct ft_refusal *refusal, struct user_namespace *o
 		ucounts = BPF_CORE_READ(owner, ucounts);
 	}
 walk:
-	for (i = 0; i < USERNS_LEVELS && ucounts; i++) {
-		struct user_namespace *ns = BPF_CORE_READ(ucounts, ns);
-
-		count = 0;
-		max = 0;
-		if (read_ns_count(ucounts, type, &count) || read_ns_max(ns, type, &max))
-			break;
-		if (count >= max) {
-			ft_number(refusal, FT_NUMBER_NS_COUNT, count);
-			ft_number(refusal, FT_NUMBER_NS_MAX, max);
-			ft_number(refusal, FT_NUMBER_NS_LEVEL, BPF_CORE_READ(ns, level));
-			ft_number(refusal, FT_NUMBER_NS_UID, BPF_CORE_READ(ucounts, uid.val));
+	address = (__u64)ucounts;
+	for (i = 0; i < USERNS_LEVELS && address; i++) {
+		address = ns_count_level(address, type);
+		if (address == NS_IS_FULL)
 			return 1;
-		}
-		ucounts = BPF_CORE_READ(ns, ucounts);
 	}
 	return is_known ? 0 : -1;
 }
@@ -988,7 +1074,8 @@ ft_global int judge_pids(__u64 watched)
 	if (!refusal)
 		return 0;
 	if (!is_watched(watched, FT_STEP_ALLOC_PID)) {
-		if (read_pid_namespace(refusal, BPF_CORE_READ(task, nsproxy, pid_ns_for_children)))
+		if (read_pid_namespace(
+			    refusal, (__u64)BPF_CORE_READ(task, nsproxy, pid_ns_for_children)))
 			fit(refusal, FT_FIT_PID_MAX);
 	}
 	if (!is_watched(watched, FT_STEP_CGROUP_CAN_FORK) && read_pids_cgroup(refusal, pids_css()))
@@ -1116,7 +1203,7 @@ ft_inline int judge_ns_type(struct ft_refusal *refusal, __u64 flag, __u64 type)
 {
 	if (!(refusal->flags & flag))
 		return 0;
-	return read_ns_limit(refusal, BPF_CORE_READ(current_task(), cred, user_ns), type) == 1;
+	return read_ns_limit((__u64)BPF_CORE_READ(current_task(), cred, user_ns), type) == 1;
 }
 
 ft_global int judge_namespaces(__u64 watched)

@@ -94,7 +94,7 @@ ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 		port_refusal_drop();
 		return 0;
 	}
-	read_nproc_ucounts(refusal, (struct ucounts *)ucounts, limit, 1);
+	read_nproc_ucounts(refusal, ucounts, limit, 1);
 	return 0;
 }
 
@@ -202,7 +202,7 @@ ft_inline int on_vm_enough_memory_return(void *ctx, int error)
 }
 
 /* struct pid *alloc_pid(struct pid_namespace *, pid_t *set_tid, size_t); only copy_process calls it */
-ft_inline int on_alloc_pid(int error, struct pid_namespace *namespace)
+ft_inline int on_alloc_pid(int error, __u64 namespace)
 {
 	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_ALLOC_PID, error);
 
@@ -218,7 +218,7 @@ ft_inline int on_alloc_pid_return(__u64 result)
 	if (!IS_ERR_VALUE(result))
 		return 0;
 	kept = kept_by(FT_STEP_ALLOC_PID);
-	return on_alloc_pid((int)result, kept ? (struct pid_namespace *)kept[0] : 0);
+	return on_alloc_pid((int)result, kept ? kept[0] : 0);
 }
 
 /* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
@@ -254,7 +254,7 @@ ft_inline int on_cgroup_can_fork_return(int error)
  * charge that found no room asks last. If nothing can be killed, it fails
  * (mm/memcontrol.c, try_charge); until then nobody pays for watching it.
  */
-ft_inline int on_memory_cgroup(void *ctx, struct mem_cgroup *cgroup)
+ft_inline int on_memory_cgroup(void *ctx, __u64 cgroup)
 {
 	struct ft_refusal *refusal;
 
@@ -289,7 +289,7 @@ ft_inline int on_memory_cgroup_return(void *ctx, __u64 result)
 	struct ft_attempt *attempt = (__u8)result ? 0 : port_attempt();
 
 	return attempt && attempt->memory_cgroup ?
-		       on_memory_cgroup(ctx, (struct mem_cgroup *)attempt->memory_cgroup) :
+		       on_memory_cgroup(ctx, attempt->memory_cgroup) :
 		       0;
 }
 
@@ -320,7 +320,7 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 		ft_number(refusal, FT_NUMBER_NS_LEVEL, level);
 		return 0;
 	}
-	found = read_ns_limit(refusal, owner, type);
+	found = read_ns_limit(owner_address, type);
 	refusal->detail = step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS :
 								      FT_DETAIL_NS_LIMIT;
 	return 0;

@@ -141,15 +141,25 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def symbols(
-    names: Iterable[str], root: str = "/"
+    names: Iterable[str],
+    root: str = "/",
+    listed: Sequence[tuple[int, bytes]] | None = None,
 ) -> tuple[Fact, dict[str, int], tuple[int, int] | None]:
     """Look up symbols of the kernel proper; also the address range of copy_process.
 
-    Source: /proc/kallsyms, which kernel.kptr_restrict=2 or missing privileges fill with zeros.
+    Source: `listed`, by address, if the kernel has told them; else /proc/kallsyms. Either has
+    zeros with kernel.kptr_restrict=2 or missing privileges.
     """
     wanted = {name.encode() for name in names} | {b"copy_process"}
     found: dict[str, list[int]] = {name.decode(): [] for name in wanted}
     end: int | None = None
+    if listed is not None:
+        for address, symbol in listed:
+            if found["copy_process"] and end is None and address > found["copy_process"][0]:
+                end = address
+            if symbol in wanted:
+                found[symbol.decode()].append(address)
+        return _judged(found, end)
     try:
         for text in _chunks(Path(root, "proc/kallsyms")):
             # It can be the last one of the chunk before.
@@ -167,6 +177,12 @@ def symbols(
                 break
     except OSError as error:
         return Fact(False, f"cannot read /proc/kallsyms: {error.strerror}"), {}, None
+    return _judged(found, end)
+
+
+def _judged(
+    found: Mapping[str, list[int]], end: int | None
+) -> tuple[Fact, dict[str, int], tuple[int, int] | None]:
     # Two static symbols can share a name: then nobody can say which one is meant.
     addresses = {name: places[0] for name, places in found.items() if len(places) == 1}
     if not any(addresses.values()):

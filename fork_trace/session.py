@@ -32,7 +32,7 @@ from fork_trace import (
     steps,
 )
 from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
-from fork_trace.backends.libbpf import LibbpfBackend, Library
+from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
 from fork_trace.records import VERSION, Failure, Frame, Header, Summary
@@ -76,15 +76,19 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
     if library and btf.value and "btf" not in wishes.without:
         try:
-            params, voids, last_params = library.function_params(functions)
+            params, voids, last_params = library.function_params([*functions, SYMBOL_ITERATOR])
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    kallsyms, addresses, range_ = kernel.symbols(
-        (*functions, *VARIABLES, kernel.TRACEPOINT_GUARD, _RINGBUF), root
-    )
+    names = ("copy_process", *functions, *VARIABLES, kernel.TRACEPOINT_GUARD, _RINGBUF)
+    listed = None
+    has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
+    # Programs ask the running kernel, whatever the root.
+    if library and may_load.value and has_iterator and root == "/":
+        listed = listed_symbols(library, names)
+    kallsyms, addresses, range_ = kernel.symbols(names, root, listed)
     if not library and addresses:
         has = _RINGBUF in addresses
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")

@@ -210,6 +210,29 @@ def test_copy_process_ends_where_the_next_function_begins(root: Path) -> None:
     assert (0xFFFFFFFF81080000, 0xFFFFFFFF81082100) == symbols(root)[2]
 
 
+def test_listed_symbols_need_no_text(tmp_path: Path) -> None:
+    listed = [
+        (0x10, b"mm_init"),
+        (0x20, b"copy_process"),
+        (0x20, b"copy_processed"),
+        (0x80, b"copy_process.cold"),
+        (0x90, b"mm_init"),
+        (0xA0, b"nr_threads"),
+    ]
+    fact, found, range_ = kernel.symbols(["mm_init", "nr_threads", "dup_fd"], str(tmp_path), listed)
+
+    assert YES == fact
+    assert {"copy_process": 0x20, "nr_threads": 0xA0} == found
+    assert (0x20, 0x80) == range_
+
+
+def test_listed_symbols_without_addresses_tell_so(tmp_path: Path) -> None:
+    fact, found, range_ = kernel.symbols(["dup_fd"], str(tmp_path), [(0, b"dup_fd")])
+
+    assert fact.value is False
+    assert ({}, None) == (found, range_)
+
+
 @pytest.mark.parametrize("chunk_bytes", range(1, 200, 7))
 def test_symbols_are_found_wherever_a_chunk_ends(
     root: Path, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch

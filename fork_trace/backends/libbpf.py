@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import re
+import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any
+from typing import Any, ClassVar
 
 from fork_trace import events, steps
 from fork_trace.backends import Filter, RungRefusedError, program
@@ -46,10 +47,19 @@ from fork_trace.plan import Plan, Probe
 
 _PrintFn = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+_PrepareFn = CFUNCTYPE(c_int, c_void_p, c_void_p, ctypes.c_long, use_errno=True)
+_AttachFn = CFUNCTYPE(c_int, c_void_p, ctypes.c_long, c_void_p, use_errno=True)
 
 _BTF_KIND_FUNC = 12  # include/uapi/linux/btf.h
+_BTF_KIND_AT, _BTF_KIND_MASK = 24, 0x1F  # in btf_type.info
+_BTF_NEAR = 64  # types from one function to the next, where they are together
 _BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
+_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25
+# The function of bpf/kernel_symbols.bpf.c's iterator: who has it can list its symbols.
+SYMBOL_ITERATOR = "bpf_iter_ksym"
+_FEXIT = "fexit/"  # their sections
+_PREFIX_BYTES, _FOUND = 8, struct.Struct("=Q64s")  # bpf/kernel_symbols.bpf.c
 _LOG_BYTES = 1 << 20
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -59,6 +69,22 @@ _BATCH = 8192  # as many as each map holds: one system call reads all
 class _BtfType(ctypes.Structure):
     # struct btf_type, include/uapi/linux/btf.h
     _fields_ = [("name_off", c_uint32), ("info", c_uint32), ("type", c_uint32)]
+
+
+class _HandlerOptions(ctypes.Structure):
+    # struct libbpf_prog_handler_opts, bpf/libbpf.h
+    _fields_ = [
+        ("size", c_size_t),
+        ("cookie", ctypes.c_long),
+        ("setup", c_void_p),
+        ("prepare_load", _PrepareFn),
+        ("attach", _AttachFn),
+    ]
+
+
+class _LoadOptions(ctypes.Structure):
+    # struct bpf_prog_load_opts, bpf/bpf.h, as far as attach_btf_id.
+    _fields_ = [("_before", ctypes.c_uint8 * 32), ("attach_btf_id", c_uint32)]
 
 
 class _ProgInfo(ctypes.Structure):
@@ -81,6 +107,12 @@ class _PerfAttributes(ctypes.Structure):
 class Library:
     """libbpf.so.1, opened, with the signatures of what is used here."""
 
+    # Where the functions that were asked for are in the kernel's BTF.
+    _function_ids: ClassVar[dict[str, int]] = {}
+    # How libbpf shall treat fexit programs: once in a process, for 1.1 does not survive taking the
+    # last such handler back.
+    _handler: ClassVar[_HandlerOptions | None] = None
+
     def __init__(self, name: str = "libbpf.so.1") -> None:
         try:
             lib = ctypes.CDLL(name, use_errno=True)
@@ -97,6 +129,18 @@ class Library:
         # Kept in an attribute: the callback must outlive every call into libbpf.
         self._print = _PrintFn(self._on_message)
         lib.libbpf_set_print(self._print)
+        if Library._handler is None:
+            Library._handler = _HandlerOptions(
+                size=ctypes.sizeof(_HandlerOptions),
+                prepare_load=_PrepareFn(self._prepare),
+                attach=_AttachFn(self._attach_fexit),
+            )
+            lib.libbpf_register_prog_handler(
+                _FEXIT.encode(),
+                _BPF_PROG_TYPE_TRACING,
+                _BPF_TRACE_FEXIT,
+                ctypes.byref(Library._handler),
+            )
 
     def _declare(self) -> None:
         signatures: Mapping[str, tuple[Any, list[Any]]] = {
@@ -109,10 +153,19 @@ class Library:
             "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
             "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
             "bpf_program__name": (c_char_p, [c_void_p]),
+            "bpf_program__section_name": (c_char_p, [c_void_p]),
             "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
             "bpf_program__fd": (c_int, [c_void_p]),
             "bpf_program__attach": (c_void_p, [c_void_p]),
+            "bpf_program__attach_trace": (c_void_p, [c_void_p]),
+            "libbpf_register_prog_handler": (
+                c_int,
+                [c_char_p, c_uint32, c_uint32, POINTER(_HandlerOptions)],
+            ),
             "bpf_program__attach_perf_event": (c_void_p, [c_void_p, c_int]),
+            "bpf_program__attach_iter": (c_void_p, [c_void_p, c_void_p]),
+            "bpf_link__fd": (c_int, [c_void_p]),
+            "bpf_iter_create": (c_int, [c_int]),
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
@@ -133,6 +186,7 @@ class Library:
             "btf__find_by_name_kind": (ctypes.c_int32, [c_void_p, c_char_p, c_uint32]),
             "btf__type_by_id": (POINTER(_BtfType), [c_void_p, c_uint32]),
             "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
+            "btf__type_cnt": (c_uint32, [c_void_p]),
             "btf__free": (None, [c_void_p]),
         }
         for name, (result, arguments) in signatures.items():
@@ -184,6 +238,52 @@ class Library:
             ctypes.set_errno(code)
         return link
 
+    def _function_id(self, btf: int, name: bytes) -> int | None:
+        # Most kernels have their functions last and by name, each near the next. What is not
+        # found in that way is looked for among all types.
+        low, high = 1, self.lib.btf__type_cnt(btf)
+        found: int | None = None
+        while low < high:
+            middle = (low + high) // 2
+            end = min(high, middle + _BTF_NEAR)
+            at = next((at for at in range(middle, end) if self._function_name(btf, at)), end)
+            here = self._function_name(btf, at) if at < end else None
+            if here is None and end < high:
+                low = end  # not among the functions yet
+            elif here is not None and here < name:
+                low = at + 1
+            else:
+                # Of several that share the name the first one is taken, as libbpf does.
+                found = at if here == name else found
+                high = middle
+        if found is None:
+            found = self.lib.btf__find_by_name_kind(btf, name, _BTF_KIND_FUNC)
+        return found if found >= 0 else None
+
+    def _function_name(self, btf: int, number: int) -> bytes | None:
+        type_ = self.lib.btf__type_by_id(btf, number).contents
+        if type_.info >> _BTF_KIND_AT & _BTF_KIND_MASK != _BTF_KIND_FUNC:
+            return None
+        name: bytes = self.lib.btf__name_by_offset(btf, type_.name_off)
+        return name
+
+    def _prepare(self, handle: int, options: int, _cookie: int) -> int:
+        # A fexit program is about to be loaded. By itself libbpf goes through all types for each.
+        section: str = self.lib.bpf_program__section_name(handle).decode()
+        name = section[len(_FEXIT) :]
+        if name not in self._function_ids:
+            self.function_params([name])
+        number = self._function_ids.get(name)
+        if number is None:
+            return -errno.ESRCH
+        _LoadOptions.from_address(options).attach_btf_id = number
+        return 0
+
+    def _attach_fexit(self, handle: int, _cookie: int, link: int) -> int:
+        found = self.lib.bpf_program__attach_trace(handle)
+        c_void_p.from_address(link).value = found
+        return 0 if found else -ctypes.get_errno()
+
     def function_params(
         self, names: Iterable[str]
     ) -> tuple[dict[str, int | None], frozenset[str], dict[str, str]]:
@@ -203,10 +303,11 @@ class Library:
             voids = set()
             last: dict[str, str] = {}
             for name in names:
-                number = self.lib.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC)
-                if number < 0:
+                number = self._function_id(btf, name.encode())
+                if number is None:
                     params[name] = None
                     continue
+                self._function_ids[name] = number
                 function = self.lib.btf__type_by_id(btf, number).contents
                 at = self.lib.btf__type_by_id(btf, function.type)
                 count = at.contents.info & 0xFFFF  # BTF_INFO_VLEN
@@ -222,6 +323,44 @@ class Library:
             return params, frozenset(voids), last
         finally:
             self.lib.btf__free(btf)
+
+
+def listed_symbols(library: Library, names: Iterable[str]) -> list[tuple[int, bytes]] | None:
+    """List the kernel's own symbols that begin like these, by address, and the one above each.
+
+    An address is 0 where the kernel shows none. None: it does not let its symbols be listed so.
+    """
+    lib = library.lib
+    image = program("kernel_symbols.bpf.o").read_bytes()
+    library.messages.clear()
+    object_ = lib.bpf_object__open_mem(image, len(image), None)
+    if not object_:
+        return None
+    link = None
+    try:
+        if lib.bpf_object__load(object_):
+            return None
+        map_ = lib.bpf_map__fd(lib.bpf_object__find_map_by_name(object_, b"prefixes"))
+        for name in names:
+            prefix = ctypes.create_string_buffer(name.encode()[: _PREFIX_BYTES - 1], _PREFIX_BYTES)
+            if lib.bpf_map_update_elem(map_, prefix, ctypes.byref(ctypes.c_uint8(1)), 0):
+                return None
+        link = lib.bpf_program__attach_iter(lib.bpf_object__next_program(object_, None), None)
+        fd = lib.bpf_iter_create(lib.bpf_link__fd(link)) if link else -1
+        if fd < 0:
+            return None
+        with open(fd, "rb", buffering=0) as file:
+            found = bytearray()
+            while block := file.read(_FOUND.size * 512):
+                found += block
+        return [(address, name.rstrip(b"\0")) for address, name in _FOUND.iter_unpack(found)]
+    except OSError:
+        return None
+    finally:
+        if link:
+            lib.bpf_link__destroy(link)
+        lib.bpf_object__close(object_)
+        library.messages.clear()
 
 
 @contextmanager
@@ -334,8 +473,34 @@ class LibbpfBackend:
         self, image: bytes, plan: Plan, filter_: Filter, samples_per_second: int
     ) -> tuple[Probe, str] | None:
         """Load and attach; return the probe that the kernel refused and its words, or None."""
-        lib = self._lib
         self._library.messages.clear()
+        code = self._load(image, plan, filter_, samples_per_second)
+        if code is not None:
+            return self._culprit(plan, code)
+        self._tallies_fd = self._map_fd("tallies")
+        self._stats_fd = self._map_fd("stats")
+        self._folded_fd = self._map_fd("folded")
+        # Inner functions before those that call them, so that none of the latter speaks for one.
+        self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
+        self._may_detail = bool(self._waiting)
+        if plan.rung == "kprobe":
+            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+                self._kprobe_events = KprobeEvents()
+        for probe in plan.probes:
+            reason = None if probe.in_detail else self._attach(probe)
+            if reason is not None:
+                return probe, reason
+        self._move_to(PHASE_MARKING)
+        # A refusal from before this moment has reached the end of its copy_process by then.
+        time.sleep(MARKING_S)
+        self._move_to(PHASE_COUNTING)
+        return None
+
+    def _load(
+        self, image: bytes, plan: Plan, filter_: Filter, samples_per_second: int
+    ) -> int | None:
+        """Load the programs and maps, with their settings; return the errno if it failed."""
+        lib = self._lib
         self._object = lib.bpf_object__open_mem(image, len(image), None)
         if not self._object:
             raise ForkTraceError(
@@ -363,27 +528,7 @@ class LibbpfBackend:
         if not address or size.value != ctypes.sizeof(Config):
             raise _other_version()
         fill(Config.from_address(address), plan, filter_, samples_per_second, self._stack_bytes)
-        if lib.bpf_object__load(self._object):
-            code = ctypes.get_errno()
-            return self._culprit(plan, code)
-        self._tallies_fd = self._map_fd("tallies")
-        self._stats_fd = self._map_fd("stats")
-        self._folded_fd = self._map_fd("folded")
-        # Inner functions before those that call them, so that none of the latter speaks for one.
-        self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
-        self._may_detail = bool(self._waiting)
-        if plan.rung == "kprobe":
-            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
-                self._kprobe_events = KprobeEvents()
-        for probe in plan.probes:
-            reason = None if probe.in_detail else self._attach(probe)
-            if reason is not None:
-                return probe, reason
-        self._move_to(PHASE_MARKING)
-        # A refusal from before this moment has reached the end of its copy_process by then.
-        time.sleep(MARKING_S)
-        self._move_to(PHASE_COUNTING)
-        return None
+        return ctypes.get_errno() if lib.bpf_object__load(self._object) else None
 
     def _attach(self, probe: Probe) -> str | None:
         """Attach the programs of one probe; return why it cannot be done."""

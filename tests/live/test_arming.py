@@ -1,0 +1,76 @@
+"""What arming asks of the kernel: little enough to start during an incident, and nothing else than before."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+
+from fork_trace import kernel, steps
+from fork_trace.backends.libbpf import SYMBOL_ITERATOR, Library, listed_symbols
+from fork_trace.plan import VARIABLES
+from fork_trace.session import Session
+
+BTF_KIND_FUNC = 12
+FUNCTIONS = [watch.function for step in steps.STEPS for watch in step.watches]
+ABSENT = ["", "aaaa", "no_such_function_at_all", "copy_process_", "zzzz"]
+# The verifier took 143,310 for one of them before a level of a hierarchy had a function of its own.
+MOST_VERIFIED = 30_000
+
+
+class ProgInfo(ctypes.Structure):
+    """struct bpf_prog_info as far as verified_insns, which Linux 5.16 added."""
+
+    _fields_ = [("_before", ctypes.c_uint8 * 216), ("verified_insns", ctypes.c_uint32)]
+
+
+def test_functions_are_found_where_libbpf_finds_them() -> None:
+    library = Library()
+    library._function_ids.clear()
+    library.function_params([*FUNCTIONS, *ABSENT])
+    btf = library.lib.btf__load_vmlinux_btf()
+    numbers = {
+        name: library.lib.btf__find_by_name_kind(btf, name.encode(), BTF_KIND_FUNC)
+        for name in [*FUNCTIONS, *ABSENT]
+    }
+    library.lib.btf__free(btf)
+
+    assert {name: at for name, at in numbers.items() if at > 0} == library._function_ids
+    assert "copy_process" in library._function_ids
+
+
+def test_no_program_takes_the_verifier_long() -> None:
+    session = Session()
+    backend: Any = session._backend
+    try:
+        verified = {}
+        for name, handle in backend._programs.items():
+            info = ProgInfo()
+            size = ctypes.c_uint32(ctypes.sizeof(info))
+            fd = backend._lib.bpf_program__fd(handle)
+            assert 0 == backend._lib.bpf_obj_get_info_by_fd(
+                fd, ctypes.byref(info), ctypes.byref(size)
+            )
+            if size.value < ctypes.sizeof(info) or not info.verified_insns:
+                pytest.skip("this kernel does not tell: Linux 5.16 does")
+            verified[name] = info.verified_insns
+    finally:
+        session.stop()
+        session.finish("duration")
+
+    assert verified
+    assert {} == {name: count for name, count in verified.items() if count > MOST_VERIFIED}
+
+
+def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
+    library = Library()
+    if not library.function_params([SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
+        pytest.skip("this kernel has no iterator over its symbols: Linux 6.0 has")
+    names = ["copy_process", *FUNCTIONS, *VARIABLES]
+    listed = listed_symbols(library, names)
+    told, addresses, range_ = kernel.symbols(names, listed=listed)
+
+    assert (told, addresses, range_) == kernel.symbols(names)
+    assert told.value
+    assert range_ is not None and range_[0] == addresses["copy_process"] < range_[1]
