@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -31,6 +32,11 @@ def fail(build: Any, kind: str, count: int) -> None:
     )
 
 
+def news(text: str) -> list[int]:
+    """How many failures each line that was appended told of."""
+    return [int(new) for new in re.findall(r"^[0-9:]{8}Z +\+([0-9]+) fork_kinds ", text, re.M)]
+
+
 def ends(tty: Tty) -> str:
     """Wait for the end of a run; the terminal is as it was, and shows the summary."""
     assert tty.end(TIMEOUT_S) == 0
@@ -46,15 +52,16 @@ def test_a_screen_marks_what_is_new_and_q_ends_it_with_the_summary(
     tty = on_a_tty(LIVE, size=size)
     tty.wait_for("No fork failed", TIMEOUT_S)
     fail(build, "fork", 5)
-    tty.wait_for(" +5 ", TIMEOUT_S)
+    tty.wait_for("1 cause, 5 failures", TIMEOUT_S)
     fail(build, "fork", 3)
-    lines = tty.wait_for(" +3 ", TIMEOUT_S).splitlines()
+    lines = tty.wait_for("1 cause, 8 failures", TIMEOUT_S).splitlines()
+    row = lines[4].split()
 
     assert HEADING == lines[3].split()
-    assert lines[4].split()[:3] == ["8", "+3", "fork_kinds"]
-    assert "rlimit-nproc" in lines[4].split()
+    assert (row[0], row[2]) == ("8", "fork_kinds")
+    assert row[1] in ("+1", "+2", "+3")  # a slow machine sees them come one by one
+    assert "rlimit-nproc" in row
     assert lines[0].endswith("q or Ctrl-C ends it")
-    assert "1 cause, 8 failures" in lines[1]
     assert any(line.startswith("  -> For now: ") for line in lines)
     assert max(map(len, lines)) < size[0]
 
@@ -72,7 +79,7 @@ def test_a_signal_gives_the_terminal_back_and_ends_with_the_summary(
     tty = on_a_tty(LIVE)
     tty.wait_for("No fork failed", TIMEOUT_S)
     fail(build, "thread", 7)
-    tty.wait_for(" +7 ", TIMEOUT_S)
+    tty.wait_for("1 cause, 7 failures", TIMEOUT_S)
 
     tty.kill(number)
 
@@ -84,15 +91,17 @@ def test_a_dumb_terminal_gets_a_line_for_each_change_and_each_cause_once(
 ) -> None:
     tty = on_a_tty(LIVE, TERM="dumb", size=(80, 200))
     tty.wait_for("Watching", TIMEOUT_S)
-    for count in (5, 3):
-        fail(build, "fork", count)
-        tty.wait_for(f" +{count} fork_kinds", TIMEOUT_S)
+    fail(build, "fork", 5)
+    tty.wait_for(" fork_kinds ", TIMEOUT_S)
+    fail(build, "fork", 3)
     tty.kill(signal.SIGTERM)
 
     assert tty.end(TIMEOUT_S) == 0
     text = tty.raw
     before = text[: text.index("1 cause, 8 failures")]
     assert "\033" not in text
+    assert len(news(before)) >= 2
+    assert 8 == sum(news(before))
     assert 1 == before.count("TIME ")
     assert 1 == before.count("-> For now: ")
 
@@ -107,7 +116,7 @@ def test_what_is_piped_is_appended(build: Any) -> None:
     rest, _ = process.communicate(timeout=TIMEOUT_S)
 
     assert heading.split()[:3] == ["TIME", "NEW", "COMMAND"]
-    assert line.split()[1:3] == ["+5", "fork_kinds"]
+    assert 5 == sum(news(line + rest))
     assert line[heading.index("CAUSE") :].startswith("rlimit-nproc")
     assert "1 cause, 5 failures" in rest
 
