@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, catalogue, formats, records, report, screen
+from fork_trace import aggregate, catalogue, formats, privileges, records, report, screen
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
@@ -282,6 +282,8 @@ def capture(
     print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
     _emit(header)
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
+    # Not before: the command has what it would have without us.
+    _give_up(may_signal=command is not None)
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -320,6 +322,12 @@ def capture(
         else:
             return 2
     return 1 if summary.failures else 0
+
+
+def _give_up(may_signal: bool = False) -> None:
+    why = privileges.give_up(may_signal)
+    if why is not None:
+        print(f"fork-trace: runs on with all its privileges: {why}.", file=sys.stderr)
 
 
 class _Drawn:
@@ -386,6 +394,7 @@ def live(
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
+    _give_up()
     if as_json:
         print(records.to_json(header), flush=True)
     view: _Drawn | _Appended | None = None

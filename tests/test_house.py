@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "holders": {"records"},
     "documents": set(),
     "files": set(),
+    "privileges": set(),
     "elf": set(),
     "cfi": {"elf"},
     "unwind": {"cfi", "events"},
@@ -96,10 +97,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
-    "doctor": {"errors", "kernel", "plan", "session", "symbols"},
+    "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
         *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("session", "terminal"),
+        *("privileges", "session", "terminal"),
     },
     # 7
     "cli": {

@@ -582,8 +582,8 @@ class LibbpfBackend:
         if code == errno.EPERM:
             raise RungRefusedError(
                 f"cannot load BPF programs: {os.strerror(code)}",
-                "Run it as root, or give it CAP_BPF and CAP_PERFMON; "
-                "a container needs --privileged or these two.",
+                "Run it as root, or give it CAP_BPF and CAP_PERFMON (before Linux 5.11 also "
+                "CAP_SYS_RESOURCE, or `ulimit -l unlimited`); a container needs --privileged or these.",
             )
         last = self._library.messages[-1] if self._library.messages else ""
         raise ForkTraceError(
