@@ -27,6 +27,8 @@ from fork_trace.terminal import Terminal, is_dumb
 
 _TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
 _PATIENCE_S = 5.0  # for a command that was told to end
+# Of records that a file cannot take: some 6,000 samples, and not all of the memory.
+_MOST_WAITING_BYTES = 32 << 20
 
 
 class Ending:
@@ -79,6 +81,7 @@ class Output:
     def __init__(self, path: str, force: bool) -> None:
         self.path = path
         self.failed: str | None = None
+        self.dropped = 0  # records that found no room among those that wait
         self._told = False
         self._waiting = bytearray()
         self._is_new = False
@@ -122,7 +125,11 @@ class Output:
         if self._truncates:
             os.ftruncate(self._fd, 0)
             self._truncates = False
-        self._waiting += (records.to_json(record) + "\n").encode("ascii")
+        # The header and the summary are kept whatever happens: with them the counts are.
+        if isinstance(record, Failure) and len(self._waiting) > _MOST_WAITING_BYTES:
+            self.dropped += 1
+        else:
+            self._waiting += (records.to_json(record) + "\n").encode("ascii")
         self.flush()
 
     def flush(self) -> None:
@@ -149,6 +156,8 @@ class Output:
         while self.failed and time.monotonic() < deadline:
             time.sleep(0.1)
             self.flush()
+        if self.dropped and not self.failed:
+            self.failed = f"{self.dropped} records did not fit while it could not be written"
         if self.failed:
             print(
                 f"fork-trace: {safe(self.path)} is not whole: {self.failed}. Free space and capture "
@@ -281,8 +290,10 @@ def capture(
     how = " or ".join([*ways, "Ctrl-C ends it"])
     print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
     _emit(header)
+    # Not with more than it would have without us: descriptors; nor with less: privileges.
+    session.descriptors.restore()
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
-    # Not before: the command has what it would have without us.
+    session.descriptors.raise_()
     _give_up(may_signal=command is not None)
     ended = ""
     while not ended:

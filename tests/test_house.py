@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "documents": set(),
     "files": set(),
     "privileges": set(),
+    "reserve": set(),
     "elf": set(),
     "cfi": {"elf"},
     "unwind": {"cfi", "events"},
@@ -90,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
         *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
-        *("plan", "procfs", "records", "runtimes", "steps", "symbols"),
+        *("plan", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
     },
     # 6
     "check": {
