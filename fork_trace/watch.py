@@ -404,8 +404,8 @@ def live(
     header = session.header()
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
-    print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     _give_up()
+    print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)
     view: _Drawn | _Appended | None = None
