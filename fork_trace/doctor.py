@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fork_trace import kernel
+from fork_trace import kernel, privileges
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import FEATURES, Fact, Wishes
 from fork_trace.session import Session, read_facts
@@ -22,6 +22,15 @@ def _fact(fact: Fact) -> dict[str, Any]:
     return {"value": fact.value, "why": fact.why}
 
 
+def _privileges() -> Fact:
+    lacks = privileges.missing()
+    if lacks is None:
+        return Fact(None, "/proc/self/status does not tell them")
+    if not lacks:
+        return Fact(True, "all that are of use here")
+    return Fact(False, "; ".join(f"without {each.name}: {each.for_what}" for each in lacks))
+
+
 def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     """Return all that is known of this host, as JSON values; `usable` is the verdict."""
     facts, _ = read_facts(wishes)
@@ -29,6 +38,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     for name in wishes.without:
         features[name] = {"value": False, "why": f"denied by --without {name}"}
     features["may_load"] = _fact(facts.may_load)
+    features["privileges"] = _fact(_privileges())
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
     features["libstdc++"] = _fact(_demangling())

@@ -120,7 +120,7 @@ def find_in_mounts(
         try:
             if os.stat(found).st_ino == inode:
                 return found
-        except OSError:
+        except (OSError, ValueError):
             continue
     return None
 

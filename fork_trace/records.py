@@ -16,6 +16,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.names import json_line
 
 VERSION = 1
+_MOST_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -199,12 +200,22 @@ def _finite(digits: str) -> float:
     return value if isfinite(value) else _no_number("a float beyond every limit")
 
 
+def _is_deep(value: object, left: int) -> bool:
+    # Ours have four levels. Copying a thousand of them would end in a RecursionError.
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)):
+        return False
+    return left == 0 or any(_is_deep(each, left - 1) for each in inner)  # type: ignore[attr-defined]
+
+
 def from_json(line: str) -> Record:
     """Read one line; ValueError or TypeError says what is wrong with it."""
     # No JSON has these, and no other reader would take them from us again.
     values = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     if not isinstance(values, dict):
         raise ValueError("not an object")
+    if _is_deep(values, _MOST_DEPTH):
+        raise ValueError("nested too deep")
     type_ = values.pop("type", None)
     if not isinstance(type_, str) or type_ not in _TYPES:
         raise ValueError(f"unknown record type {type_!r}")

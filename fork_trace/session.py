@@ -28,6 +28,7 @@ from fork_trace import (
     holders,
     kernel,
     procfs,
+    reserve,
     runtimes,
     steps,
 )
@@ -187,6 +188,7 @@ class Session:
         samples_per_second: int = SAMPLES_PER_SECOND,
         stack_bytes: int = STACK_BYTES,
     ) -> None:
+        self.descriptors = reserve.Descriptors()
         facts, library = read_facts(wishes)
         plan = make(facts, wishes)
         # Everything that a record needs later is opened now, while it can be had.
@@ -222,6 +224,7 @@ class Session:
                     raise
                 facts = facts.with_feature(feature, Fact(False, error.message))
                 plan = make(facts, wishes)
+        reserve.memory()
         proven = _NEEDED_BY.get((plan.rung, plan.backend))
         if proven:
             facts = facts.with_feature(proven, Fact(True, "a program was attached"))

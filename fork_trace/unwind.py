@@ -98,9 +98,10 @@ def walk(
         if machine == "aarch64":
             pc &= _ARM64_ADDRESS
         # A caller's frame lies above. In the first frame nothing may have been pushed yet.
-        if pc == 0 or registers[stack_pointer] < sp + (0 if is_exact else 8):
+        above = registers.get(stack_pointer)  # none: a rule of its own gave it up
+        if pc == 0 or above is None or above < sp + (0 if is_exact else 8):
             break
-        if is_exact and registers[stack_pointer] == sp and pc == found[-1]:
+        if is_exact and above == sp and pc == found[-1]:
             break
         found.append(pc)
         is_exact = is_signal

@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, catalogue, formats, records, report, screen
+from fork_trace import aggregate, catalogue, formats, privileges, records, report, screen
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
@@ -27,6 +27,8 @@ from fork_trace.terminal import Terminal, is_dumb
 
 _TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
 _PATIENCE_S = 5.0  # for a command that was told to end
+# Of records that a file cannot take: some 6,000 samples, and not all of the memory.
+_MOST_WAITING_BYTES = 32 << 20
 
 
 class Ending:
@@ -79,6 +81,7 @@ class Output:
     def __init__(self, path: str, force: bool) -> None:
         self.path = path
         self.failed: str | None = None
+        self.dropped = 0  # records that found no room among those that wait
         self._told = False
         self._waiting = bytearray()
         self._is_new = False
@@ -122,7 +125,11 @@ class Output:
         if self._truncates:
             os.ftruncate(self._fd, 0)
             self._truncates = False
-        self._waiting += (records.to_json(record) + "\n").encode("ascii")
+        # The header and the summary are kept whatever happens: with them the counts are.
+        if isinstance(record, Failure) and len(self._waiting) > _MOST_WAITING_BYTES:
+            self.dropped += 1
+        else:
+            self._waiting += (records.to_json(record) + "\n").encode("ascii")
         self.flush()
 
     def flush(self) -> None:
@@ -149,6 +156,8 @@ class Output:
         while self.failed and time.monotonic() < deadline:
             time.sleep(0.1)
             self.flush()
+        if self.dropped and not self.failed:
+            self.failed = f"{self.dropped} records did not fit while it could not be written"
         if self.failed:
             print(
                 f"fork-trace: {safe(self.path)} is not whole: {self.failed}. Free space and capture "
@@ -281,7 +290,11 @@ def capture(
     how = " or ".join([*ways, "Ctrl-C ends it"])
     print(start_line(header, how[0].upper() + how[1:] + "."), file=sys.stderr, flush=True)
     _emit(header)
+    # Not with more than it would have without us: descriptors; nor with less: privileges.
+    session.descriptors.restore()
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
+    session.descriptors.raise_()
+    _give_up(may_signal=command is not None)
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -320,6 +333,12 @@ def capture(
         else:
             return 2
     return 1 if summary.failures else 0
+
+
+def _give_up(may_signal: bool = False) -> None:
+    why = privileges.give_up(may_signal)
+    if why is not None:
+        print(f"fork-trace: runs on with all its privileges: {why}.", file=sys.stderr)
 
 
 class _Drawn:
@@ -385,6 +404,7 @@ def live(
     header = session.header()
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
+    _give_up()
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)

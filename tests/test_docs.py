@@ -10,7 +10,18 @@ import click
 import pytest
 from conftest import MadeHost, make_failure
 
-from fork_trace import __version__, aggregate, catalogue, check, cli, plan, records, steps, tables
+from fork_trace import (
+    __version__,
+    aggregate,
+    catalogue,
+    check,
+    cli,
+    plan,
+    privileges,
+    records,
+    steps,
+    tables,
+)
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -117,6 +128,14 @@ def test_every_key_and_cause_of_a_check_is_documented(made_host: MadeHost) -> No
     names = {*found, *found["limits"][0], *(each["cause"] for each in found["limits"])}
 
     assert [] == missing(sorted(names), section("How near the limits are"), "`{}`")
+
+
+def test_every_capability_has_its_reason_and_whether_it_is_kept() -> None:
+    rows = re.findall(r"^\| (CAP_\w+) \| .+ \| (yes|no) \|$", section("Privileges"), re.MULTILINE)
+
+    assert [
+        (each.name, "yes" if each.is_kept else "no") for each in privileges.CAPABILITIES
+    ] == rows
 
 
 def test_the_format_version_is_documented() -> None:

@@ -40,6 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "holders": {"records"},
     "documents": set(),
     "files": set(),
+    "privileges": set(),
+    "reserve": set(),
     "elf": set(),
     "cfi": {"elf"},
     "unwind": {"cfi", "events"},
@@ -89,17 +91,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
         *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
-        *("plan", "procfs", "records", "runtimes", "steps", "symbols"),
+        *("plan", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
     },
     # 6
     "check": {
         *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
-    "doctor": {"errors", "kernel", "plan", "session", "symbols"},
+    "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
         *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("session", "terminal"),
+        *("privileges", "session", "terminal"),
     },
     # 7
     "cli": {

@@ -266,6 +266,23 @@ JSON = some.recursive(
 NAMES = sorted({name for type_ in records._TYPES.values() for name in type_.__dataclass_fields__})
 
 
+@pytest.mark.parametrize("depth", [10, 900])
+def test_a_record_that_is_nested_deep_is_refused(depth: int) -> None:
+    line = changed(FULL, container={"name": "DEEP"})
+    deep = line.replace('"DEEP"', "[" * depth + "]" * depth)
+
+    with pytest.raises(ValueError, match="nested too deep"):
+        records.from_json(deep)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_anywhere_else_is_refused(value: str) -> None:
+    line = changed(FULL, container={"name": "DEEP"})
+
+    with pytest.raises(ValueError, match="is no number"):
+        records.from_json(line.replace('"DEEP"', value))
+
+
 @given(some.text())
 @example("NaN")
 @example('"\ud800"')

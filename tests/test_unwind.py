@@ -62,6 +62,15 @@ def test_after_a_signal_the_address_is_the_next_to_run() -> None:
     assert [0x100, 0x210, 0x300, 0x350] == walk(rows, 0x210, 0x300, 0x350, 0)
 
 
+@pytest.mark.parametrize("rule", [(RSP, cfi.UNDEFINED, 0), (RSP, cfi.REGISTER, 99)])
+def test_a_rule_that_gives_up_the_stack_pointer_ends_the_stack(
+    rule: tuple[int, int, int | bytes],
+) -> None:
+    rows = {0x100: row(16), 0x200: row(8, rule), 0x300: row(8)}
+
+    assert [0x100, 0x210] == walk(rows, 7, 0x210, 0x320, 0x999)
+
+
 def test_a_saved_register_leads_to_the_frame_of_its_caller() -> None:
     by_rbp = cfi.Row((RBP, 16), ((RA, cfi.OFFSET, -8), (RBP, cfi.OFFSET, -16)), RA, False)
     rows = {0x100: row(24, (RBP, cfi.OFFSET, -24)), 0x200: by_rbp, 0x300: None}

@@ -442,7 +442,11 @@ class LibbpfBackend:
         # Each round gives up one program that this kernel refuses, and says so in the plan.
         while True:
             self.plan = plan
-            failed = self._try(image, plan, filter_, samples_per_second)
+            try:
+                failed = self._try(image, plan, filter_, samples_per_second)
+            except ForkTraceError:
+                self.close()  # the next rung needs what this one holds
+                raise
             if failed is None:
                 break
             probe, reason = failed
@@ -488,6 +492,8 @@ class LibbpfBackend:
                 self._kprobe_events = KprobeEvents()
         for probe in plan.probes:
             reason = None if probe.in_detail else self._attach(probe)
+            if reason is not None and ctypes.get_errno() in (errno.EMFILE, errno.ENFILE):
+                return self._culprit(plan, ctypes.get_errno())
             if reason is not None:
                 return probe, reason
         self._move_to(PHASE_MARKING)
@@ -573,6 +579,12 @@ class LibbpfBackend:
             )
 
     def _culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
+        if code in (errno.EMFILE, errno.ENFILE):
+            # The lower the rung, the fewer it takes.
+            raise RungRefusedError(
+                f"this way takes more open files than are allowed: {os.strerror(code)}",
+                "Raise ulimit -n to 256, or fs.nr_open or fs.file-max where these are the limit.",
+            )
         text = "\n".join(self._library.messages)
         for name, probe in _programs_of(plan).items():
             pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported)"
@@ -582,8 +594,8 @@ class LibbpfBackend:
         if code == errno.EPERM:
             raise RungRefusedError(
                 f"cannot load BPF programs: {os.strerror(code)}",
-                "Run it as root, or give it CAP_BPF and CAP_PERFMON; "
-                "a container needs --privileged or these two.",
+                "Run it as root, or give it CAP_BPF and CAP_PERFMON (before Linux 5.11 also "
+                "CAP_SYS_RESOURCE, or `ulimit -l unlimited`); a container needs --privileged or these.",
             )
         last = self._library.messages[-1] if self._library.messages else ""
         raise ForkTraceError(

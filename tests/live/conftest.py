@@ -109,6 +109,16 @@ def takes(rung: str) -> tuple[str, ...]:
     return TAKES[rung]
 
 
+@pytest.fixture(scope="module", params=[*sorted(TAKES), "tracepoint"])
+def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The options that make this kernel take each of its rungs, the lowest included."""
+    if request.param == "tracepoint":
+        doctor("--rung", "tracepoint")
+        return ("--rung", "tracepoint")
+    host_by(request.param)
+    return TAKES[request.param]
+
+
 @pytest.fixture(scope="session")
 def any_host() -> dict[str, Any]:
     """This kernel, where it has the lowest rung, whatever else it has."""

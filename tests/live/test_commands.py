@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -116,36 +115,6 @@ def test_two_at_once_count_the_same(usable: dict[str, Any], build: Any, tmp_path
 
     assert captured.exact("fork_kinds") == 23
     assert json.loads(text.splitlines()[-1])["failures"] == 23
-
-
-def test_a_killed_tracer_leaves_no_program_behind(usable: dict[str, Any]) -> None:
-    before = programs()
-    time.sleep(1)
-    while programs() != before:  # those of the test before may still be going
-        before = programs()
-        time.sleep(1)
-    process = start("live")
-    armed = programs()
-    process.kill()
-    process.communicate(timeout=TIMEOUT_S)
-    deadline = time.monotonic() + 30  # the kernel frees programs after a grace period
-    while programs() != before and time.monotonic() < deadline:
-        time.sleep(0.2)
-
-    assert len(armed) == len(before) + len(usable["attached"])
-    assert programs() == before
-
-
-def programs() -> set[int]:
-    """The ids of all BPF programs in the kernel, by bpf(2) BPF_PROG_GET_NEXT_ID."""
-    import ctypes
-
-    lib = ctypes.CDLL("libbpf.so.1")
-    found = set()
-    current = ctypes.c_uint32(0)
-    while lib.bpf_prog_get_next_id(current, ctypes.byref(current)) == 0:
-        found.add(current.value)
-    return found
 
 
 def test_denied_btf_is_told_in_one_sentence(usable: dict[str, Any]) -> None:

@@ -1,0 +1,117 @@
+"""What this process may do: the capabilities that watching needs, and giving up all others once it watches.
+
+Each thread has its own; there is only one here. What the kernel offers besides is `kernel`'s to ask.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+# include/uapi/linux/capability.h, include/uapi/linux/prctl.h
+_VERSION_3 = 0x20080522
+_CAP_SYS_ADMIN, _CAP_KILL = 21, 5
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One capability, and what is not to be had without it."""
+
+    name: str
+    bit: int
+    is_needed: bool  # nothing can be watched without it
+    is_kept: bool  # also while watching, not only to arm
+    for_what: str
+
+
+CAPABILITIES = (
+    Capability("CAP_BPF", 39, True, True, "loads the programs and reads their counters"),
+    Capability(
+        "CAP_PERFMON", 38, True, True, "lets the programs read kernel memory, attaches them"
+    ),
+    Capability(
+        *("CAP_SYS_PTRACE", 19, False, True),
+        "other users' processes: program, cgroup path, mappings, namespaces, holders",
+    ),
+    Capability(
+        *("CAP_DAC_READ_SEARCH", 2, False, True),
+        "cgroups by their id, tracefs, files that only their owner may read",
+    ),
+    Capability(
+        *("CAP_CHECKPOINT_RESTORE", 40, False, True),
+        "the very files that a process maps; else those of the same name and inode",
+    ),
+    Capability(
+        *("CAP_SYSLOG", 34, False, False),
+        "addresses of kernel variables: thread counts, the commit limit's numbers",
+    ),
+)
+
+# Parts of CAP_SYS_ADMIN until each had a name of its own; whoever has that one has them still.
+_WITHIN_ADMIN = (39, 38, 40, 34)
+
+
+def missing(root: str = "/") -> tuple[Capability, ...] | None:
+    """Return the capabilities that this process lacks; None: it cannot be read which it has."""
+    try:
+        status = Path(root, "proc/self/status").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    if not match:
+        return None
+    effective = int(match[1], 16)
+    is_admin = bool(effective >> _CAP_SYS_ADMIN & 1)
+    return tuple(
+        each
+        for each in CAPABILITIES
+        if not effective >> each.bit & 1 and not (is_admin and each.bit in _WITHIN_ADMIN)
+    )
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _Set(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+def give_up(may_signal: bool = False) -> str | None:
+    """Give up whatever watching does not need, for good; return why it did not work, or None.
+
+    With `may_signal` a process of another user can still be told to end. No program that is started
+    afterwards gets more than what is kept.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = {each.bit for each in CAPABILITIES if each.is_kept}
+    if may_signal:
+        kept.add(_CAP_KILL)
+    header, sets = _Header(_VERSION_3, 0), (_Set * 2)()
+    if libc.capget(ctypes.byref(header), sets):
+        return os.strerror(ctypes.get_errno())
+    held = {bit for bit in range(64) if sets[bit // 32].permitted >> bit % 32 & 1}
+    if not {each.bit for each in CAPABILITIES if each.is_needed} <= held:
+        kept.add(_CAP_SYS_ADMIN)  # which stands for them
+    for word in range(2):
+        mask = _mask(bit - 32 * word for bit in kept if bit // 32 == word)
+        sets[word].permitted &= mask
+        sets[word].effective &= mask
+        sets[word].inheritable = 0
+    zero = ctypes.c_ulong(0)
+    if (
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero)
+        or libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), zero, zero, zero)
+        or libc.capset(ctypes.byref(header), sets)
+    ):
+        return os.strerror(ctypes.get_errno())
+    return None
+
+
+def _mask(bits: Iterable[int]) -> int:
+    return sum(1 << bit for bit in bits)

@@ -1,0 +1,364 @@
+"""What is fuzzed: each target takes any bytes, as a stranger could hand them to us, and asserts what must hold.
+
+A target raises nothing but for a defect. Its seeds are real inputs, from which a fuzzer goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from conftest import capture_text, make_evidence, make_failure, make_header, make_holder
+from conftest import make_summary as make_end
+
+from fork_trace import (
+    aggregate,
+    callers,
+    causes,
+    cfi,
+    cgroup,
+    containers,
+    elf,
+    events,
+    files,
+    formats,
+    names,
+    perfmap,
+    procfs,
+    records,
+    report,
+    screen,
+    unwind,
+    wording,
+)
+from fork_trace.demangle import Demangler
+from fork_trace.errors import ForkTraceError
+
+MOST_SHOWN = 1 << 16
+_demangler = Demangler()
+
+
+def is_harmless(text: str) -> bool:
+    """Say whether a terminal can take a text that is ours, line ends included."""
+    return all(char == "\n" or names.safe(char) == char for char in text)
+
+
+def event(data: bytes) -> None:
+    """What comes from the ring buffer: its samples, keys and counters."""
+    for decode in (events.decode, events.decode_key, events.decode_tally):
+        try:
+            decode(data)
+        except events.BadEventError:
+            continue
+    if len(data) < events.EVENT_BYTES:
+        return
+    found = events.decode(data)
+    verdict = causes.diagnose(found.key, [found.key.syscall], causes.After())
+    seen = causes.Seen(found.numbers, found.levels, uid=found.key.uid, step=verdict.step)
+    told = causes.evidence(verdict.cause, seen, causes.Host(page_bytes=4096, hugetlb_pages=0))
+    place = containers.place(found.cgroup_path).as_record()
+    failure = make_failure(
+        comm=found.key.comm,
+        cgroup=found.cgroup_path,
+        container=place,
+        flags=events.flag_names(found.flags),
+        errno=causes.errno_name(found.key.error),
+        cause=verdict.cause,
+        evidence=told,
+    )
+    line = records.to_json(failure)
+
+    assert line.isascii()
+    assert records.from_json(line) == failure
+    assert is_harmless("\n".join(report.tell(verdict.cause, failure, 1).lines()))
+
+
+def stack(data: bytes) -> None:
+    """A piece of a caller's stack, its registers, program and arguments."""
+    try:
+        found = events.decode_stack(data)
+    except events.BadEventError:
+        return
+    callers.script(found.exe, found.arguments)
+    for machine in ("x86_64", "aarch64"):
+        start = found.dwarf_registers(machine)
+        if start is not None:
+            held = unwind.Memory(found.start, found.slice, found.holes)
+            assert len(unwind.walk(*start, held, lambda _: None, machine)) <= unwind.MOST_FRAMES
+
+
+def capture(data: bytes) -> None:
+    """A capture file, from whoever sent it."""
+    text = data.decode("utf-8", "replace")
+    try:
+        whole = list(records.read("some.jsonl", io.StringIO(text, newline="\n")))
+    except ForkTraceError:
+        return
+    counted = aggregate.Table(aggregate.COLUMNS)
+    more = report.More(times=True, stacks=True)
+    headers = [each for each in whole if isinstance(each, records.Header)]
+    summaries = [each for each in whole if isinstance(each, records.Summary)]
+    for each in whole:
+        line = records.to_json(each)
+        assert line.isascii()
+        assert records.to_json(records.from_json(line)) == line
+        json.loads(line, parse_constant=_no_number)
+        if isinstance(each, records.Failure):
+            counted.add(each, headers[-1].host)
+
+    written = {
+        name: formats.write(name, counted, summaries, headers, more) for name in formats.FORMATS
+    }
+    for name in ("table", "markdown", "csv"):
+        assert is_harmless(written[name])
+    for name in ("json", "jsonl"):
+        json.loads(written[name], parse_constant=_no_number)
+    assert len({len(row) for row in csv.reader(written["csv"].splitlines())}) == 1
+    new = screen.Changes().take(counted)
+    moment = screen.Moment(host=headers[0].host, elapsed_s=1, quiet_s=None, how_to_end="q ends it")
+    for size in ((80, 24), (20, 5)):
+        for line in screen.frame(counted, new, moment, size, more):
+            assert is_harmless(line.text) and "\n" not in line.text
+    for text in screen.appended(counted.rows(), counted.by, new):
+        assert is_harmless(text) and "\n" not in text
+
+
+def _no_number(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
+def image(data: bytes) -> None:
+    """A file that is mapped somewhere: a program, a library, its debug file."""
+    _ask(data, (0, 0x1000, 0x1040, 0x1119, 0x1139, 0x2000, 0x4010, (1 << 64) - 1))
+
+
+def _ask(data: bytes, addresses: Iterable[int]) -> None:
+    try:
+        found = elf.Elf(lambda size, offset: data[offset : offset + size])
+    except (elf.BadElfError, struct.error):
+        return
+    tables = cfi.Tables(found)
+    found.interpreter()
+    for address in addresses:
+        tables.row(address)
+        name = found.symbol(address)
+        found.called(address)
+        found.vaddr(address)
+        if name is not None:
+            assert len(name) <= 4096
+
+
+_CODE = 0x10000
+_TABLES = 0x20000
+_STACK = 0x7FFE0000
+
+
+def _with_tables(section: bytes, tables: bytes) -> bytes:
+    """A file that has code, one section of unwind tables, and nothing else."""
+    strings = b"\0" + section + b"\0.shstrtab\0"
+    place = 64 + 2 * 56
+    headers_at = place + len(tables) + len(strings)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 62, 1, 0, 64, headers_at,
+                       0, 64, 56, 2, 64, 3, 2)  # fmt: skip
+    code = struct.pack("<IIQQQQQQ", elf.PT_LOAD, 5, 0, _CODE, _CODE, 4096, 4096, 4096)
+    data = struct.pack(
+        "<IIQQQQQQ", elf.PT_LOAD, 4, place, _TABLES, _TABLES, len(tables), len(tables), 8
+    )
+    own = struct.pack("<IIQQQQIIQQ", 1, 1, 2, _TABLES, place, len(tables), 0, 0, 8, 0)
+    text = struct.pack(
+        *("<IIQQQQIIQQ", len(section) + 2, 3, 0, 0, place + len(tables), len(strings)),
+        *(0, 0, 1, 0),
+    )
+    return head + code + data + tables + strings + bytes(64) + own + text
+
+
+def tables(data: bytes) -> None:
+    """Unwind tables, and a stack that is walked by their rules."""
+    if len(data) < 65:
+        return
+    section = b".debug_frame" if data[0] & 1 else b".eh_frame"
+    memory = unwind.Memory(_STACK, data[1:65] * 4)
+    file = _with_tables(section, data[65:])
+    found = cfi.Tables(elf.Elf(lambda size, offset: file[offset : offset + size]))
+    registers = {number: _STACK + 8 * number for number in range(17)}
+    walked = unwind.walk(_CODE, registers, memory, found.row, "x86_64")
+
+    assert len(walked) <= unwind.MOST_FRAMES
+
+
+def map_(data: bytes) -> None:
+    """A perf map, which any process writes for itself."""
+    with tempfile.TemporaryDirectory() as place:
+        tmp = Path(place, "42/root/tmp")
+        tmp.mkdir(parents=True)
+        (tmp / "perf-42.map").write_bytes(data)
+        maps = perfmap.PerfMaps(place)
+        status = (tmp / "perf-42.map").stat()
+        for address in (0, 0x1000, 0x1010, (1 << 64) - 1):
+            name = maps.name(42, status.st_uid, address)
+            if name is not None:
+                assert is_harmless(names.safe(name))
+                callers.function(name)
+
+
+def symbol(data: bytes) -> None:
+    """The name of a function, as a linker or an attacker wrote it."""
+    text = _demangler.text(data.replace(b"\0", b""))
+    frame = records.Frame(1, callers.function(text), "/srv/app")
+    caller = callers.caller((frame,))
+
+    assert len(text) <= MOST_SHOWN
+    assert is_harmless(wording.cell(caller, 28))
+    assert names.json_line(text).isascii()
+
+
+def proc(data: bytes) -> None:
+    """What a process decides of its own files in /proc, and its containers' names."""
+    with tempfile.TemporaryDirectory() as place:
+        for number, name in enumerate(("maps", "cgroup", "mountinfo")):
+            Path(place, str(number)).mkdir()
+            Path(place, str(number), name).write_bytes(data)
+        Path(place, "self").symlink_to("2")
+        for mapping in procfs.mappings(0, place):
+            assert mapping.path is None or names.json_line(mapping.path).isascii()
+        for line in procfs.cgroups(1, place):
+            names.json_line(containers.place(line.path).as_record())
+        for mount in cgroup.mounts(place):
+            names.json_line(mount.path)
+        procfs.find_in_mounts("/srv/app", 1, (8, 1), place)
+        assert files.read(f"{place}/0/maps", 1 << 20) == data
+
+
+def _seed_event() -> list[bytes]:
+    key = struct.pack("=16sQIiBBBBI", b"java", 77, 1000, -11, 6, 0, 3, 2, 0)
+    path = b"leaf\0docker-0123.scope\0"
+    who = struct.pack("=QIIIIII16sQ", 0x11, 42, 43, 1, 2, 2, len(path), b"cron", (1 << 24) - 1)
+    raw = struct.pack("=Q", 5) + key + who + struct.pack("=Q", 7) * len(events.NUMBERS)
+    raw += struct.pack("=Q", 0x1000) * events.USER_FRAMES
+    raw += struct.pack("=i20sQ", 1, b"\x01" * 20, 0x10) * events.USER_FRAMES
+    raw += struct.pack("=QQQII", 99, 7, 8, 1, 0) * events.LEVEL_COUNT
+    whole = raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0")
+    assert len(whole) == events.EVENT_BYTES
+    return [whole, key, struct.pack("=QQQQ", 23, 3, 0, 0)]
+
+
+def _seed_stack() -> list[bytes]:
+    slice_ = struct.pack("<8Q", *(_STACK + 16 * number for number in range(8))) * 8
+    have, parts = 1, b"app".ljust(64, b"\0") + b"srv".ljust(64, b"\0")
+    head = struct.pack("=QIIQQQQ16sII", 5, 43, len(slice_), _STACK, 0x2000, 99, 8 << 20 | 1,
+                       have.to_bytes(16, "little"), 2, 12)  # fmt: skip
+    registers = struct.pack(f"={events.REGISTERS}Q", *range(events.REGISTERS))
+    tail = parts.ljust(768, b"\0") + b"app\0-x\0\xff\xfe\0".ljust(256, b"\0")
+    whole = head + registers + tail + slice_
+    assert len(whole) == events.STACK_HEAD_BYTES + len(slice_)
+    return [whole, whole[:-256].replace(bytes([17]), bytes([0x33]))]
+
+
+def _seed_capture() -> list[bytes]:
+    full = make_failure(
+        evidence=(make_evidence(), make_evidence(value=None, limit=None)),
+        container={"runtime": "docker", "id": "0123", "name": "web", "pod": None, "unit": None},
+        stack=(records.Frame(1, "run_job", "/srv/app", 16, "ab"), records.Frame(2, None, None)),
+        also=("pid-max",),
+        holders=(make_holder(), make_holder(comm=None, pid=None)),
+        holders_total=512,
+    )
+    missing = ({"step": "dup_fd", "function": "dup_fd", "reason": "inlined"},)
+    header = make_header(missing=missing, passed_over=({"rung": "fexit", "reason": "denied"},))
+    end = make_end(totals=({"comm": "sh", "count": 1},), command={"argv": ["sh"], "status": 0})
+    texts = [capture_text(), capture_text(header, full, replace(full, comm=None), end)]
+    return [text.encode() for text in texts]
+
+
+def _seed_image() -> list[bytes]:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return [_with_tables(b".eh_frame", bytes(64))]
+    source = "int own(int x){return x*3+1;} int main(int c,char**v){return own(c);}"
+    seeds = []
+    with tempfile.TemporaryDirectory() as place:
+        for options in (("-O1",), ("-O1", "-s"), ("-O0", "-shared", "-fPIC", "-nostdlib")):
+            built = Path(place, "built")
+            subprocess.run(
+                [compiler, "-x", "c", "-", "-o", built, *options],
+                input=source.encode(),
+                check=True,
+            )
+            seeds.append(built.read_bytes())
+    return seeds
+
+
+def _entry(content: bytes) -> bytes:
+    content += bytes(-len(content) % 4)
+    return struct.pack("<I", len(content)) + content
+
+
+def _seed_tables() -> list[bytes]:
+    # DWARF's own words: a CIE (version 1, "zR", addresses of 8 bytes), an FDE, their instructions.
+    cie = _entry(struct.pack("<I", 0) + b"\x01zR\0\x01\x78\x10\x01\x00" + b"\x0c\x07\x08\x90\x01")
+    rules = (
+        b"\x41\x0e\x10\x86\x02\x0a\x0f\x03\x77\x08\x06\x0b\x16\x06\x02\x77\x00\x05\x03\x04\x0d\x06"
+    )
+    fde = struct.pack("<IQQ", len(cie) + 4, _CODE, 4096) + b"\x00" + rules
+    frames = b"\0" + struct.pack("<8Q", *[_CODE + 16] * 8) + cie + _entry(fde) + bytes(4)
+    debug = _entry(b"\xff\xff\xff\xff" + b"\x03\0\x01\x78\x10" + b"\x0c\x07\x08\x90\x01")
+    own = _entry(struct.pack("<IQQ", 0, _CODE, 4096) + b"\x44\x0e\x18")
+    return [frames, b"\x01" + frames[1:65] + debug + own]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to fuzz."""
+
+    name: str
+    ask: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+    most_bytes: int
+    words: tuple[bytes, ...] = ()  # what a fuzzer would take long to guess
+
+
+TARGETS = (
+    Target("event", event, _seed_event, 4096),
+    Target("stack", stack, _seed_stack, 4096),
+    Target(
+        *("capture", capture, _seed_capture, 16384),
+        words=(b'"type": "failure"', b"null", b"1e999", b"NaN", b"\\ud800", b"[[[[", b"{}"),
+    ),
+    Target("image", image, _seed_image, 32768, words=(b".eh_frame", b".debug_frame", b".symtab")),
+    Target("tables", tables, _seed_tables, 2048),
+    Target(
+        *("map", map_, lambda: [b"1000 20 void Caller.main(String[])\n0x1010 10 JS:~run a.js\n"]),
+        most_bytes=2048,
+    ),
+    Target(
+        *("symbol", symbol),
+        lambda: [
+            b"_ZN5boost6thread3runEv",
+            b"_ZNSt6vectorIS_IiSaIiEESaIS1_EE9push_backERKS1_",
+            b"_RNvMs_NtC7mycrate3fooNtB4_3Bar3new",
+            b"_RINvNtC3std3mem8align_ofdE",
+            b"_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE",
+            b"_ZN80_$LT$core..option..Option$LT$T$GT$$u20$as$u20$fmt$GT$3fmt17h0123456789abcdefE",
+        ],
+        most_bytes=1200,
+        words=(b"$u20$", b"$LT$", b"S_", b"T_", b"_R", b"NvC"),
+    ),
+    Target(
+        *("proc", proc),
+        lambda: [
+            b"400000-401000 r-xp 00001000 08:01 99    /srv/app (deleted)\n",
+            b"0::/kubepods.slice/kubepods-pod12.slice/cri-containerd-0123.scope\n3:pids:/app\n",
+            b"25 24 0:23 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
+            b"36 35 8:1 / /mnt\\040x rw - ext4 /dev/sda1 rw\n",
+        ],
+        most_bytes=4096,
+    ),
+)

@@ -1,0 +1,186 @@
+"""How it ends: killed at any moment, told to end by a signal, and beside another of its kind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, start
+
+pytestmark = pytest.mark.live
+
+KINDS = ("prog", "map", "link")
+STORM = 20011
+GRACE_S = 60  # the kernel frees programs after a grace period, under emulation a slow one
+
+
+@pytest.fixture(scope="module")
+def library() -> Any:
+    return ctypes.CDLL("libbpf.so.1", use_errno=True)
+
+
+def held_by(pid: int) -> set[tuple[str, int]]:
+    """The programs, maps and links that a process holds, as bpftool would list them."""
+    held = set()
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        for kind, number in re.findall(r"^(prog|map|link)_id:\s+(\d+)$", text, re.MULTILINE):
+            held.add((kind, int(number)))
+    return held
+
+
+def is_there(library: Any, kind: str, number: int) -> bool:
+    fd = getattr(library, f"bpf_{kind}_get_fd_by_id")(number)
+    if fd < 0:
+        assert ctypes.get_errno() in (errno.ENOENT, errno.EAGAIN), ctypes.get_errno()
+        return False
+    os.close(fd)
+    return True
+
+
+def everything(library: Any) -> set[tuple[str, int]]:
+    """All programs, maps and links of the kernel, and what is pinned."""
+    found = set()
+    for kind in KINDS:
+        current = ctypes.c_uint32(0)
+        while getattr(library, f"bpf_{kind}_get_next_id")(current, ctypes.byref(current)) == 0:
+            found.add((kind, current.value))
+    if Path("/sys/fs/bpf").is_dir():
+        found |= {(str(path), 0) for path in Path("/sys/fs/bpf").rglob("*")}
+    return found
+
+
+def wait_until(is_so: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + GRACE_S
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return is_so()
+
+
+def kill(process: subprocess.Popen[str]) -> set[tuple[str, int]]:
+    """Stop a process where it is, see what it holds, and kill it."""
+    process.send_signal(signal.SIGSTOP)
+    held = held_by(process.pid)
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)
+    return held
+
+
+def is_exact(summary: dict[str, Any], count: int) -> bool:
+    """Say whether that many were counted, but for what the kernel itself says it passed over."""
+    return 0 <= count - summary["failures"] <= (summary["missed"] or 0)
+
+
+# Of arming, in hundredths of its time; and behind it.
+MOMENTS = (15, 40, 60, 75, 85, 90, 95, 98)
+
+
+def test_killed_at_any_moment_it_leaves_nothing_in_the_kernel(
+    takes_each: tuple[str, ...], library: Any, build: Any
+) -> None:
+    def told(process: subprocess.Popen[str]) -> float:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Watching")
+        return time.monotonic() - began_s
+
+    before = everything(library)
+    command = [*FORK_TRACE, "capture", *takes_each]
+    began_s = time.monotonic()
+    tracer = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+    arming_s = told(tracer)
+    subprocess.run([build("fork_kinds"), "fork", "23"], check=True, capture_output=True)
+    held = [kill(tracer)]
+    for moment in MOMENTS:
+        tracer = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+        time.sleep(arming_s * moment / 100)
+        held.append(kill(tracer))
+
+    assert {kind for kind, _ in held[0]} == set(KINDS)
+    assert any(0 < len(each) < len(held[0]) for each in held[1:]), "none was killed half armed"
+    for each in set().union(*held):
+        assert wait_until(lambda each=each: not is_there(library, *each)), each
+    if IS_GUEST:  # elsewhere others come and go
+        assert everything(library) <= before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_live_with_its_summary(
+    number: signal.Signals, takes_each: tuple[str, ...], build: Any
+) -> None:
+    tracer = start("live", *takes_each, "--comm", "fork_kinds")
+    subprocess.run([build("fork_kinds"), "fork", "23"], check=True, capture_output=True)
+    tracer.send_signal(number)
+    text, errors = tracer.communicate(timeout=TIMEOUT_S)
+
+    assert (tracer.returncode, errors) == (0, "")
+    assert re.search(r"^ +23 +fork_kinds +.* rlimit-nproc", text, re.MULTILINE)
+    assert "lost samples: 0" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_midst_of_a_storm_ends_with_what_was_counted(
+    number: signal.Signals, takes_each: tuple[str, ...], build: Any
+) -> None:
+    tracer = start("capture", *takes_each, "--json", "--comm", "fork_kinds")
+    storm = subprocess.Popen([build("fork_kinds"), "fork", str(STORM)], stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    tracer.send_signal(number)
+    text, _ = tracer.communicate(timeout=TIMEOUT_S)
+    storm.communicate(timeout=TIMEOUT_S)
+    records = [json.loads(line) for line in text.splitlines()]
+    counted = sum(each["count"] for each in records if each["type"] == "failure")
+
+    assert tracer.returncode == 1
+    assert records[-1]["ended"] == "signal"
+    assert 0 < counted == records[-1]["failures"] <= STORM
+
+
+def test_a_second_one_that_comes_and_is_killed_changes_no_number_of_the_first(
+    takes_each: tuple[str, ...], build: Any
+) -> None:
+    first = start("capture", *takes_each, "--json", "--comm", "fork_kinds")
+    storm = subprocess.Popen([build("fork_kinds"), "fork", str(STORM)], stdout=subprocess.PIPE)
+    for _ in range(3):
+        second = start("live", *takes_each)
+        second.kill()
+        second.communicate(timeout=TIMEOUT_S)
+    storm.communicate(timeout=TIMEOUT_S)
+    subprocess.run([build("fork_kinds"), "vfork", "23"], check=True, capture_output=True)
+    first.send_signal(signal.SIGTERM)
+    text, _ = first.communicate(timeout=TIMEOUT_S)
+    summary = json.loads(text.splitlines()[-1])
+
+    assert is_exact(summary, STORM + 23)
+    assert set(summary["causes"]) == {"rlimit-nproc"}
+    assert (summary["lost"], summary["unmarked"], summary["mismatched"]) == (0, 0, 0)
+
+
+def test_two_beside_each_other_say_the_same(takes_each: tuple[str, ...], build: Any) -> None:
+    both = [start("capture", *takes_each, "--json", "--comm", "fork_kinds") for _ in range(2)]
+    subprocess.run([build("fork_kinds"), "fork", "4001"], check=True, capture_output=True)
+    told = []
+    for tracer in both:
+        tracer.send_signal(signal.SIGTERM)
+        text, _ = tracer.communicate(timeout=TIMEOUT_S)
+        told.append(json.loads(text.splitlines()[-1]))
+
+    for summary in told:
+        assert is_exact(summary, 4001)
+        assert set(summary["causes"]) == {"rlimit-nproc"}
+        assert summary["lost"] == 0
+    if told[0]["missed"] == told[1]["missed"]:
+        assert told[0]["totals"] == told[1]["totals"]
