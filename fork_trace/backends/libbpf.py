@@ -109,6 +109,7 @@ class Library:
 
     # Where the functions that were asked for are in the kernel's BTF.
     _function_ids: ClassVar[dict[str, int]] = {}
+    _is_by_name: ClassVar[bool] = True  # the order of functions there, until one shows otherwise
     # How libbpf shall treat fexit programs: once in a process, for 1.1 does not survive taking the
     # last such handler back.
     _handler: ClassVar[_HandlerOptions | None] = None
@@ -241,7 +242,7 @@ class Library:
     def _function_id(self, btf: int, name: bytes) -> int | None:
         # Most kernels have their functions last and by name, each near the next. What is not
         # found in that way is looked for among all types.
-        low, high = 1, self.lib.btf__type_cnt(btf)
+        low, high = 1, self.lib.btf__type_cnt(btf) if Library._is_by_name else 0
         found: int | None = None
         while low < high:
             middle = (low + high) // 2
@@ -258,6 +259,7 @@ class Library:
                 high = middle
         if found is None:
             found = self.lib.btf__find_by_name_kind(btf, name, _BTF_KIND_FUNC)
+            Library._is_by_name = Library._is_by_name and found < 0
         return found if found >= 0 else None
 
     def _function_name(self, btf: int, number: int) -> bytes | None:
