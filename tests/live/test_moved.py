@@ -24,18 +24,18 @@ pytestmark = pytest.mark.live
 
 # Loads that object instead of the installed one, rehearses, prints the records.
 WATCH = """
-import json, sys
-from dataclasses import asdict
+import sys
 from pathlib import Path
-from fork_trace import rehearse
+from fork_trace import records, rehearse
 from fork_trace.backends import libbpf
 from fork_trace.plan import Wishes
 from fork_trace.session import Session
-libbpf.program = lambda name: Path(sys.argv[1])
+installed = libbpf.program
+libbpf.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
 session = Session(Wishes(rung=sys.argv[2]))
 rehearse.run(sys.argv[3], int(sys.argv[4]))
 for failure in session.stop():
-    print(json.dumps(asdict(failure)))
+    print(records.to_json(failure))
 session.close()
 """
 
