@@ -62,6 +62,8 @@ def test_what_a_program_was_left_out_of_is_counted_as_missed(
     (command,) = told
     seen = captured.exact(command)
 
+    # What a step's program was left out of may stay unknown; it must not get another cause.
+    assert {total["cause"] for total in captured.totals(command)} <= {"pids-cgroup", "unknown"}
     assert 0 < seen <= told[command]
     assert told[command] - seen <= captured.summary["missed"]
 
