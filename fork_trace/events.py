@@ -156,6 +156,7 @@ BIT_THREAD = 1
 BIT_OBSERVED = 2
 BIT_MEMCG = 4
 BIT_DETAILED = 8
+BIT_ALONE = 16
 
 _KEY = struct.Struct("=16sQIiBBBBI")
 _TALLY = struct.Struct("=QQQQ")
@@ -247,6 +248,8 @@ class Key:
     fits: frozenset[str] = frozenset()
     # Judged while the programs of every step were attached: their silence tells.
     is_detailed: bool = False
+    # Judged before a fork had failed, with copy_process watched alone.
+    is_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,7 @@ def decode_key(raw: bytes) -> Key:
         is_observed=bool(bits & BIT_OBSERVED),
         is_memcg=bool(bits & BIT_MEMCG),
         is_detailed=bool(bits & BIT_DETAILED),
+        is_alone=bool(bits & BIT_ALONE),
         fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
     )
 

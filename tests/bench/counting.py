@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from bench.arming import ARMED
 from bench.tracer import Tracer
-from fork_trace.plan import Wishes, make
+from fork_trace.plan import Stage, Wishes, make
 from fork_trace.session import read_facts
 
 NONE = "none"
@@ -58,7 +58,7 @@ class Config(NamedTuple):
 
 def _functions() -> list[str]:
     facts, _library = read_facts(Wishes())
-    return [probe.function for probe in make(facts).probes if not probe.in_detail]
+    return [probe.function for probe in make(facts).probes if probe.stage is Stage.START]
 
 
 def _bpftrace(functions: Sequence[str], loops: Path) -> Config:
