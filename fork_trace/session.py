@@ -50,6 +50,9 @@ _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type i
 # By plan.Stage: when a probe is attached, and what was watched as a failure was judged.
 _WHEN = ("start", "first-failure", "unexplained")
 _WATCHED = ("fork", "default", "all")
+# Between two looks at the buffer. The first sample of a burst wakes us, those after it do not; once a
+# burst is paid for (bpf/fork_trace_logic.h, ft_is_sampled) the next one is a first one again.
+_TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 STACK_BYTES = 8192
 # Of the time between two looks at the buffer, a tenth of a second: the event loop must go on.
@@ -244,6 +247,7 @@ class Session:
         self._is_attaching = False
         self._start_monotonic_ns = time.monotonic_ns()
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
+        self._busy_until_s = 0.0
         self._sampled = 0  # events read so far
         self._settled: Counter[bytes] = Counter()  # unsampled ones in records so far, by raw key
         self._folded: Counter[int] = Counter()
@@ -300,6 +304,11 @@ class Session:
             passed_over=tuple(asdict(each) for each in self.plan.passed_over),
         )
 
+    def tick_s(self) -> float:
+        """Say how long `poll` may wait, so that no sample lies in the buffer for longer than a tenth of a second."""
+        is_quiet = time.monotonic() > self._busy_until_s
+        return _QUIET_TICK_S if is_quiet else _TICK_S
+
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures at most this long and return those that were sampled."""
         raws = self._backend.poll(0.0 if self._owed or self._is_attaching else timeout_s)
@@ -313,6 +322,7 @@ class Session:
         held = [self._held(*each) for each in zip(sampled, seen, verdicts)]
         self._sampled += len(raws)
         if sampled:
+            self._busy_until_s = time.monotonic() + _PAID_S
             self._wanted = max(self._wanted, Stage.FAILED)
         # One at a time: each takes the kernel a moment, and the buffer must be read meanwhile.
         if self._wanted is not Stage.START:
