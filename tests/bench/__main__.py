@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--callers", action="store_true", help="only what naming callers costs, natively, as root"
     )
-    parser.add_argument("--peers", action="store_true", help="also bpftrace, if it is installed")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="also bpftrace, bcc's trace, perf and strace, if they are installed",
+    )
     parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
     return parser
 
@@ -98,13 +101,7 @@ def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequ
 
 
 def _also(options: argparse.Namespace) -> list[str]:
-    also = ["--also=each"] if options.each else []
-    if options.peers:
-        if shutil.which("bpftrace"):
-            also.append("--also=bpftrace-kretfunc")
-        else:
-            _note("no bpftrace here, so no peer: install the package bpftrace")
-    return also
+    return [f"--also={name}" for name in ("each", "peers") if getattr(options, name)]
 
 
 def _cpu() -> str:
