@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,16 @@ def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequ
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _bpftrace(directory: Path) -> list[str]:
+    calls = ("fork", "vfork", "clone", "clone3")
+    probes = ",".join(f"tracepoint:syscalls:sys_exit_{call}" for call in calls)
+    program = (
+        f'{probes} /args->ret < 0/ {{ printf("%s %d %s %d\\n", probe, pid, comm, args->ret); }}'
+    )
+    # Its command is started when all is attached.
+    return ["bpftrace", "-q", "-c", f"{directory / 'loops'} hold", "-e", program]
+
+
 def _also(options: argparse.Namespace) -> list[str]:
     return [f"--also={name}" for name in ("each", "peers") if getattr(options, name)]
 
@@ -129,6 +140,13 @@ def main() -> None:
         _note("arming natively")
         native = arming.measure(NATIVE_TIMES)
         armed = {"native-to-load" if native["until"] == "load" else "native": native}
+        if options.peers and shutil.which("bpftrace"):
+            _note("arming bpftrace natively, on the exits of the same system calls")
+            peer = arming.measure(NATIVE_TIMES, peer=_bpftrace(directory))
+            if "why" in peer:
+                _note(f"bpftrace does not start here, so it is left out: {peer['why']}")
+            else:
+                armed["native-bpftrace"] = peer
         _note(f"checking natively beside {checking.TASKS} tasks")
         checked = checking.measure(directory)
         for kernel in armed_on:
