@@ -89,7 +89,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    names = ("copy_process", *functions, *VARIABLES, kernel.TRACEPOINT_GUARD, _RINGBUF)
+    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
     listed = None
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
