@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fork_trace.errors import ForkTraceError
@@ -141,7 +141,9 @@ class Table:
         self.causes[failure.cause] += failure.count
         _group(self._on.setdefault(failure.cause, {}), host, failure)
         whose = (host, failure.comm, failure.cgroup)
-        _group(self._in.setdefault(failure.cause, {}), whose, failure)
+        # Of these there are ever more, and nobody looks at their stacks.
+        thin = replace(failure, stack=()) if failure.stack else failure
+        _group(self._in.setdefault(failure.cause, {}), whose, thin)
 
     def hosts(self, cause: str) -> list[tuple[str | None, Group]]:
         """Return the hosts that a cause was seen on, most failures first."""

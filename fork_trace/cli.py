@@ -494,7 +494,7 @@ def schema_command() -> None:
     """Print the JSON Schema of the records
 
     Of a capture file, of --json of live, capture and report, and of what
-    `check --json` prints.
+    --format json and `check --json` print.
 
     \b
     fork-trace schema > records.schema.json

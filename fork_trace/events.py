@@ -453,6 +453,11 @@ def _frames(raw: bytes, offset: int, tail: tuple[int, ...], count: int) -> tuple
     for index in range(min(count, USER_FRAMES)):
         address = tail[len(NUMBERS) + index]
         status, build_id, place = _PLACE.unpack_from(raw, offset + index * _PLACE.size)
+        # For an address in no mapping the kernel takes the next one above, so that it lies before
+        # the file's begin (kernel/bpf/stackmap.c, find_vma()): frame pointers led astray, and
+        # what comes after has no meaning either.
+        if status == _PLACE_HAS_BUILD_ID and place >> 63:
+            break
         if status == _PLACE_HAS_BUILD_ID:
             frames.append(Place(address, build_id.hex(), place))
         else:

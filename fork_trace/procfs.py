@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ def cgroups(pid: int, root: str = "/proc") -> list[CgroupLine]:
         with open(f"{root}/{pid}/cgroup", encoding="utf-8", errors="backslashreplace") as file:
             for line in file:
                 hierarchy, controllers, path = line.rstrip("\n").split(":", 2)
-                lines.append(CgroupLine(int(hierarchy), controllers, path))
+                # Kept of many processes, which share most of them.
+                lines.append(CgroupLine(int(hierarchy), sys.intern(controllers), sys.intern(path)))
     except (OSError, ValueError):
         return []
     return lines
@@ -90,9 +92,9 @@ def mappings(pid: int, root: str = "/proc") -> list[Mapping]:
                 int(start, 16),
                 int(end, 16),
                 int(offset, 16),
-                device.decode(),
+                sys.intern(device.decode()),
                 int(inode),
-                os.fsdecode(path) if is_file else None,
+                sys.intern(os.fsdecode(path)) if is_file else None,
             )
         )
     return found

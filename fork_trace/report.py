@@ -171,7 +171,12 @@ def verdict(
     elif columns(place) > room:
         before = place = ""
     who = cut(who, max(_LEAST_PLACE, width - columns(number + span + before + place + limit)))
-    return cut(f"{number}{span}{who}{before}{place}{limit}", width)
+    text = f"{number}{span}{who}{before}{place}{limit}"
+    # A cut cause would be another one.
+    for start in (number, count(counted.failures, "failure", "failures")):
+        if columns(text) > width:
+            text = f"{start}; worst: {safe(worst.cause)}"
+    return cut(text if columns(text) <= width else f"worst: {safe(worst.cause)}", width)
 
 
 def _place(evidence: Evidence, failure: Failure) -> tuple[str, str]:

@@ -23,6 +23,7 @@ _NARROWEST_TEXT = 40
 _SHORT_STACK = 6
 _BESIDE = {"command": 15, "cause": 17, "step": 18, "user": 8}
 _BESIDE_ELSE = 24
+_BEFORE = 16  # the time and what is new
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Moment:
     elapsed_s: float
     quiet_s: float | None  # since the last failure; None: there was none
     how_to_end: str
+    lost: int = 0  # samples, up to now
+    missed: int = 0  # calls that were not even counted
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def frame(
     lines = [
         Line(_bar(moment, width), "bar"),
         Line(report.verdict(counted, moment.elapsed_s, width=width), "strong"),
+        *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
         Line(""),
     ]
     if not counted.failures:
@@ -90,6 +94,15 @@ def frame(
         text_width = max(_NARROWEST_TEXT, min(width, _WIDEST_TEXT))
         lines += _blocks(counted, new, text_width, height - len(lines), more)
     return [Line(cut(line.text, width), line.style) for line in lines[:height]]
+
+
+def lost(samples: int, missed: int, width: int | None = None) -> str:
+    """Say in a line that samples were lost and what that means; None: of any width."""
+    text = f"{count(samples, 'sample', 'samples')} lost"
+    if missed:
+        return f"{text}, {count(missed, 'call', 'calls')} missed: counts are lower bounds"
+    whole = f"{text} as the buffer was full: counts stay exact, details are missing"
+    return whole if width is None or columns(whole) <= width else f"{text}; counts stay exact"
 
 
 def _bar(moment: Moment, width: int) -> str:
@@ -122,7 +135,7 @@ def _rows(
     below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
     room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
     shown = _most_telling(rows, new, room)
-    table = tables.rows(shown, counted.by, more.times, width, new).splitlines()
+    table = tables.rows(shown, counted.by, more.times, width, new, drops=True).splitlines()
     lines = [Line(table[0])]
     lines += [Line(text, "strong" if row.key in new else "") for text, row in zip(table[1:], shown)]
     if len(shown) < len(rows):
@@ -193,14 +206,26 @@ def _blocks(
     return [Line(text) for block in blocks for text in ("", *block)]
 
 
-def heading(by: Sequence[str]) -> str:
-    """Return the line that stands above all that is appended."""
+def _in_order(by: Sequence[str], width: int | None) -> list[str]:
+    """Return what stands before the numbers: the cause first where it would not be whole."""
     names = [name for name in by if name != "caller"]
+    if width is not None and "cause" in names:
+        before = names[: names.index("cause")]
+        end = _BEFORE + sum(1 + _BESIDE.get(name, _BESIDE_ELSE) for name in before)
+        if end + 1 + tables.CAUSE_WIDTH > width:
+            names.sort(key=lambda name: name != "cause")
+    return names
+
+
+def heading(by: Sequence[str], width: int | None = None) -> str:
+    """Return the line that stands above all that is appended; None: of any width."""
+    names = _in_order(by, width)
     parts = [f"{'TIME':9}", f"{'NEW':>6}"]
     parts += [f"{name.upper():{_BESIDE.get(name, _BESIDE_ELSE)}}" for name in names]
     parts += [f"{'ERRNO':6}", f"{'USED/LIMIT':11}"]
     parts += ["CALLER"] if "caller" in by else []
-    return " ".join(parts).rstrip()
+    text = " ".join(parts).rstrip()
+    return text if width is None else cut(text, width)
 
 
 def appended(
@@ -214,13 +239,19 @@ def appended(
     for row in sorted((row for row in rows if row.key in new), key=lambda row: row.last_ns):
         parts = [tables.clock(row.last_ns), f"{'+' + str(new[row.key]):>6}"]
         named = {name: tables.named(row, name, value) for name, value in zip(by, row.key)}
-        caller = named.pop("caller", None)
-        parts += [_padded(text, _BESIDE.get(name, _BESIDE_ELSE)) for name, text in named.items()]
+        caller = named.get("caller")
+        parts += [
+            _padded(named[name], _BESIDE.get(name, _BESIDE_ELSE)) for name in _in_order(by, width)
+        ]
         parts.append(f"{tables.errno(row):6}")
         parts.append(f"{tables.against(row.latest) if len(row.causes) == 1 else '-':11}")
         parts += [] if caller is None else [caller]
         text = " ".join(parts).rstrip()
-        lines.append(text if width is None else cut(text, width))
+        if width is not None and columns(text) > width:
+            # The "~" of what is cut must not stand where the cause ends.
+            head = " ".join(parts[:3]).rstrip()
+            text = head if columns(head) in (width - 1, width) else cut(text, width)
+        lines.append(text)
     return lines
 
 

@@ -64,6 +64,8 @@ _MOST_OWED = 500
 _ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
 _ENDING_S = 2.0  # for those that still wait at the end
 _WAITING_STACKS = 512  # whose sample is not read yet
+_LOOKS = 512  # processes of which it is remembered what /proc showed
+_WHOLE = 256  # keys whose latest sample is kept with its stack, most of what a sample takes
 
 
 def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
@@ -259,6 +261,7 @@ class Session:
         self._settled: Counter[bytes] = Counter()  # unsampled ones in records so far, by raw key
         self._folded: Counter[int] = Counter()
         self._latest: dict[bytes, Failure] = {}
+        self._whole: dict[bytes, None] = {}  # those of them that have their stack, oldest first
         # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
         # apart: how many records each verdict is in.
         self._verdicts: dict[bytes, causes.Verdict] = {}
@@ -363,11 +366,22 @@ class Session:
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
             key = raw[8 : 8 + events.KEY_BYTES]  # struct ft_event: the key follows the time
-            self._latest[key] = failure
+            self._keep(key, failure)
             self._verdicts[key] = verdict
             self._judged.setdefault(key, Counter())[verdict] += 1
             failures.append(failure)
         return failures
+
+    def _keep(self, key: bytes, failure: Failure) -> None:
+        """Keep the latest sample of a key for those that are counted and not sampled."""
+        # New cgroups make new keys for ever.
+        self._latest[key] = failure
+        self._whole.pop(key, None)
+        self._whole[key] = None
+        if len(self._whole) > _WHOLE:
+            oldest = next(iter(self._whole))
+            del self._whole[oldest]
+            self._latest[oldest] = replace(self._latest[oldest], stack=(), stack_by=None)
 
     def _look(self, event: events.Event) -> _Look:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
@@ -383,9 +397,10 @@ class Session:
         known = self._looks.get(event.pid)
         if look.exe is None and not look.cgroups and known and known.identity == identity:
             look = replace(known, stack=stack)
-        if len(self._looks) >= 4096:
-            self._looks.clear()
+        self._looks.pop(event.pid, None)
         self._looks[event.pid] = replace(look, stack=None)
+        if len(self._looks) > _LOOKS:
+            del self._looks[next(iter(self._looks))]
         # Cgroups vanish like processes do; what is found is remembered.
         self._paths.directory(event.key.cgroup_id, self._is_pids_v2)
         self._note_cgroups(event)
@@ -490,6 +505,11 @@ class Session:
     def elapsed_s(self) -> float:
         """Seconds since the programs were attached."""
         return (time.monotonic_ns() - self._start_monotonic_ns) / 1e9
+
+    def lost(self) -> tuple[int, int]:
+        """Samples lost so far, since the buffer was full, and if there are any, calls missed as well."""
+        samples = self._backend.stats()["lost"]
+        return samples, (self._backend.missed() or 0) if samples else 0
 
     def failures(self) -> int:
         """Failures so far, exactly."""

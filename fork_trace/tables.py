@@ -15,12 +15,16 @@ from fork_trace.wording import WIDTH, columns, cut, short, tail
 # No name is shown longer, however wide the terminal is.
 _MOST = {"command": 15, "cause": 21, "step": 18}
 _MOST_ELSE = 72
+CAUSE_WIDTH = _MOST["cause"] + 1  # with the mark of an inferred one
 _LEAST = 8
 TIMES_WIDTH = 36  # of the three columns that --times adds
 # Of a path its end tells most.
 _PATHS = ("cgroup", "container")
 # Cut in a table that is too wide. A cut cause would be another one.
 _NARROWABLE = ("command", "caller", "cgroup", "container", "parent", "host")
+# On a screen that is narrower still these go, in this order, then what --by names, from its end; never
+# COUNT and the cause.
+_DROPPED = ("ERRNO", "USED/LIMIT", "NEW", "FIRST", "PER S", "LAST")
 # Stands behind each letter that takes two columns; no cell has it, as `safe` escapes it.
 _FILLER = "\0"
 INFERRED = "* inferred from the numbers at that instant, not seen refusing"
@@ -89,12 +93,22 @@ def rows(
     times: bool = False,
     width: int = WIDTH,
     new: Mapping[tuple[str | None, ...], int] | None = None,
+    drops: bool = False,
 ) -> str:
-    """Draw rows, one line each under one of headings; at most so wide with the default `--by`."""
+    """Draw rows, one line each under one of headings; at most so wide with the default `--by`.
+
+    With `drops` columns are left out where they are too many for the width, instead of being cut off.
+    """
     headings, lines = cells(counted, by, times, new)
     first = headings.index("ERRNO") - len(by)
+    names: list[str | None] = [None] * len(headings)
+    names[first : first + len(by)] = by
     alignment = ["right"] * first + ["left"] * (len(headings) - first)
-    _narrow(lines, headings, {first + n: name for n, name in enumerate(by)}, width)
+    if drops:
+        kept = _fitting(_widths(lines, headings), headings, names, width)
+        headings, alignment = [headings[n] for n in kept], [alignment[n] for n in kept]
+        names, lines = [names[n] for n in kept], [[line[n] for n in kept] for line in lines]
+    _narrow(lines, headings, names, width)
     return draw(lines, headings, alignment)
 
 
@@ -148,19 +162,52 @@ def moment(time_ns: int) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _narrow(
-    lines: list[list[str]], headings: Sequence[str], by: Mapping[int, str], width: int
-) -> None:
-    """Cut the widest names of a table that is too wide, a column at a time."""
-    widths = [
+def _widths(lines: Sequence[Sequence[str]], headings: Sequence[str]) -> list[int]:
+    return [
         max(len(heading), *(columns(line[n]) for line in lines)) if lines else 0
         for n, heading in enumerate(headings)
     ]
-    over = sum(widths) + 2 * (len(widths) - 1) - width
-    can = {n: name for n, name in by.items() if name in _NARROWABLE}
-    while over > 0 and (wide := [n for n in can if widths[n] > max(_LEAST, len(headings[n]))]):
+
+
+def _over(widths: Sequence[int], width: int) -> int:
+    return sum(widths) + 2 * (len(widths) - 1) - width
+
+
+def _least(
+    widths: Sequence[int], headings: Sequence[str], names: Sequence[str | None]
+) -> list[int]:
+    return [
+        min(each, max(_LEAST, len(heading))) if name in _NARROWABLE else each
+        for each, heading, name in zip(widths, headings, names)
+    ]
+
+
+def _fitting(
+    widths: Sequence[int], headings: Sequence[str], names: Sequence[str | None], width: int
+) -> list[int]:
+    """Choose the columns for which there is room, each as narrow as it can get."""
+    least = _least(widths, headings, names)
+    kept = list(range(len(headings)))
+    named = [n for n in kept if names[n] not in (None, "cause")]
+    also = [headings.index(each) for each in _DROPPED if each in headings]
+    for n in (*also, *reversed(named)):
+        if _over([least[n] for n in kept], width) <= 0:
+            break
+        kept.remove(n)
+    return kept
+
+
+def _narrow(
+    lines: Sequence[list[str]], headings: Sequence[str], names: Sequence[str | None], width: int
+) -> None:
+    """Cut the widest names of a table that is too wide, a column at a time."""
+    widths = _widths(lines, headings)
+    least = _least(widths, headings, names)
+    over = _over(widths, width)
+    while over > 0 and (wide := [n for n, each in enumerate(least) if widths[n] > each]):
         widths[max(wide, key=lambda n: widths[n])] -= 1
         over -= 1
-    for n, name in can.items():
-        for line in lines:
-            line[n] = (tail if name in _PATHS else cut)(line[n], widths[n])
+    for n, name in enumerate(names):
+        if name in _NARROWABLE:
+            for line in lines:
+                line[n] = (tail if name in _PATHS else cut)(line[n], widths[n])

@@ -355,11 +355,14 @@ class _Drawn:
     def show(self) -> None:
         self._new = self._changes.take(self._counted) or self._new
         last_ns = max((row.last_ns for row in self._counted.rows()), default=None)
+        lost, missed = self._session.lost()
         moment = screen.Moment(
             host=self._host,
             elapsed_s=self._session.elapsed_s(),
             quiet_s=None if last_ns is None else (time.time_ns() - last_ns) / 1e9,
             how_to_end=self._terminal.how_to_end,
+            lost=lost,
+            missed=missed,
         )
         size = self._terminal.size()
         self._terminal.draw(screen.frame(self._counted, self._new, moment, size, self._more))
@@ -368,8 +371,9 @@ class _Drawn:
 class _Appended:
     """A line for each row that has changed, and each cause explained when it is first seen."""
 
-    def __init__(self, terminal: Terminal, counted: aggregate.Table) -> None:
-        self._terminal, self._counted = terminal, counted
+    def __init__(self, terminal: Terminal, session: Session, counted: aggregate.Table) -> None:
+        self._terminal, self._session, self._counted = terminal, session, counted
+        self._lost = 0
         self._changes = screen.Changes()
         self._known: set[str] = set()
 
@@ -378,14 +382,17 @@ class _Appended:
         new = self._changes.take(counted)
         width = self._terminal.width()
         if new and not self._known:
-            heading = screen.heading(counted.by)
-            print(heading if width is None else heading[:width])
+            print(screen.heading(counted.by, width))
         for line in screen.appended(counted.rows(), counted.by, new, width):
             print(line)
         for cause in [cause for cause in counted.causes if cause not in self._known]:
             self._known.add(cause)
             latest = counted.hosts(cause)[0][1].latest
             print("\n".join(screen.introduced(report.tell_briefly(cause, latest))))
+        lost, missed = self._session.lost()
+        if lost != self._lost:
+            self._lost = lost
+            print(screen.lost(lost, missed, width))
         sys.stdout.flush()
 
 
@@ -412,7 +419,7 @@ def live(
     if terminal.redraws:
         view = _Drawn(terminal, session, counted, header.host, more)
     elif not as_json:
-        view = _Appended(terminal, counted)
+        view = _Appended(terminal, session, counted)
     is_told = is_over = False
     try:
         terminal.enter()

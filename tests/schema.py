@@ -41,7 +41,9 @@ def _check(kind: str) -> Callable[[Any], Any]:
 
 def validate(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record that fits the schema; fastjsonschema.JsonSchemaException says what does not."""
-    kind = "merged" if "captures" in record else str(record["type"])
+    kind = str(record["type"])
+    if kind == "summary" and "captures" in record:
+        kind = "merged"
     _check(kind)(record)
     return record
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from accuracy import table
 from accuracy.judging import COUNT, INFERRED, NOT_HERE, RIGHT, WRONG, Cell, Verdict, judge
+from readme import put_into
 
 from fork_trace.rehearse import find
 
@@ -192,13 +193,13 @@ def test_the_readme_s_table_has_the_same_with_date_and_releases() -> None:
 
 
 def test_the_block_of_the_readme_is_replaced_and_nothing_else() -> None:
-    readme = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-    once = table.put_into(readme, "new")
+    readme = f"before\n{table.PLACE.begin}\nold\n{table.PLACE.end}\nafter\n"
+    once = put_into(readme, table.PLACE, "new")
 
-    assert f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n" == once
-    assert once == table.put_into(once, "new")
+    assert f"before\n{table.PLACE.begin}\nnew\n{table.PLACE.end}\nafter\n" == once
+    assert once == put_into(once, table.PLACE, "new")
 
 
 def test_a_readme_without_the_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="there are no lines"):
-        table.put_into("text", "new")
+        put_into("text", table.PLACE, "new")

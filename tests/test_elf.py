@@ -5,13 +5,14 @@ from __future__ import annotations
 import lzma
 import os
 import random
-import shutil
 import struct
 import subprocess
 import time
 from pathlib import Path
 
+import building
 import pytest
+from building import ID
 
 from fork_trace import cfi, elf
 
@@ -21,23 +22,10 @@ int __refuse_here(int x) __attribute__((alias("refuse_here")));
 static __attribute__((noinline)) int hidden(int x) { return x * 7; }
 int refuse_there(int x) { return hidden(x) * 5 + 2; }
 """
-ID = "0123456789abcdef0123456789abcdef01234567"
 
 
 def build(directory: Path, name: str, *options: str, source: str = SOURCE) -> Path:
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("needs a C compiler; install one (Debian: gcc) to run it")
-    (directory / "source.c").write_text(source)
-    built = directory / name
-    subprocess.run(
-        [
-            *(compiler, "-shared", "-fPIC", "-O1", f"-Wl,--build-id=0x{ID}", *options),
-            *("-o", str(built), str(directory / "source.c")),
-        ],
-        check=True,
-    )
-    return built
+    return building.library(directory, name, *options, source=source)
 
 
 def parse(image: bytes) -> elf.Elf:

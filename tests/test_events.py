@@ -56,6 +56,14 @@ def raw_event(
     return raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0")
 
 
+def test_frames_end_where_frame_pointers_led_out_of_every_mapping() -> None:
+    ours = (1, b"\x01" * 20, 0x10)
+    astray = (1, b"\x01" * 20, (0xC9 - 0x560867B35000) & (1 << 64) - 1)
+    raw = raw_event(frames=(0x1000, 0xC9, 0x2000), places=(ours, astray, ours))
+
+    assert (events.Place(0x1000, "01" * 20, 0x10),) == events.decode(raw).user_frames
+
+
 def test_an_event_is_decoded_with_all_that_it_holds() -> None:
     raw = raw_event(
         have=1 << 22 | 1 << 23,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import own_cgroups
 import pytest
 
 from fork_trace import holders
-from fork_trace.borrowed import places
 from fork_trace.holders import Holders, Keeper, Pool
 from fork_trace.records import Holder
 
@@ -595,7 +594,7 @@ def test_a_cgroup_of_this_machine_holds_what_its_counter_says(
 @contextmanager
 def own_cgroup() -> Iterator[tuple[Path, Pool]]:
     """A cgroup with one below it, where the pids controller of this machine is."""
-    for version, base in places(Path("/proc/self/mountinfo").read_text(), "pids"):
+    for version, base in own_cgroups.pids_hierarchies():
         directory = Path(base) / f"ft-holders-{os.getpid()}"
         try:
             (directory / "below").mkdir(parents=True)
@@ -607,14 +606,8 @@ def own_cgroup() -> Iterator[tuple[Path, Pool]]:
             yield directory, Pool("cgroup", hierarchy=hierarchy(version), path=f"/{directory.name}")
             return
         finally:
-            # The killed ones leave a moment after.
             for place in (directory / "below", directory):
-                for _ in range(400):
-                    try:
-                        place.rmdir()
-                        break
-                    except OSError:
-                        time.sleep(0.005)
+                own_cgroups.remove(place)
     pytest.skip("no pids controller that the test may use")
 
 

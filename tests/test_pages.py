@@ -9,6 +9,7 @@ import click
 import pytest
 from pages import __main__ as pages
 from pages import causes, manual
+from readme import put_into
 
 from fork_trace import aggregate, catalogue, cli, records, report
 
@@ -118,7 +119,7 @@ def test_code_and_stress_are_told_apart() -> None:
 
 def test_a_readme_without_the_place_for_it_is_refused() -> None:
     with pytest.raises(ValueError, match="there are no lines"):
-        causes.put_into("# fork-trace\n", "| a |")
+        put_into("# fork-trace\n", causes.PLACE, "| a |")
     with pytest.raises(ValueError, match="Overhead"):
         manual._section("# fork-trace\n", "Overhead")
 

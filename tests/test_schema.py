@@ -148,6 +148,45 @@ def test_a_merged_summary_and_its_rows_fit() -> None:
     assert 2 == len(schema.validate(merged)["rows"])
 
 
+@pytest.mark.parametrize("more", [report.PLAIN, report.More(True, True)])
+def test_a_whole_report_fits(more: report.More) -> None:
+    counted = aggregate.Table(aggregate.COLUMNS)
+    counted.add(WHOLE, "alpha")
+    counted.add(NOTHING_KNOWN, None)
+    whole = formats.whole(counted, [make_summary()] * 2, [make_header()] * 2, more)
+
+    assert 2 == len(schema.validate(whole)["causes"])
+    jsonschema.validate(whole, PUBLISHED)
+    assert set(whole) == set(PUBLISHED["definitions"]["report"]["properties"])
+    assert set(whole["captures"][0]) == set(PUBLISHED["definitions"]["capture"]["properties"])
+    assert set(whole["causes"][0]) == set(PUBLISHED["definitions"]["told"]["properties"])
+
+
+def test_a_report_of_nothing_fits() -> None:
+    assert [] == schema.validate(formats.whole(aggregate.Table(), [], []))["causes"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": None},
+        {"captures": 1},
+        {"captures": [{"host": "alpha"}]},
+        {"causes": {"pids-cgroup": 1}},
+        {"causes": [{"cause": "moon-phase", "host": None, "count": 1, "means": "", "latest": {}}]},
+        {"lost": None},
+        {"colour": "red"},
+    ],
+)
+def test_what_is_never_reported_does_not_fit(changes: dict[str, Any]) -> None:
+    counted = aggregate.Table()
+    counted.add(WHOLE)
+    whole = formats.whole(counted, [make_summary()], [make_header()])
+
+    with pytest.raises(fastjsonschema.JsonSchemaException):
+        schema.validate({**whole, **changes})
+
+
 def test_a_check_fits(made_host: MadeHost) -> None:
     made_host.cgroup("full", 70, "70")
     found = check.examine(80, 100, str(made_host.root))
@@ -204,10 +243,13 @@ def test_what_was_recorded_on_a_real_kernel_fits_and_is_reported(file: Path) -> 
         counts[each["cause"]] += each["count"]
     done = CliRunner().invoke(cli.cli, ["report", "--json", str(file)])
     *_, merged = schema.read(done.output)
+    done = CliRunner().invoke(cli.cli, ["report", "--format", "json", str(file)])
+    (whole,) = schema.read(done.output)
 
     assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['rung']}"
     assert counts == summary["causes"] == merged["causes"]
     assert {"pids-cgroup": 7, "pid-namespace-dead": 1} == counts
+    assert counts == {each["cause"]: each["count"] for each in whole["causes"]}
 
 
 def test_something_was_recorded() -> None:

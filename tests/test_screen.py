@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,19 +65,56 @@ def test_a_screen_without_failures_says_so() -> None:
         [report.PLAIN, report.More(times=True), report.More(stacks=True, times=True)]
     ),
     some.sampled_from(["alpha", "\u65e5\u672c\u8a9e" * 20]),
+    some.sampled_from([(0, 0), (1, 0), (10**9, 10**9)]),
 )
 def test_no_screen_is_wider_or_longer_than_its_terminal(
-    size: tuple[int, int], counts: list[int], more: report.More, name: str
+    size: tuple[int, int], counts: list[int], more: report.More, name: str, lost: tuple[int, int]
 ) -> None:
     counted = several(*counts)
     counted.add(widest(steps.STEPS[0], catalogue.ENTRIES[0]))
     counted.add(make_failure(comm=name, caller=name, cgroup=name))
-    moment = screen.Moment(name, 1e6, None, "q or Ctrl-C ends it")
+    moment = screen.Moment(name, 1e6, None, "q or Ctrl-C ends it", *lost)
 
     lines = screen.frame(counted, screen.Changes().take(counted), moment, size, more)
 
     assert len(lines) <= size[1]
     assert max((columns(line.text) for line in lines), default=0) <= max(1, size[0] - 1)
+
+
+@pytest.mark.parametrize("width", [40, 60, 79, 80])
+@pytest.mark.parametrize("entry", catalogue.ENTRIES, ids=lambda entry: entry.cause)
+def test_no_cause_is_cut_on_a_narrow_screen(entry: catalogue.Entry, width: int) -> None:
+    failure = widest(steps.STEPS[4], entry)
+    counted = table_of(make_failure(), failure)
+    new = {counted.rows()[0].key: 999}
+
+    _, verdict, _, heading, *lines = frame(counted, (width, 24), new)
+    appended = screen.appended(counted.rows(), counted.by, new, width - 1)
+
+    assert verdict.endswith((" at pids.max 4194304/4194304", f"worst: {entry.cause}"))
+    assert entry.cause in lines[0][heading.index("CAUSE") :].split("*")[0].split()
+    assert entry.cause in appended[0].replace("*", " ").split()
+    at = screen.heading(counted.by, width - 1).index("CAUSE")
+    assert appended[0][at:].startswith(entry.cause)
+
+
+def test_lost_samples_are_told_as_soon_as_there_are_any_and_what_that_means() -> None:
+    counted = table_of(make_failure())
+    moment = replace(MOMENT, lost=12)
+
+    assert not [text for text in frame(counted) if "lost" in text]
+    assert (
+        "12 samples lost as the buffer was full: counts stay exact, details are missing"
+        == texts(screen.frame(counted, {}, moment, (80, 24)))[2]
+    )
+    assert (
+        "12 samples lost; counts stay exact"
+        == texts(screen.frame(counted, {}, moment, (40, 24)))[2]
+    )
+
+
+def test_no_count_is_called_exact_if_calls_were_missed_too() -> None:
+    assert "1 sample lost, 3 calls missed: counts are lower bounds" == screen.lost(1, 3, 79)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])

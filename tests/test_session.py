@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_failure
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -29,6 +30,7 @@ from fork_trace.backends.settings import (
 )
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe, Stage
+from fork_trace.records import Frame
 
 PLAN = Plan(
     rung="fexit",
@@ -465,8 +467,21 @@ def owing(count: int, told: list[bool]) -> session.Session:
     found: Any = object.__new__(session.Session)
     found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
     found._latest, found._verdicts, found._judged = {}, {}, {}
+    found._keep = lambda _key, _failure: None
     found._failure = lambda _event, _look, _verdict, unwinds: told.append(unwinds)
     return found  # type: ignore[no-any-return]
+
+
+def test_the_stacks_of_keys_that_are_long_gone_are_not_kept() -> None:
+    found: Any = object.__new__(session.Session)
+    found._latest, found._whole = {}, {}
+    keys = [bytes([number % 256, number // 256]) for number in range(session._WHOLE + 2)]
+    for key in (*keys[:-1], keys[0], keys[-1]):
+        found._keep(key, make_failure(stack=(Frame(1, "fork", None),)))
+
+    assert keys == sorted(found._latest, key=keys.index)
+    assert keys[1:3] == [key for key in keys if not found._latest[key].stack]
+    assert {make_failure().caller} == {each.caller for each in found._latest.values()}
 
 
 def test_stacks_are_unwound_until_the_time_is_up() -> None:

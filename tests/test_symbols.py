@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import building
 import pytest
+from building import ID
 
 from fork_trace import cfi, procfs, symbols
 from fork_trace.events import Place, Stack
@@ -23,7 +25,6 @@ SOURCE = """
 int refuse_here(int x) { return x * 3 + 1; }
 int refuse_there(int x) { return x * 5 + 2; }
 """
-ID = "0123456789abcdef0123456789abcdef01234567"
 SELF = Caller(os.getpid(), os.getuid())
 GONE = Caller(2**22 + 1, os.getuid())
 
@@ -31,19 +32,7 @@ x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="its register
 
 
 def build(directory: Path, name: str, build_id: str = ID, source: str = SOURCE) -> Path:
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("needs a C compiler; install one (Debian: gcc) to run it")
-    (directory / "source.c").write_text(source)
-    built = directory / name
-    subprocess.run(
-        [
-            *(compiler, "-shared", "-fPIC", "-O1", f"-Wl,--build-id=0x{build_id}"),
-            *("-o", str(built), str(directory / "source.c")),
-        ],
-        check=True,
-    )
-    return built
+    return building.library(directory, name, source=source, build_id=build_id)
 
 
 @pytest.fixture

@@ -93,6 +93,56 @@ def test_a_cause_is_never_cut_and_names_share_what_is_left(by: tuple[str, ...]) 
     assert all("~" in line[: heading.index("CAUSE")] for line in lines if "host" in line)
 
 
+@pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, aggregate.COLUMNS, ("cause",)])
+@pytest.mark.parametrize("times", [False, True])
+@pytest.mark.parametrize("width", [39, 59, 78, 79])
+def test_columns_are_dropped_before_any_cause_is_cut(
+    width: int, times: bool, by: tuple[str, ...]
+) -> None:
+    failures = [widest(steps.STEPS[4], entry) for entry in catalogue.ENTRIES]
+    counted = table_of(*failures, by=by)
+    new = {row.key: 999 for row in counted.rows()}
+
+    heading, *lines = tables.rows(
+        counted.rows(), by, times, width, new=new, drops=True
+    ).splitlines()
+
+    assert max(map(len, [heading, *lines])) <= width
+    assert ["COUNT", "CAUSE"] == [name for name in heading.split() if name in ("COUNT", "CAUSE")]
+    at = heading.index("CAUSE")
+    assert {entry.cause for entry in catalogue.ENTRIES} == {
+        line[at:].split()[0].rstrip("*") for line in lines
+    }
+
+
+def test_of_what_is_dropped_the_errno_goes_first_and_the_command_last() -> None:
+    counted = table_of(make_failure(comm="c" * 15, caller="f" * 20, count=1000))
+    new = {counted.rows()[0].key: 999}
+
+    shown = [
+        tables.rows(counted.rows(), counted.by, False, width, new, drops=True)
+        .split("\n")[0]
+        .split()
+        for width in (72, 60, 50, 42, 36, 26)
+    ]
+
+    assert [
+        ["COUNT", "NEW", "COMMAND", "CALLER", "CAUSE", "ERRNO", "USED/LIMIT"],
+        ["COUNT", "NEW", "COMMAND", "CALLER", "CAUSE", "USED/LIMIT"],
+        ["COUNT", "NEW", "COMMAND", "CALLER", "CAUSE"],
+        ["COUNT", "COMMAND", "CALLER", "CAUSE"],
+        ["COUNT", "COMMAND", "CAUSE"],
+        ["COUNT", "CAUSE"],
+    ] == shown
+
+
+def test_a_report_drops_no_column_that_was_asked_for() -> None:
+    counted = table_of(make_failure(), by=aggregate.COLUMNS)
+    heading = tables.rows(counted.rows(), counted.by).splitlines()[0]
+
+    assert {name.upper() for name in aggregate.COLUMNS} <= set(heading.split())
+
+
 def test_letters_of_two_columns_leave_the_columns_straight() -> None:
     counted = table_of(
         make_failure(comm="\u65e5\u672c\u8a9e", count=2), make_failure(comm="abcdef")

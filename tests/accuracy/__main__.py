@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
+from readme import put_into
 from vm.kernels import KERNELS
 
 from accuracy import table
@@ -146,7 +147,7 @@ def main() -> int:
             {name: results[name].release for name in kernels},
             datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         )
-        README.write_text(table.put_into(README.read_text(encoding="utf-8"), block))
+        README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
     print(
         json.dumps({"cells": [cell._asdict() for cell in cells]})
         if options.json

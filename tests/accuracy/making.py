@@ -14,7 +14,8 @@ from fork_trace import rehearse, render
 from fork_trace.errors import ForkTraceError, NotHereError
 
 
-def _told(name: str, host_wide: bool) -> str:
+def told(name: str, host_wide: bool) -> str:
+    """Rehearse once, COUNT times; one line of JSON, with `error` where it could not be done."""
     try:
         return render.outcome(rehearse.run(name, COUNT, host_wide), as_json=True)
     except NotHereError as error:
@@ -35,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     with open(options.file, "w", encoding="utf-8") as file:
         for name in options.scenarios:
-            file.write(_told(name, options.host_wide))
+            file.write(told(name, options.host_wide))
             file.flush()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from readme import Place
 from tabulate import tabulate
 
 from accuracy.judging import INFERRED, NOT_HERE, RIGHT, WRONG, Cell
 
-BEGIN = "<!-- accuracy: begin -->"
-END = "<!-- accuracy: end -->"
+PLACE = Place("<!-- accuracy: begin -->", "<!-- accuracy: end -->")
 
 _MARKS = {RIGHT: "right", INFERRED: "inferred", WRONG: "WRONG", NOT_HERE: "-"}
 
@@ -61,15 +61,6 @@ def markdown(
     ]
     lines += ["", *(f"({number}) {reason}  " for reason, number in reasons.items())]
     return "\n".join(lines).rstrip()
-
-
-def put_into(readme: str, block: str) -> str:
-    """Return the README with the block between its markers; ValueError if they are not there."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"there are no lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
 
 
 def _grid(

@@ -9,22 +9,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import building
+import own_cgroups
 import pytest
 import schema
 from accuracy.judging import COUNT
 
-from fork_trace.borrowed import places
 from fork_trace.rehearse import Scenario
 
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
-PROGRAMS = Path(__file__).parent / "programs"
 TESTS = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
 REHEARSING_TIMEOUT_S = 900
@@ -168,7 +167,7 @@ def capture(
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        # For accuracy.making, which some of them run.
+        # For accuracy.making and own_cgroups, which some of them run.
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode in (0, 1), done.stderr
@@ -265,31 +264,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Compile one of the C programs beside this file; a function of its name."""
     place = tmp_path_factory.mktemp("programs")
 
-    def compile_(name: str) -> str:
-        target = place / name
-        if not target.exists():
-            subprocess.run(
-                ["cc", "-O2", "-Wall", "-Werror", "-pthread", "-o", target, PROGRAMS / f"{name}.c"],
-                check=True,
-            )
-        return str(target)
-
-    return compile_
+    return lambda name: building.program(place, name)
 
 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """An empty cgroup with a pids counter."""
-    for version, base in places(Path("/proc/self/mountinfo").read_text(), "pids"):
-        place = Path(base) / f"ft-crowd-{os.getpid()}"
-        if version == 2:
-            (Path(base) / "cgroup.subtree_control").write_text("+pids")
-        place.mkdir()
+    with own_cgroups.with_pids("ft-crowd") as place:
+        if place is None:
+            pytest.skip("no mounted hierarchy has the pids controller")
         yield place
-        for _ in range(400):
-            try:
-                return place.rmdir()
-            except OSError:
-                time.sleep(0.01)
-        raise AssertionError(f"{place} stays busy")
-    pytest.skip("no mounted hierarchy has the pids controller")

@@ -6,6 +6,7 @@ Compiling takes half a minute and more under emulation, so each test that needs 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,20 @@ def _is_watched(scenario: Scenario, header: dict[str, Any]) -> bool:
     return scenario.step in {item["step"] for item in header["attached"]}
 
 
-def test_without_headers_one_sentence_names_the_package(guest: None) -> None:
-    release = os.uname().release
-    hide = f'mount -t tmpfs none /lib/modules/{release} && exec "$@"'
-    done = subprocess.run(
+def live_behind(*mount: str) -> subprocess.CompletedProcess[str]:
+    """Try it where something is mounted over headers, which nobody else sees."""
+    hide = f'mount {shlex.join(mount)} && exec "$@"'
+    return subprocess.run(
         ["unshare", "-m", "sh", "-c", hide, "sh", *FORK_TRACE, "live", "--backend", "bcc"],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
     )
+
+
+def test_without_headers_one_sentence_names_the_package(guest: None) -> None:
+    release = os.uname().release
+    done = live_behind("-t", "tmpfs", "none", f"/lib/modules/{release}")
 
     assert 2 == done.returncode
     assert "the headers of the running kernel are not installed" in done.stderr
@@ -165,13 +171,7 @@ def test_headers_that_its_clang_cannot_read_end_in_one_sentence(
         for place in ("source", "build")
         if (path := Path(f"/lib/modules/{release}/{place}/include/linux/kernfs.h")).exists()
     ).resolve()
-    hide = f'mount --bind {tmp_path}/h {header} && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", hide, "sh", *FORK_TRACE, "live", "--backend", "bcc"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    done = live_behind("--bind", f"{tmp_path}/h", str(header))
 
     assert 2 == done.returncode
     assert f"cannot compile for Linux {release}" in done.stderr

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import PROGRAMS
 
-from .conftest import PROGRAMS, Captured, capture, functions, host_by
+from .conftest import Captured, capture, functions, host_by
 
 pytestmark = [
     pytest.mark.live,

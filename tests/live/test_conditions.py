@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import PROGRAMS
 
-from .conftest import IS_GUEST, PROGRAMS, TIMEOUT_S
+from .conftest import IS_GUEST, TESTS, TIMEOUT_S
 
 pytestmark = [
     pytest.mark.live,
@@ -37,6 +39,7 @@ def starve(tmp_path: Path, usable: dict[str, Any]) -> Starve:
             text=True,
             timeout=TIMEOUT_S,
             cwd="/",
+            env={**os.environ, "PYTHONPATH": str(TESTS)},  # for own_cgroups
         )
         assert done.returncode == 0, done.stderr
         told: dict[str, Any] = json.loads(done.stdout)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from building import PROGRAMS
 
 from fork_trace.plan import RUNGS
 
-from .conftest import IS_GUEST, PROGRAMS, TAKES, Captured, capture, host_by
+from .conftest import IS_GUEST, TAKES, Captured, capture, host_by
 
 COUNT = 23
 COMM = "ft-limits"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 from ttys import Tty
 
 from .conftest import FORK_TRACE, TIMEOUT_S
@@ -139,7 +139,7 @@ def test_a_capture_in_another_format_keeps_stdout_for_it(
     assert done.returncode == 1
     assert "\n5\n" in done.stderr
     if format_ == "json":
-        found = json.loads(done.stdout)
+        (found,) = schema.read(done.stdout)
         assert [("rlimit-nproc", 5)] == [(each["cause"], each["count"]) for each in found["causes"]]
     elif format_ == "csv":
         (row,) = csv.DictReader(io.StringIO(done.stdout))

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from readme import put_into
+
 from fork_trace import __version__, catalogue, cli, documents
 from pages import causes, manual
 
@@ -25,7 +27,7 @@ def made() -> dict[Path, str]:
         catalogue.ENTRIES,
         json.loads(documents.text(documents.SCHEMA)),
     )
-    return {README: causes.put_into(readme, causes.table(catalogue.ENTRIES)), MANUAL: page}
+    return {README: put_into(readme, causes.PLACE, causes.table(catalogue.ENTRIES)), MANUAL: page}
 
 
 def stale() -> list[Path]:

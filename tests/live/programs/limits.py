@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import own_cgroups
+
 COUNT = int(sys.argv[2])
 UID = 61007
 SLEEPERS = 5
@@ -62,24 +64,17 @@ def meminfo(name: str) -> int:
 @contextmanager
 def cgroup() -> Iterator[Path]:
     base = Path("/sys/fs/cgroup")
-    (base / "cgroup.subtree_control").write_text("+pids +memory")
-    place = base / f"ft-limits-{os.getpid()}"
-    place.mkdir()
-    (place / "cgroup.procs").write_text("0")
-    try:
-        yield place
-        time.sleep(2)  # for the reader, who looks for the path
-    finally:
-        for pid in sleepers:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        sleepers.clear()
-        (base / "cgroup.procs").write_text("0")
-        for _ in range(400):
-            with contextlib.suppress(OSError):
-                place.rmdir()
-                break
-            time.sleep(0.01)
+    with own_cgroups.made(base, "ft-limits", "+pids +memory") as place:
+        (place / "cgroup.procs").write_text("0")
+        try:
+            yield place
+            time.sleep(2)  # for the reader, who looks for the path
+        finally:
+            for pid in sleepers:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            sleepers.clear()
+            (base / "cgroup.procs").write_text("0")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ victim saw.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -22,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import own_cgroups
 
 from fork_trace import reserve
 
@@ -62,20 +63,10 @@ def setting(name: str, value: int) -> Iterator[None]:
 
 @contextmanager
 def cgroup(**limits: int) -> Iterator[Path]:
-    base = Path("/sys/fs/cgroup")
-    (base / "cgroup.subtree_control").write_text("+pids +memory")
-    place = base / f"ft-starved-{os.getpid()}"
-    place.mkdir()
-    try:
+    with own_cgroups.made(Path("/sys/fs/cgroup"), "ft-starved", "+pids +memory") as place:
         for name, value in limits.items():
             (place / name.replace("_", ".")).write_text(str(value))
         yield place
-    finally:
-        for _ in range(400):
-            with contextlib.suppress(OSError):
-                place.rmdir()
-                break
-            time.sleep(0.01)
 
 
 @contextmanager
