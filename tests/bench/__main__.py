@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+from readme import put_into
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming, checking, unwinding
-from bench.counting import OPERATIONS
+from bench import arming, checking, table, unwinding
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+README = CHECKOUT / "README.md"
 DEFAULT_KERNEL = "6.1"
 NATIVE_TIMES = 11
 GUEST_TIMES = 5
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also bpftrace, bcc's trace, perf and strace, if they are installed",
     )
+    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
     parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
     return parser
 
@@ -124,11 +125,15 @@ def main() -> None:
     options = _parser().parse_args()
     if options.rounds < 1:
         sys.exit("scripts/bench: --rounds must be at least 1.")
+    if options.write_readme and not (options.peers and os.geteuid() == 0):
+        sys.exit(
+            "scripts/bench: README shows the peers and what root measures: add --peers, be root."
+        )
     if options.callers:
         if os.geteuid() != 0:
             sys.exit("scripts/bench: --callers needs root, to see real failures.")
         unwound = unwinding.measure()
-        print(json.dumps(unwound) if options.json else _show_unwound(unwound))
+        print(json.dumps(unwound) if options.json else table.unwound(unwound))
         return
     counted_on = options.kernel or DEFAULT_KERNEL
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
@@ -152,10 +157,13 @@ def main() -> None:
         for kernel in armed_on:
             _note(f"arming on Linux {kernel}, by libbpf and by bcc")
             armed[f"vm-{kernel}"] = _in_guest(
-                directory, kernel, [], ["bench.arming", str(GUEST_TIMES)]
+                directory, kernel, ["--icount"], ["bench.arming", str(GUEST_TIMES)]
             )
             armed[f"vm-{kernel}-bcc"] = _in_guest(
-                directory, kernel, [], ["bench.arming", str(BCC_TIMES), "--backend", "bcc"]
+                directory,
+                kernel,
+                ["--icount"],
+                ["bench.arming", str(BCC_TIMES), "--backend", "bcc"],
             )
         _note(f"counting instructions on Linux {counted_on}")
         counted = _in_guest(
@@ -179,132 +187,10 @@ def main() -> None:
         "check": checked,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
-    print(json.dumps(result) if options.json else _show(result))
-
-
-def _checked(check: dict[str, Any]) -> str:
-    if "why" in check:
-        return f"not measured: {check['why']}"
-    rows = [
-        [kind, each["why"]]
-        if "why" in each
-        else [kind, *(each[name] for name in ("tasks", "seconds", "min", "max", "inside"))]
-        for kind, each in ((kind, check[kind]) for kind in checking.CASES)
-    ]
-    return tabulate(rows, ["beside", "tasks", "s", "min", "max", "reading alone"])
-
-
-_ENDS = {
-    "native": "until attached",
-    "native-to-load": "until the end, as this kernel refuses fexit programs: measured up to the "
-    "refused load, so not armed",
-}
-
-
-def _show_unwound(unwound: dict[str, Any] | None) -> str:
-    if unwound is None:
-        return "Unwinding: left out, as it needs root"
-    rows = [[name, f"{rate:,}"] for name, rate in unwound["stacks_per_second"].items()]
-    memory = unwound["rss_mb"]
-    return "\n".join(
-        [
-            f"Stacks of {unwound['frames_per_stack']} frames, of {unwound['programs']} programs, "
-            "unwound and named in a second of one core",
-            "",
-            tabulate(rows, tablefmt="plain"),
-            "",
-            f"MB resident: {memory['before']} before, {memory['after']} after {unwound['samples']:,}",
-        ]
-    )
-
-
-def _show(result: dict[str, Any]) -> str:
-    columns = list(OPERATIONS)
-    rows = []
-    for config, values in result["instructions"].items():
-        over = result["overhead_percent"].get(config)
-        rows.append(
-            [config]
-            + [
-                f"{values[name]:,.0f}" + (f" {over[name]:+.2f} %" if over else "")
-                for name in columns
-            ]
-        )
-    lines = [
-        f"Instructions per operation, Linux {result['kernel']} (QEMU, instruction clock), "
-        f"{result['date']}",
-        "",
-        tabulate(rows, ["", *columns], disable_numparse=True, stralign="right"),
-        "",
-        f"Fexit programs on {', '.join(result['functions'])}.",
-        "",
-        "A failing fork, in instructions; the reader's own work counts whenever it is done",
-        "",
-        tabulate(
-            [
-                [
-                    config,
-                    f"{each['total']:,.0f}",
-                    f"{each['own']:,.0f}",
-                    "-" if each["reader"] is None else f"{each['reader']:,.0f}",
-                    "-" if each["reported"] is None else f"{each['reported']} of {each['made']}",
-                ]
-                for config, each in result["failing_fork"].items()
-            ],
-            ["", "while looping", "in the process", "in the reader", "reported"],
-            disable_numparse=True,
-            stralign="right",
-        ),
-        "",
-        "Each tracer by itself, Linux " + result["kernel"],
-        "",
-        tabulate(
-            [
-                [
-                    config,
-                    f"{to_arm / 1e9:.2f} G",
-                    f"{result['idle_instructions_per_second'][config] / 1e6:.2f} M",
-                    result["rss_mb"][config]["armed"],
-                    result["rss_mb"][config]["peak"],
-                ]
-                for config, to_arm in result["instructions_to_arm"].items()
-                # The others take their plan from ours: no tracers of their own.
-                if result["failing_fork"][config]["reported"] is not None
-            ],
-            ["", "to arm", "idle, each second", "MB armed", "MB peak"],
-            disable_numparse=True,
-            stralign="right",
-        ),
-        "",
-        f"From exec until armed, {result['cpu']}",
-        "",
-        tabulate(
-            [
-                [
-                    key,
-                    each["kernel"],
-                    *(f"{each['seconds'][name]:.3f}" for name in ("median", "min", "max")),
-                    "-" if each["armed_rss_mb"] is None else each["armed_rss_mb"]["median"],
-                    each["peak_rss_mb"]["median"],
-                ]
-                for key, each in result["armed"].items()
-            ],
-            ["", "kernel", "s", "min", "max", "MB armed", "MB peak"],
-            disable_numparse=True,
-            stralign="right",
-        ),
-        "",
-        *(f"{key}: {_ENDS[key]}." for key in result["armed"] if key in _ENDS),
-        "*-bcc: compiled on the host at each start.",
-        _show_unwound(result["unwinding"]),
-        "",
-        "vm-*: under QEMU without KVM (TCG), many times slower than a real machine.",
-        "",
-        f"fork-trace check, natively, from exec to exit, {result['cpu']}",
-        "",
-        _checked(result["check"]),
-    ]
-    return "\n".join(lines)
+    if options.write_readme:
+        block = table.markdown(result)
+        README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
+    print(json.dumps(result) if options.json else table.text(result))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def _spread(values: list[float], digits: int) -> dict[str, float]:
 def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -> dict[str, Any]:
     """Start it so many times; or a peer that says "armed" on stderr, or else `why` it does not start."""
     seconds: list[float] = []
+    cpu_s: list[float] = []
     rss_mb: list[float] = []
     peak_mb: list[float] = []
     until = ""
@@ -46,6 +47,7 @@ def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -
             if tracer.armed_seconds is not None:
                 until = "armed"
                 seconds.append(tracer.armed_seconds)
+                cpu_s.append(tracer.armed_cpu_ns / 1e9)
                 rss_mb.append(tracer.armed_rss_kb / 1024)
                 # The kernel's mark of this very program. ru_maxrss would do as well, but it
                 # counts what the parent held before exec.
@@ -66,6 +68,8 @@ def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -
         "kernel": platform.release(),
         "times": times,
         "seconds": _spread(seconds, 3),
+        # In billions of instructions, on a clock that counts them.
+        "cpu_seconds": _spread(cpu_s, 3) if cpu_s else None,
         "peak_rss_mb": _spread(peak_mb, 1),
         "armed_rss_mb": _spread(rss_mb, 1) if rss_mb else None,
     }

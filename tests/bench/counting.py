@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
@@ -53,10 +55,12 @@ class Config(NamedTuple):
     """A tracer to measure with. One that starts what it traces stands before the loops."""
 
     argv: tuple[str, ...]
-    armed: str  # what it says on stderr then; a number: it says nothing, so many seconds
+    armed: str  # what it says on stderr then
     report: str = ""  # how its output tells failures: json, or a pattern of its lines
     starts_them: bool = False
     share: float = 1  # of the rounds of each loop, where they would take too long
+    shows: Callable[[int], bool] | None = None  # whether it is armed, where it does not say so
+    ends_by: int = signal.SIGTERM
 
 
 def _functions() -> list[str]:
@@ -97,8 +101,19 @@ def _bcc_trace(functions: Sequence[str]) -> Config:
         + ' "%d", retval'
         for name in functions
     ]
-    # It compiles for half a minute under emulation, and says that it is ready on stdout.
-    return Config(("trace-bpfcc", *probes), "30", r"loops +copy_process +-\d+$")
+    found = r"loops +copy_process +-\d+$"
+    return Config(("trace-bpfcc", *probes), "", found, shows=lambda _pid: _has_kprobes(functions))
+
+
+def _has_kprobes(functions: Sequence[str]) -> bool:
+    # "ffffffff810a1d30  r  copy_process+0x0    [FTRACE]"
+    listed = Path("/sys/kernel/debug/kprobes/list").read_text()
+    return all(f"  {name}+0x0 " in listed for name in functions)
+
+
+def _has_perf_events(pid: int) -> bool:
+    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return any("perf_event" in link for link in links)
 
 
 _REFUSED = r"(fork|clone3?)\(.*= -1 EAGAIN"
@@ -113,7 +128,9 @@ def _peers(loops: Path, output: Path) -> dict[str, Config]:
         "bpftrace kretprobe": _bpftrace("kretprobe", functions, loops),
         "bcc trace": _bcc_trace(functions),
         # Every system call that fails: the functions cannot be asked.
-        "perf trace --failure": Config(perf, "10", _REFUSED, share=0.25),
+        "perf trace --failure": Config(
+            perf, "", _REFUSED, share=0.25, shows=_has_perf_events, ends_by=signal.SIGINT
+        ),
         "strace -f": Config(("strace", "-f", "-A", "-o", str(output)), "", _REFUSED, True, 0.02),
     }
     missing = {each.argv[0] for each in peers.values() if not shutil.which(each.argv[0])}
@@ -195,7 +212,7 @@ class Gathered:
         tracer = None
         output.unlink(missing_ok=True)  # strace adds to what is there
         if config and not config.starts_them:
-            tracer = Tracer(config.argv, config.armed, output)
+            tracer = Tracer(config.argv, config.armed, output, shows=config.shows)
         if config and tracer and tracer.armed_seconds is None:
             sys.exit(f"bench: {config.argv[0]} did not start: {tracer.end and tracer.end.stderr}")
         # What arming leaves to do (freeing, by RCU) is not the loops' business. Here sleep is
@@ -224,7 +241,7 @@ class Gathered:
                 self.reader.append(max(0.0, used) / made)
         if config:
             if tracer:
-                self.peak_rss_mb.append(tracer.stop().peak_rss_kb / 1024)
+                self.peak_rss_mb.append(tracer.stop(config.ends_by).peak_rss_kb / 1024)
             got = _reported(config, output)
             self.reported = None if got is None or self.reported is None else self.reported + got
             time.sleep(1)
@@ -245,6 +262,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--also", action="append", default=[])
+    parser.add_argument("--only", action="append", help="just this one, and none, to try it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         # From memory, not from the host: no loop may wait for a file.
@@ -252,6 +270,8 @@ def main() -> None:
         work.chmod(0o755)
         loops = Path(shutil.copy(options.directory / "loops", work / "loops"))
         chosen = configs(options.also, options.directory, loops, work / "out")
+        if options.only:
+            chosen = {name: chosen[name] for name in (NONE, *options.only)}
         gathered = {name: Gathered() for name in chosen}
         for turn in range(options.rounds):
             # There and back, so that what drifts falls on all of them alike.

@@ -1,0 +1,71 @@
+"""The bench's tables, from numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench import table
+from bench.counting import FAILING, OPERATIONS
+
+LOOPS = {name: 1000.0 * number for number, name in enumerate(OPERATIONS, 1)}
+SPREAD = {"median": 1.5, "min": 1.25, "max": 1.75, "first": 1.75}
+ARMED = {"kernel": "6.1.0", "seconds": SPREAD, "cpu_seconds": SPREAD, "peak_rss_mb": SPREAD}
+
+
+def result() -> dict[str, Any]:
+    """As much of a result as README shows."""
+    over = {name: 1.25 for name in OPERATIONS}
+    over["getppid"], over["mmap-pair"] = 0.01, 85.4
+    failing = {"made": 11000, "total": 31234, "own": 1, "reader": 2}
+    return {
+        "kernel": "6.1.0",
+        "date": "2026-11-21",
+        "cpu": "A processor",
+        "instructions": {"none": LOOPS, "floor": LOOPS, "fexit-default": LOOPS},
+        "overhead_percent": {"floor": over, "fexit-default": over},
+        "failing_fork": {
+            "none": {**failing, "reported": None},
+            "floor": {**failing, "reported": 0},
+            "fexit-default": {**failing, "reported": 10999},
+        },
+        "instructions_to_arm": {"floor": 1e8, "fexit-default": 1.4e9},
+        "rss_mb": {"fexit-default": {"armed": 22.9, "peak": 36.8}},
+        "armed": {
+            "native": {**ARMED, "armed_rss_mb": SPREAD},
+            "vm-6.1-bcc": {**ARMED, "armed_rss_mb": None},
+        },
+    }
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of each row by its first one."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return {
+        cells[0]: cells[1:]
+        for cells in ([c.strip() for c in line[1:-1].split("|")] for line in lines)
+    }
+
+
+def test_readme_shows_each_tracer_that_was_measured_and_no_other() -> None:
+    found = rows(table.markdown(result()))
+
+    assert ["+1.25 %", "+1.25 %", "+1.25 %", "+85 %", "0"] == found["**fork-trace**"][:5]
+    assert ["31.2 k", "10,999 of 11,000", "1.40 G", "23, 37"] == found["**fork-trace**"][5:]
+    assert ["-", "0.10 G", "-"] == found["*floor: empty programs on the same functions*"][6:]
+    assert not any(name.startswith("bpftrace") for name in found)
+
+
+def test_arming_is_seconds_here_and_instructions_in_a_guest() -> None:
+    found = rows(table.markdown(result()))
+
+    assert ["6.1.0", "1.50 s", "1.25 s", "1.75 s", "1.5", "1.5"] == (
+        found["natively, the best rung there"]
+    )
+    assert ["6.1.0", "1.50 G", "1.25 G", "1.75 G", "-", "1.5"] == found["kprobe, bcc"]
+
+
+def test_the_block_says_kernel_processor_and_date() -> None:
+    text = table.markdown(result())
+
+    assert all(each in text for each in ("Linux 6.1.0", "A processor", "2026-11-21"))
+    assert f"({LOOPS[FAILING] / 1000:.1f} k)" in text
