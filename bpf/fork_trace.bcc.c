@@ -104,12 +104,17 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 }
 
 /* Kprobes run with preemption off: nobody tells anything twice. */
-ft_inline int port_mark(void)
+ft_inline int port_mark(ft_s32 error)
 {
 	return 0;
 }
 
-ft_inline int port_mark_take(void)
+ft_inline int port_mark_take(ft_s32 error)
+{
+	return 0;
+}
+
+ft_inline int port_is_unreturned(void)
 {
 	return 0;
 }

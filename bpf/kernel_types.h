@@ -311,6 +311,12 @@ struct thread_info {
 	unsigned int status;
 };
 
+struct llist_node;
+
+struct llist_head {
+	struct llist_node *first;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
@@ -334,6 +340,8 @@ struct task_struct {
 	struct sigpending pending;
 	struct seccomp seccomp;
 	struct css_set *cgroups;
+	unsigned long nvcsw;
+	struct llist_head rethooks; /* CONFIG_RETHOOK */
 };
 
 #pragma clang attribute pop

@@ -156,6 +156,8 @@ BIT_THREAD = 1
 BIT_OBSERVED = 2
 BIT_MEMCG = 4
 BIT_DETAILED = 8
+BIT_FLAGS_UNKNOWN = 16
+FLAGS_UNKNOWN = 1 << 63
 
 _KEY = struct.Struct("=16sQIiBBBBI")
 _TALLY = struct.Struct("=QQQQ")
@@ -247,6 +249,12 @@ class Key:
     fits: frozenset[str] = frozenset()
     # Judged while the programs of every step were attached: their silence tells.
     is_detailed: bool = False
+    has_flags: bool = True
+
+    @property
+    def creates(self) -> str | None:
+        """Name what was to be made; None: the flags that tell were not to be had."""
+        return ("thread" if self.is_thread else "process") if self.has_flags else None
 
 
 @dataclass(frozen=True)
@@ -346,6 +354,7 @@ def decode_key(raw: bytes) -> Key:
         is_observed=bool(bits & BIT_OBSERVED),
         is_memcg=bool(bits & BIT_MEMCG),
         is_detailed=bool(bits & BIT_DETAILED),
+        has_flags=not bits & BIT_FLAGS_UNKNOWN,
         fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
     )
 
@@ -474,6 +483,8 @@ def _cgroup_path(raw: bytes) -> str | None:
 
 def flag_names(flags: int) -> tuple[str, ...]:
     """Name the CLONE_* flags; bits that have no name here stay visible as unknown:0x..."""
+    if flags & FLAGS_UNKNOWN:
+        return ("unknown",)
     names = [name for bit, name in CLONE_FLAGS if flags & bit]
     rest = flags & ~0xFF & ~sum(bit for bit, _ in CLONE_FLAGS)
     if rest:
