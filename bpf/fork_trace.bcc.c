@@ -103,6 +103,11 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 	return tallies.lookup(&own);
 }
 
+ft_inline ft_u32 port_crowding(void)
+{
+	return 0;
+}
+
 /* Kprobes run with preemption off: nobody tells anything twice. */
 ft_inline int port_mark(ft_s32 error)
 {

@@ -36,9 +36,11 @@ const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 /* Maps. All of them are preallocated: during the incident there may be no memory. */
 
+#define EVENTS_SHIFT 21
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 21); /* 900 samples; the reader looks ten times a second */
+	__uint(max_entries, 1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
 /* What is unwound, apart from the samples: it may be lost, they should not. */
@@ -214,6 +216,11 @@ ft_inline void port_stat(enum ft_stat stat)
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
+}
+
+ft_inline ft_u32 port_crowding(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >> (EVENTS_SHIFT - 3);
 }
 
 ft_inline struct ft_event *port_event(void)

@@ -79,6 +79,8 @@ ft_inline void port_add(ft_u64 *counter); /* one, atomically */
 /* Count under the step alone, for keys that found no room. */
 ft_inline void port_fold(ft_u8 step);
 ft_inline void port_stat(enum ft_stat stat);
+/* How many eighths of the buffer for events wait for the reader; 0 where that is not told. */
+ft_inline ft_u32 port_crowding(void);
 /* Memory for one event, not zeroed; 0: the buffer is full. */
 ft_inline struct ft_event *port_event(void);
 /* Returns 0 if it was sent. */
@@ -303,6 +305,9 @@ ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
  * bounded, however many commands storm. One that was never sampled may take as
  * much again: a quiet command fails once, in the midst of the others' storm, and
  * is seen. Others count at the same time; the limits are as near as that allows.
+ *
+ * A reader that gets too little of a CPU sets the pace: half of the buffer is for
+ * keys without a sample, and a quarter for kinds that have sent none for a second.
  */
 ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft_u64 now_ns,
 			    int *is_first)
@@ -322,6 +327,8 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 	paid_ns = kind->paid_until_ns;
 	if (paid_ns < now_ns)
 		paid_ns = now_ns;
+	if (kind->paid_until_ns + FT_NS_PER_S > now_ns && port_crowding() >= (is_new ? 6 : 4))
+		return 0;
 	if (tally->in_window >= each ||
 	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
 		return 0;

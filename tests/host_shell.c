@@ -37,6 +37,7 @@ struct ft_event host_event[HOST_EVENTS];
 struct ft_key host_key[HOST_KEYS];
 struct ft_tally host_tally[HOST_KEYS];
 struct ft_kind host_kind[FT_KINDS];
+ft_u32 host_crowding;
 ft_u32 host_mark, host_mark_room, host_sleeps, host_is_unreturned;
 ft_s32 host_mark_error;
 
@@ -102,6 +103,11 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		return 0;
 	host_key[host_tally_count] = *key;
 	return &host_tally[host_tally_count++];
+}
+
+ft_inline ft_u32 port_crowding(void)
+{
+	return host_crowding;
 }
 
 /* How often the thread had slept, plus one; 0: no mark. */
@@ -249,6 +255,7 @@ void host_reset(void)
 	host_mark = 0;
 	host_mark_room = 1;
 	host_sleeps = 0;
+	host_crowding = 0;
 	host_is_unreturned = 0;
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));

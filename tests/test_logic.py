@@ -1180,6 +1180,31 @@ def test_a_quiet_command_is_sampled_in_the_midst_of_a_storm_of_its_kind(host: Ho
     assert "quiet" == host.events[-1].key.comm
 
 
+@pytest.mark.parametrize(
+    ("eighths", "comm", "error", "expected"),
+    [
+        (3, "storm-0", errno.EAGAIN, True),
+        (4, "storm-0", errno.EAGAIN, False),
+        (5, "quiet", errno.EAGAIN, True),
+        (6, "quiet", errno.EAGAIN, False),
+        (7, "quiet", errno.ENOMEM, True),
+    ],
+)
+def test_a_reader_that_falls_behind_still_finds_room_for_what_is_quiet(
+    host: Host, eighths: int, comm: str, error: int, expected: bool
+) -> None:
+    host.pass_ns(100 * SECOND_NS)
+    host.sampling(3)
+    storm(host, 1, 1)
+    host.let(crowding=eighths)
+    before = len(host.events)
+    host.who(comm)
+    host.fail(error)
+
+    assert expected == len(host.events) - before
+    assert "lost" not in host.stats
+
+
 def test_of_very_many_commands_not_even_each_is_sampled(host: Host) -> None:
     host.sampling(3)
 
