@@ -116,7 +116,8 @@ enum ft_syscall {
 #define FT_BIT_OBSERVED 2 /* a function that we watch refused inside this very call */
 #define FT_BIT_MEMCG 4 /* a memory cgroup refused a charge inside this very call */
 #define FT_BIT_DETAILED 8 /* judged in FT_PHASE_DETAILED: each watched step has let it pass */
-#define FT_BIT_FLAGS_UNKNOWN 16 /* so it is not known either what was to be made */
+#define FT_BIT_ALONE 16 /* judged in FT_PHASE_ALONE: no step was watched yet */
+#define FT_BIT_FLAGS_UNKNOWN 32 /* so it is not known either what was to be made */
 #define FT_FLAGS_UNKNOWN (1ULL << 63) /* among the CLONE_* flags: they were not to be had */
 
 /*
@@ -246,8 +247,9 @@ enum ft_moved {
 enum ft_phase {
 	FT_PHASE_OFF = 0, /* nothing is kept or counted */
 	FT_PHASE_MARKING = 1, /* refusals are kept, so that none under way is missed; not counted */
-	FT_PHASE_COUNTING = 2,
-	FT_PHASE_DETAILED = 3, /* counting, with the programs of every step attached */
+	FT_PHASE_ALONE = 2, /* counting, with copy_process watched alone: until a fork fails */
+	FT_PHASE_COUNTING = 3,
+	FT_PHASE_DETAILED = 4, /* counting, with the programs of every step attached */
 };
 
 /* Whole-run counters, one 64-bit value each; none of them is ever reset. */
@@ -452,7 +454,7 @@ struct ft_config {
 	ft_u64 sysctl_max_map_count; /* int, mm/util.c */
 	ft_u64 unprivileged_userns_clone; /* int, kernel/fork.c; Debian, Ubuntu */
 	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
-	ft_u64 watched; /* bit n: enum ft_step: a program is attached from the start */
+	ft_u64 watched; /* bit n: enum ft_step: a program is attached in FT_PHASE_COUNTING */
 	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
 	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
 	ft_u32 filter; /* FT_FILTER_* */

@@ -239,23 +239,31 @@ ft_inline int ft_is_of(const struct ft_refusal *refusal, ft_s32 error)
 	       refusal->step <= FT_STEP_LDT_DUP_CONTEXT;
 }
 
-ft_inline ft_u64 ft_watched(void)
+/* The steps that have a program by now: what is silent there has let the fork pass. */
+ft_inline ft_u64 ft_watched(enum ft_phase phase)
 {
-	return port_phase() == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
-						   port_config()->watched;
+	if (port_config()->is_by_syscall || phase == FT_PHASE_ALONE)
+		return 0;
+	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
+					    port_config()->watched;
 }
 
 /* No watched function refused: which of the other tests would have, at this instant? */
-ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags, ft_u64 watched)
+ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags)
 {
+	/* Once: it can move meanwhile. */
+	enum ft_phase phase = port_phase();
+
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = error;
 	refusal->flags = flags;
 	refusal->fits = ft_asked(flags);
-	if (watched && port_phase() == FT_PHASE_DETAILED)
+	if (phase == FT_PHASE_ALONE)
+		refusal->bits |= FT_BIT_ALONE;
+	else if (phase == FT_PHASE_DETAILED)
 		refusal->bits |= FT_BIT_DETAILED;
 	/* Where a program can be left out, its silence tells nothing. */
-	port_judge(refusal, error, port_config()->copies_twice ? 0 : watched);
+	port_judge(refusal, error, port_config()->copies_twice ? 0 : ft_watched(phase));
 }
 
 ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *tally,
@@ -385,7 +393,7 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
  */
 ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
 {
-	if (port_phase() < FT_PHASE_COUNTING)
+	if (port_phase() < FT_PHASE_ALONE)
 		return 0;
 	if (error == -FT_ERESTARTNOINTR) {
 		port_stat(FT_STAT_RETRIES);
@@ -441,7 +449,7 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 	} else if (!refusal) {
 		refusal = port_refusal_open();
 		if (refusal)
-			ft_judge(refusal, error, flags, ft_watched());
+			ft_judge(refusal, error, flags);
 	}
 	ft_count(ctx, &key, refusal, error, flags);
 out:
@@ -484,7 +492,7 @@ ft_inline int ft_was_copy_told(ft_s32 error, int is_second)
 	if (!port_config()->copies_twice)
 		return 0;
 	if (port_config()->copies_again_at_return) {
-		if (port_phase() < FT_PHASE_COUNTING || port_is_unreturned())
+		if (port_phase() < FT_PHASE_ALONE || port_is_unreturned())
 			return 0;
 		return !port_mark(error);
 	}
@@ -540,7 +548,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	} else if (port_config()->is_by_syscall) {
 		refusal = port_refusal_open();
 		if (refusal) {
-			ft_judge(refusal, error, flags, 0);
+			ft_judge(refusal, error, flags);
 			if (asks_tid)
 				refusal->fits |= 1U << FT_FIT_ASKED_TID;
 		}

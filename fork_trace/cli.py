@@ -153,6 +153,12 @@ _what_to_attach = _options(
         is_flag=True,
         help="Watch every step from the start, not from the first failure without a reason.",
     ),
+    click.option(
+        "--on-demand",
+        is_flag=True,
+        help="Watch only the fork's end until one fails: almost free, but the first failure's cause "
+        "is inferred.",
+    ),
 )
 
 
@@ -162,8 +168,9 @@ def _wishes(
     without: Sequence[str],
     refused: bool = False,
     all_steps: bool = False,
+    on_demand: bool = False,
 ) -> plan.Wishes:
-    return plan.Wishes(rung, backend, frozenset(without), refused, all_steps)
+    return plan.Wishes(rung, backend, frozenset(without), refused, all_steps, on_demand)
 
 
 class _Commands(click.Group):
@@ -222,6 +229,7 @@ def live(
     stack_bytes: int,
     refused: bool,
     all_steps: bool,
+    on_demand: bool,
     rung: str | None,
     backend: str | None,
     without: tuple[str, ...],
@@ -237,7 +245,7 @@ def live(
     sudo fork-trace live --json      # records, one a line
     """
     as_json = _format(format_, as_json) == "jsonl"
-    wishes = _wishes(rung, backend, without, refused, all_steps)
+    wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
     session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     try:
         more = More(times, stacks)
@@ -279,6 +287,7 @@ def capture(
     stack_bytes: int,
     refused: bool,
     all_steps: bool,
+    on_demand: bool,
     rung: str | None,
     backend: str | None,
     without: tuple[str, ...],
@@ -298,7 +307,7 @@ def capture(
     watch.demand_command(command)
     file = watch.Output(output, force) if output else None
     try:
-        wishes = _wishes(rung, backend, without, refused, all_steps)
+        wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
         session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     except BaseException:
         if file:

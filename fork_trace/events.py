@@ -156,7 +156,8 @@ BIT_THREAD = 1
 BIT_OBSERVED = 2
 BIT_MEMCG = 4
 BIT_DETAILED = 8
-BIT_FLAGS_UNKNOWN = 16
+BIT_ALONE = 16
+BIT_FLAGS_UNKNOWN = 32
 FLAGS_UNKNOWN = 1 << 63
 
 _KEY = struct.Struct("=16sQIiBBBBI")
@@ -249,6 +250,8 @@ class Key:
     fits: frozenset[str] = frozenset()
     # Judged while the programs of every step were attached: their silence tells.
     is_detailed: bool = False
+    # Judged before a fork had failed, with copy_process watched alone.
+    is_alone: bool = False
     has_flags: bool = True
 
     @property
@@ -355,6 +358,7 @@ def decode_key(raw: bytes) -> Key:
         is_memcg=bool(bits & BIT_MEMCG),
         is_detailed=bool(bits & BIT_DETAILED),
         has_flags=not bits & BIT_FLAGS_UNKNOWN,
+        is_alone=bool(bits & BIT_ALONE),
         fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
     )
 

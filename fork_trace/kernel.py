@@ -107,18 +107,19 @@ def tracepoints(root: str = "/") -> Fact:
 
 # Guards the users of tracepoints. Since Linux commit a46023d5616e ("tracing: Guard
 # __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast") (in v7.0), a task can be preempted
-# there. Before that, it could not, and there was no such symbol.
-TRACEPOINT_GUARD = "tracepoint_srcu"
+# there. Before that, it could not. Up to v6.12 the same guard was for idle processors alone, and what
+# frees behind it had a function of its own (kernel/tracepoint.c).
+_TRACEPOINT_GUARD, _IDLE_GUARD = TRACEPOINT_GUARDS = ("tracepoint_srcu", "srcu_free_old_probes")
 
 
 def preempts_tracepoints(addresses: Mapping[str, int], version: str | None = None) -> Fact:
     """Say whether a task can be preempted inside a program on a tracepoint.
 
-    `addresses` are those of kernel variables, as `symbols` found them; `version` is uname(2)'s.
+    `addresses` are those of the kernel's symbols, as `symbols` found them; `version` is uname(2)'s.
     """
     if "PREEMPT" not in (os.uname().version if version is None else version):
         return Fact(False, "this kernel preempts no task in the kernel")
-    if TRACEPOINT_GUARD in addresses:
+    if _TRACEPOINT_GUARD in addresses and _IDLE_GUARD not in addresses:
         return YES
     if "nr_threads" in addresses:
         return Fact(False, "this kernel preempts no task in a tracepoint")

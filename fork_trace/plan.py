@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.steps import (
@@ -115,6 +116,16 @@ class Wishes:
     refused: bool = False
     # Attach the programs of every step from the start, not at the first failure unexplained.
     all_steps: bool = False
+    # Attach none but copy_process until a fork fails.
+    on_demand: bool = False
+
+
+class Stage(IntEnum):
+    """When a probe is attached."""
+
+    START = 0
+    FAILED = 1  # at the first failure
+    UNEXPLAINED = 2  # at the first failure that no attached probe explains
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Probe:
     step: str | None  # None: it tells of no step by itself
     function: str
     program: str  # on its exit or return
-    in_detail: bool = False  # attached later; see steps.Step
+    stage: Stage = Stage.START
     entry: str | None = None  # the program on its entry, which keeps arguments for the other
 
 
@@ -167,14 +178,11 @@ class Plan:
         """Say whether the kernel can leave a program out, so that a step's silence alone tells nothing."""
         return any(probe.program in COPIED_TWICE for probe in self.probes)
 
-    def watched(self, in_detail: bool) -> int:
-        """Return the watched steps as the programs know them: bit n for step number n.
-
-        With `in_detail` those count too that are attached later.
-        """
+    def watched(self, stage: Stage) -> int:
+        """Return the steps watched from that stage on as the programs know them: bit n for step number n."""
         mask = 0
         for probe in self.probes:
-            if probe.step and (in_detail or not probe.in_detail):
+            if probe.step and probe.stage <= stage:
                 mask |= 1 << BY_NAME[probe.step].number
         return mask
 
@@ -421,12 +429,21 @@ def _syscall_probes(facts: KernelFacts, may_repeat: bool = True) -> list[Probe]:
     ]
 
 
-def _on_exit(step: str | None, watch: Watch, is_late: bool = False) -> Probe:
-    return Probe(step, watch.function, watch.program, is_late)
+def _on_exit(step: str | None, watch: Watch, stage: Stage) -> Probe:
+    return Probe(step, watch.function, watch.program, stage)
 
 
-def _on_return(step: str | None, watch: Watch, is_late: bool = False) -> Probe:
-    return Probe(step, watch.function, watch.kretprobe, is_late, watch.kprobe)
+def _on_return(step: str | None, watch: Watch, stage: Stage) -> Probe:
+    return Probe(step, watch.function, watch.kretprobe, stage, watch.kprobe)
+
+
+def _stage(step: Step | None, wishes: Wishes) -> Stage:
+    if step and step.in_detail and not wishes.all_steps:
+        return Stage.UNEXPLAINED
+    # What comes before copy_process is asked for by --refused, at its price.
+    if not wishes.on_demand or (step and step.name in ("copy_process", "clone_args")):
+        return Stage.START
+    return Stage.FAILED
 
 
 def _by_function(
@@ -435,7 +452,7 @@ def _by_function(
     facts: KernelFacts,
     wishes: Wishes,
     why_not: Callable[[Watch, KernelFacts], str | None],
-    probe_of: Callable[..., Probe],
+    probe_of: Callable[[str | None, Watch, Stage], Probe],
 ) -> Plan:
     """Watch each step by the kernel function that can refuse."""
     probes = []
@@ -449,8 +466,7 @@ def _by_function(
             # Nothing but the system call's exit would ever take up what this one notes.
             missing.append(Missing(step.name, watch.function, _TOLD_BY_REFUSED))
             continue
-        is_late = step.in_detail and not wishes.all_steps
-        probes.append(probe_of(step.name, watch, is_late))
+        probes.append(probe_of(step.name, watch, _stage(step, wishes)))
     if not any(probe.step == "copy_process" for probe in probes):
         reason = next(gap.reason for gap in missing if gap.step == "copy_process")
         raise ForkTraceError(
@@ -458,7 +474,7 @@ def _by_function(
             "Please report this kernel with the output of `fork-trace doctor --json`.",
         )
     if why_not(MEMORY_CGROUP, facts) is None:
-        probes.append(probe_of(None, MEMORY_CGROUP))
+        probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, wishes)))
     if rung == "fexit" and facts.preempts_tracepoints.value:
         # The same kernels preempt in a program of this rung. Earlier ones may, by the boot option
         # preempt=full: what is left out there is counted as missed.

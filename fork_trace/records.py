@@ -87,6 +87,8 @@ class Failure:
     holders_total: int | None = None  # tasks and zombies of all, also those not named
     stack_by: str | None = None  # "unwinding", "frame-pointers"; None: there is no stack
     script: str | None = None  # what the interpreter runs, if the program is one
+    # Which steps were watched as the cause was inferred; None: it was observed.
+    watched: str | None = None  # "fork" (its end alone), "default", "all"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from fork_trace import (
 from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Wishes, make
+from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Stage, Wishes, make
 from fork_trace.records import VERSION, Failure, Frame, Header, Summary
 from fork_trace.symbols import Caller, Symbols
 
@@ -47,6 +47,12 @@ _NEEDED_BY = {
     ("kprobe", "bcc"): "bcc",
 }
 _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type is
+# By plan.Stage: when a probe is attached, and what was watched as a failure was judged.
+_WHEN = ("start", "first-failure", "unexplained")
+_WATCHED = ("fork", "default", "all")
+# Between two looks at the buffer. The first sample of a burst wakes us, those after it do not; once a
+# burst is paid for (bpf/fork_trace_logic.h, ft_is_sampled) the next one is a first one again.
+_TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
 SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 STACK_BYTES = 8192
 # Of the time between two looks at the buffer, a tenth of a second: the event loop must go on.
@@ -83,7 +89,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     if library and may_load.value:
         has = library.has_ringbuf()
         ringbuf = Fact(has, "" if has else "this kernel has no BPF ring buffer")
-    names = ("copy_process", *functions, *VARIABLES, kernel.TRACEPOINT_GUARD, _RINGBUF)
+    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
     listed = None
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
@@ -172,6 +178,14 @@ def _open(
     return LibbpfBackend(library, plan, filter_, samples_per_second, stack_bytes)
 
 
+def _stage_of(key: events.Key) -> Stage:
+    """Say which probes had let a call pass that was judged by state."""
+    if key.is_alone:
+        return Stage.START
+    # Once all of them are attached, a step is silent only if it let the call pass.
+    return Stage.UNEXPLAINED if key.is_detailed else Stage.FAILED
+
+
 def _are_threads_far() -> bool:
     """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
     threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
@@ -229,9 +243,11 @@ class Session:
         if proven:
             facts = facts.with_feature(proven, Fact(True, "a program was attached"))
         self._facts = facts
-        self._wants_detail = False
+        self._wanted = Stage.START  # which of the plan's probes are to be attached by now
+        self._is_attaching = False
         self._start_monotonic_ns = time.monotonic_ns()
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
+        self._busy_until_s = 0.0
         self._sampled = 0  # events read so far
         self._settled: Counter[bytes] = Counter()  # unsampled ones in records so far, by raw key
         self._folded: Counter[int] = Counter()
@@ -271,7 +287,12 @@ class Session:
             rung=self.plan.rung,
             backend=self.plan.backend,
             attached=tuple(
-                {"step": probe.step, "function": probe.function, "later": probe.in_detail}
+                {
+                    "step": probe.step,
+                    "function": probe.function,
+                    "later": probe.stage is not Stage.START,
+                    "when": _WHEN[probe.stage],
+                }
                 for probe in self.plan.probes
             ),
             missing=tuple(
@@ -283,9 +304,14 @@ class Session:
             passed_over=tuple(asdict(each) for each in self.plan.passed_over),
         )
 
+    def tick_s(self) -> float:
+        """Say how long `poll` may wait, so that no sample lies in the buffer for longer than a tenth of a second."""
+        is_quiet = time.monotonic() > self._busy_until_s
+        return _QUIET_TICK_S if is_quiet else _TICK_S
+
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures at most this long and return those that were sampled."""
-        raws = self._backend.poll(0.0 if self._owed else timeout_s)
+        raws = self._backend.poll(0.0 if self._owed or self._is_attaching else timeout_s)
         sampled = [events.decode(raw) for raw in raws]
         for raw in self._backend.stacks():
             stack = events.decode_stack(raw)
@@ -295,9 +321,12 @@ class Session:
         verdicts = [self._diagnose(event.key, event) for event in sampled]
         held = [self._held(*each) for each in zip(sampled, seen, verdicts)]
         self._sampled += len(raws)
+        if sampled:
+            self._busy_until_s = time.monotonic() + _PAID_S
+            self._wanted = max(self._wanted, Stage.FAILED)
         # One at a time: each takes the kernel a moment, and the buffer must be read meanwhile.
-        if self._wants_detail:
-            self._wants_detail = self._backend.attach_more()
+        if self._wanted is not Stage.START:
+            self._is_attaching = self._backend.attach_more(self._wanted)
         self._owed += zip(raws, sampled, seen, verdicts, held)
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
@@ -491,11 +520,8 @@ class Session:
 
     def _diagnose(self, key: events.Key, event: events.Event | None = None) -> causes.Verdict:
         """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
-        # Once all of them are attached, a step is silent only if it let the call pass.
         watched = {
-            probe.step
-            for probe in self.plan.probes
-            if probe.step and (key.is_detailed or not probe.in_detail)
+            probe.step for probe in self.plan.probes if probe.step and probe.stage <= _stage_of(key)
         }
         if self.plan.can_leave_out and not key.is_observed:
             # The kernel counts it before the failure gets here.
@@ -561,8 +587,10 @@ class Session:
         self, event: events.Event, look: _Look, verdict: causes.Verdict, unwinds: bool
     ) -> Failure:
         key = event.key
-        if verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step):
-            self._wants_detail = self._wants_detail or not key.is_observed
+        is_open = verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step)
+        # Before a fork had failed nothing could be explained: of the next one more is known.
+        if is_open and not key.is_observed and not key.is_alone:
+            self._wanted = Stage.UNEXPLAINED
         seen = causes.Seen(
             numbers=event.numbers,
             levels=event.levels,
@@ -625,7 +653,15 @@ class Session:
                 event.pid,
             ),
             also=verdict.also,
+            watched=self._watched(key),
         )
+
+    def _watched(self, key: events.Key) -> str | None:
+        """Say what was watched as a call was judged by state; None: it was not."""
+        if steps.name_of(key.step) != "copy_process" or key.is_observed:
+            return None
+        stage = Stage.START if self.plan.rung == "tracepoint" else _stage_of(key)
+        return _WATCHED[stage]
 
     def _own_cgroup(self, lines: Sequence[procfs.CgroupLine], key: events.Key) -> str | None:
         """Name the cgroup of the caller: by its id, or else by what /proc showed."""
@@ -691,6 +727,7 @@ class Session:
             certainty=verdict.certainty,
             advice=catalogue.advice(verdict.cause, (), key.uid, own_cgroup),
             also=verdict.also,
+            watched=self._watched(key),
         )
 
     def _fold_step(self, number: int, count: int) -> Failure:

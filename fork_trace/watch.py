@@ -25,7 +25,7 @@ from fork_trace.report import PLAIN, More
 from fork_trace.session import Session
 from fork_trace.terminal import Terminal, is_dumb
 
-_TICK_S = 0.1  # how long a sample that woke nobody may lie in the buffer
+_TICK_S = 0.1  # how long somebody may wait at the keyboard, or for the end of a command
 _PATIENCE_S = 5.0  # for a command that was told to end
 # Of records that a file cannot take: some 6,000 samples, and not all of the memory.
 _MOST_WAITING_BYTES = 32 << 20
@@ -241,17 +241,17 @@ class _Progress:
     """One line on stderr that keeps itself up to date, only where that is a terminal."""
 
     def __init__(self) -> None:
-        self._is_on = sys.stderr.isatty() and not is_dumb()
+        self.is_on = sys.stderr.isatty() and not is_dumb()
         self._next = 0.0
 
     def show(self, session: Session, duration_s: float | None) -> None:
-        if self._is_on and time.monotonic() >= self._next:
+        if self.is_on and time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.5
             sys.stderr.write(f"\r\033[K{_progress(session, duration_s)}")
             sys.stderr.flush()
 
     def clear(self) -> None:
-        if self._is_on:
+        if self.is_on:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
 
@@ -305,7 +305,7 @@ def capture(
             ended = "signal"
         elif duration_s is not None and session.elapsed_s() >= duration_s:
             ended = "duration"
-        timeout_s = _TICK_S
+        timeout_s = _TICK_S if command or progress.is_on else session.tick_s()
         if duration_s is not None:
             timeout_s = min(timeout_s, max(0.0, duration_s - session.elapsed_s()))
         take(session.poll(0.0 if ended else timeout_s))
@@ -423,7 +423,8 @@ def live(
             if duration_s is not None:
                 due_s = min(due_s, duration_s)
             while session.elapsed_s() < due_s and not is_told:
-                timeout_s = min(_TICK_S, max(0.0, due_s - session.elapsed_s()))
+                tick_s = _TICK_S if terminal.redraws else session.tick_s()
+                timeout_s = min(tick_s, max(0.0, due_s - session.elapsed_s()))
                 _take(session.poll(timeout_s), counted, as_json)
                 is_told = ending.signal is not None or terminal.is_told_to_end()
                 if terminal.attend():

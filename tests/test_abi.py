@@ -313,7 +313,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
             "ft_phase",
             {
                 f"FT_PHASE_{name}": getattr(settings, f"PHASE_{name}")
-                for name in ("OFF", "MARKING", "COUNTING", "DETAILED")
+                for name in ("OFF", "MARKING", "ALONE", "COUNTING", "DETAILED")
             },
         ),
     ],

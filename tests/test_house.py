@@ -143,6 +143,7 @@ PURE_MAY_IMPORT = {
         "collections",
         "dataclasses",
         "difflib",
+        "enum",
         "errno",
         "json",
         "math",

@@ -340,7 +340,12 @@ def test_the_running_kernel_shows_its_copy_process() -> None:
     ("version", "addresses", "expected"),
     [
         ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", {"tracepoint_srcu": 1, "nr_threads": 2}, True),
-        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12", {"nr_threads": 2}, False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.18", {"nr_threads": 2}, False),
+        (
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.1",
+            {"tracepoint_srcu": 1, "srcu_free_old_probes": 3, "nr_threads": 2},
+            False,
+        ),
         ("#1 SMP Debian 7.2", {"tracepoint_srcu": 1, "nr_threads": 2}, False),
         ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", {"copy_process": 1}, None),
     ],

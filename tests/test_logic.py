@@ -23,7 +23,7 @@ CLONE_THREAD = 0x00010000
 SECOND_NS = 1_000_000_000
 CLONE_VM = 0x00000100
 CLONE_SIGHAND = 0x00000800
-OFF, MARKING, COUNTING, DETAILED = range(4)
+OFF, MARKING, ALONE, COUNTING, DETAILED = range(5)
 WATCHED = [step for step in steps.STEPS if step.watches and step.name != "copy_process"]
 _SYSCALL_AT = 16 + 8 + 4 + 4 + 2
 STEP = {step.name: step.number for step in steps.STEPS}
@@ -281,7 +281,7 @@ def test_an_observed_refusal_goes_before_what_the_state_says_and_nothing_is_judg
     assert 0 == host.judged[0]
 
 
-@pytest.mark.parametrize(("phase", "watched"), [(COUNTING, 0b0110), (DETAILED, 0b1110)])
+@pytest.mark.parametrize(("phase", "watched"), [(ALONE, 0), (COUNTING, 0b0110), (DETAILED, 0b1110)])
 def test_what_the_programs_of_this_phase_have_told_is_not_judged_again(
     host: Host, phase: int, watched: int
 ) -> None:
@@ -653,6 +653,17 @@ def test_before_it_counts_no_mark_is_left(netted: Host) -> None:
     netted.let(phase=MARKING)
     netted.fail_before(False, errno.EAGAIN)
     netted.let(phase=COUNTING)
+    netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 1, "sampled": 1} == netted.stats
+
+
+@pytest.mark.parametrize("phase", [ALONE, COUNTING, DETAILED])
+def test_in_whichever_phase_it_counts_a_failure_that_both_see_is_told_once(
+    netted: Host, phase: int
+) -> None:
+    netted.let(phase=phase)
+    netted.fail_before(False, errno.EAGAIN)
     netted.fail_at_return(errno.EAGAIN)
 
     assert {"failures": 1, "sampled": 1} == netted.stats
@@ -1298,7 +1309,7 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
     for _ in range(1500):
         host.let(
             thread=chance.randrange(4),
-            phase=chance.choice([COUNTING, DETAILED]),
+            phase=chance.choice([ALONE, COUNTING, DETAILED]),
             fits=chance.randrange(4),
             is_supervised=chance.random() < 0.5,
             is_dying=chance.random() < 0.1,

@@ -11,6 +11,7 @@ from fork_trace import plan, steps
 from fork_trace.errors import ForkTraceError
 
 # What clone3's arguments were refused for is taken up by the system call's exit alone: --refused.
+START, FAILED, UNEXPLAINED = plan.Stage
 WATCHED = [step.name for step in steps.STEPS if step.watches and step.name != "clone_args"]
 INLINE = [step.name for step in steps.STEPS if not step.watches]
 FUNCTIONS = [
@@ -104,7 +105,7 @@ def test_steps_that_every_fork_pays_for_are_attached_later() -> None:
 
     expected = {step.name for step in steps.STEPS if step.in_detail}
 
-    assert expected == {probe.step for probe in made.probes if probe.in_detail}
+    assert expected == {probe.step for probe in made.probes if probe.stage is UNEXPLAINED}
     assert {"copy_process", "alloc_pid", "cgroup_can_fork"}.isdisjoint(expected)
 
 
@@ -112,8 +113,29 @@ def test_with_all_steps_none_is_attached_later() -> None:
     made = plan.make(capable(), plan.Wishes(all_steps=True))
 
     assert WATCHED == watched(made)
-    assert not any(probe.in_detail for probe in made.probes)
-    assert made.watched(in_detail=False) == made.watched(in_detail=True)
+    assert {START} == {probe.stage for probe in made.probes}
+    assert made.watched(FAILED) == made.watched(UNEXPLAINED)
+
+
+@pytest.mark.parametrize("rung", ["fexit", "kprobe"])
+def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(rung: str) -> None:
+    usual = plan.make(capable(), plan.Wishes(rung=rung))
+    made = plan.make(capable(), plan.Wishes(rung=rung, on_demand=True))
+
+    assert ["copy_process"] == [each.function for each in made.probes if each.stage is START]
+    assert [each.stage or FAILED for each in usual.probes[1:]] == [
+        each.stage for each in made.probes[1:]
+    ]
+    assert programs(usual) == programs(made)
+
+
+def test_on_demand_what_the_user_asks_for_beside_it_is_attached_as_asked() -> None:
+    made = plan.make(capable(), plan.Wishes(refused=True, all_steps=True, on_demand=True))
+
+    assert {"copy_process", "copy_clone_args_from_user", "sys_enter", "sys_exit"} == {
+        each.function for each in made.probes if each.stage is START
+    }
+    assert {START, FAILED} == {each.stage for each in made.probes}
 
 
 def test_the_masks_of_watched_steps_have_a_bit_for_each_probe() -> None:
@@ -122,7 +144,7 @@ def test_the_masks_of_watched_steps_have_a_bit_for_each_probe() -> None:
     now = sum(1 << step.number for step in watched_ if not step.in_detail)
     later = sum(1 << step.number for step in watched_ if step.in_detail)
 
-    assert (now, now | later) == (made.watched(in_detail=False), made.watched(in_detail=True))
+    assert (now, now | later) == (made.watched(FAILED), made.watched(UNEXPLAINED))
 
 
 def test_a_probe_that_was_given_up_has_no_bit() -> None:
@@ -131,7 +153,7 @@ def test_a_probe_that_was_given_up_has_no_bit() -> None:
 
     less = made.without_probe("fexit_sched_fork", "refused")
 
-    assert made.watched(in_detail=True) - bit == less.watched(in_detail=True)
+    assert made.watched(UNEXPLAINED) - bit == less.watched(UNEXPLAINED)
 
 
 @pytest.mark.parametrize(("step", "watch"), FORMS, ids=lambda each: getattr(each, "program", ""))
@@ -142,7 +164,8 @@ def test_each_form_of_a_function_has_the_program_that_is_written_for_it(
 
     made = plan.make(capable(params={**params, watch.function: watch.params}))
 
-    expected = plan.Probe(step.name, watch.function, watch.program, step.in_detail)
+    stage = UNEXPLAINED if step.in_detail else START
+    expected = plan.Probe(step.name, watch.function, watch.program, stage)
     assert [expected] == [probe for probe in made.probes if probe.step == step.name]
 
 
@@ -315,7 +338,7 @@ def test_without_trampolines_and_kprobes_the_tracepoint_rung_says_what_it_infers
 
     assert "tracepoint" == made.rung
     assert list(steps.SYSCALL_PROGRAMS) == programs(made)
-    assert (0, 0) == (made.watched(in_detail=False), made.watched(in_detail=True))
+    assert (0, 0) == (made.watched(FAILED), made.watched(UNEXPLAINED))
     assert {"seccomp", "kernel_clone", "copy_process", "mmap", "mprotect"} == (
         set(steps.BY_NAME) - set(reasons(made))
     )
@@ -342,11 +365,11 @@ def test_without_trampolines_the_kprobe_rung_watches_the_same_steps() -> None:
     best, made = plan.make(capable()), plan.make(capable(trampolines=NO))
 
     assert ("kprobe", "libbpf") == (made.rung, made.backend)
-    assert [(p.step, p.function, p.in_detail) for p in best.probes] == [
-        (p.step, p.function, p.in_detail) for p in made.probes
+    assert [(p.step, p.function, p.stage) for p in best.probes] == [
+        (p.step, p.function, p.stage) for p in made.probes
     ]
     assert best.missing == made.missing
-    assert best.watched(in_detail=True) == made.watched(in_detail=True)
+    assert best.watched(UNEXPLAINED) == made.watched(UNEXPLAINED)
 
 
 def test_a_kprobe_at_a_return_has_one_at_the_entry_where_arguments_are_needed() -> None:

@@ -19,9 +19,17 @@ from hypothesis import strategies as some
 from fork_trace import cgroup, events, procfs, session, steps
 from fork_trace.backends import Filter
 from fork_trace.backends.libbpf import LibbpfBackend
-from fork_trace.backends.settings import Config, fill, is_vital
+from fork_trace.backends.settings import (
+    PHASE_ALONE,
+    PHASE_COUNTING,
+    PHASE_DETAILED,
+    Config,
+    Later,
+    fill,
+    is_vital,
+)
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import VARIABLES, Plan, Probe
+from fork_trace.plan import VARIABLES, Plan, Probe, Stage
 
 PLAN = Plan(
     rung="fexit",
@@ -30,7 +38,7 @@ PLAN = Plan(
         Probe("copy_process", "copy_process", "fexit_copy_process"),
         Probe("rlimit_nproc", "is_rlimit_overlimit", "fexit_is_rlimit_overlimit"),
         Probe("dup_fd", "dup_fd", "fexit_dup_fd"),
-        Probe("sched_fork", "sched_fork", "fexit_sched_fork", in_detail=True),
+        Probe("sched_fork", "sched_fork", "fexit_sched_fork", Stage.UNEXPLAINED),
         Probe(None, "mem_cgroup_out_of_memory", "fexit_mem_cgroup_out_of_memory"),
     ),
     missing=(),
@@ -246,14 +254,85 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
     assert (expected, "inferred") == (verdict.cause, verdict.certainty)
 
 
+class Attached:
+    """What was attached, given up and written."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.said: list[str | int] = []
+        self.given_up: list[str] = []
+
+    def more(self, later: Later, stage: Stage) -> list[str | int]:
+        """Attach until there is no more to do; what was done since the last time."""
+        self.said = []
+        while later.attach(stage, self._attach, self._give_up, self.said.append):
+            pass
+        return self.said
+
+    def _attach(self, probe: Probe) -> str | None:
+        self.said.append(probe.function)
+        return "no" if probe.function in self.refused else None
+
+    def _give_up(self, probe: Probe, reason: str) -> None:
+        self.given_up.append(f"{probe.function}: {reason}")
+
+
+ON_DEMAND = replace(
+    PLAN,
+    probes=(
+        PLAN.probes[0],
+        *(replace(probe, stage=max(probe.stage, Stage.FAILED)) for probe in PLAN.probes[1:]),
+    ),
+)
+
+
+def test_inner_functions_are_attached_first_and_silence_tells_once_all_are() -> None:
+    attached, later = Attached(), Later(ON_DEMAND)
+
+    assert PHASE_ALONE == later.phase
+    assert [] == attached.more(later, Stage.START)
+    assert ["mem_cgroup_out_of_memory", "dup_fd", "is_rlimit_overlimit", PHASE_COUNTING] == (
+        attached.more(later, Stage.FAILED)
+    )
+    assert [] == attached.more(later, Stage.FAILED)
+    assert ["sched_fork", PHASE_DETAILED] == attached.more(later, Stage.UNEXPLAINED)
+    assert [] == attached.more(later, Stage.UNEXPLAINED)
+
+
+def test_both_stages_can_be_asked_for_at_once() -> None:
+    attached, later = Attached(), Later(ON_DEMAND)
+
+    said = attached.more(later, Stage.UNEXPLAINED)
+
+    assert [PHASE_COUNTING, "sched_fork", PHASE_DETAILED] == said[-3:]
+
+
+def test_what_is_attached_from_the_start_has_no_phase_of_its_own() -> None:
+    attached, later = Attached(), Later(PLAN)
+
+    assert PHASE_COUNTING == later.phase
+    assert [] == attached.more(later, Stage.FAILED)
+    assert ["sched_fork", PHASE_DETAILED] == attached.more(later, Stage.UNEXPLAINED)
+
+
+def test_without_one_of_them_silence_never_tells() -> None:
+    attached, later = Attached("dup_fd"), Later(ON_DEMAND)
+
+    assert ["mem_cgroup_out_of_memory", "dup_fd", "is_rlimit_overlimit", "sched_fork"] == (
+        attached.more(later, Stage.UNEXPLAINED)
+    )
+    assert ["dup_fd: no"] == attached.given_up
+    assert PHASE_ALONE == later.phase
+
+
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
-    backend._links, backend._waiting = [], [PLAN.probes[3]]
-    backend._may_detail, backend._kprobe_events = True, None
+    backend._links, backend._later = [], Later(PLAN)
+    backend._kprobe_events = None
 
     backend.detach()
 
-    assert not backend.attach_more()
+    assert not backend.attach_more(Stage.UNEXPLAINED)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Plan
+from fork_trace.plan import Plan, Stage
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Backend(Protocol):
 
     plan: Plan  # as it was carried out
 
-    def attach_more(self) -> bool:
-        """Attach one of the probes in detail that still wait; False once none is left."""
+    def attach_more(self, stage: Stage) -> bool:
+        """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
 
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""

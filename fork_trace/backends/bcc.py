@@ -24,18 +24,17 @@ from fork_trace.backends.settings import (
     ATTEMPT_BYTES,
     MARKING_S,
     NEEDS,
-    PHASE_COUNTING,
-    PHASE_DETAILED,
     PHASE_MARKING,
     PHASE_OFF,
     THREAD_BYTES,
     Config,
+    Later,
     drain,
     fill,
     is_vital,
 )
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Fact, Plan, Probe
+from fork_trace.plan import Fact, Plan, Probe, Stage
 
 _SOURCE = "fork_trace.bcc.c"
 _PERF_PAGES = 64  # of each processor: 180 samples; the reader looks ten times a second
@@ -115,8 +114,7 @@ class BccBackend:
         self._kprobe_events: KprobeEvents | None = None
         self._bpf: Any = None
         self._is_counting = False
-        self._waiting: list[Probe] = []
-        self._may_detail = False
+        self._later = Later(plan)
         try:
             # Imported here: it is slow, and on most hosts it is not there.
             import bcc  # type: ignore[import-untyped]
@@ -194,7 +192,7 @@ class BccBackend:
             self._kprobe_events = KprobeEvents()
         refused = []
         for probe in self.plan.probes:
-            reason = None if probe.in_detail else self._attach(probe)
+            reason = self._attach(probe) if probe.stage is Stage.START else None
             if reason is None:
                 continue
             if is_vital(probe):
@@ -206,15 +204,14 @@ class BccBackend:
         return refused
 
     def _arm(self) -> None:
-        self._waiting = [probe for probe in reversed(self.plan.probes) if probe.in_detail]
-        self._may_detail = bool(self._waiting)
+        self._later = Later(self.plan)
         # The verifier and the compiler are done: give back what they took.
         self._lib.bcc_free_memory()
         self._is_counting = True
         self._move_to(PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
         time.sleep(MARKING_S)
-        self._move_to(PHASE_COUNTING)
+        self._move_to(self._later.phase)
 
     def _attach(self, probe: Probe) -> str | None:
         """Load and attach the programs of one probe; return the kernel's words if it refuses."""
@@ -252,20 +249,12 @@ class BccBackend:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._returns.append(fd)
 
-    def attach_more(self) -> bool:
-        """Attach one of the probes in detail that still wait; False once there is no more to do."""
-        if not self._waiting:
-            # From now on silence tells: who did not refuse let the caller pass.
-            if self._may_detail:
-                self._move_to(PHASE_DETAILED)
-                self._may_detail = False
-            return False
-        probe = self._waiting.pop(0)
-        reason = self._attach(probe)
-        if reason is not None:
-            self.plan = self.plan.without_probe(probe.program, reason)
-            self._may_detail = False
-        return True
+    def attach_more(self, stage: Stage) -> bool:
+        """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
+        return self._later.attach(stage, self._attach, self._give_up, self._move_to)
+
+    def _give_up(self, probe: Probe, reason: str) -> None:
+        self.plan = self.plan.without_probe(probe.program, reason)
 
     def _move_to(self, phase: int) -> None:
         self._write("phase", 0, phase)
@@ -343,8 +332,7 @@ class BccBackend:
 
     def detach(self) -> None:
         """Stop watching; what was counted and sampled can still be read."""
-        self._waiting = []
-        self._may_detail = False
+        self._later.forget()
         if self._is_counting:
             # Before the first program goes: none of the others shall see half of a fork.
             self._move_to(PHASE_OFF)

@@ -32,18 +32,17 @@ from fork_trace.backends.settings import (
     ATTEMPT_BYTES,
     MARKING_S,
     NEEDS,
-    PHASE_COUNTING,
-    PHASE_DETAILED,
     PHASE_MARKING,
     PHASE_OFF,
     THREAD_BYTES,
     Config,
+    Later,
     drain,
     fill,
     is_vital,
 )
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Plan, Probe
+from fork_trace.plan import Plan, Probe, Stage
 
 _PrintFn = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -438,8 +437,7 @@ class LibbpfBackend:
         self._pending: list[bytes] = []
         self._stacks: list[bytes] = []
         self._programs: dict[str, int] = {}
-        self._waiting: list[Probe] = []
-        self._may_detail = False  # every probe in detail could be attached, up to now
+        self._later = Later(plan)
         self._kprobe_events: KprobeEvents | None = None
         self._unreturned = 0  # forks that were under way at the end, and were not seen to return
         self._missed: int | None = None  # once the kprobe events are gone
@@ -492,14 +490,12 @@ class LibbpfBackend:
         self._tallies_fd = self._map_fd("tallies")
         self._stats_fd = self._map_fd("stats")
         self._folded_fd = self._map_fd("folded")
-        # Inner functions before those that call them, so that none of the latter speaks for one.
-        self._waiting = [probe for probe in reversed(plan.probes) if probe.in_detail]
-        self._may_detail = bool(self._waiting)
+        self._later = Later(plan)
         if any(_is_at_return(probe.program) for probe in plan.probes):
             with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
                 self._kprobe_events = KprobeEvents()
         for probe in plan.probes:
-            reason = None if probe.in_detail else self._attach(probe)
+            reason = self._attach(probe) if probe.stage is Stage.START else None
             if reason is not None and ctypes.get_errno() in (errno.EMFILE, errno.ENFILE):
                 return self._culprit(plan, ctypes.get_errno())
             if reason is not None:
@@ -507,7 +503,7 @@ class LibbpfBackend:
         self._move_to(PHASE_MARKING)
         # A refusal from before this moment has reached the end of its copy_process by then.
         time.sleep(MARKING_S)
-        self._move_to(PHASE_COUNTING)
+        self._move_to(self._later.phase)
         return None
 
     def _load(
@@ -565,21 +561,12 @@ class LibbpfBackend:
             self._links.append(link)
         return None
 
-    def attach_more(self) -> bool:
-        """Attach one of the probes in detail that still wait; False once there is no more to do."""
-        if not self._waiting:
-            # From now on silence tells: who did not refuse let the caller pass. Not earlier, for a
-            # fork under way can have been refused before the last one was in place.
-            if self._may_detail:
-                self._move_to(PHASE_DETAILED)
-                self._may_detail = False
-            return False
-        probe = self._waiting.pop(0)
-        reason = self._attach(probe)
-        if reason is not None:
-            self.plan = self.plan.without_probe(probe.program, reason)
-            self._may_detail = False
-        return True
+    def attach_more(self, stage: Stage) -> bool:
+        """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
+        return self._later.attach(stage, self._attach, self._give_up, self._move_to)
+
+    def _give_up(self, probe: Probe, reason: str) -> None:
+        self.plan = self.plan.without_probe(probe.program, reason)
 
     def _move_to(self, phase: int) -> None:
         fd, key, value = self._map_fd(".data.phase"), c_uint32(0), c_uint32(phase)
@@ -786,8 +773,7 @@ class LibbpfBackend:
             self._kprobe_events.remove()
             self._kprobe_events = None
         # Attached now, the last of them would start the counting again.
-        self._waiting = []
-        self._may_detail = False
+        self._later.forget()
 
     def close(self) -> None:
         """Detach every program and free every map."""

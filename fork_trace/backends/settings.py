@@ -13,9 +13,15 @@ from ctypes import c_uint32, c_uint64
 
 from fork_trace import events, steps
 from fork_trace.backends import Filter
-from fork_trace.plan import Plan, Probe
+from fork_trace.plan import Plan, Probe, Stage
 
-PHASE_OFF, PHASE_MARKING, PHASE_COUNTING, PHASE_DETAILED = 0, 1, 2, 3  # enum ft_phase
+# enum ft_phase
+PHASE_OFF, PHASE_MARKING, PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED = range(5)
+_PHASES = {
+    Stage.START: PHASE_ALONE,
+    Stage.FAILED: PHASE_COUNTING,
+    Stage.UNEXPLAINED: PHASE_DETAILED,
+}
 MARKING_S = 0.02  # most failing forks take less than 0.1 ms from the refusal to the return
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
 _DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
@@ -78,6 +84,54 @@ def is_vital(probe: Probe) -> bool:
     return probe.step == "copy_process" or probe.program in steps.SYSCALL_PROGRAMS
 
 
+class Later:
+    """The probes of a plan that are attached once a fork has failed, and how far that has come."""
+
+    def __init__(self, plan: Plan) -> None:
+        # Inner functions before those that call them, so that none of the latter speaks for one.
+        self._waiting = [
+            [probe for probe in reversed(plan.probes) if probe.stage is stage] for stage in Stage
+        ]
+        self._is_whole = True  # every probe so far could be attached
+        self._stage = Stage.START if self._waiting[Stage.FAILED] else Stage.FAILED
+        self.phase = _PHASES[self._stage]
+
+    def attach(
+        self,
+        stage: Stage,
+        attach: Callable[[Probe], str | None],
+        give_up: Callable[[Probe, str], None],
+        move_to: Callable[[int], None],
+    ) -> bool:
+        """Attach the next one up to that stage; False once there is no more to do.
+
+        `attach` returns why it cannot be done, and then `give_up` hears of it.
+        """
+        if self._stage >= stage:
+            return False
+        following = Stage(self._stage + 1)
+        waiting = self._waiting[following]
+        if waiting:
+            probe = waiting.pop(0)
+            reason = attach(probe)
+            if reason is not None:
+                give_up(probe, reason)
+                self._is_whole = False
+            return True
+        # From now on silence tells: who did not refuse let the caller pass. Not earlier, for a fork
+        # under way can have been refused before the last one was in place. If one is lacking,
+        # silence never tells.
+        self._stage = following
+        if self._is_whole and self.phase != _PHASES[following]:
+            self.phase = _PHASES[following]
+            move_to(self.phase)
+        return self._stage < stage
+
+    def forget(self) -> None:
+        """Attach none of those that are left."""
+        self._stage = Stage.UNEXPLAINED
+
+
 def drain(under_way: Callable[[], int]) -> int:
     """Let the forks under way end, and count those that do not."""
     deadline_s = time.monotonic() + _DRAIN_S
@@ -94,8 +148,8 @@ def fill(
         config.copy_process_start, config.copy_process_end = plan.copy_process_range
     for name, address in plan.addresses.items():
         setattr(config, name.lstrip("_"), address)
-    config.watched = plan.watched(in_detail=False)
-    config.watched_in_detail = plan.watched(in_detail=True)
+    config.watched = plan.watched(Stage.FAILED)
+    config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
     config.is_by_syscall = int(plan.rung == "tracepoint")
     config.notes_attempts = int(plan.rung == "kprobe")
     config.watches_early = int(

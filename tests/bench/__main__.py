@@ -58,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--callers", action="store_true", help="only what naming callers costs, natively, as root"
     )
-    parser.add_argument("--peers", action="store_true", help="also bpftrace, if it is installed")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="also bpftrace, bcc's trace, perf and strace, if they are installed",
+    )
     parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
     return parser
 
@@ -97,14 +101,18 @@ def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequ
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _bpftrace(directory: Path) -> list[str]:
+    calls = ("fork", "vfork", "clone", "clone3")
+    probes = ",".join(f"tracepoint:syscalls:sys_exit_{call}" for call in calls)
+    program = (
+        f'{probes} /args->ret < 0/ {{ printf("%s %d %s %d\\n", probe, pid, comm, args->ret); }}'
+    )
+    # Its command is started when all is attached.
+    return ["bpftrace", "-q", "-c", f"{directory / 'loops'} hold", "-e", program]
+
+
 def _also(options: argparse.Namespace) -> list[str]:
-    also = ["--also=each"] if options.each else []
-    if options.peers:
-        if shutil.which("bpftrace"):
-            also.append("--also=bpftrace-kretfunc")
-        else:
-            _note("no bpftrace here, so no peer: install the package bpftrace")
-    return also
+    return [f"--also={name}" for name in ("each", "peers") if getattr(options, name)]
 
 
 def _cpu() -> str:
@@ -132,6 +140,13 @@ def main() -> None:
         _note("arming natively")
         native = arming.measure(NATIVE_TIMES)
         armed = {"native-to-load" if native["until"] == "load" else "native": native}
+        if options.peers and shutil.which("bpftrace"):
+            _note("arming bpftrace natively, on the exits of the same system calls")
+            peer = arming.measure(NATIVE_TIMES, peer=_bpftrace(directory))
+            if "why" in peer:
+                _note(f"bpftrace does not start here, so it is left out: {peer['why']}")
+            else:
+                armed["native-bpftrace"] = peer
         _note(f"checking natively beside {checking.TASKS} tasks")
         checked = checking.measure(directory)
         for kernel in armed_on:

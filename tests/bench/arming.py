@@ -30,8 +30,8 @@ def _spread(values: list[float], digits: int) -> dict[str, float]:
     }
 
 
-def measure(times: int, options: Sequence[str] = ()) -> dict[str, Any]:
-    """Start it so many times."""
+def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -> dict[str, Any]:
+    """Start it so many times; or a peer that says "armed" on stderr, or else `why` it does not start."""
     seconds: list[float] = []
     rss_mb: list[float] = []
     peak_mb: list[float] = []
@@ -39,8 +39,8 @@ def measure(times: int, options: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(times):
             tracer = Tracer(
-                [sys.executable, "-m", "fork_trace", "live", *options],
-                ARMED,
+                peer or [sys.executable, "-m", "fork_trace", "live", *options],
+                r"^armed" if peer else ARMED,
                 Path(directory, "out"),
             )
             if tracer.armed_seconds is not None:
@@ -58,6 +58,8 @@ def measure(times: int, options: Sequence[str] = ()) -> dict[str, Any]:
             else:
                 tracer.stop()
                 why = tracer.end.stderr.strip() if tracer.end else "no start line"
+                if peer:
+                    return {"why": why.partition("\n")[0]}
                 sys.exit(f"bench: fork-trace live did not start: {why}")
     return {
         "until": until,

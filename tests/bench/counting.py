@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from bench.arming import ARMED
 from bench.tracer import Tracer
-from fork_trace.plan import Wishes, make
+from fork_trace.plan import Stage, Wishes, make
 from fork_trace.session import read_facts
 
 NONE = "none"
@@ -42,6 +42,7 @@ class Operation(NamedTuple):
 OPERATIONS = {
     "fork": Operation(100, 16),
     "fork-2000-mappings": Operation(10, 6),
+    "fork-2000-accountable": Operation(10, 6),
     "mmap-pair": Operation(8_000, 8),
     "getppid": Operation(200_000, 5),
     FAILING: Operation(2_000, 5),
@@ -49,42 +50,81 @@ OPERATIONS = {
 
 
 class Config(NamedTuple):
-    """A tracer to measure with."""
+    """A tracer to measure with. One that starts what it traces stands before the loops."""
 
     argv: tuple[str, ...]
-    armed: str
-    report: str = ""  # how its output tells failures: json, lines
+    armed: str  # what it says on stderr then; a number: it says nothing, so many seconds
+    report: str = ""  # how its output tells failures: json, or a pattern of its lines
+    starts_them: bool = False
+    share: float = 1  # of the rounds of each loop, where they would take too long
 
 
 def _functions() -> list[str]:
     facts, _library = read_facts(Wishes())
-    return [probe.function for probe in make(facts).probes if not probe.in_detail]
+    return [probe.function for probe in make(facts).probes if probe.stage is Stage.START]
 
 
-def _bpftrace(functions: Sequence[str], loops: Path) -> Config:
-    # A pointer carries its error as its value, and no program may do arithmetic on it; an int
-    # leaves the upper half of the register undefined.
+# The four that are always watched, and the pids cgroup. True: it returns a pointer, which carries
+# its error as its value; an int leaves the upper half of the register undefined.
+_WATCHED = {
+    "copy_process": True,
+    "dup_fd": True,
+    "alloc_pid": True,
+    "cgroup_can_fork": False,
+    "__vm_enough_memory": False,
+}
+
+
+def _bpftrace(kind: str, functions: Sequence[str], loops: Path) -> Config:
+    # No program may do arithmetic on a pointer.
     pointer = ("(uint64)retval > 0xfffffffffffff000", "(int64)retval")
     number = ("(int32)retval < 0", "(int32)retval")
-    tests = {
-        "copy_process": pointer,
-        "dup_fd": pointer,
-        "alloc_pid": pointer,
-        "cgroup_can_fork": number,
-        "__vm_enough_memory": number,
-    }
     # One block each: bpftrace refuses several functions whose arguments differ.
     blocks = [
-        f'kretfunc:{name} /{test}/ {{ printf("%s %d %s %lld\\n", probe, pid, comm, {value}); }}'
-        for name, (test, value) in tests.items()
-        if name in functions
+        f'{kind}:{name} /{test}/ {{ printf("%s %d %s %lld\\n", probe, pid, comm, {value}); }}'
+        for name in functions
+        for test, value in [pointer if _WATCHED[name] else number]
     ]
     # Its command is started when all is attached.
     argv = ("bpftrace", "-q", "-c", f"{loops} hold", "-e", "\n".join(blocks))
-    return Config(argv, r"^armed", "lines")
+    return Config(argv, r"^armed", r"copy_process \d+ loops -\d+$")
 
 
-def configs(wanted: Sequence[str], directory: Path, loops: Path) -> dict[str, Config | None]:
+def _bcc_trace(functions: Sequence[str]) -> Config:
+    probes = [
+        f"r::{name} "
+        + ("(retval > 0xfffffffffffff000)" if _WATCHED[name] else "((int)retval < 0)")
+        + ' "%d", retval'
+        for name in functions
+    ]
+    # It compiles for half a minute under emulation, and says that it is ready on stdout.
+    return Config(("trace-bpfcc", *probes), "30", r"loops +copy_process +-\d+$")
+
+
+_REFUSED = r"(fork|clone3?)\(.*= -1 EAGAIN"
+
+
+def _peers(loops: Path, output: Path) -> dict[str, Config]:
+    """Return the tools that people reach for, as far as they are installed, watching the same functions."""
+    functions = [name for name in _functions() if name in _WATCHED]
+    perf = ("perf", "trace", "-a", "--failure", "-o", str(output))
+    peers = {
+        "bpftrace kretfunc": _bpftrace("kretfunc", functions, loops),
+        "bpftrace kretprobe": _bpftrace("kretprobe", functions, loops),
+        "bcc trace": _bcc_trace(functions),
+        # Every system call that fails: the functions cannot be asked.
+        "perf trace --failure": Config(perf, "10", _REFUSED, share=0.25),
+        "strace -f": Config(("strace", "-f", "-A", "-o", str(output)), "", _REFUSED, True, 0.02),
+    }
+    missing = {each.argv[0] for each in peers.values() if not shutil.which(each.argv[0])}
+    if missing:
+        _note(f"not installed, so left out: {', '.join(sorted(missing))}")
+    return {name: each for name, each in peers.items() if each.argv[0] not in missing}
+
+
+def configs(
+    wanted: Sequence[str], directory: Path, loops: Path, output: Path
+) -> dict[str, Config | None]:
     """Return what the names stand for, `none` first."""
     hold = (sys.executable, "-m", "bench.hold")
     floor = (*hold, "floor", str(directory / "floor.bpf.o"))
@@ -94,14 +134,15 @@ def configs(wanted: Sequence[str], directory: Path, loops: Path) -> dict[str, Co
         NONE: None,
         "floor": Config(floor, r"^armed"),
         "fexit-default": Config(live, ARMED, "json"),
+        "fexit-on-demand": Config((*live, "--on-demand"), ARMED, "json"),
         "fexit-all": Config((*live, "--all-steps"), ARMED, "json"),
         "fexit-refused": Config((*live, "--refused"), ARMED, "json"),
         "kprobe": Config((*live, "--rung", "kprobe"), ARMED, "json"),
         "tracepoint": Config((*live, "--rung", "tracepoint"), ARMED, "json"),
     }
     functions = _functions()
-    if "bpftrace-kretfunc" in wanted:
-        chosen["bpftrace-kretfunc"] = _bpftrace(functions, loops)
+    if "peers" in wanted:
+        chosen.update(_peers(loops, output))
     if "each" in wanted:
         chosen["fexit-no-reader"] = Config((*hold, "fexit"), r"^armed")
         for function in functions:
@@ -110,15 +151,17 @@ def configs(wanted: Sequence[str], directory: Path, loops: Path) -> dict[str, Co
     return chosen
 
 
-def _loop(loops: Path, name: str) -> list[tuple[float, float, int]]:
+def _loop(loops: Path, name: str, config: Config | None) -> list[tuple[float, float, int]]:
     """Return for each process: instructions in all, its own ones, and how many calls failed."""
     operation = OPERATIONS[name]
+    times = max(10, int(operation.times * (config.share if config else 1)))
+    before = config.argv if config and config.starts_them else ()
     values = []
     for _ in range(operation.processes):
-        argv = [str(loops), name, str(operation.times)]
+        argv = [*before, str(loops), name, str(times)]
         done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
         passed, own, failures = map(int, done.stdout.split())
-        values.append((passed / operation.times, own / operation.times, failures))
+        values.append((passed / times, own / times, failures))
     return values
 
 
@@ -130,9 +173,7 @@ def _reported(config: Config, output: Path) -> int | None:
             total for each in summaries if each["type"] == "summary" for total in each["totals"]
         ]
         return sum(int(total["count"]) for total in totals if total["comm"] == "loops")
-    if config.report == "lines":
-        return len(re.findall(r"copy_process \d+ loops -\d+$", text, re.MULTILINE))
-    return None
+    return len(re.findall(config.report, text, re.MULTILINE)) if config.report else None
 
 
 class Gathered:
@@ -151,7 +192,10 @@ class Gathered:
 
     def run(self, config: Config | None, loops: Path, output: Path, names: Sequence[str]) -> None:
         """One turn: start the tracer, loop, stop the tracer."""
-        tracer = Tracer(config.argv, config.armed, output) if config else None
+        tracer = None
+        output.unlink(missing_ok=True)  # strace adds to what is there
+        if config and not config.starts_them:
+            tracer = Tracer(config.argv, config.armed, output)
         if config and tracer and tracer.armed_seconds is None:
             sys.exit(f"bench: {config.argv[0]} did not start: {tracer.end and tracer.end.stderr}")
         # What arming leaves to do (freeing, by RCU) is not the loops' business. Here sleep is
@@ -166,7 +210,7 @@ class Gathered:
         for name in names:
             before = tracer.cpu_ns() if tracer else 0
             started_s = time.monotonic()
-            values = _loop(loops, name)
+            values = _loop(loops, name, config)
             self.passed[name] += [passed for passed, _own, _failures in values]
             if name != FAILING:
                 continue
@@ -178,8 +222,9 @@ class Gathered:
                 time.sleep(3)
                 used = tracer.cpu_ns() - before - idle * (time.monotonic() - started_s)
                 self.reader.append(max(0.0, used) / made)
-        if tracer and config:
-            self.peak_rss_mb.append(tracer.stop().peak_rss_kb / 1024)
+        if config:
+            if tracer:
+                self.peak_rss_mb.append(tracer.stop().peak_rss_kb / 1024)
             got = _reported(config, output)
             self.reported = None if got is None or self.reported is None else self.reported + got
             time.sleep(1)
@@ -206,7 +251,7 @@ def main() -> None:
         work = Path(name)
         work.chmod(0o755)
         loops = Path(shutil.copy(options.directory / "loops", work / "loops"))
-        chosen = configs(options.also, options.directory, loops)
+        chosen = configs(options.also, options.directory, loops, work / "out")
         gathered = {name: Gathered() for name in chosen}
         for turn in range(options.rounds):
             # There and back, so that what drifts falls on all of them alike.

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fork_trace.backends.libbpf import LibbpfBackend, Library
-from fork_trace.plan import Plan, Wishes, make
+from fork_trace.plan import Plan, Stage, Wishes, make
 from fork_trace.session import read_facts
 
 
 def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:
     lib = library.lib
-    now = [probe for probe in plan.probes if not probe.in_detail]
+    now = [probe for probe in plan.probes if probe.stage is Stage.START]
     wanted = {probe.program.replace("fexit_", "floor_") for probe in now}
     image = path.read_bytes()
     opened = lib.bpf_object__open_mem(image, len(image), None)
@@ -61,10 +61,10 @@ def main() -> None:
     held: object
     if options.what == "floor":
         held = _attach_floor(library, plan, options.object)
-        attached = [probe.function for probe in plan.probes if not probe.in_detail]
+        attached = [probe.function for probe in plan.probes if probe.stage is Stage.START]
     else:
         held = LibbpfBackend(library, plan)
-        attached = [probe.function for probe in held.plan.probes if not probe.in_detail]
+        attached = [probe.function for probe in held.plan.probes if probe.stage is Stage.START]
     print("armed", *attached, file=sys.stderr, flush=True)
     signal.sigwait({signal.SIGTERM})
     # Closing in good order is not what is measured: the kernel detaches when we are gone.

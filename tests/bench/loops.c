@@ -80,18 +80,31 @@ static int ask_parent(void)
 	return 0;
 }
 
-/* Two neighbours never have the same protection, or the kernel would join them. */
-static void add_mappings(void)
+/*
+ * Two neighbours never have the same protection, or the kernel would join them. Those
+ * that are private and writable it accounts for, at each fork anew: every other one has
+ * the protection `first`, the rest `second`.
+ */
+static void add_mappings(int first, int second)
 {
-	char *start = mmap(NULL, MAPPINGS * page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *start = mmap(NULL, MAPPINGS * page_bytes, second, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	long i;
 
 	if (start == MAP_FAILED)
 		give_up("mmap");
-	/* Private and writable: these the kernel accounts for, at each fork anew. */
 	for (i = 0; i < MAPPINGS; i += 2)
-		if (mprotect(start + i * page_bytes, page_bytes, PROT_READ | PROT_WRITE))
+		if (mprotect(start + i * page_bytes, page_bytes, first))
 			give_up("mprotect");
+}
+
+static void add_half(void)
+{
+	add_mappings(PROT_READ | PROT_WRITE, PROT_NONE);
+}
+
+static void add_whole(void)
+{
+	add_mappings(PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE | PROT_EXEC);
 }
 
 /* Without privileges and with as many tasks as the user may have: this one. */
@@ -110,7 +123,8 @@ static const struct {
 	int (*once)(void);
 } operations[] = {
 	{"fork", NULL, fork_once},
-	{"fork-2000-mappings", add_mappings, fork_once},
+	{"fork-2000-mappings", add_half, fork_once},
+	{"fork-2000-accountable", add_whole, fork_once},
 	{"mmap-pair", NULL, map_and_unmap},
 	{"getppid", NULL, ask_parent},
 	{"failing-fork", limit_tasks, fork_in_vain},

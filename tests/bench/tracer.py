@@ -23,7 +23,10 @@ class End(NamedTuple):
 
 
 class Tracer:
-    """A tracer in the background. It is armed when `armed` matches what it writes to stderr."""
+    """A tracer in the background, armed when `armed` matches what it writes to stderr.
+
+    A number instead: it does not say so there, and has so many seconds.
+    """
 
     def __init__(
         self, argv: Sequence[str], armed: str, output: Path, timeout_s: float = 300
@@ -40,17 +43,25 @@ class Tracer:
         self._process.returncode = 0
         self.end: End | None = None
         self.armed_seconds: float | None = None
+        if armed.isdigit():
+            time.sleep(int(armed))
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                self._is_armed(time.monotonic())
+                return
         # Waiting for its words costs nothing; looking for them would, on a single processor.
         while self._hear(self._started_s + timeout_s - time.monotonic()):
             seen_s = time.monotonic()
             if re.search(armed, self._said.decode(errors="replace"), re.MULTILINE):
-                self.armed_seconds = seen_s - self._started_s
-                self.armed_cpu_ns = self.cpu_ns()
-                self.armed_rss_kb = self._status("VmRSS")
-                self.armed_peak_rss_kb = self._status("VmHWM")
+                self._is_armed(seen_s)
                 return
         # Silence for good means that it has ended by itself; signal 0 then only asks.
         self.stop(0 if self._is_silent else signal.SIGTERM)
+
+    def _is_armed(self, seen_s: float) -> None:
+        self.armed_seconds = seen_s - self._started_s
+        self.armed_cpu_ns = self.cpu_ns()
+        self.armed_rss_kb = self._status("VmRSS")
+        self.armed_peak_rss_kb = self._status("VmHWM")
 
     def _hear(self, timeout_s: float) -> bool:
         assert self._process.stderr

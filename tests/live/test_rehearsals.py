@@ -5,6 +5,8 @@ By both rungs that see a step refuse: nothing that is expected here depends on w
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +151,19 @@ def test_the_rung_says_what_it_is_and_why_it_is_no_better_one(
 
     assert (rung, "libbpf") == (header["rung"], header["backend"])
     assert reasons.get(rung, []) == [each["reason"] for each in header["passed_over"]]
+
+
+def test_copy_process_is_watched_twice_only_where_the_kernel_preempts(
+    rung: str, rehearsed: Captured
+) -> None:
+    # Of "none voluntary (full) lazy" one is chosen; v5.10 has no such choice, and Debian's does not.
+    modes = Path("/sys/kernel/debug/sched/preempt")
+    is_preempting = (
+        bool(re.search(r"\((full|lazy)\)", modes.read_text())) if modes.exists() else False
+    )
+    watched = [each["function"] for each in rehearsed.header["attached"]]
+
+    assert (is_preempting and rung == "fexit") == (watched.count("copy_process") == 2)
 
 
 def test_every_step_is_watched_or_said_to_be_missing(rehearsed: Captured) -> None:
