@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fork_trace.elf import PT_GNU_EH_FRAME, BadElfError, Elf, Section
 
@@ -20,13 +20,15 @@ _MOST_OPERATIONS = 1 << 13
 _MOST_SAVED_STATES = 64
 _MOST_REGISTERS = 128
 _MOST_EXPRESSION_BYTES = 256
-_MOST_SCANNED_BYTES = 2 << 20
+_MOST_SCANNED_BYTES, _SCANNED_AT_ONCE = 2 << 20, 1 << 16
 _MOST_SCANNED_RECORDS = 10_000  # 0.1 s, once for a file without a sorted table
 
 # DW_EH_PE_*
 _ABSENT, _INDIRECT, _PC_RELATIVE, _DATA_RELATIVE = 0xFF, 0x80, 0x10, 0x30
 _FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 0xA: "<h", 0xB: "<i", 0xC: "<q"}
 _SORTED_TABLE = _DATA_RELATIVE | 0xB
+_USUAL_ENCODING = _PC_RELATIVE | 0xB
+_HEAD = struct.Struct("<IIii")  # of an entry: its size, how far back its CIE is, start, length
 
 # How a register of the caller is found.
 UNDEFINED, OFFSET, VALUE_OFFSET, REGISTER, EXPRESSION, VALUE_EXPRESSION = range(6)
@@ -288,14 +290,18 @@ class Tables:
         """Walk a section without a sorted table once: start, end and place of each entry."""
         if section.name not in self._scanned:
             found: list[tuple[int, int, int]] = []
-            at = 0
+            at, ahead, ahead_at = 0, b"", 0
             while at + 4 <= min(section.size, _MOST_SCANNED_BYTES):
-                try:
-                    (size,) = struct.unpack("<I", self._elf.read(section.offset + at, 4))
-                except BadElfError:
-                    break
+                if at + _HEAD.size > ahead_at + len(ahead):
+                    ahead, ahead_at = self._elf.upto(section.offset + at, _SCANNED_AT_ONCE), at
+                size = int.from_bytes(ahead[at - ahead_at : at - ahead_at + 4], "little")
                 if not 0 < size <= section.size or len(found) >= _MOST_SCANNED_RECORDS:
                     break
+                quick = self._quickly(ahead, at - ahead_at, at, section)
+                if quick is not None:
+                    found.append(quick)
+                    at += 4 + size
+                    continue
                 try:
                     opened = self._open(at, section)
                     if opened is not None:
@@ -307,9 +313,22 @@ class Tables:
             self._scanned[section.name] = found
         return self._scanned[section.name]
 
+    def _quickly(
+        self, ahead: bytes, place: int, at: int, section: Section
+    ) -> tuple[int, int, int] | None:
+        """Read an entry in the form that nearly all have, without its program; None: read it whole."""
+        if section.name != b".eh_frame" or place + _HEAD.size > len(ahead):
+            return None
+        size, pointer, start, length = _HEAD.unpack_from(ahead, place)
+        cie = self._cies.get((False, at + 4 - pointer)) if pointer else None
+        if cie is None or cie.encoding != _USUAL_ENCODING or size + 4 < _HEAD.size:
+            return None
+        start = section.vaddr + at + 8 + start & (1 << 64) - 1
+        return start, start + (length & (1 << 64) - 1), at
+
 
 def _copy(state: _State) -> _State:
-    return replace(state, rules=dict(state.rules))
+    return _State(state.cfa, dict(state.rules))
 
 
 def _run(

@@ -19,16 +19,20 @@ _NAME_AT = 19  # in a line of /proc/kallsyms: 16 digits, a blank, the type, a bl
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 
 
+def _capabilities(root: str) -> int | None:
+    status = Path(root, "proc/self/status").read_text()
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return int(match[1], 16) if match else None
+
+
 def may_load(root: str = "/") -> Fact:
     """Say whether this process may load tracing programs, by its capabilities."""
     try:
-        status = Path(root, "proc/self/status").read_text()
+        effective = _capabilities(root)
     except OSError as error:
         return Fact(None, f"cannot read the capabilities: {error.strerror}")
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
-    if not match:
+    if effective is None:
         return Fact(None, "/proc/self/status shows no capabilities")
-    effective = int(match[1], 16)
     if effective >> _CAP_SYS_ADMIN & 1:
         return YES
     if effective >> _CAP_BPF & 1 and effective >> _CAP_PERFMON & 1:
@@ -69,6 +73,12 @@ def kprobes(root: str = "/") -> Fact:
         # Attached all the same, they would never run.
         if Path(root, "sys/kernel/debug/kprobes/enabled").read_text().strip() == "0":
             return Fact(False, "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)")
+    paranoia, effective = perf_paranoia(root), None
+    with suppress(OSError):
+        effective = _capabilities(root)
+    if paranoia is not None and effective is not None and not effective >> _CAP_SYS_ADMIN & 1:
+        why = f"kernel.perf_event_paranoid is {paranoia}, so attaching a kprobe takes CAP_SYS_ADMIN"
+        return Fact(False, why)
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         path = Path(root, place)
@@ -87,6 +97,18 @@ def kprobes(root: str = "/") -> Fact:
     if seen or (sources / "uprobe").exists():
         return Fact(False, "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
     return Fact(None, "tracefs is not mounted or not readable")
+
+
+def perf_paranoia(root: str = "/") -> int | None:
+    """Return kernel.perf_event_paranoid where attaching a kprobe wants CAP_SYS_ADMIN by it, or else None.
+
+    Debian's and Ubuntu's kernels take values above 2, and start with 3 and 4.
+    """
+    try:
+        value = int(Path(root, "proc/sys/kernel/perf_event_paranoid").read_text())
+    except (OSError, ValueError):
+        return None
+    return value if value > 2 else None
 
 
 def tracepoints(root: str = "/") -> Fact:

@@ -32,7 +32,8 @@ def json_line(value: object) -> str:
     Half of a surrogate pair is no character: some readers refuse the whole line for it. Bytes that
     are not UTF-8 become \\x.., as everywhere here.
     """
-    text = json.dumps(value, ensure_ascii=True)
+    # What is no JSON value is a record within a record: its fields, without copying them first.
+    text = json.dumps(value, ensure_ascii=True, default=vars)
     return _ESCAPE.sub(_whole, text) if "\\ud" in text else text
 
 

@@ -322,8 +322,8 @@ def why_not_kprobe(facts: KernelFacts) -> tuple[str, str] | None:
 def _why_no_kprobes(facts: KernelFacts) -> tuple[str, str] | None:
     if facts.kprobes.value is False:
         return facts.kprobes.why, (
-            "The kprobe rung needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y and "
-            "/sys/kernel/debug/kprobes/enabled at 1."
+            "The kprobe rung needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y, "
+            "/sys/kernel/debug/kprobes/enabled at 1, and root where kernel.perf_event_paranoid is over 2."
         )
     return None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,25 +83,36 @@ class _Set(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
 
 
-def give_up(may_signal: bool = False) -> str | None:
+def _held() -> tuple[ctypes.CDLL, _Header, ctypes.Array[_Set]]:
+    """Read this thread's sets; OSError where they cannot be had."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = _Header(_VERSION_3, 0), (_Set * 2)()
+    if libc.capget(ctypes.byref(header), sets):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return libc, header, sets
+
+
+def give_up(may_signal: bool = False, lends: bool = False) -> str | None:
     """Give up whatever watching does not need, for good; return why it did not work, or None.
 
-    With `may_signal` a process of another user can still be told to end. No program that is started
-    afterwards gets more than what is kept.
+    With `may_signal` a process of another user can still be told to end. With `lends` CAP_SYS_ADMIN is
+    held back: out of effect but within `lent`, until `give_back`. No program that is started afterwards
+    gets more than what is kept.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     kept = {each.bit for each in CAPABILITIES if each.is_kept}
     if may_signal:
         kept.add(_CAP_KILL)
-    header, sets = _Header(_VERSION_3, 0), (_Set * 2)()
-    if libc.capget(ctypes.byref(header), sets):
-        return os.strerror(ctypes.get_errno())
+    try:
+        libc, header, sets = _held()
+    except OSError as error:
+        return error.strerror
     held = {bit for bit in range(64) if sets[bit // 32].permitted >> bit % 32 & 1}
     if not {each.bit for each in CAPABILITIES if each.is_needed} <= held:
         kept.add(_CAP_SYS_ADMIN)  # which stands for them
     for word in range(2):
         mask = _mask(bit - 32 * word for bit in kept if bit // 32 == word)
-        sets[word].permitted &= mask
+        held_back = _mask(bit - 32 * word for bit in {_CAP_SYS_ADMIN} if bit // 32 == word)
+        sets[word].permitted &= mask | (held_back if lends else 0)
         sets[word].effective &= mask
         sets[word].inheritable = 0
     zero = ctypes.c_ulong(0)
@@ -111,6 +123,30 @@ def give_up(may_signal: bool = False) -> str | None:
     ):
         return os.strerror(ctypes.get_errno())
     return None
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Have what was held back in effect; without effect where nothing was."""
+    libc, header, sets = _held()
+    before = [each.effective for each in sets]
+    for each in sets:
+        each.effective = each.permitted
+    libc.capset(ctypes.byref(header), sets)
+    try:
+        yield
+    finally:
+        for each, effective in zip(sets, before):
+            each.effective = effective
+        libc.capset(ctypes.byref(header), sets)
+
+
+def give_back() -> None:
+    """Give up what was held back, for good."""
+    libc, header, sets = _held()
+    for each in sets:
+        each.permitted = each.effective
+    libc.capset(ctypes.byref(header), sets)
 
 
 def _mask(bits: Iterable[int]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, TypeVar, Union
 
@@ -148,7 +148,7 @@ _T = TypeVar("_T")
 
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
-    return json_line({"type": _NAMES[type(record)], **asdict(record)})
+    return json_line({"type": _NAMES[type(record)], **vars(record)})
 
 
 def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:

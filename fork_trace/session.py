@@ -11,7 +11,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -27,6 +27,7 @@ from fork_trace import (
     headers,
     holders,
     kernel,
+    privileges,
     procfs,
     reserve,
     runtimes,
@@ -245,6 +246,12 @@ class Session:
         self._facts = facts
         self._wanted = Stage.START  # which of the plan's probes are to be attached by now
         self._is_attaching = False
+        # What privileges hold back once the rest is given up: it takes more to attach than to watch.
+        self.lends = (
+            plan.rung == "kprobe"
+            and any(probe.stage is not Stage.START for probe in plan.probes)
+            and kernel.perf_paranoia() is not None
+        )
         self._start_monotonic_ns = time.monotonic_ns()
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
         self._busy_until_s = 0.0
@@ -326,11 +333,18 @@ class Session:
             self._wanted = max(self._wanted, Stage.FAILED)
         # One at a time: each takes the kernel a moment, and the buffer must be read meanwhile.
         if self._wanted is not Stage.START:
-            self._is_attaching = self._backend.attach_more(self._wanted)
+            self._attach_more()
         self._owed += zip(raws, sampled, seen, verdicts, held)
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
         return self._told(_UNWINDING_S)
+
+    def _attach_more(self) -> None:
+        with privileges.lent() if self.lends else nullcontext():
+            self._is_attaching = self._backend.attach_more(self._wanted)
+        if self.lends and not self._is_attaching and self._wanted is Stage.UNEXPLAINED:
+            privileges.give_back()
+            self.lends = False
 
     def _told(self, budget_s: float, drains: bool = False) -> list[Failure]:
         """Make records of what is owed, until the time is up; what is left waits for the next look.

@@ -294,7 +294,7 @@ def capture(
     session.descriptors.restore()
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
     session.descriptors.raise_()
-    _give_up(may_signal=command is not None)
+    _give_up(may_signal=command is not None, lends=session.lends)
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -335,8 +335,8 @@ def capture(
     return 1 if summary.failures else 0
 
 
-def _give_up(may_signal: bool = False) -> None:
-    why = privileges.give_up(may_signal)
+def _give_up(may_signal: bool = False, lends: bool = False) -> None:
+    why = privileges.give_up(may_signal, lends)
     if why is not None:
         print(f"fork-trace: runs on with all its privileges: {why}.", file=sys.stderr)
 
@@ -404,7 +404,7 @@ def live(
     header = session.header()
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
-    _give_up()
+    _give_up(lends=session.lends)
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)

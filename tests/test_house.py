@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
         *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
-        *("plan", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
+        *("plan", "privileges", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
     },
     # 6
     "check": {

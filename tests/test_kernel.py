@@ -144,6 +144,24 @@ def test_kprobes_that_are_switched_off_are_of_no_use(root: Path) -> None:
     assert "switched off" in kernel.kprobes(str(root)).why
 
 
+@pytest.mark.parametrize(
+    ("paranoia", "effective", "expected"),
+    [("2", 0, True), ("3", 0, False), ("4", 1 << 38 | 1 << 39, False), ("3", 1 << 21, True)],
+)
+def test_where_perf_events_take_root_others_have_no_kprobes(
+    root: Path, paranoia: str, effective: int, expected: bool
+) -> None:
+    (root / "proc/sys/kernel").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/sys/kernel/perf_event_paranoid").write_text(f"{paranoia}\n")
+    (root / "proc/self/status").write_text(f"CapEff:\t{effective:016x}\n")
+
+    fact = kernel.kprobes(str(root))
+
+    assert expected == fact.value
+    assert expected or f"perf_event_paranoid is {paranoia}" in fact.why
+
+
 def test_without_tracefs_the_event_sources_tell_of_kprobes(root: Path) -> None:
     (root / "sys/kernel/tracing").rename(root / "gone")
     sources = root / "sys/bus/event_source/devices"

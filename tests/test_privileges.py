@@ -63,6 +63,30 @@ def after(call: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="has nothing to give up; run as root")
+def test_what_is_held_back_is_in_effect_only_while_it_is_lent() -> None:
+    program = (
+        "import re\n"
+        "from fork_trace import privileges as p\n"
+        "def told():\n"
+        "    text = open('/proc/self/status').read()\n"
+        "    return [int(each, 16) >> 21 & 1 for each in re.findall(r'Cap(?:Prm|Eff):\\s*(\\w+)', text)]\n"
+        "assert p.give_up(lends=True) is None\n"
+        "print(told())\n"
+        "with p.lent():\n"
+        "    print(told())\n"
+        "print(told())\n"
+        "p.give_back()\n"
+        "with p.lent():\n"
+        "    print(told())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert ["[1, 0]", "[1, 1]", "[1, 0]", "[0, 0]"] == done.stdout.splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="has nothing to give up; run as root")
 def test_what_is_given_up_does_not_come_back_with_another_program() -> None:
     own = int(Path("/proc/self/status").read_text().partition("CapPrm:\t")[2][:16], 16)
     kept = own & sum(1 << each.bit for each in ALL if each.is_kept)

@@ -13,6 +13,8 @@ from .conftest import FORK_TRACE, start
 
 pytestmark = pytest.mark.live
 
+# Attached once a failure had no reason yet.
+LATE, LATE_COMM, LATE_STEP = "namespace-denied", "ft-ns-denied", "copy_namespaces"
 MOST_TRIES = 30  # one fails about twice a second under emulation, and a dozen probes are attached
 
 
@@ -31,13 +33,25 @@ def records(takes: tuple[str, ...]) -> list[dict[str, Any]]:
     """One failure, more until one is observed, and then two kinds of them."""
     live = start("live", "--json", "--on-demand", *takes)
     assert live.stdout is not None
-    told = [json.loads(live.stdout.readline())]
-    try:
-        while told[-1].get("certainty") != "observed" and len(told) < MOST_TRIES:
-            make_fail("rlimit-nproc", 1)
+    told: list[dict[str, Any]] = []
+
+    def next_of(comm: str) -> dict[str, Any]:
+        while True:
             told.append(json.loads(live.stdout.readline()))
+            if told[-1].get("comm") == comm:
+                return told[-1]
+
+    def fail_until_observed(scenario: str, comm: str) -> None:
+        for _ in range(MOST_TRIES):
+            make_fail(scenario, 1)
+            if next_of(comm)["certainty"] == "observed":
+                return
+
+    try:
+        fail_until_observed("rlimit-nproc", "ft-rlimit-nproc")
         make_fail("pids-cgroup", COUNT)
         make_fail("set-tid-taken", COUNT)
+        fail_until_observed(LATE, LATE_COMM)
     finally:
         live.terminate()
         rest, _ = live.communicate(timeout=120)
@@ -81,3 +95,16 @@ def test_all_that_follow_are_observed_and_counted(records: list[dict[str, Any]])
         assert COUNT == sum(each["count"] for each in failures)
     summary = records[-1]
     assert ("summary", 0, 0) == (summary["type"], summary["lost"], summary["missed"] or 0)
+
+
+def test_a_step_that_each_fork_would_pay_for_is_observed_in_the_end(
+    records: list[dict[str, Any]],
+) -> None:
+    failures = of(records, LATE_COMM)
+
+    assert {"namespace-denied"} == {each["cause"] for each in failures}
+    assert ("inferred", "default") == (failures[0]["certainty"], failures[0]["watched"])
+    assert (LATE_STEP, "observed", None) == (
+        *(failures[-1]["step"], failures[-1]["certainty"]),
+        failures[-1]["watched"],
+    )

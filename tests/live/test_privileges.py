@@ -17,7 +17,7 @@ import pytest
 
 from fork_trace.privileges import CAPABILITIES
 
-from .conftest import FORK_TRACE, TIMEOUT_S
+from .conftest import FORK_TRACE, IS_GUEST, TAKES, TIMEOUT_S, host_by
 
 pytestmark = pytest.mark.live
 
@@ -49,12 +49,32 @@ def start(*command: str) -> subprocess.Popen[str]:
     return process
 
 
-def told(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """End a capture and return its failures and its summary."""
+@pytest.fixture(scope="module")
+def paranoid() -> Iterator[Path]:
+    """The switch of perf events, lowered to what kernels have that are not Debian's or Ubuntu's."""
+    switch = Path("/proc/sys/kernel/perf_event_paranoid")
+    before = switch.read_text()
+    if IS_GUEST:
+        switch.write_text("2")
+    try:
+        yield switch
+    finally:
+        if IS_GUEST:
+            switch.write_text(before)
+
+
+def rung_of(options: tuple[str, ...]) -> str:
+    """The rung that they make this kernel take."""
+    return next((rung for rung, takes in TAKES.items() if takes == options), "tracepoint")
+
+
+def told(process: subprocess.Popen[str], rung: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """End a capture by that rung and return its failures and its summary."""
     process.send_signal(signal.SIGTERM)
     text, errors = process.communicate(timeout=TIMEOUT_S)
     assert "Traceback" not in errors, errors
     records = [json.loads(line) for line in text.splitlines()]
+    assert rung == records[0]["rung"]
     return [each for each in records if each["type"] == "failure"], records[-1]
 
 
@@ -86,13 +106,15 @@ def lasting(*command: str) -> Iterator[None]:
         assert process.wait(timeout=TIMEOUT_S) == 0
 
 
-def test_two_capabilities_are_enough_to_watch(takes_each: tuple[str, ...], build: Any) -> None:
+def test_two_capabilities_are_enough_to_watch(
+    takes_each: tuple[str, ...], build: Any, paranoid: Path
+) -> None:
     tracer = start(
         *(*as_user(*NEEDED), *FORK_TRACE, "capture", "--json", *takes_each, "--comm", "fork_kinds")
     )
     subprocess.run([build("fork_kinds"), "fork", "23"], check=True, capture_output=True)
     held = held_by(tracer.pid)
-    failures, summary = told(tracer)
+    failures, summary = told(tracer, rung_of(takes_each))
 
     assert held["CapEff"] == held["CapPrm"] == mask(*NEEDED)
     assert (held["CapInh"], held["CapAmb"], held["NoNewPrivs"]) == (0, 0, 1)
@@ -102,14 +124,36 @@ def test_two_capabilities_are_enough_to_watch(takes_each: tuple[str, ...], build
     assert (summary["lost"], summary["unmarked"]) == (0, 0)
 
 
-@pytest.mark.parametrize("takes_each", ["fexit", "tracepoint"], indirect=True)
+def test_where_perf_events_take_root_a_stranger_gets_the_next_rung_and_its_reason(
+    any_host: dict[str, Any], paranoid: Path
+) -> None:
+    host_by("kprobe")
+    before = paranoid.read_text()
+    paranoid.write_text("3")
+    try:
+        done = subprocess.run(
+            [*as_user(*NEEDED), *FORK_TRACE, "doctor", "--json", *TAKES["kprobe"]],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd="/",
+        )
+    finally:
+        paranoid.write_text(before)
+    found = json.loads(done.stdout)
+
+    assert "tracepoint" == found["rung"]
+    assert "kernel.perf_event_paranoid is 3" in found["passed_over"][1]["reason"]
+
+
 def test_with_all_that_are_listed_a_stranger_is_told_as_root_tells_him(
-    takes_each: tuple[str, ...], build: Any
+    takes_each: tuple[str, ...], build: Any, paranoid: Path
 ) -> None:
     options = ("capture", "--json", *takes_each, "--comm", "fork_kinds")
     both = [start(*who, *FORK_TRACE, *options) for who in ([], as_user(*ALL))]
     with lasting(build("fork_kinds"), "fork", "23"):
-        (of_root, _), (of_user, _) = map(told, both)
+        rung = rung_of(takes_each)
+        (of_root, _), (of_user, _) = (told(each, rung) for each in both)
     same = ("exe", "cgroup", "caller", "stack", "stack_by", "cause", "certainty", "container")
 
     assert {each["exe"] for each in of_root} == {build("fork_kinds")}
