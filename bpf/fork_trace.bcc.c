@@ -103,13 +103,23 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 	return tallies.lookup(&own);
 }
 
-/* Kprobes run with preemption off: nobody tells anything twice. */
-ft_inline int port_mark(void)
+ft_inline ft_u32 port_crowding(void)
 {
 	return 0;
 }
 
-ft_inline int port_mark_take(void)
+/* Kprobes run with preemption off: nobody tells anything twice. */
+ft_inline int port_mark(ft_s32 error)
+{
+	return 0;
+}
+
+ft_inline int port_mark_take(ft_s32 error)
+{
+	return 0;
+}
+
+ft_inline int port_is_unreturned(void)
 {
 	return 0;
 }

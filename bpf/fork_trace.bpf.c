@@ -36,9 +36,11 @@ const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 /* Maps. All of them are preallocated: during the incident there may be no memory. */
 
+#define EVENTS_SHIFT 21
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 21); /* 900 samples; the reader looks ten times a second */
+	__uint(max_entries, 1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
 /* What is unwound, apart from the samples: it may be lost, they should not. */
@@ -109,12 +111,18 @@ struct {
 	__type(value, struct ft_attempt);
 } attempts SEC(".maps");
 
+/* Of which failure a mark is: between the programs of one call nobody sleeps. */
+struct mark {
+	__u64 sleeps; /* how often the thread had slept */
+	__s64 error;
+};
+
 /* Threads whose failed copy_process one of two programs has told; see ft_was_copy_told. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__type(key, __u32);
-	__type(value, __u8);
+	__type(value, struct mark);
 } marks SEC(".maps");
 
 ft_inline struct ft_attempt *port_attempt(void)
@@ -208,6 +216,11 @@ ft_inline void port_stat(enum ft_stat stat)
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
+}
+
+ft_inline ft_u32 port_crowding(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >> (EVENTS_SHIFT - 3);
 }
 
 ft_inline struct ft_event *port_event(void)
@@ -331,19 +344,32 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
-ft_inline int port_mark(void)
+ft_inline int port_mark(ft_s32 error)
 {
+	struct mark mark = { .sleeps = BPF_CORE_READ(current_task(), nvcsw), .error = error };
 	__u32 thread = bpf_get_current_pid_tgid();
-	__u8 mark = 1;
 
 	return !bpf_map_update_elem(&marks, &thread, &mark, BPF_ANY);
 }
 
-ft_inline int port_mark_take(void)
+ft_inline int port_mark_take(ft_s32 error)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
+	struct mark *mark = bpf_map_lookup_elem(&marks, &thread);
+	int is_of_this;
 
-	return !bpf_map_delete_elem(&marks, &thread);
+	if (!mark)
+		return 0;
+	is_of_this = mark->error == error &&
+		     mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
+	bpf_map_delete_elem(&marks, &thread);
+	return is_of_this;
+}
+
+/* Nobody waits for this thread's return from anywhere: the kernel had no room to follow it. */
+ft_inline int port_is_unreturned(void)
+{
+	return has_field(task_struct, rethooks) && !BPF_CORE_READ(current_task(), rethooks.first);
 }
 
 ft_inline struct ft_stack_range *port_stack(void)
@@ -413,10 +439,15 @@ ft_inline int copied(__u64 *ctx, int is_second)
 {
 	struct kernel_clone_args *args;
 
-	if (!IS_ERR_VALUE(ctx[4]) || ft_was_copy_told(is_second))
+	int error;
+
+	if (!IS_ERR_VALUE(ctx[4]))
+		return 0;
+	error = error_in(&ctx[4]);
+	if (ft_was_copy_told(error, is_second))
 		return 0;
 	args = (struct kernel_clone_args *)ctx[3];
-	ft_on_copy_process(ctx, error_in(&ctx[4]), BPF_CORE_READ(args, flags));
+	ft_on_copy_process(ctx, error, BPF_CORE_READ(args, flags));
 	return 0;
 }
 
@@ -431,6 +462,23 @@ SEC("fexit/copy_process")
 int fexit_copy_process_again(__u64 *ctx)
 {
 	return copied(ctx, 1);
+}
+
+/*
+ * The same, with preemption off, and without the arguments: the flags are those of
+ * the system call. Of a task that the kernel makes by itself they stay unknown, but
+ * for CLONE_VM: it copies no address space.
+ */
+SEC("kretprobe/copy_process")
+int kretprobe_copy_process_again(struct pt_regs *ctx)
+{
+	__u64 result = RETURNED(ctx);
+
+	if (!IS_ERR_VALUE(result) || ft_was_copy_told_before((int)result))
+		return 0;
+	ft_on_copy_process(ctx, (int)result,
+			   is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM);
+	return 0;
 }
 
 SEC("kprobe/copy_process")

@@ -117,11 +117,14 @@ enum ft_syscall {
 #define FT_BIT_MEMCG 4 /* a memory cgroup refused a charge inside this very call */
 #define FT_BIT_DETAILED 8 /* judged in FT_PHASE_DETAILED: each watched step has let it pass */
 #define FT_BIT_ALONE 16 /* judged in FT_PHASE_ALONE: no step was watched yet */
+#define FT_BIT_FLAGS_UNKNOWN 32 /* so it is not known either what was to be made */
+#define FT_FLAGS_UNKNOWN (1ULL << 63) /* among the CLONE_* flags: they were not to be had */
 
 /*
  * What would have refused, by the state at the instant of the return, for a
  * failure that no watched function explains. Only tests that no program watches
- * are in it: a watched one would have told. fork_trace/causes.py puts them in
+ * are in it: a watched one would have told; but where a program can be left out,
+ * all of them, and user space knows which were. fork_trace/causes.py puts them in
  * the kernel's order. The second half says what was asked or could not be read,
  * that nothing could be looked at, and that the programs of every step were
  * attached by then.
@@ -463,6 +466,7 @@ struct ft_config {
 	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
 	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_told */
+	ft_u32 copies_again_at_return; /* the second one is at its return: see ft_was_copy_told_before */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */

@@ -79,6 +79,8 @@ ft_inline void port_add(ft_u64 *counter); /* one, atomically */
 /* Count under the step alone, for keys that found no room. */
 ft_inline void port_fold(ft_u8 step);
 ft_inline void port_stat(enum ft_stat stat);
+/* How many eighths of the buffer for events wait for the reader; 0 where that is not told. */
+ft_inline ft_u32 port_crowding(void);
 /* Memory for one event, not zeroed; 0: the buffer is full. */
 ft_inline struct ft_event *port_event(void);
 /* Returns 0 if it was sent. */
@@ -104,9 +106,15 @@ enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CA
 /* Note how far this thread's call has come; 0: no room. */
 ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */
-/* Leave a mark for the other of two programs that see this thread's copy_process fail; 0: no room. */
-ft_inline int port_mark(void);
-ft_inline int port_mark_take(void); /* Was there one? It is gone now. */
+/*
+ * Leave a mark for the other of two programs that see this thread's copy_process fail
+ * with this error; 0: no room.
+ */
+ft_inline int port_mark(ft_s32 error);
+/* Was there one, and not for certain of an earlier failure? It is gone now. */
+ft_inline int port_mark_take(ft_s32 error);
+/* Is it certain that no program at copy_process' return will see this call? */
+ft_inline int port_is_unreturned(void);
 /* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
 ft_inline int port_is_supervised(void);
 ft_inline ft_settings *port_config(void);
@@ -254,7 +262,8 @@ ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags)
 		refusal->bits |= FT_BIT_ALONE;
 	else if (phase == FT_PHASE_DETAILED)
 		refusal->bits |= FT_BIT_DETAILED;
-	port_judge(refusal, error, ft_watched(phase));
+	/* Where a program can be left out, its silence tells nothing. */
+	port_judge(refusal, error, port_config()->copies_twice ? 0 : ft_watched(phase));
 }
 
 ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *tally,
@@ -304,6 +313,9 @@ ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
  * bounded, however many commands storm. One that was never sampled may take as
  * much again: a quiet command fails once, in the midst of the others' storm, and
  * is seen. Others count at the same time; the limits are as near as that allows.
+ *
+ * A reader that gets too little of a CPU sets the pace: half of the buffer is for
+ * keys without a sample, and a quarter for kinds that have sent none for a second.
  */
 ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft_u64 now_ns,
 			    int *is_first)
@@ -323,6 +335,8 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 	paid_ns = kind->paid_until_ns;
 	if (paid_ns < now_ns)
 		paid_ns = now_ns;
+	if (kind->paid_until_ns + FT_NS_PER_S > now_ns && port_crowding() >= (is_new ? 6 : 4))
+		return 0;
 	if (tally->in_window >= each ||
 	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
 		return 0;
@@ -352,6 +366,8 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
+	if (flags & FT_FLAGS_UNKNOWN)
+		key->bits |= FT_BIT_FLAGS_UNKNOWN;
 
 	port_stat(FT_STAT_FAILURES);
 	now_ns = port_now_ns();
@@ -464,17 +480,41 @@ ft_inline int ft_was_told(enum ft_call call, int is_second)
 }
 
 /*
- * The same of copy_process, whose two programs run in either order: the one that
- * runs first leaves a mark for the other. A mark that stays, for the other was left
- * out, only makes the second one tell the next failure.
+ * The same of copy_process, whose two fexit programs run in either order: the one
+ * that runs first leaves a mark for the other. A mark that stays, for the other was
+ * left out, only makes the second one tell the next failure.
+ *
+ * Where the second one is at the return, only the first leaves marks, and none that
+ * nobody would take. Without room for one the failure is left to the second.
  */
-ft_inline int ft_was_copy_told(int is_second)
+ft_inline int ft_was_copy_told(ft_s32 error, int is_second)
 {
 	if (!port_config()->copies_twice)
 		return 0;
-	if (port_mark_take())
+	if (port_config()->copies_again_at_return) {
+		if (port_phase() < FT_PHASE_ALONE || port_is_unreturned())
+			return 0;
+		return !port_mark(error);
+	}
+	if (port_mark_take(error))
 		return 1;
-	return !port_mark() && is_second;
+	return !port_mark(error) && is_second;
+}
+
+/*
+ * The second program at copy_process' return, by kretprobe, which runs with
+ * preemption off: did the first one tell this failure? It always comes first, for
+ * the trampoline that calls it returns to where the kretprobe waits. A mark stays if
+ * the kretprobe was left out, and must not hide a later failure that the first one
+ * was left out of: what a step of that one kept is still there, as whoever tells a
+ * failure takes it; else port_mark_take knows an older mark by itself, or nearly so.
+ */
+ft_inline int ft_was_copy_told_before(ft_s32 error)
+{
+	struct ft_refusal *refusal = port_refusal();
+	int is_marked = port_mark_take(error);
+
+	return is_marked && !(refusal && !refusal->is_of_stack);
 }
 
 /*

@@ -250,7 +250,8 @@ ft_inline __u64 flags_in(struct pt_regs *regs, long number, __u64 *set_tid_size)
 		flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
 	} else if (call == FT_SYSCALL_CLONE3) {
 		/* struct clone_args: the flags are its first word, set_tid_size its tenth */
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number));
+		if (bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number)))
+			flags = FT_FLAGS_UNKNOWN;
 		if (ARGUMENT_1(regs, number) >= 80 &&
 		    bpf_probe_read_user(set_tid_size, sizeof(*set_tid_size),
 					(void *)(ARGUMENT_0(regs, number) + 72)))

@@ -32,7 +32,7 @@ enum {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
-enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
+enum { BPF_RB_AVAIL_DATA = 0, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_F_USER_STACK = 256, BPF_F_USER_BUILD_ID = 2048 };
 
 /* Asked for by name: does the running kernel have this helper? */
@@ -311,6 +311,12 @@ struct thread_info {
 	unsigned int status;
 };
 
+struct llist_node;
+
+struct llist_head {
+	struct llist_node *first;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
@@ -334,6 +340,8 @@ struct task_struct {
 	struct sigpending pending;
 	struct seccomp seccomp;
 	struct css_set *cgroups;
+	unsigned long nvcsw;
+	struct llist_head rethooks; /* CONFIG_RETHOOK */
 };
 
 #pragma clang attribute pop

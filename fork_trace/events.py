@@ -157,6 +157,8 @@ BIT_OBSERVED = 2
 BIT_MEMCG = 4
 BIT_DETAILED = 8
 BIT_ALONE = 16
+BIT_FLAGS_UNKNOWN = 32
+FLAGS_UNKNOWN = 1 << 63
 
 _KEY = struct.Struct("=16sQIiBBBBI")
 _TALLY = struct.Struct("=QQQQ")
@@ -250,6 +252,12 @@ class Key:
     is_detailed: bool = False
     # Judged before a fork had failed, with copy_process watched alone.
     is_alone: bool = False
+    has_flags: bool = True
+
+    @property
+    def creates(self) -> str | None:
+        """Name what was to be made; None: the flags that tell were not to be had."""
+        return ("thread" if self.is_thread else "process") if self.has_flags else None
 
 
 @dataclass(frozen=True)
@@ -349,6 +357,7 @@ def decode_key(raw: bytes) -> Key:
         is_observed=bool(bits & BIT_OBSERVED),
         is_memcg=bool(bits & BIT_MEMCG),
         is_detailed=bool(bits & BIT_DETAILED),
+        has_flags=not bits & BIT_FLAGS_UNKNOWN,
         is_alone=bool(bits & BIT_ALONE),
         fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
     )
@@ -483,6 +492,8 @@ def _cgroup_path(raw: bytes) -> str | None:
 
 def flag_names(flags: int) -> tuple[str, ...]:
     """Name the CLONE_* flags; bits that have no name here stay visible as unknown:0x..."""
+    if flags & FLAGS_UNKNOWN:
+        return ("unknown",)
     names = [name for bit, name in CLONE_FLAGS if flags & bit]
     rest = flags & ~0xFF & ~sum(bit for bit, _ in CLONE_FLAGS)
     if rest:

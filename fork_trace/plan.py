@@ -14,6 +14,8 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.steps import (
     BY_NAME,
     COPIED_AGAIN,
+    COPIED_AGAIN_ON_EXIT,
+    COPIED_TWICE,
     MEMORY_CGROUP,
     SECOND_PROGRAMS,
     STEPS,
@@ -171,6 +173,11 @@ class Plan:
     # Which fields the installed headers have, for programs that are compiled against them.
     header_fields: Mapping[str, bool] = field(default_factory=dict)
 
+    @property
+    def can_leave_out(self) -> bool:
+        """Say whether the kernel can leave a program out, so that a step's silence alone tells nothing."""
+        return any(probe.program in COPIED_TWICE for probe in self.probes)
+
     def watched(self, stage: Stage) -> int:
         """Return the steps watched from that stage on as the programs know them: bit n for step number n."""
         mask = 0
@@ -182,9 +189,12 @@ class Plan:
     def without_probe(self, program: str, reason: str) -> Plan:
         """Return this plan with one program given up, which the kernel refused."""
         gone = [probe for probe in self.probes if probe.program == program]
+        left = [probe for probe in self.probes if probe.program != program]
+        if program == COPIED_AGAIN:
+            left += [replace(probe, program=COPIED_AGAIN_ON_EXIT) for probe in gone]
         return replace(
             self,
-            probes=tuple(probe for probe in self.probes if probe.program != program),
+            probes=tuple(left),
             missing=self.missing
             + tuple(Missing(probe.step, probe.function, reason) for probe in gone if probe.step),
         )
@@ -468,7 +478,8 @@ def _by_function(
     if rung == "fexit" and facts.preempts_tracepoints.value:
         # The same kernels preempt in a program of this rung. Earlier ones may, by the boot option
         # preempt=full: what is left out there is counted as missed.
-        probes.append(Probe(None, "copy_process", COPIED_AGAIN))
+        program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
+        probes.append(Probe(None, "copy_process", program))
     if wishes.refused:
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")

@@ -121,7 +121,9 @@ class Summary:
     causes: dict[str, int]
     totals: tuple[dict[str, Any], ...]  # one per counted key, with its exact count
     lost: int  # samples lost since the buffer was full; they are in the totals all the same
-    missed: int | None  # calls that a program did not see; None: the kernel does not count them
+    # Calls whose failure may not be counted, for a program did not see them; None: the kernel does
+    # not count these.
+    missed: int | None
     skipped: int  # failures counted but not sampled: the rate limit of their key
     folded: int  # failures counted per step only: the table of keys was full
     retries: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
@@ -133,6 +135,8 @@ class Summary:
     early: int = 0  # of the failures: those that never reached copy_process
     unmarked: int = 0  # refusals or calls that found no slot; their failures may lack their step
     stackless: int = 0  # samples whose user stack found no room: their caller may be unknown
+    # Calls of a step that its program did not see: of a failure the cause is inferred, or unknown.
+    left_out: int = 0
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
 
 

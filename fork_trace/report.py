@@ -201,6 +201,8 @@ def losses(summary: Summary) -> str:
     if summary.missed:
         # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.
         parts.append("so counts are lower bounds, and some causes may be unknown")
+    if summary.left_out:
+        parts.append(f"steps not seen: {summary.left_out}, so some causes may be inferred")
     if summary.skipped:
         parts.append(f"counted without a sample: {summary.skipped}")
     if summary.stackless:

@@ -481,6 +481,7 @@ class Session:
             totals=tuple(totals),
             lost=stats["lost"],
             missed=self._backend.missed(),
+            left_out=sum(self._backend.left_out().values()),
             skipped=stats["skipped"],
             folded=stats["folded"],
             retries=stats["retries"],
@@ -532,7 +533,7 @@ class Session:
                         "uid": key.uid,
                         "cgroup": self._own_cgroup((), key),
                         "syscall": key.syscall,
-                        "creates": "thread" if key.is_thread else "process",
+                        "creates": key.creates,
                         "errno": causes.errno_name(key.error),
                         "step": verdict.step,
                         "cause": verdict.cause,
@@ -553,9 +554,12 @@ class Session:
 
     def _diagnose(self, key: events.Key, event: events.Event | None = None) -> causes.Verdict:
         """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
-        watched = [
+        watched = {
             probe.step for probe in self.plan.probes if probe.step and probe.stage <= _stage_of(key)
-        ]
+        }
+        if self.plan.can_leave_out and not key.is_observed:
+            # The kernel counts it before the failure gets here.
+            watched -= self._backend.left_out().keys()
         after = causes.After(overcommit_memory=self._limits.get("vm.overcommit_memory"))
         if event is not None and "threads-unknown" in key.fits:
             after = replace(after, threads_are_far=_are_threads_far())
@@ -664,7 +668,7 @@ class Session:
             container=self._names.named(containers.place(own_cgroup)).as_record(),
             syscall=key.syscall,
             flags=events.flag_names(event.flags),
-            creates="thread" if key.is_thread else "process",
+            creates=key.creates,
             errno=causes.errno_name(key.error),
             step=step,
             function=self._function(step) if key.is_observed else None,
@@ -750,7 +754,7 @@ class Session:
             cgroup=own_cgroup,
             container=self._names.named(containers.place(own_cgroup)).as_record(),
             syscall=key.syscall,
-            creates="thread" if key.is_thread else "process",
+            creates=key.creates,
             errno=causes.errno_name(key.error),
             function=self._function(step) if key.is_observed else None,
             cause=verdict.cause,

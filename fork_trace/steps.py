@@ -407,7 +407,10 @@ MEMORY_CGROUP = Watch("mem_cgroup_out_of_memory", 3, "fexit_mem_cgroup_out_of_me
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")
 # The same a second time, after them, where the first ones can be left out; see bpf/fork_trace_logic.h.
 SECOND_PROGRAMS = tuple(f"{program}_again" for program in SYSCALL_PROGRAMS)
-COPIED_AGAIN = "fexit_copy_process_again"
+# Of copy_process too: at its return where the kernel has kprobes, else on its exit.
+COPIED_AGAIN = "kretprobe_copy_process_again"
+COPIED_AGAIN_ON_EXIT = "fexit_copy_process_again"
+COPIED_TWICE = (COPIED_AGAIN, COPIED_AGAIN_ON_EXIT)
 
 
 def name_of(number: int) -> str:

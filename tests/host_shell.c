@@ -37,7 +37,9 @@ struct ft_event host_event[HOST_EVENTS];
 struct ft_key host_key[HOST_KEYS];
 struct ft_tally host_tally[HOST_KEYS];
 struct ft_kind host_kind[FT_KINDS];
-ft_u32 host_mark, host_mark_room;
+ft_u32 host_crowding;
+ft_u32 host_mark, host_mark_room, host_sleeps, host_is_unreturned;
+ft_s32 host_mark_error;
 
 static struct ft_refusal refusal_of[HOST_THREADS];
 static int is_open[HOST_THREADS];
@@ -103,20 +105,32 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 	return &host_tally[host_tally_count++];
 }
 
-ft_inline int port_mark(void)
+ft_inline ft_u32 port_crowding(void)
+{
+	return host_crowding;
+}
+
+/* How often the thread had slept, plus one; 0: no mark. */
+ft_inline int port_mark(ft_s32 error)
 {
 	if (!host_mark_room)
 		return 0;
-	host_mark = 1;
+	host_mark = host_sleeps + 1;
+	host_mark_error = error;
 	return 1;
 }
 
-ft_inline int port_mark_take(void)
+ft_inline int port_mark_take(ft_s32 error)
 {
-	int was = host_mark;
+	int was = host_mark == host_sleeps + 1 && host_mark_error == error;
 
 	host_mark = 0;
 	return was;
+}
+
+ft_inline int port_is_unreturned(void)
+{
+	return host_is_unreturned;
 }
 
 ft_inline struct ft_kind *port_kind(ft_u32 number)
@@ -240,6 +254,9 @@ void host_reset(void)
 	memset(host_kind, 0, sizeof(host_kind));
 	host_mark = 0;
 	host_mark_room = 1;
+	host_sleeps = 0;
+	host_crowding = 0;
+	host_is_unreturned = 0;
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));
 	host_now_ns = 100 * FT_NS_PER_S;
@@ -292,7 +309,13 @@ int host_refuse_memory_cgroup(ft_u64 pages)
 
 void host_copy_process_of_two(ft_s32 error, ft_u64 flags, int is_second)
 {
-	if (!ft_was_copy_told(is_second))
+	if (!ft_was_copy_told(error, is_second))
+		ft_on_copy_process(0, error, flags);
+}
+
+void host_copy_process_returned(ft_s32 error, ft_u64 flags)
+{
+	if (!ft_was_copy_told_before(error))
 		ft_on_copy_process(0, error, flags);
 }
 

@@ -324,7 +324,7 @@ def test_each_enum_is_the_list_of_the_decoder(
     assert expected == btf.enum(enum)
 
 
-CALLS = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS, steps.COPIED_AGAIN)
+CALLS = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS, *steps.COPIED_TWICE)
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
 
 
@@ -348,7 +348,8 @@ def test_each_program_hangs_on_the_function_that_its_step_names(parts: dict[str,
                 expected.setdefault(place, set()).add(name)
     for name in steps.SYSCALL_PROGRAMS:
         expected[f"raw_tp/{name[len('raw_') :]}"] = {name, f"{name}_again"}
-    expected["fexit/copy_process"].add(steps.COPIED_AGAIN)
+    for name in steps.COPIED_TWICE:
+        expected[f"{name.partition('_')[0]}/copy_process"].add(name)
 
     assert expected == programs_by_section(parts)
 

@@ -141,6 +141,10 @@ class Host:
         """The same, as one of two programs on its return sees it."""
         self.lib.host_copy_process_of_two(-error, ctypes.c_uint64(0), int(is_second))
 
+    def fail_at_return(self, error: int, flags: int = 0) -> None:
+        """The same, as the second program sees it where that one is at copy_process' return."""
+        self.lib.host_copy_process_returned(-error, ctypes.c_uint64(flags))
+
     @property
     def events(self) -> list[events.Event]:
         size = self.lib.host_sizeof_event()
@@ -586,6 +590,100 @@ def test_if_one_of_two_on_copy_process_is_left_out_the_other_tells_it(
         host.fail_before(each, errno.EMFILE)
 
     assert [errno.ENOMEM, errno.EMFILE] == [event.key.error for event in host.events]
+
+
+@pytest.fixture
+def netted(host: Host) -> Host:
+    """The second program on copy_process is at its return."""
+    host.configure(copies_twice=1, copies_again_at_return=1)
+    return host
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+@pytest.mark.parametrize("is_left_out", [True, False])
+@pytest.mark.parametrize("step", [None, "alloc_pid"])
+def test_at_the_return_each_failure_is_told_once_whether_or_not_the_first_told_it(
+    netted: Host, step: str | None, is_left_out: bool, has_room: bool
+) -> None:
+    netted.let(mark_room=has_room)
+    for _ in range(23):
+        if step:
+            netted.refuse(step, errno.EAGAIN)
+        if not is_left_out:
+            netted.fail_before(False, errno.EAGAIN)
+        netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 23, "sampled": 23} == netted.stats
+    assert {step or "copy_process"} == set(netted.blamed)
+
+
+@pytest.mark.parametrize("how", ["step", "slept", "error"])
+def test_a_mark_that_stayed_hides_no_later_failure(netted: Host, how: str) -> None:
+    netted.fail_before(False, errno.EAGAIN)  # and nobody at the return
+    error = errno.ENOMEM if how == "error" else errno.EAGAIN
+    if how == "slept":
+        netted.let(sleeps=1)
+    if how == "step":
+        netted.refuse("alloc_pid", error)
+    netted.fail_at_return(error)  # and nobody before
+
+    assert [errno.EAGAIN, error] == [event.key.error for event in netted.events]
+
+
+def test_a_mark_that_stayed_makes_nobody_tell_a_failure_twice(netted: Host) -> None:
+    for _ in range(23):
+        netted.fail_before(False, errno.EAGAIN)
+    for _ in range(23):
+        netted.fail_before(False, errno.EAGAIN)
+        netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 46, "sampled": 46} == netted.stats
+
+
+def test_where_the_return_is_not_followed_no_mark_is_left(netted: Host) -> None:
+    netted.let(is_unreturned=1)
+    netted.fail_before(False, errno.EAGAIN)
+    netted.let(is_unreturned=0)
+    netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 2, "sampled": 2} == netted.stats
+
+
+def test_before_it_counts_no_mark_is_left(netted: Host) -> None:
+    netted.let(phase=MARKING)
+    netted.fail_before(False, errno.EAGAIN)
+    netted.let(phase=COUNTING)
+    netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 1, "sampled": 1} == netted.stats
+
+
+@pytest.mark.parametrize("phase", [ALONE, COUNTING, DETAILED])
+def test_in_whichever_phase_it_counts_a_failure_that_both_see_is_told_once(
+    netted: Host, phase: int
+) -> None:
+    netted.let(phase=phase)
+    netted.fail_before(False, errno.EAGAIN)
+    netted.fail_at_return(errno.EAGAIN)
+
+    assert {"failures": 1, "sampled": 1} == netted.stats
+
+
+def test_flags_that_were_not_to_be_had_are_told_as_unknown(netted: Host) -> None:
+    netted.fail_at_return(errno.EAGAIN, events.FLAGS_UNKNOWN | 0x100)
+    (event,) = netted.events
+
+    assert (None, ("unknown",)) == (event.key.creates, events.flag_names(event.flags))
+
+
+@pytest.mark.parametrize("config", [{"copies_twice": 1}, {}])
+def test_where_a_program_can_be_left_out_its_silence_tells_nothing(
+    host: Host, config: dict[str, int]
+) -> None:
+    host.configure(watched=0b0110, **config)
+    host.fail(errno.EAGAIN)
+
+    assert (0 if config else 0b0110) == host.judged[3]
 
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
@@ -1091,6 +1189,31 @@ def test_a_quiet_command_is_sampled_in_the_midst_of_a_storm_of_its_kind(host: Ho
     host.fail(errno.EAGAIN)
 
     assert "quiet" == host.events[-1].key.comm
+
+
+@pytest.mark.parametrize(
+    ("eighths", "comm", "error", "expected"),
+    [
+        (3, "storm-0", errno.EAGAIN, True),
+        (4, "storm-0", errno.EAGAIN, False),
+        (5, "quiet", errno.EAGAIN, True),
+        (6, "quiet", errno.EAGAIN, False),
+        (7, "quiet", errno.ENOMEM, True),
+    ],
+)
+def test_a_reader_that_falls_behind_still_finds_room_for_what_is_quiet(
+    host: Host, eighths: int, comm: str, error: int, expected: bool
+) -> None:
+    host.pass_ns(100 * SECOND_NS)
+    host.sampling(3)
+    storm(host, 1, 1)
+    host.let(crowding=eighths)
+    before = len(host.events)
+    host.who(comm)
+    host.fail(error)
+
+    assert expected == len(host.events) - before
+    assert "lost" not in host.stats
 
 
 def test_of_very_many_commands_not_even_each_is_sampled(host: Host) -> None:

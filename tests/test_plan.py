@@ -263,7 +263,29 @@ def test_where_programs_are_preempted_a_second_one_watches_copy_process(
     made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Wishes(rung=rung))
 
     assert expected == sum(probe.function == "copy_process" for probe in made.probes)
-    assert (rung == "fexit") == (steps.COPIED_AGAIN in programs(made))
+    assert (rung == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.can_leave_out
+
+
+@pytest.mark.parametrize("has_kprobes", [True, None, False])
+def test_the_second_one_is_at_the_return_unless_there_are_no_kprobes(
+    has_kprobes: bool | None,
+) -> None:
+    facts = capable(preempts_tracepoints=plan.YES, kprobes=plan.Fact(has_kprobes))
+    made = plan.make(facts)
+    expected = steps.COPIED_AGAIN_ON_EXIT if has_kprobes is False else steps.COPIED_AGAIN
+
+    assert expected == programs(made)[-1]
+    assert made.can_leave_out
+
+
+def test_if_the_kernel_refuses_that_one_another_on_the_exit_is_in_its_place() -> None:
+    made = plan.make(capable(preempts_tracepoints=plan.YES))
+    left = made.without_probe(steps.COPIED_AGAIN, "refused")
+    least = left.without_probe(steps.COPIED_AGAIN_ON_EXIT, "refused")
+
+    assert (steps.COPIED_AGAIN_ON_EXIT, True) == (programs(left)[-1], left.can_leave_out)
+    assert len(made.probes) == len(left.probes) == len(least.probes) + 1
+    assert (made.missing, False) == (least.missing, least.can_leave_out)
 
 
 @pytest.mark.parametrize("wishes", [plan.Wishes(refused=True), plan.Wishes(rung="tracepoint")])

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +158,102 @@ def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
     (probe,) = (each for each in (*PLAN.probes, *calls, kprobe) if each.program == program)
 
     assert expected == is_vital(probe)
+
+
+class Unseeing(LibbpfBackend):
+    """A loaded backend whose programs were left out of so many calls, or the kernel does not say."""
+
+    def __init__(self, plan: Plan, misses: dict[str, int] | None, unfollowed: int | None) -> None:
+        self.plan = plan
+        self._missed, self._unreturned = None, 0
+        self._kprobe_events: Any = SimpleNamespace(missed=lambda function: unfollowed)
+        self._told = misses
+
+    def _misses(self) -> dict[str, int] | None:
+        return dict(self._told) if self._told is not None else None
+
+
+def twice(program: str) -> Plan:
+    mmap_probe = Probe("mmap", "vm_mmap_pgoff", "fexit_vm_mmap_pgoff")
+    again = Probe(None, "copy_process", program)
+    return replace(PLAN, probes=(*PLAN.probes, mmap_probe, again))
+
+
+@pytest.mark.parametrize(
+    ("again", "unfollowed", "misses", "expected"),
+    [
+        (steps.COPIED_AGAIN, 0, (5, 0), 0),
+        (steps.COPIED_AGAIN, 0, (0, 5), 0),
+        (steps.COPIED_AGAIN, 3, (5, 0), 3),
+        (steps.COPIED_AGAIN, 3, (5, 1), 4),
+        (steps.COPIED_AGAIN, 0, (1, 5), 1),
+        (steps.COPIED_AGAIN, None, (5, 0), 5),  # nobody knows what it was left out of
+        (steps.COPIED_AGAIN_ON_EXIT, None, (5, 2), 2),
+    ],
+)
+def test_of_copy_process_is_missed_what_both_programs_can_have_been_left_out_of(
+    again: str, unfollowed: int | None, misses: tuple[int, int], expected: int
+) -> None:
+    told = {"fexit_copy_process": misses[0], again: misses[1], "fexit_dup_fd": 7}
+    backend = Unseeing(twice(again), told, unfollowed)
+
+    assert expected == backend.missed()
+
+
+def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
+    told = {
+        **{"fexit_copy_process": 0, steps.COPIED_AGAIN: 0, "fexit_vm_mmap_pgoff": 1},
+        **{"fexit_dup_fd": 2, "fexit_sched_fork": 0, "fexit_mem_cgroup_out_of_memory": 3},
+    }
+    backend = Unseeing(twice(steps.COPIED_AGAIN), told, 0)
+
+    assert 1 == backend.missed()
+    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == backend.left_out()
+
+
+def test_where_the_kernel_does_not_count_what_was_left_out_nothing_is_said_of_it() -> None:
+    backend = Unseeing(PLAN, None, None)
+
+    assert (None, {}) == (backend.missed(), backend.left_out())
+
+
+@pytest.mark.parametrize(
+    ("again", "expected"),
+    [(steps.COPIED_AGAIN, (1, 1)), (steps.COPIED_AGAIN_ON_EXIT, (1, 0)), (None, (0, 0))],
+)
+def test_the_first_program_on_copy_process_knows_which_second_one_there_is(
+    again: str | None, expected: tuple[int, int]
+) -> None:
+    filled = config(plan=twice(again) if again else PLAN)
+
+    assert expected == (filled.copies_twice, filled.copies_again_at_return)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "again", "expected"),
+    [
+        ({}, steps.COPIED_AGAIN, "unknown"),
+        ({"sched_fork": 1}, steps.COPIED_AGAIN, "unknown"),
+        ({"rlimit_nproc": 1}, steps.COPIED_AGAIN, "rlimit-nproc"),
+        ({"rlimit_nproc": 1}, None, "unknown"),
+    ],
+)
+def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
+    left_out: dict[str, int], again: str | None, expected: str
+) -> None:
+    watching = session.Session.__new__(session.Session)
+    plan = twice(again) if again else PLAN
+    watching._backend = SimpleNamespace(plan=plan, left_out=lambda: left_out)  # type: ignore[assignment]
+    watching._limits = {}
+    key = events.Key(
+        *("sh", 1, 0, errno.EAGAIN, 0, "", "clone"),
+        is_thread=False,
+        is_observed=False,
+        fits=frozenset({"nproc", "copies-mm"}),
+    )
+    verdict = watching._diagnose(key)
+
+    assert (expected, "inferred") == (verdict.cause, verdict.certainty)
 
 
 class Attached:

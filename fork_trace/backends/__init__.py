@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,7 +46,13 @@ class Backend(Protocol):
         """Return the run's counters by the names of events.STATS."""
 
     def missed(self) -> int | None:
-        """Count the calls that a program did not see; None: the kernel does not count them."""
+        """Count the calls whose failure may not have been counted; None: the kernel does not count them."""
+
+    def left_out(self) -> Mapping[str, int]:
+        """Count the calls of each step that its program did not see; their failures are counted all the same.
+
+        Only of the programs to which that has happened, and which `missed` has no number of.
+        """
 
     def folded(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""

@@ -42,8 +42,11 @@ class KprobeEvents:
         path = self._directory / "events" / self.group / function / "id"
         return int(path.read_text())
 
-    def missed(self) -> int | None:
-        """Count the calls that found no room, as far as the kernel tells; None: it cannot be read."""
+    def missed(self, function: str | None = None) -> int | None:
+        """Count the calls that found no room, as far as the kernel tells; None: it cannot be read.
+
+        Of one function, or of all that send no samples.
+        """
         # Since Linux commit dfea08a2116f ("tracing/kprobes: 'nmissed' not showed correctly for
         # kretprobe") (in v5.17, and in older stable kernels), it counts these. Before that, only
         # the calls that came in the middle of another kprobe.
@@ -54,7 +57,9 @@ class KprobeEvents:
         total = 0
         for line in text.splitlines():
             name, _hits, missed = line.split()[-3:]
-            if name in self._functions and name not in _READ_USER_MEMORY_IN:
+            if name not in self._functions:
+                continue
+            if name == function or (function is None and name not in _READ_USER_MEMORY_IN):
                 total += int(missed)
         return total
 

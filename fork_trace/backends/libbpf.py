@@ -62,6 +62,12 @@ _PREFIX_BYTES, _FOUND = 8, struct.Struct("=Q64s")  # bpf/kernel_symbols.bpf.c
 _LOG_BYTES = 1 << 20
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+# Functions in whose programs a failure is counted; in all others it only leaves its step.
+_COUNTING = frozenset(
+    watch.function
+    for name in ("copy_process", "mmap", "mprotect")
+    for watch in steps.BY_NAME[name].watches
+)
 _BATCH = 8192  # as many as each map holds: one system call reads all
 
 
@@ -485,7 +491,7 @@ class LibbpfBackend:
         self._stats_fd = self._map_fd("stats")
         self._folded_fd = self._map_fd("folded")
         self._later = Later(plan)
-        if plan.rung == "kprobe":
+        if any(_is_at_return(probe.program) for probe in plan.probes):
             with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
                 self._kprobe_events = KprobeEvents()
         for probe in plan.probes:
@@ -526,6 +532,9 @@ class LibbpfBackend:
             # Nobody writes there: no megabyte for it.
             attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
             lib.bpf_map__set_max_entries(attempts, 1)
+        if not plan.can_leave_out:
+            marks = lib.bpf_object__find_map_by_name(self._object, b"marks")
+            lib.bpf_map__set_max_entries(marks, 1)
         size = c_size_t()
         map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
         address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
@@ -679,14 +688,56 @@ class LibbpfBackend:
         return dict(zip(events.STATS, self._array(self._stats_fd, len(events.STATS))))
 
     def missed(self) -> int | None:
-        """Count the calls that a program did not see, by the kernel's own count; None: not kept."""
+        """Count the calls whose failure may not have been counted; None: the kernel does not count them."""
         if self._missed is not None:
             return self._missed
         total = 0
-        if self.plan.rung == "kprobe":
+        is_by_kprobes = self.plan.rung == "kprobe"
+        if is_by_kprobes:
             total = self._unreturned + self.stats()["unreturned"]
             if self._kprobe_events:
                 total += self._kprobe_events.missed() or 0
+        misses = self._misses()
+        if misses is None:
+            # A kprobe that is passed over for another one is not counted, a lost return is.
+            return total if is_by_kprobes else None
+        pairs = zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS)
+        copied = (("fexit_copy_process", again) for again in steps.COPIED_TWICE)
+        for first, second in (*pairs, *copied):
+            if second not in misses:
+                continue
+            # What one of them missed the other saw, but for what both of them did.
+            missed_again = misses.pop(second)
+            if second == steps.COPIED_AGAIN:
+                events_ = self._kprobe_events
+                unfollowed = events_.missed("copy_process") if events_ else None
+                if unfollowed is None:
+                    continue  # of any number of calls the kernel may not have followed the return
+                missed_again += unfollowed
+            misses[first] = min(misses[first], missed_again)
+        told_elsewhere = self._told_elsewhere()
+        return total + sum(
+            count for name, count in misses.items() if is_by_kprobes or name not in told_elsewhere
+        )
+
+    def left_out(self) -> dict[str, int]:
+        """Count the calls of each step that its program did not see; their failures are counted all the same."""
+        if self.plan.rung == "kprobe":
+            return {}  # those are in `missed`
+        misses = self._misses() or {}
+        return {
+            step: misses[name] for name, step in self._told_elsewhere().items() if misses.get(name)
+        }
+
+    def _told_elsewhere(self) -> dict[str, str]:
+        # Programs whose failures copy_process' own program counts -> what they tell of.
+        return {
+            probe.program: probe.step or probe.function
+            for probe in self.plan.probes
+            if probe.function not in _COUNTING and probe.program.startswith("fexit_")
+        }
+
+    def _misses(self) -> dict[str, int] | None:
         # Since Linux commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
         # prevented") (in v5.12); before that the kernel does not count them. Since Linux commit
         # dd8657894c11 ("bpf: Count missed stats in trace_call_bpf") (in v6.7), for kprobes too.
@@ -697,15 +748,9 @@ class LibbpfBackend:
             fd = self._lib.bpf_program__fd(handle)
             failed = self._lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
             if failed or size.value < ctypes.sizeof(info):
-                # A kprobe that is passed over for another one is not counted, a lost return is.
-                return total if self.plan.rung == "kprobe" else None
+                return None
             misses[name] = info.recursion_misses
-        pairs = zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS)
-        for first, second in (*pairs, ("fexit_copy_process", steps.COPIED_AGAIN)):
-            if second in misses:
-                # What one of them missed the other saw, but for what both of them did.
-                misses[first] = min(misses[first], misses.pop(second))
-        return total + sum(misses.values())
+        return misses
 
     def folded(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""

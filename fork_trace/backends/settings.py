@@ -62,6 +62,7 @@ class Config(ctypes.Structure):
         ("watches_early", c_uint32),
         ("watches_twice", c_uint32),
         ("copies_twice", c_uint32),
+        ("copies_again_at_return", c_uint32),
         ("page_shift", c_uint32),
         ("notes_attempts", c_uint32),
         ("stack_bytes", c_uint32),
@@ -155,7 +156,10 @@ def fill(
         plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
-    config.copies_twice = int(any(probe.program == steps.COPIED_AGAIN for probe in plan.probes))
+    config.copies_twice = int(plan.can_leave_out)
+    config.copies_again_at_return = int(
+        any(probe.program == steps.COPIED_AGAIN for probe in plan.probes)
+    )
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
     config.stack_bytes = -(-stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK

@@ -123,10 +123,11 @@ def test_nothing_is_lost_or_folded(rehearsed: Captured) -> None:
     assert (summary["unmarked"], summary["mismatched"]) == (0, 0)
 
 
-def test_what_a_preemptible_kernel_missed_is_next_to_nothing(rehearsed: Captured) -> None:
-    # None: Linux before v5.12 does not count it. Others are skipped while a task that was preempted
-    # inside a program waits, which the rehearsal with SCHED_DEADLINE brings about now and then.
-    assert (rehearsed.summary["missed"] or 0) <= 5
+def test_no_call_is_missed(rehearsed: Captured) -> None:
+    # None: Linux before v5.12 does not count it. Some skip a program while a task that was preempted
+    # inside it waits, which the rehearsal with SCHED_DEADLINE brings about now and then; a second one
+    # tells what copy_process returned all the same.
+    assert rehearsed.summary["missed"] in (None, 0)
 
 
 def test_the_rehearsing_processes_have_no_other_failures(rehearsed: Captured) -> None:
