@@ -118,7 +118,8 @@ enum ft_syscall {
 #define FT_BIT_DETAILED 8 /* judged in FT_PHASE_DETAILED: each watched step has let it pass */
 #define FT_BIT_ALONE 16 /* judged in FT_PHASE_ALONE: no step was watched yet */
 #define FT_BIT_FLAGS_UNKNOWN 32 /* so it is not known either what was to be made */
-#define FT_FLAGS_UNKNOWN (1ULL << 63) /* among the CLONE_* flags: they were not to be had */
+/* In place of CLONE_* flags that were not to be had. No kernel takes these, and a caller gives any. */
+#define FT_FLAGS_UNKNOWN 0xffffffff00000000ULL
 
 /*
  * What would have refused, by the state at the instant of the return, for a

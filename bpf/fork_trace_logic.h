@@ -366,7 +366,7 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
-	if (flags & FT_FLAGS_UNKNOWN)
+	if ((flags & FT_FLAGS_UNKNOWN) == FT_FLAGS_UNKNOWN)
 		key->bits |= FT_BIT_FLAGS_UNKNOWN;
 
 	port_stat(FT_STAT_FAILURES);

@@ -158,7 +158,7 @@ BIT_MEMCG = 4
 BIT_DETAILED = 8
 BIT_ALONE = 16
 BIT_FLAGS_UNKNOWN = 32
-FLAGS_UNKNOWN = 1 << 63
+FLAGS_UNKNOWN = 0xFFFFFFFF << 32
 
 _KEY = struct.Struct("=16sQIiBBBBI")
 _TALLY = struct.Struct("=QQQQ")
@@ -492,7 +492,7 @@ def _cgroup_path(raw: bytes) -> str | None:
 
 def flag_names(flags: int) -> tuple[str, ...]:
     """Name the CLONE_* flags; bits that have no name here stay visible as unknown:0x..."""
-    if flags & FLAGS_UNKNOWN:
+    if flags & FLAGS_UNKNOWN == FLAGS_UNKNOWN:
         return ("unknown",)
     names = [name for bit, name in CLONE_FLAGS if flags & bit]
     rest = flags & ~0xFF & ~sum(bit for bit, _ in CLONE_FLAGS)

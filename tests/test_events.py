@@ -237,6 +237,8 @@ def test_a_tally_is_its_count_and_what_of_it_has_no_event() -> None:
         (0x4111, ("CLONE_VM", "CLONE_VFORK")),
         (0x200000000, ("CLONE_INTO_CGROUP",)),
         (0x8000000100, ("CLONE_VM", "unknown:0x8000000000")),
+        (1 << 63, ("unknown:0x8000000000000000",)),  # of the caller's own making
+        (events.FLAGS_UNKNOWN | 0x100, ("unknown",)),
         (0, ()),
     ],
 )

@@ -676,6 +676,14 @@ def test_flags_that_were_not_to_be_had_are_told_as_unknown(netted: Host) -> None
     assert (None, ("unknown",)) == (event.key.creates, events.flag_names(event.flags))
 
 
+@pytest.mark.parametrize("bit", range(32, 64))
+def test_a_flag_that_nobody_knows_is_no_unknown_one(netted: Host, bit: int) -> None:
+    netted.fail_at_return(errno.EAGAIN, 1 << bit)
+    (event,) = netted.events
+
+    assert ("process", 1 << bit) == (event.key.creates, event.flags)
+
+
 @pytest.mark.parametrize("config", [{"copies_twice": 1}, {}])
 def test_where_a_program_can_be_left_out_its_silence_tells_nothing(
     host: Host, config: dict[str, int]
