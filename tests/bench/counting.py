@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
@@ -112,8 +113,11 @@ def _has_kprobes(functions: Sequence[str]) -> bool:
 
 
 def _has_perf_events(pid: int) -> bool:
-    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
-    return any("perf_event" in link for link in links)
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it opens and closes others meanwhile
+            if "perf_event" in os.readlink(each):
+                return True
+    return False
 
 
 _REFUSED = r"(fork|clone3?)\(.*= -1 EAGAIN"
@@ -129,7 +133,7 @@ def _peers(loops: Path, output: Path) -> dict[str, Config]:
         "bcc trace": _bcc_trace(functions),
         # Every system call that fails: the functions cannot be asked.
         "perf trace --failure": Config(
-            perf, "", _REFUSED, share=0.25, shows=_has_perf_events, ends_by=signal.SIGINT
+            perf, "", _REFUSED, share=0.05, shows=_has_perf_events, ends_by=signal.SIGINT
         ),
         "strace -f": Config(("strace", "-f", "-A", "-o", str(output)), "", _REFUSED, True, 0.02),
     }

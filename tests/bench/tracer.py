@@ -25,7 +25,7 @@ class End(NamedTuple):
 class Tracer:
     """A tracer in the background, armed when `armed` matches what it writes to stderr.
 
-    One that says nothing there is armed when it sleeps and `shows` what it was to set up, by its pid.
+    One that says nothing there is armed when `shows` finds what it was to set up, by its pid.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Tracer:
         argv: Sequence[str],
         armed: str,
         output: Path,
-        timeout_s: float = 300,
+        timeout_s: float = 100_000,
         shows: Callable[[int], bool] | None = None,
     ) -> None:
         self._said = b""
@@ -49,7 +49,7 @@ class Tracer:
         self.end: End | None = None
         self.armed_seconds: float | None = None
         if shows is not None:
-            self._watch_until_it_sleeps(shows)
+            self._look_until(shows)
             return
         # Waiting for its words costs nothing; looking for them would, on a single processor.
         while self._hear(self._started_s + timeout_s - time.monotonic()):
@@ -60,18 +60,13 @@ class Tracer:
         # Silence for good means that it has ended by itself; signal 0 then only asks.
         self.stop(0 if self._is_silent else signal.SIGTERM)
 
-    def _watch_until_it_sleeps(self, shows: Callable[[int], bool]) -> None:
+    def _look_until(self, shows: Callable[[int], bool]) -> None:
         # Where the clock counts instructions, waiting for a file takes no time: no fixed time would do.
-        before_ns = 0
         while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            time.sleep(0.5)
-            used_ns, state = self.cpu_ns(), Path(f"/proc/{self.pid}/stat").read_text()
-            is_asleep = state.rpartition(") ")[2].startswith("S")
-            is_done = used_ns - before_ns < 10e6  # some poll
-            if is_asleep and is_done and shows(self.pid):
+            time.sleep(0.2)
+            if shows(self.pid):
                 self._is_armed(time.monotonic())
                 return
-            before_ns = used_ns
         self.stop(0)
 
     def _is_armed(self, seen_s: float) -> None:
