@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         help="also bpftrace, bcc's trace, perf and strace, if they are installed",
     )
     parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument(
+        "--of", type=Path, metavar="FILE", help="measure nothing: show what --json wrote there"
+    )
     parser.add_argument("--each", action="store_true", help="also each of our programs by itself")
     return parser
 
@@ -125,10 +128,9 @@ def main() -> None:
     options = _parser().parse_args()
     if options.rounds < 1:
         sys.exit("scripts/bench: --rounds must be at least 1.")
-    if options.write_readme and not (options.peers and os.geteuid() == 0):
-        sys.exit(
-            "scripts/bench: README shows the peers and what root measures: add --peers, be root."
-        )
+    if options.of:
+        _tell(json.loads(options.of.read_text()), options)
+        return
     if options.callers:
         if os.geteuid() != 0:
             sys.exit("scripts/bench: --callers needs root, to see real failures.")
@@ -187,10 +189,14 @@ def main() -> None:
         "check": checked,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
+    _tell(result, options)
+
+
+def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:
+    print(json.dumps(result) if options.json else table.text(result), flush=True)
     if options.write_readme:
         block = table.markdown(result)
         README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
-    print(json.dumps(result) if options.json else table.text(result))
 
 
 if __name__ == "__main__":

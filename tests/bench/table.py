@@ -29,12 +29,14 @@ def _arming(armed: dict[str, Any]) -> list[list[Any]]:
     rows = []
     for key, each in armed.items():
         unit = " G" if key.startswith("vm-") else " s"
+        # None: the kernel refused the load, and how much that took was not asked.
         times = each["cpu_seconds" if unit == " G" else "seconds"]
+        names = ("median", "min", "max")
         rows.append(
             [
                 key,
                 each["kernel"],
-                *(f"{times[name]:.2f}{unit}" for name in ("median", "min", "max")),
+                *(f"{times[name]:.2f}{unit}" if times else "-" for name in names),
                 "-" if each["armed_rss_mb"] is None else each["armed_rss_mb"]["median"],
                 each["peak_rss_mb"]["median"],
             ]
