@@ -93,5 +93,7 @@ int main(int argc, char **argv)
 	if (is_hasty)
 		_exit(0);
 	printf("%d\n", refused);
+	/* Whoever is asked for by name is still there; who was not is the hasty one's matter. */
+	usleep(500000);
 	return 0;
 }
