@@ -455,7 +455,8 @@ struct ft_config {
 	ft_u64 sysctl_max_map_count; /* int, mm/util.c */
 	ft_u64 unprivileged_userns_clone; /* int, kernel/fork.c; Debian, Ubuntu */
 	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
-	ft_u64 watched; /* bit n: enum ft_step: a program is attached in FT_PHASE_COUNTING */
+	ft_u64 watched_alone; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_ALONE */
+	ft_u64 watched; /* the same, in FT_PHASE_COUNTING */
 	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
 	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
 	ft_u32 filter; /* FT_FILTER_* */
@@ -468,6 +469,7 @@ struct ft_config {
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
 	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_told */
 	ft_u32 copies_again_at_return; /* the second one is at its return: see ft_was_copy_told_before */
+	ft_u32 watches_mmap; /* a program is attached to it */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */

@@ -242,18 +242,17 @@ ft_inline int ft_is_of(const struct ft_refusal *refusal, ft_s32 error)
 /* The steps that have a program by now: what is silent there has let the fork pass. */
 ft_inline ft_u64 ft_watched(enum ft_phase phase)
 {
-	if (port_config()->is_by_syscall || phase == FT_PHASE_ALONE)
-		return 0;
+	/* None is a number of its own making: bcc's verifier would look at each by itself. */
+	if (phase == FT_PHASE_ALONE)
+		return port_config()->watched_alone;
 	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
 					    port_config()->watched;
 }
 
 /* No watched function refused: which of the other tests would have, at this instant? */
-ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags)
+ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags,
+			enum ft_phase phase, ft_u64 watched)
 {
-	/* Once: it can move meanwhile. */
-	enum ft_phase phase = port_phase();
-
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = error;
 	refusal->flags = flags;
@@ -262,8 +261,7 @@ ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags)
 		refusal->bits |= FT_BIT_ALONE;
 	else if (phase == FT_PHASE_DETAILED)
 		refusal->bits |= FT_BIT_DETAILED;
-	/* Where a program can be left out, its silence tells nothing. */
-	port_judge(refusal, error, port_config()->copies_twice ? 0 : ft_watched(phase));
+	port_judge(refusal, error, watched);
 }
 
 ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *tally,
@@ -419,6 +417,7 @@ ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
 ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 {
 	struct ft_refusal *refusal = port_refusal();
+	enum ft_phase phase = port_phase(); /* once: it can move meanwhile */
 	struct ft_key key = {};
 
 	/*
@@ -449,7 +448,7 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 	} else if (!refusal) {
 		refusal = port_refusal_open();
 		if (refusal)
-			ft_judge(refusal, error, flags);
+			ft_judge(refusal, error, flags, phase, ft_watched(phase));
 	}
 	ft_count(ctx, &key, refusal, error, flags);
 out:
@@ -548,7 +547,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	} else if (port_config()->is_by_syscall) {
 		refusal = port_refusal_open();
 		if (refusal) {
-			ft_judge(refusal, error, flags);
+			ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
 			if (asks_tid)
 				refusal->fits |= 1U << FT_FIT_ASKED_TID;
 		}

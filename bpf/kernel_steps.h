@@ -165,7 +165,7 @@ ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __
 	 * The first two can be about a thread's stack; their own exits know.
 	 */
 	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		if (!is_watched(config.watched, FT_STEP_MMAP) || !maps_memory()) {
+		if (!config.watches_mmap || !maps_memory()) {
 			port_refusal_drop();
 			return 0;
 		}

@@ -233,7 +233,12 @@ def start_line(header: Header, how_to_end: str) -> str:
         how = "by the system calls' exits; their causes are inferred"
     else:
         functions = {each["function"] for each in header.attached if not each.get("later")}
-        how = f"{len(functions)} kernel functions, by {header.rung}"
+        which = (
+            "their end alone, until one fails"
+            if functions == {"copy_process"}
+            else f"{len(functions)} kernel functions"
+        )
+        how = f"{which}, by {header.rung}"
     return f"Watching failed forks: {how}. {how_to_end}"
 
 

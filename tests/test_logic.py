@@ -684,16 +684,6 @@ def test_a_flag_that_nobody_knows_is_no_unknown_one(netted: Host, bit: int) -> N
     assert ("process", 1 << bit) == (event.key.creates, event.flags)
 
 
-@pytest.mark.parametrize("config", [{"copies_twice": 1}, {}])
-def test_where_a_program_can_be_left_out_its_silence_tells_nothing(
-    host: Host, config: dict[str, int]
-) -> None:
-    host.configure(watched=0b0110, **config)
-    host.fail(errno.EAGAIN)
-
-    assert (0 if config else 0b0110) == host.judged[3]
-
-
 @pytest.mark.parametrize("seen_by", SEEN_BY)
 def test_what_a_filter_answered_is_told_by_one_of_two_programs(
     early: Host, seen_by: tuple[bool, ...]

@@ -95,6 +95,14 @@ def test_the_watched_steps_are_written_for_both_phases() -> None:
     assert filled.watched | mask("sched_fork") == filled.watched_in_detail
 
 
+def test_where_a_program_can_be_left_out_its_silence_tells_nothing() -> None:
+    again = Probe(None, "copy_process", steps.COPIED_AGAIN)
+
+    filled = config(replace(PLAN, probes=(*PLAN.probes, again)))
+
+    assert (0, 0, 0) == (filled.watched_alone, filled.watched, filled.watched_in_detail)
+
+
 def test_a_step_that_was_given_up_is_not_waited_for() -> None:
     filled = config(PLAN.without_probe("fexit_is_rlimit_overlimit", "refused"))
 

@@ -20,7 +20,7 @@ WAITING = {"step": "mm_init", "function": "mm_init", "later": True}
     ("rung", "attached", "how"),
     [
         ("fexit", (OLD, ONE), "2 kernel functions, by fexit"),
-        ("fexit", (ONE, WAITING, WAITING), "1 kernel functions, by fexit"),
+        ("fexit", (ONE, WAITING, WAITING), "their end alone, until one fails, by fexit"),
         # By two programs on a kernel that preempts.
         ("fexit", (ONE, ONE, OLD), "2 kernel functions, by fexit"),
         ("tracepoint", (ONE,), "by the system calls' exits; their causes are inferred"),

@@ -50,6 +50,7 @@ class Config(ctypes.Structure):
         ("sysctl_max_map_count", c_uint64),
         ("unprivileged_userns_clone", c_uint64),
         ("max_map_count", c_uint64),
+        ("watched_alone", c_uint64),
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),
         ("filter_cgroup", c_uint64),
@@ -63,6 +64,7 @@ class Config(ctypes.Structure):
         ("watches_twice", c_uint32),
         ("copies_twice", c_uint32),
         ("copies_again_at_return", c_uint32),
+        ("watches_mmap", c_uint32),
         ("page_shift", c_uint32),
         ("notes_attempts", c_uint32),
         ("stack_bytes", c_uint32),
@@ -148,8 +150,10 @@ def fill(
         config.copy_process_start, config.copy_process_end = plan.copy_process_range
     for name, address in plan.addresses.items():
         setattr(config, name.lstrip("_"), address)
-    config.watched = plan.watched(Stage.FAILED)
-    config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
+    if not plan.can_leave_out:  # else silence alone tells nothing
+        config.watched = plan.watched(Stage.FAILED)
+        config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
+    config.watches_mmap = int(any(probe.step == "mmap" for probe in plan.probes))
     config.is_by_syscall = int(plan.rung == "tracepoint")
     config.notes_attempts = int(plan.rung == "kprobe")
     config.watches_early = int(
