@@ -364,8 +364,10 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
+#ifndef FT_FLAGS_ARE_KNOWN
 	if ((flags & FT_FLAGS_UNKNOWN) == FT_FLAGS_UNKNOWN)
 		key->bits |= FT_BIT_FLAGS_UNKNOWN;
+#endif
 
 	port_stat(FT_STAT_FAILURES);
 	now_ns = port_now_ns();
