@@ -243,8 +243,10 @@ ft_inline int ft_is_of(const struct ft_refusal *refusal, ft_s32 error)
 ft_inline ft_u64 ft_watched(enum ft_phase phase)
 {
 	/* None is a number of its own making: bcc's verifier would look at each by itself. */
+#ifndef FT_FLAGS_ARE_KNOWN
 	if (phase == FT_PHASE_ALONE)
 		return port_config()->watched_alone;
+#endif
 	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
 					    port_config()->watched;
 }
@@ -257,9 +259,11 @@ ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags,
 	refusal->error = error;
 	refusal->flags = flags;
 	refusal->fits = ft_asked(flags);
+#ifndef FT_FLAGS_ARE_KNOWN
 	if (phase == FT_PHASE_ALONE)
 		refusal->bits |= FT_BIT_ALONE;
-	else if (phase == FT_PHASE_DETAILED)
+#endif
+	if (phase == FT_PHASE_DETAILED)
 		refusal->bits |= FT_BIT_DETAILED;
 	port_judge(refusal, error, watched);
 }

@@ -455,6 +455,9 @@ def _by_function(
     probe_of: Callable[[str | None, Watch, Stage], Probe],
 ) -> Plan:
     """Watch each step by the kernel function that can refuse."""
+    if backend == "bcc":
+        # Its one program has no room for another phase: the verifier of 6.1 refuses it.
+        wishes = replace(wishes, on_demand=False)
     probes = []
     missing = []
     for step in STEPS:
