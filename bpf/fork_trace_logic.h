@@ -490,14 +490,16 @@ ft_inline int ft_was_told(enum ft_call call, int is_second)
  * left out, only makes the second one tell the next failure.
  *
  * Where the second one is at the return, only the first leaves marks, and none that
- * nobody would take. Without room for one the failure is left to the second.
+ * nobody would take. Without room for one the failure is left to the second. A failure
+ * that is not counted yet is marked as well: the counting may begin between the two,
+ * and the second would find that no step refused.
  */
 ft_inline int ft_was_copy_told(ft_s32 error, int is_second)
 {
 	if (!port_config()->copies_twice)
 		return 0;
 	if (port_config()->copies_again_at_return) {
-		if (port_phase() < FT_PHASE_ALONE || port_is_unreturned())
+		if (port_phase() == FT_PHASE_OFF || port_is_unreturned())
 			return 0;
 		return !port_mark(error);
 	}

@@ -649,13 +649,25 @@ def test_where_the_return_is_not_followed_no_mark_is_left(netted: Host) -> None:
     assert {"failures": 2, "sampled": 2} == netted.stats
 
 
-def test_before_it_counts_no_mark_is_left(netted: Host) -> None:
-    netted.let(phase=MARKING)
+def test_before_all_is_in_place_no_mark_is_left(netted: Host) -> None:
+    netted.let(phase=OFF)
     netted.fail_before(False, errno.EAGAIN)
     netted.let(phase=COUNTING)
     netted.fail_at_return(errno.EAGAIN)
 
     assert {"failures": 1, "sampled": 1} == netted.stats
+
+
+def test_a_fork_in_whose_end_the_counting_begins_is_not_told_without_its_step(
+    netted: Host,
+) -> None:
+    netted.let(phase=MARKING)
+    netted.refuse("alloc_pid", errno.EAGAIN)
+    netted.fail_before(False, errno.EAGAIN)
+    netted.let(phase=COUNTING)
+    netted.fail_at_return(errno.EAGAIN)
+
+    assert {} == netted.stats
 
 
 @pytest.mark.parametrize("phase", [ALONE, COUNTING, DETAILED])

@@ -22,7 +22,9 @@ _PHASES = {
     Stage.FAILED: PHASE_COUNTING,
     Stage.UNEXPLAINED: PHASE_DETAILED,
 }
-MARKING_S = 0.02  # most failing forks take less than 0.1 ms from the refusal to the return
+# Most failing forks take less than 0.1 ms from the refusal to the return; one that has to wait for a
+# CPU in between takes a few turns of its neighbours.
+MARKING_S = 0.05
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
 _DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
 
