@@ -33,7 +33,7 @@ from fork_trace import (
     runtimes,
     steps,
 )
-from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
+from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Stage, Wishes, make
@@ -54,7 +54,6 @@ _WATCHED = ("fork", "default", "all")
 # Between two looks at the buffer. The first sample of a burst wakes us, those after it do not; once a
 # burst is paid for (bpf/fork_trace_logic.h, ft_is_sampled) the next one is a first one again.
 _TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
-SAMPLES_PER_SECOND = 50  # of each key; at 23 a rehearsal is never folded
 STACK_BYTES = 8192
 # Of the time between two looks at the buffer, a tenth of a second: the event loop must go on.
 _UNWINDING_S = 0.02

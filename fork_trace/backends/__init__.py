@@ -10,6 +10,8 @@ from typing import Protocol
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import Plan, Stage
 
+SAMPLES_PER_SECOND = 30  # of each key; a rehearsal's 23 are all seen whole
+
 
 @dataclass(frozen=True)
 class Filter:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fork_trace import events, steps
-from fork_trace.backends import Filter, RungRefusedError, program
+from fork_trace.backends import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
 from fork_trace.backends.kprobe_events import KprobeEvents
 from fork_trace.backends.settings import (
     ATTEMPT_BYTES,
@@ -103,7 +103,7 @@ class BccBackend:
     """The bcc shell, compiled and attached according to a plan."""
 
     def __init__(
-        self, plan: Plan, filter_: Filter = Filter(), samples_per_second: int = 50
+        self, plan: Plan, filter_: Filter = Filter(), samples_per_second: int = SAMPLES_PER_SECOND
     ) -> None:
         self.plan = plan
         self._pending: list[bytes] = []

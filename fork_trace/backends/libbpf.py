@@ -26,7 +26,7 @@ from ctypes import (
 from typing import Any, ClassVar
 
 from fork_trace import events, steps
-from fork_trace.backends import Filter, RungRefusedError, program
+from fork_trace.backends import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
 from fork_trace.backends.kprobe_events import KprobeEvents
 from fork_trace.backends.settings import (
     ATTEMPT_BYTES,
@@ -425,7 +425,7 @@ class LibbpfBackend:
         library: Library,
         plan: Plan,
         filter_: Filter = Filter(),
-        samples_per_second: int = 50,
+        samples_per_second: int = SAMPLES_PER_SECOND,
         stack_bytes: int = 0,
     ) -> None:
         self._stack_bytes = stack_bytes
