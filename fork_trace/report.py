@@ -50,8 +50,16 @@ class Told:
         return lines
 
 
+# bpf/fork_trace_logic.h, ft_count: FT_STAT_FOLDED.
+_NO_ROOM = (
+    "unknown: more commands failed than are kept apart; of the others only the step is counted"
+)
+
+
 def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Told:
     """Explain one cause by its latest failure; `on` is its host, where several are told of."""
+    if latest.comm is None:
+        return Told(_NO_ROOM, (f"{number} x a refusal in {safe(latest.step)}",), ())
     if latest.certainty == "observed":
         where = f"seen refusing in {safe(latest.function or latest.step)}"
     elif latest.step == "copy_process":

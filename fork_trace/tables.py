@@ -115,7 +115,8 @@ def rows(
 def named(row: Row, name: str, value: str | None) -> str:
     """Write one column of a row: harmless, and an inferred cause with its mark."""
     most = _MOST.get(name, _MOST_ELSE)
-    text = "?" if value is None else safe(value)
+    unknown = "(other)" if name == "command" else "?"  # one without a command found no room
+    text = unknown if value is None else safe(value)
     text = tail(text, most) if name in _PATHS else cut(text, most)
     if name == "cause" and is_inferred(row):
         # The longest slugs leave no room for the blank.

@@ -197,6 +197,18 @@ def test_a_loss_is_shown_once_there_is_one(counter: str, words: str) -> None:
     assert words in report.losses(make_summary(**{counter: 7}))
 
 
+def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_reported() -> None:
+    folded = make_failure(
+        comm=None, errno=None, step="alloc_pid", cause="unknown", certainty="inferred", count=7
+    )
+
+    told = report.tell("unknown", folded, 7)
+
+    assert ("7 x a refusal in alloc_pid",) == told.facts
+    assert "more commands failed than are kept apart" in told.title
+    assert () == told.advice
+
+
 STRINGS = [
     *("time", "comm", "exe", "parent_comm", "cgroup", "syscall", "creates", "errno", "step"),
     *("function", "cause", "certainty", "caller"),

@@ -64,7 +64,8 @@ def test_rates_and_times_are_columns_if_asked_for() -> None:
     [
         ("cgroup", "/kubepods/" + "a" * 80 + "/pod42", "/pod42"),
         ("caller", "run_" + "a" * 80, "run_a"),
-        ("command", None, "?"),
+        ("command", None, "(other)"),
+        ("caller", None, "?"),
     ],
 )
 def test_of_a_path_the_end_is_kept_and_of_a_name_the_beginning(

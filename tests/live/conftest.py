@@ -133,11 +133,11 @@ class Captured:
     summary: dict[str, Any]
     done: subprocess.CompletedProcess[str]
 
-    def of(self, comm: str) -> list[dict[str, Any]]:
+    def of(self, comm: str | None) -> list[dict[str, Any]]:
         """The failures of one command."""
         return [failure for failure in self.failures if failure["comm"] == comm]
 
-    def count(self, comm: str) -> int:
+    def count(self, comm: str | None) -> int:
         """How many failures of one command the records stand for."""
         return sum(failure["count"] for failure in self.of(comm))
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* fork_kinds KIND COUNT: asks for a fork COUNT times by the named call, as a user at RLIMIT_NPROC. */
+/*
+ * fork_kinds KIND COUNT [NAMES]: asks for a fork COUNT times by the named call, as a user at
+ * RLIMIT_NPROC; with NAMES as that many commands in turn, named-0 and so on.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/sched.h>
@@ -9,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -45,6 +49,8 @@ int main(int argc, char **argv)
 {
 	struct rlimit one = { 1, 1 };
 	int count = argc > 2 ? atoi(argv[2]) : 1;
+	int names = argc > 3 ? atoi(argv[3]) : 0;
+	char name[24];
 	int refused = 0;
 
 	if (setrlimit(RLIMIT_NPROC, &one) || setresgid(61003, 61003, 61003) ||
@@ -53,8 +59,13 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	for (int i = 0; i < count; i++) {
-		long pid = ask(argv[1]);
+		long pid;
 
+		if (names) {
+			snprintf(name, sizeof(name), "named-%d", i % names);
+			prctl(PR_SET_NAME, name);
+		}
+		pid = ask(argv[1]);
 		if (pid == 0)
 			_exit(0);
 		if (pid < 0 && errno == EAGAIN)
