@@ -8,8 +8,11 @@
 
 /* Given at the compilation, see fork_trace/backends/bcc.py: no kernel memory is spent on them. */
 #define ft_settings const struct ft_config
-/* Of each attempt a kprobe has kept them: one path less for a verifier that knows no functions here. */
-#define FT_FLAGS_ARE_KNOWN
+/*
+ * The verifier knows no functions here and takes every path: what cannot happen is left out.
+ * A kprobe has kept the flags of each attempt, and there is no FT_PHASE_ALONE.
+ */
+#define FT_INLINED_WHOLE
 #include "fork_trace_logic.h"
 
 static const struct ft_config config = { FT_CONFIG };

@@ -455,8 +455,7 @@ struct ft_config {
 	ft_u64 sysctl_max_map_count; /* int, mm/util.c */
 	ft_u64 unprivileged_userns_clone; /* int, kernel/fork.c; Debian, Ubuntu */
 	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
-	ft_u64 watched_alone; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_ALONE */
-	ft_u64 watched; /* the same, in FT_PHASE_COUNTING */
+	ft_u64 watched; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_COUNTING */
 	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
 	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
 	ft_u32 filter; /* FT_FILTER_* */

@@ -242,10 +242,9 @@ ft_inline int ft_is_of(const struct ft_refusal *refusal, ft_s32 error)
 /* The steps that have a program by now: what is silent there has let the fork pass. */
 ft_inline ft_u64 ft_watched(enum ft_phase phase)
 {
-	/* None is a number of its own making: bcc's verifier would look at each by itself. */
-#ifndef FT_FLAGS_ARE_KNOWN
+#ifndef FT_INLINED_WHOLE
 	if (phase == FT_PHASE_ALONE)
-		return port_config()->watched_alone;
+		return 0;
 #endif
 	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
 					    port_config()->watched;
@@ -259,7 +258,7 @@ ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags,
 	refusal->error = error;
 	refusal->flags = flags;
 	refusal->fits = ft_asked(flags);
-#ifndef FT_FLAGS_ARE_KNOWN
+#ifndef FT_INLINED_WHOLE
 	if (phase == FT_PHASE_ALONE)
 		refusal->bits |= FT_BIT_ALONE;
 #endif
@@ -368,7 +367,7 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
-#ifndef FT_FLAGS_ARE_KNOWN
+#ifndef FT_INLINED_WHOLE
 	if ((flags & FT_FLAGS_UNKNOWN) == FT_FLAGS_UNKNOWN)
 		key->bits |= FT_BIT_FLAGS_UNKNOWN;
 #endif

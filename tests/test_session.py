@@ -100,7 +100,7 @@ def test_where_a_program_can_be_left_out_its_silence_tells_nothing() -> None:
 
     filled = config(replace(PLAN, probes=(*PLAN.probes, again)))
 
-    assert (0, 0, 0) == (filled.watched_alone, filled.watched, filled.watched_in_detail)
+    assert (0, 0) == (filled.watched, filled.watched_in_detail)
 
 
 def test_a_step_that_was_given_up_is_not_waited_for() -> None:

@@ -52,7 +52,6 @@ class Config(ctypes.Structure):
         ("sysctl_max_map_count", c_uint64),
         ("unprivileged_userns_clone", c_uint64),
         ("max_map_count", c_uint64),
-        ("watched_alone", c_uint64),
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),
         ("filter_cgroup", c_uint64),
