@@ -285,7 +285,9 @@ def _die_with_parent() -> None:
 def _log_path(kernel: Kernel) -> Path:
     logs = cache.directory() / "logs"
     logs.mkdir(exist_ok=True)
-    for old in sorted(logs.glob("*.log"), key=lambda path: path.stat().st_mtime)[:-KEPT_LOGS]:
+    # By the time in its name: another machine that starts now may have removed it.
+    by_time = sorted(logs.glob("*.log"), key=lambda path: path.name.partition("-")[2])
+    for old in by_time[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
     return logs / f"{kernel.version}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
 
