@@ -300,7 +300,8 @@ ft_global int send_stack(__u64 time_ns)
 	bpf_probe_read_kernel(stack->registers, 8 * REGISTERS_READ, regs);
 	read_program(stack, mm);
 	read_arguments(stack, mm);
-	start &= ~(FT_STACK_CHUNK - 1ULL);
+	/* vfork of musl takes its return address off the stack before its system call. */
+	start = (start - 8) & ~(FT_STACK_CHUNK - 1ULL);
 	stack->start = start;
 	slice = (__u8 *)(stack + 1);
 	/*

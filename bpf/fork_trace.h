@@ -375,7 +375,7 @@ struct ft_stack {
 	ft_u64 time_ns; /* with tid: of which event */
 	ft_u32 tid;
 	ft_u32 byte_count; /* of the slice */
-	ft_u64 start; /* where the slice lies: the stack pointer, rounded down to a chunk */
+	ft_u64 start; /* where it lies: one word below the stack pointer, rounded down to a chunk */
 	ft_u64 code_end; /* mm_struct: where the program's code ends */
 	ft_u64 exe_inode; /* of the program's file; 0: not known */
 	ft_u64 exe_device; /* of its filesystem: major << 20 | minor */

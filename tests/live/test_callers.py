@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from building import PROGRAMS
 
+from fork_trace.events import STACK_CHUNK
+
 from .conftest import Captured, capture, functions, host_by
 
 pytestmark = [
@@ -28,6 +30,8 @@ NAMED = ["run_job", "middle_job", "outer_job", "main"]
 FLAGS = ("-O2", "-fomit-frame-pointer", "-Wall", "-Werror", "-pthread")
 MUSL_LOADER = Path("/lib/ld-musl-x86_64.so.1")
 HASTY = 7
+# Of 16 bytes each: as many as there are places for a stack pointer within a chunk of the stack.
+PLACES = STACK_CHUNK // 16
 
 # How it is built beyond FLAGS, and whether it keeps the names that only the linker needs. A build id of
 # its own: no other variant's names shall be found for it.
@@ -85,6 +89,9 @@ def called(rung: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) 
         if (programs / "root/c-musl").exists():
             lines.append(f"cp {programs}/root/c-musl {programs}/root/m-{kind}")
             lines.append(f"{programs}/root/m-{kind} {kind} 1 {programs}/root")
+    if (programs / "root/c-musl").exists():
+        lines.append(f"cp {programs}/root/c-musl {programs}/root/m-places")
+        lines.append(f"{programs}/root/m-places vfork {PLACES} {programs}/root")
     for name in ("nopie", "static", "staticpie", "stripped"):
         lines.append(f"{programs}/c-{name} popen")
     lines.append(f"for i in $(seq {HASTY}); do {programs}/k-fork fork!; done")
@@ -146,6 +153,18 @@ def test_in_a_chroot_with_another_c_library_they_are_named_too(
 
     assert NAMED == named(failure)
     assert (f"{kind} <- " if kind in WRAPPERS else "") + "run_job" == failure["caller"]
+
+
+def test_wherever_the_stack_pointer_is_what_lies_right_below_it_is_had(
+    called: Captured, programs: Path
+) -> None:
+    if not (programs / "root/c-musl").exists():
+        pytest.skip("needs musl-gcc; install musl-tools to run it")
+    # musl's vfork takes its return address off the stack before its system call.
+    failures = called.of("m-places")
+
+    assert [1] * PLACES == [failure["count"] for failure in failures]
+    assert [NAMED] * PLACES == [named(failure) for failure in failures]
 
 
 def test_a_program_that_ends_at_once_is_named_all_the_same(called: Captured) -> None:

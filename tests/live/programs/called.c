@@ -2,9 +2,11 @@
 /*
  * called KIND [COUNT] [ROOT]: asks for a process or a thread, as a user at RLIMIT_NPROC, through three
  * functions whose names the report must have. With ROOT it goes there by chroot first. Of a KIND
- * that ends in '!' it ends at once, without a word.
+ * that ends in '!' it ends at once, without a word. COUNT times, each from 16 bytes further down the
+ * stack and slowly enough that each is sampled.
  */
 #define _GNU_SOURCE
+#include <alloca.h>
 #include <errno.h>
 #include <pthread.h>
 #include <spawn.h>
@@ -18,6 +20,7 @@
 
 extern char **environ;
 static volatile int calls;
+static char *volatile lowered;
 
 static void *idle(void *unused)
 {
@@ -88,8 +91,12 @@ int main(int argc, char **argv)
 	}
 	if (is_hasty)
 		argv[1][length - 1] = 0;
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count; i++) {
+		lowered = alloca(1);
 		refused += outer_job(argv[1]);
+		if (count > 1)
+			usleep(50000);
+	}
 	if (is_hasty)
 		_exit(0);
 	printf("%d\n", refused);
