@@ -16,7 +16,7 @@ from fork_trace import __version__, aggregate, formats, plan, records, render, w
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.events import STACK_BYTES_MAX
 from fork_trace.names import json_line, safe
-from fork_trace.report import More, hosts_of
+from fork_trace.report import MOST_ROWS, More, hosts_of
 from fork_trace.session import STACK_BYTES, Session, find_filter
 
 _MOST_LINE = 64 << 20  # characters of a record; a full table of counts has 4 million
@@ -112,6 +112,13 @@ def _format(format_: str | None, as_json: bool) -> str:
 _more = _options(
     click.option("--stacks", is_flag=True, help="The whole stack of each row's latest sample."),
     click.option("--times", is_flag=True, help="Each row's rate, and its first and last time."),
+    click.option(
+        "--rows",
+        default=MOST_ROWS,
+        show_default=True,
+        type=click.IntRange(0),
+        help="Show so many rows at most, as a table or Markdown; 0: all.",
+    ),
 )
 _how_to_sample = click.option(
     "--stack-bytes",
@@ -219,6 +226,7 @@ def live(
     by: tuple[str, ...],
     stacks: bool,
     times: bool,
+    rows: int,
     comm: str | None,
     pid: int | None,
     uid: int | None,
@@ -248,7 +256,7 @@ def live(
     wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
     session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
     try:
-        more = More(times, stacks)
+        more = More(times, stacks, rows)
         watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json, more)
     finally:
         session.close()
@@ -278,6 +286,7 @@ def capture(
     by: tuple[str, ...],
     stacks: bool,
     times: bool,
+    rows: int,
     comm: str | None,
     pid: int | None,
     uid: int | None,
@@ -314,7 +323,7 @@ def capture(
             file.discard()
         raise
     try:
-        more = More(times, stacks)
+        more = More(times, stacks, rows)
         code = watch.capture(session, watch.Ending(), by, duration, file, command, format_, more)
     finally:
         session.close()
@@ -331,6 +340,7 @@ def report(
     by: tuple[str, ...],
     stacks: bool,
     times: bool,
+    rows: int,
     format_: str | None,
     as_json: bool,
 ) -> None:
@@ -351,7 +361,7 @@ def report(
     is_asked = source is not ParameterSource.DEFAULT
     if len(hosts_of(headers)) > 1 and not is_asked and format_ != "jsonl":
         by = ("host", *by)
-    counted, more = aggregate.Table(by), More(times, stacks)
+    counted, more = aggregate.Table(by), More(times, stacks, rows)
     host = None
     for record in found:
         if isinstance(record, records.Header):

@@ -185,8 +185,9 @@ def markdown(
     hosts = report.hosts_of(headers)
     lines = [f"**{escaped(report.verdict(counted, report.longest(summaries), hosts, None))}**"]
     if counted.failures:
-        rows = counted.rows()
+        rows, rest = report.shown(counted, more)
         lines += ["", *_table(rows, counted.by, more)]
+        lines += ["", *map(_spans, rest)] if rest else []
         if "cause" in counted.by and any(map(tables.is_inferred, rows)):
             lines += ["", escaped(tables.INFERRED)]
         if more.stacks:

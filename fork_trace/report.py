@@ -17,16 +17,19 @@ from fork_trace.wording import WIDTH, amount, columns, count, cut, held, middle,
 
 _CGROUPS = "/sys/fs/cgroup/"
 _LEAST_PLACE, _GOOD_PLACE = 12, 24
+# Who else failed is seldom worth a second screen; a fork bomb can have thousands of names.
+MOST_ROWS = 50
 # Advice differs from host to host; of more than so many one line must do.
 _MOST_HOSTS = 3
 
 
 @dataclass(frozen=True)
 class More:
-    """What a report shows beyond the table and the causes, if asked."""
+    """How much a report shows: beyond the table and the causes only if asked."""
 
     times: bool = False
     stacks: bool = False
+    rows: int = MOST_ROWS  # for people; 0: all
 
 
 PLAIN = More()
@@ -283,11 +286,22 @@ def stacks(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def table(counted: Table, more: More = PLAIN) -> list[str]:
-    """Write the table, and what its asterisk means."""
+def shown(counted: Table, more: More = PLAIN) -> tuple[list[Row], list[str]]:
+    """Return the rows that are shown, and a line that says how many are not."""
     rows = counted.rows()
+    rest = rows[more.rows :] if more.rows else []
+    if not rest:
+        return rows, []
+    failures = count(sum(row.count for row in rest), "failure", "failures")
+    text = f"and {failures} in {count(len(rest), 'more row', 'more rows')}"
+    return rows[: more.rows], [f"{text}; `--rows 0` shows all"]
+
+
+def table(counted: Table, more: More = PLAIN) -> list[str]:
+    """Write the table, what it leaves out, and what its asterisk means."""
+    rows, rest = shown(counted, more)
     width = WIDTH + tables.TIMES_WIDTH * more.times
-    lines = tables.rows(rows, counted.by, more.times, width).splitlines()
+    lines = [*tables.rows(rows, counted.by, more.times, width).splitlines(), *rest]
     if "cause" in counted.by and any(map(tables.is_inferred, rows)):
         lines.append(tables.INFERRED)
     return lines
@@ -305,7 +319,7 @@ def text(
     if counted.failures:
         lines += ["", *table(counted, more)]
         if more.stacks:
-            lines += stacks(counted.rows())
+            lines += stacks(shown(counted, more)[0])
         for told in tell_all(counted, hosts):
             lines += ["", *told.lines()]
     lines.append("")

@@ -217,6 +217,17 @@ def test_markdown_begins_with_the_verdict_and_has_each_cause() -> None:
     assert "lost samples: 0" in text.splitlines()[-1]
 
 
+def test_only_what_people_read_leaves_rows_out() -> None:
+    counted = aggregate.Table(("command",))
+    for number, name in enumerate(("zsh", "ksh", "bash"), start=1):
+        counted.add(make_failure(comm=name, count=number))
+    more = report.More(rows=2)
+    written = {each: formats.write(each, counted, [], [], more) for each in formats.FORMATS}
+
+    assert "\n\nand 1 failure in 1 more row; `--rows 0` shows all\n" in written["markdown"]
+    assert ["csv", "json", "jsonl"] == sorted(each for each in written if "zsh" in written[each])
+
+
 def test_stacks_in_markdown_are_fenced_by_more_than_they_hold() -> None:
     failure = make_failure(comm="```", stack=STACK, stack_by="unwinding")
 
