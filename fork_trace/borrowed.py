@@ -13,6 +13,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from fork_trace import files
 from fork_trace.errors import ForkTraceError, NotHereError
 
 # fsopen(2), fsconfig(2) and fsmount(2), Linux 5.2: one table for every architecture but alpha
@@ -78,10 +79,7 @@ class PidsCgroups:
     def build(self) -> None:
         """Make the cgroups and set the limit; OSError says why it cannot be done here."""
         if self.version == 2 and self.controller:
-            if (
-                self.controller
-                not in read_text(os.path.join(self.base, "cgroup.controllers")).split()
-            ):
+            if self.controller not in files.text(self.base, "cgroup.controllers").split():
                 raise OSError(errno.ENODEV, f"the hierarchy has no {self.controller} controller")
             self._hand_down()
         path = self.top
@@ -106,8 +104,8 @@ class PidsCgroups:
 
     def counts(self) -> str:
         """Say what the limited cgroup counts, as 'pids.current 1 of pids.max 1'."""
-        current = read_text(os.path.join(self.top, "pids.current")).strip()
-        limit = read_text(os.path.join(self.top, "pids.max")).strip()
+        current = files.text(self.top, "pids.current").strip()
+        limit = files.text(self.top, "pids.max").strip()
         return f"pids.current {current} of pids.max {limit}"
 
     def shown(self, path: str) -> str:
@@ -131,7 +129,7 @@ class PidsCgroups:
 
     def _hand_down(self) -> None:
         path = os.path.join(self.base, "cgroup.subtree_control")
-        if self.controller in read_text(path).split():
+        if self.controller in files.text(path).split():
             return
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -186,7 +184,7 @@ class Borrowed:
         Writing kbytes zeroes vm.overcommit_ratio and the other way round (mm/util.c,
         overcommit_kbytes_handler()), so the one that was in force is the one to restore.
         """
-        in_force = read_text("/proc/sys/vm/overcommit_kbytes").strip() != "0"
+        in_force = files.text("/proc/sys/vm/overcommit_kbytes").strip() != "0"
         kbytes = self.sysctl("vm/overcommit_kbytes", restore=in_force)
         self.sysctl("vm/overcommit_ratio", restore=not in_force)
         return kbytes, self.sysctl("vm/overcommit_memory")
@@ -218,7 +216,7 @@ class Borrowed:
         refusals = []
         is_absent = True
         name = f"fork-trace-rehearse-{os.getpid()}"
-        mounts = places(read_text("/proc/self/mountinfo"), controller)
+        mounts = places(files.text("/proc/self/mountinfo"), controller)
         for version, base in (*mounts, *((each, "") for each in versions)):
             if version not in versions:
                 continue
@@ -320,12 +318,6 @@ def _rmdir(path: str) -> None:
             if error.errno != errno.EBUSY or time.monotonic() > give_up_s:
                 raise
             time.sleep(0.005)
-
-
-def read_text(path: str) -> str:
-    """Return a file of /proc, /sys or a cgroup; what is no UTF-8 in it comes back as surrogates."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
 
 
 def write_text(path: str, text: str) -> None:

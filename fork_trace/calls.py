@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 import struct
 
@@ -29,7 +28,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_INTO_CGROUP = 0x200000000
 
-_SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
 _SYS_CLONE3 = 435  # the same on every architecture
 # struct clone_args, include/uapi/linux/sched.h, as of Linux 5.7 (CLONE_ARGS_SIZE_VER2).
 _CLONE_ARGS = struct.Struct("=11Q")
@@ -47,7 +46,7 @@ def _checked(result: int) -> int:
 def clone(flags: int, exit_signal: int = signal.SIGCHLD, tls: int = 0) -> int:
     """Call clone(2) with these CLONE_* flags and the caller's own stack."""
     if _SYS_CLONE is None:
-        raise OSError(38, f"clone's number on {platform.machine()} is not known here")
+        raise OSError(38, f"clone's number on {os.uname().machine} is not known here")
     arguments = [ctypes.c_ulong(each) for each in (flags | exit_signal, 0, 0, 0, tls)]
     return _checked(_libc.syscall(ctypes.c_long(_SYS_CLONE), *arguments))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+
+from fork_trace import files
 
 SCHEMA = "records.schema.json"
 RUNBOOK = "runbook.md"
@@ -10,4 +12,4 @@ RUNBOOK = "runbook.md"
 
 def text(name: str) -> str:
     """Return one of them whole."""
-    return (Path(__file__).resolve().parent / name).read_text(encoding="utf-8")
+    return files.text(os.path.dirname(os.path.realpath(__file__)), name)

@@ -1,9 +1,28 @@
-"""Files that others wrote, read without waiting for anybody and without reading too much."""
+"""Files that others wrote, read without waiting for anybody and without reading too much.
+
+Paths are strings here and in all that is loaded to watch: pathlib would take two thirds of a megabyte.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+
+
+def contents(*parts: str) -> bytes:
+    """Read a whole file of the kernel, the distribution or the package, by the parts of its path; OSError."""
+    with open(os.path.join(*parts), "rb") as file:
+        return file.read()
+
+
+def text(*parts: str) -> str:
+    """Read such a file as text, in which what is no UTF-8 comes back as surrogates; OSError."""
+    return contents(*parts).decode("utf-8", "surrogateescape")
+
+
+def exists(*parts: str) -> bool:
+    """Say whether there is a file of this path, as far as can be seen."""
+    return os.path.exists(os.path.join(*parts))
 
 
 def open_regular(path: str, follows: bool = True) -> tuple[int, os.stat_result]:

@@ -6,11 +6,12 @@ it runs modprobe through a shell.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from fork_trace import files
 from fork_trace.plan import YES, Fact
 
 # What came or went in the years of these kernels: (structure, or enum, and member) -> the header that
@@ -56,11 +57,11 @@ def find(release: str, root: str = "/") -> tuple[Fact, str]:
     """Say whether the headers of that kernel are there for bcc, and what brings them."""
     modules, include = _places(release, root)
     missing = None
-    if not (modules / "build").is_dir():
+    if not os.path.isdir(os.path.join(modules, "build")):
         missing = f"/lib/modules/{release}/build leads to no directory"
-    elif not (include / "sched.h").is_file():
+    elif not os.path.isfile(os.path.join(include, "sched.h")):
         missing = f"/lib/modules/{release} has no include/linux/sched.h"
-    elif not (modules / "build/include/generated/autoconf.h").is_file():
+    elif not os.path.isfile(os.path.join(modules, "build/include/generated/autoconf.h")):
         missing = f"/lib/modules/{release}/build has no include/generated/autoconf.h"
     if missing is None:
         return YES, ""
@@ -71,7 +72,7 @@ def find(release: str, root: str = "/") -> tuple[Fact, str]:
 def read(release: str, root: str = "/") -> Declared:
     """Read what the headers of that kernel declare; only for who compiles against them."""
     include = _places(release, root)[1]
-    texts = {name: _text(include / name) for name in {*_ASKED.values(), *_DECLARED.values()}}
+    texts = {name: _text(include, name) for name in {*_ASKED.values(), *_DECLARED.values()}}
     has = {
         f"{type_}_{member}": _has(texts[name], type_, member)
         for (type_, member), name in _ASKED.items()
@@ -84,17 +85,17 @@ def read(release: str, root: str = "/") -> Declared:
     return Declared(has, params)
 
 
-def _places(release: str, root: str) -> tuple[Path, Path]:
+def _places(release: str, root: str) -> tuple[str, str]:
     """Find the directory of the kernel's modules and, as bcc does, the include/linux beside it."""
-    modules = Path(root, "lib/modules", release)
+    modules = os.path.join(root, "lib/modules", release)
     # bcc takes `source` where there is one, and what the configuration made from `build`.
-    source = "source" if (modules / "source").is_dir() else "build"
-    return modules, modules / source / "include" / "linux"
+    source = "source" if os.path.isdir(os.path.join(modules, "source")) else "build"
+    return modules, os.path.join(modules, source, "include/linux")
 
 
-def _text(path: Path) -> str:
+def _text(*parts: str) -> str:
     try:
-        text = path.read_text(errors="replace")
+        text = files.text(*parts)
     except OSError:
         return ""
     return re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
@@ -124,7 +125,7 @@ def _distributions(root: str) -> list[str]:
     fields: dict[str, str] = {}
     for place in ("etc/os-release", "usr/lib/os-release"):
         try:
-            lines = Path(root, place).read_text(errors="replace").splitlines()
+            lines = files.text(root, place).splitlines()
         except OSError:
             continue
         fields = {

@@ -9,8 +9,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from fork_trace import files
 from fork_trace.plan import YES, Fact
 
 _CHUNK_BYTES = 1 << 20
@@ -20,7 +20,7 @@ _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 
 
 def _capabilities(root: str) -> int | None:
-    status = Path(root, "proc/self/status").read_text()
+    status = files.text(root, "proc/self/status")
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     return int(match[1], 16) if match else None
 
@@ -43,7 +43,7 @@ def may_load(root: str = "/") -> Fact:
 def lockdown(root: str = "/") -> str | None:
     """Return the lockdown in force: none, integrity, confidentiality; None: the kernel has none."""
     try:
-        text = Path(root, "sys/kernel/security/lockdown").read_text()
+        text = files.text(root, "sys/kernel/security/lockdown")
     except OSError:
         return None
     match = re.search(r"\[(\w+)\]", text)
@@ -62,7 +62,7 @@ def unlocked(root: str = "/") -> Fact:
 
 def btf(root: str = "/") -> Fact:
     """Say whether the kernel carries its own BTF."""
-    if Path(root, "sys/kernel/btf/vmlinux").exists():
+    if files.exists(root, "sys/kernel/btf/vmlinux"):
         return YES
     return Fact(False, "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing)")
 
@@ -71,7 +71,7 @@ def kprobes(root: str = "/") -> Fact:
     """Say whether the kernel has kprobes, by tracefs, debugfs or perf's list of event sources."""
     with suppress(OSError):
         # Attached all the same, they would never run.
-        if Path(root, "sys/kernel/debug/kprobes/enabled").read_text().strip() == "0":
+        if files.text(root, "sys/kernel/debug/kprobes/enabled").strip() == "0":
             return Fact(False, "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)")
     paranoia, effective = perf_paranoia(root), None
     with suppress(OSError):
@@ -81,20 +81,16 @@ def kprobes(root: str = "/") -> Fact:
         return Fact(False, why)
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
-        path = Path(root, place)
-        try:
-            if (path / "kprobe_events").exists():
-                return YES
-            seen = seen or (path / "trace").exists()
-        except OSError:
-            continue
+        if files.exists(root, place, "kprobe_events"):
+            return YES
+        seen = seen or files.exists(root, place, "trace")
     # Since Linux commits e12f03d7031a ("perf/core: Implement the 'perf_kprobe' PMU") and
     # 33ea4b24277b ("perf/core: Implement the 'perf_uprobe' PMU") (in v4.17), each of the two is
     # listed where it is built in. Before that, neither is.
-    sources = Path(root, "sys/bus/event_source/devices")
-    if (sources / "kprobe").exists():
+    sources = os.path.join(root, "sys/bus/event_source/devices")
+    if files.exists(sources, "kprobe"):
         return YES
-    if seen or (sources / "uprobe").exists():
+    if seen or files.exists(sources, "uprobe"):
         return Fact(False, "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
     return Fact(None, "tracefs is not mounted or not readable")
 
@@ -105,7 +101,7 @@ def perf_paranoia(root: str = "/") -> int | None:
     Debian's and Ubuntu's kernels take values above 2, and start with 3 and 4.
     """
     try:
-        value = int(Path(root, "proc/sys/kernel/perf_event_paranoid").read_text())
+        value = int(files.text(root, "proc/sys/kernel/perf_event_paranoid"))
     except (OSError, ValueError):
         return None
     return value if value > 2 else None
@@ -115,13 +111,9 @@ def tracepoints(root: str = "/") -> Fact:
     """Say whether the kernel has the system call tracepoints."""
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
-        path = Path(root, place)
-        try:
-            if (path / "events/syscalls/sys_exit_clone").exists():
-                return YES
-            seen = seen or (path / "trace").exists()
-        except OSError:
-            continue
+        if files.exists(root, place, "events/syscalls/sys_exit_clone"):
+            return YES
+        seen = seen or files.exists(root, place, "trace")
     if seen:
         return Fact(False, "this kernel has no syscall tracepoints (CONFIG_FTRACE_SYSCALLS)")
     return Fact(None, "tracefs is not mounted or not readable")
@@ -148,7 +140,7 @@ def preempts_tracepoints(addresses: Mapping[str, int], version: str | None = Non
     return Fact(None, "/proc/kallsyms shows no variables")
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: str) -> Iterator[bytes]:
     # kallsyms has 8 to 15 MB: never all of it at once, and cut at line ends. One read of it gives
     # no more than a page.
     with open(path, "rb", buffering=0) as file:
@@ -184,7 +176,7 @@ def symbols(
                 found[symbol.decode()].append(address)
         return _judged(found, end)
     try:
-        for text in _chunks(Path(root, "proc/kallsyms")):
+        for text in _chunks(os.path.join(root, "proc/kallsyms")):
             # It can be the last one of the chunk before.
             if end is None and found["copy_process"]:
                 end = _next_above(text[:2000], found["copy_process"][0])
@@ -241,7 +233,7 @@ def limits(root: str = "/") -> dict[str, int | None]:
     values: dict[str, int | None] = {}
     for name, path in paths.items():
         try:
-            values[name] = int(Path(root, "proc/sys", path).read_text())
+            values[name] = int(files.text(root, "proc/sys", path))
         except (OSError, ValueError):
             values[name] = None
     return values
@@ -264,7 +256,7 @@ def hugetlb_pages(root: str = "/", page_bytes: int = os.sysconf("SC_PAGE_SIZE"))
         if not match:
             continue
         try:
-            count = int(Path(root, "sys/kernel/mm/hugepages", pool, "nr_hugepages").read_text())
+            count = int(files.text(root, "sys/kernel/mm/hugepages", pool, "nr_hugepages"))
         except (OSError, ValueError):
             return None
         total += count * int(match[1]) * 1024 // page_bytes
@@ -274,7 +266,7 @@ def hugetlb_pages(root: str = "/", page_bytes: int = os.sysconf("SC_PAGE_SIZE"))
 def btf_has(names: Sequence[str], root: str = "/") -> dict[str, bool] | None:
     """Say which of these names the kernel's types and functions have; None: it has no BTF."""
     try:
-        raw = Path(root, "sys/kernel/btf/vmlinux").read_bytes()
+        raw = files.contents(root, "sys/kernel/btf/vmlinux")
     except OSError:
         return None
     # The strings of BTF end in zero and follow one another (Documentation/bpf/btf.rst).

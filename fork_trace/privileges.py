@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+from fork_trace import files
 
 # include/uapi/linux/capability.h, include/uapi/linux/prctl.h
 _VERSION_3 = 0x20080522
@@ -60,7 +61,7 @@ _WITHIN_ADMIN = (39, 38, 40, 34)
 def missing(root: str = "/") -> tuple[Capability, ...] | None:
     """Return the capabilities that this process lacks; None: it cannot be read which it has."""
     try:
-        status = Path(root, "proc/self/status").read_text()
+        status = files.text(root, "proc/self/status")
     except OSError:
         return None
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)

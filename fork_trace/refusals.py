@@ -14,7 +14,8 @@ import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fork_trace.borrowed import Borrowed, PidsCgroups, Sysctl, read_text
+from fork_trace import files
+from fork_trace.borrowed import Borrowed, PidsCgroups, Sysctl
 from fork_trace.errors import ForkTraceError
 from fork_trace.stage import Stage, die_with_parent, kill, name_process
 
@@ -88,7 +89,7 @@ def unused_uid() -> int:
     used: set[str] = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            status = read_text(f"/proc/{pid}/status")
+            status = files.text(f"/proc/{pid}/status")
         except OSError:
             continue
         used.update(*(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:")))
@@ -118,7 +119,7 @@ def pid_namespace_dead(borrowed: Borrowed) -> Act:
 
 def threads_max(borrowed: Borrowed) -> Act:
     """Refuse by kernel.threads-max at 20 (kernel/fork.c, MIN_THREADS)."""
-    threads = int(read_text("/proc/loadavg").split()[3].split("/")[1])
+    threads = int(files.text("/proc/loadavg").split()[3].split("/")[1])
     if threads < 20:
         raise ForkTraceError(
             f"the host has only {threads} threads, fewer than the 20 that this rehearsal allows.",
@@ -138,7 +139,7 @@ def least_pid_max() -> int:
     """Return the least that the kernel takes for kernel.pid_max (kernel/pid.c, pid_idr_init())."""
     # RESERVED_PIDS + 1, or PIDS_PER_CPU_MIN for each possible CPU.
     possible = (
-        int(read_text("/sys/devices/system/cpu/possible").replace("-", ",").split(",")[-1]) + 1
+        int(files.text("/sys/devices/system/cpu/possible").replace("-", ",").split(",")[-1]) + 1
     )
     return max(301, 8 * possible)
 
@@ -199,7 +200,7 @@ def fd_table_limit(borrowed: Borrowed) -> Act:
 def overcommit_heuristic(borrowed: Borrowed) -> Act:
     """Refuse by one private writable mapping larger than RAM and swap, in mode 0."""
     mode = None
-    if read_text("/proc/sys/vm/overcommit_memory").strip() != "0":
+    if files.text("/proc/sys/vm/overcommit_memory").strip() != "0":
         mode = borrowed.sysctl("vm/overcommit_memory")
 
     def act(stage: Stage) -> None:
@@ -239,7 +240,7 @@ def _two_mappings_in_one(half_bytes: int) -> Iterator[None]:
 
 
 def _is_one_mapping(start: int, end: int) -> bool:
-    for line in read_text("/proc/self/maps").splitlines():
+    for line in files.text("/proc/self/maps").splitlines():
         first, last = (int(each, 16) for each in line.split()[0].split("-"))
         if first <= start < last:
             return end <= last and line.split()[1] == "rw-p"
@@ -289,7 +290,7 @@ def room_for_half(stage: Stage, kbytes: Sysctl, mode: Sysctl, size_kib: int) -> 
         committed_kib = _meminfo_kib("Committed_AS")
         # Kept back for root to recover: user_reserve or 1/32 of the process, the smaller one
         # (__vm_enough_memory()).
-        reserve_kib = min(_vm_size_kib() // 32, int(read_text("/proc/sys/vm/user_reserve_kbytes")))
+        reserve_kib = min(_vm_size_kib() // 32, int(files.text("/proc/sys/vm/user_reserve_kbytes")))
         limit_kib = committed_kib + reserve_kib + size_kib // 2
         changes = [(kbytes, limit_kib - swap_kib)]
         if mode.original != b"2":
@@ -430,11 +431,11 @@ def map_memory(start: int | None, size_bytes: int, protection: int, flags: int) 
 
 
 def _meminfo_kib(name: str) -> int:
-    for line in read_text("/proc/meminfo").splitlines():
+    for line in files.text("/proc/meminfo").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     raise ForkTraceError(f"/proc/meminfo has no {name}.", "Use a kernel of 3.14 or later.")
 
 
 def _vm_size_kib() -> int:
-    return int(read_text("/proc/self/statm").split()[0]) * _PAGE_BYTES // _KIB
+    return int(files.text("/proc/self/statm").split()[0]) * _PAGE_BYTES // _KIB

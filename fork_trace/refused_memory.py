@@ -11,7 +11,8 @@ import os
 import time
 from collections.abc import Callable
 
-from fork_trace.borrowed import Borrowed, read_text, write_text
+from fork_trace import files
+from fork_trace.borrowed import Borrowed, write_text
 from fork_trace.errors import NotHereError
 from fork_trace.stage import Stage
 
@@ -42,7 +43,7 @@ Act = Callable[[Stage], None]
 
 def memory_cgroup(borrowed: Borrowed) -> Act:
     """Refuse by the memory limit of the own cgroup, where nothing may be killed to relieve it."""
-    if read_text("/proc/sys/vm/overcommit_memory").strip() == "2":
+    if files.text("/proc/sys/vm/overcommit_memory").strip() == "2":
         # Many page tables need much address space, and in mode 2 all of it counts.
         raise NotHereError(
             "vm.overcommit_memory is 2, so that no process can have enough page tables.",
@@ -65,7 +66,7 @@ def memory_cgroup(borrowed: Borrowed) -> Act:
             for number in range(tables):
                 spread[number * _TABLE_SPAN_BYTES] = 1
             cgroup.enter()
-            begin_bytes = int(read_text(usage))
+            begin_bytes = int(files.text(usage))
             write_text(limit, str(begin_bytes + _ROOM_BYTES))
 
             def fork() -> int:
@@ -103,6 +104,6 @@ def _charged(usage: str, most_bytes: int) -> int:
     # alloc_empty_file; fs/seq_file.c, seq_buf_alloc). Who asks is refused too, and counts as much
     # as a fork does if nobody stops it here.
     try:
-        return int(read_text(usage))
+        return int(files.text(usage))
     except OSError:
         return most_bytes + 1

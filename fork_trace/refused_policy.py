@@ -10,14 +10,14 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import resource
 import struct
 from collections.abc import Callable
 
+from fork_trace import files
 from fork_trace.backends import program
 from fork_trace.backends.libbpf import Library, attached
-from fork_trace.borrowed import Borrowed, read_text
+from fork_trace.borrowed import Borrowed
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.refusals import committable_kib, room_for_half, unused_uid
 from fork_trace.stage import Stage
@@ -25,7 +25,7 @@ from fork_trace.stage import Stage
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
-_MACHINE = platform.machine()
+_MACHINE = os.uname().machine
 
 _SYS_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(_MACHINE)
 # struct sched_attr, include/uapi/linux/sched/types.h, SCHED_ATTR_SIZE_VER0: size, policy, flags,
@@ -130,7 +130,7 @@ def _filter() -> bytes:
 def security_module(borrowed: Borrowed) -> Act:
     """Refuse by a BPF program at the hook task_alloc of the security modules."""
     try:
-        modules = read_text(_LSM_LIST)
+        modules = files.text(_LSM_LIST)
     except OSError:
         modules = ""  # securityfs is not mounted: then the first fork tells
     if modules and "bpf" not in modules.split(","):
@@ -138,7 +138,7 @@ def security_module(borrowed: Borrowed) -> Act:
             f"the security modules of this kernel are {modules.strip()}: bpf is not among them.",
             _BOOT_BPF_LSM,
         )
-    image = program("rehearse_lsm.bpf.o").read_bytes()
+    image = files.contents(program("rehearse_lsm.bpf.o"))
 
     def act(stage: Stage) -> None:
         library = Library()

@@ -15,7 +15,8 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fork_trace.borrowed import Borrowed, read_text
+from fork_trace import files
+from fork_trace.borrowed import Borrowed
 from fork_trace.errors import NotHereError
 from fork_trace.refusals import committable_kib, glibc_version, map_memory, room_for_half
 from fork_trace.stage import Stage
@@ -56,7 +57,7 @@ def thread_stack_address_space(borrowed: Borrowed) -> Act:
 
     def act(stage: Stage) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        used_bytes = int(read_text("/proc/self/statm").split()[0]) * _PAGE_BYTES
+        used_bytes = int(files.text("/proc/self/statm").split()[0]) * _PAGE_BYTES
         limit_bytes = used_bytes + _STACK_BYTES // 2
         if hard != resource.RLIM_INFINITY:
             limit_bytes = min(limit_bytes, hard)
@@ -75,7 +76,7 @@ def thread_stack_address_space(borrowed: Borrowed) -> Act:
 
 def thread_stack_mappings(borrowed: Borrowed) -> Act:
     """Refuse thread stacks by vm.max_map_count, with all but one mapping taken by the process."""
-    most = int(read_text("/proc/sys/vm/max_map_count"))
+    most = int(files.text("/proc/sys/vm/max_map_count"))
     limit = borrowed.sysctl("vm/max_map_count") if most > _MOST_MAPPINGS else None
 
     def act(stage: Stage) -> None:
@@ -99,7 +100,7 @@ def _all_mappings(most: int) -> Iterator[None]:
     shared: list[mmap.mmap] = []
     try:
         # [vsyscall] is the kernel's, and not counted (mm->map_count).
-        lines = read_text("/proc/self/maps").splitlines()
+        lines = files.text("/proc/self/maps").splitlines()
         count = sum(not line.endswith("[vsyscall]") for line in lines)
         page_bytes = ctypes.c_size_t(_PAGE_BYTES)
         # A page of another protection than its neighbours makes two mappings more.

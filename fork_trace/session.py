@@ -7,7 +7,6 @@ starts a thread or runs a program.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -289,7 +288,7 @@ class Session:
         return Header(
             version=VERSION,
             time=iso(self._start_monotonic_ns + self._epoch_offset_ns),
-            host=platform.node(),
+            host=os.uname().nodename,
             kernel=self._facts.release,
             machine=self._facts.machine,
             tool=f"fork-trace {__version__}",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from fork_trace.errors import ForkTraceError
@@ -66,12 +66,13 @@ class Backend(Protocol):
         """Detach every program and free every map."""
 
 
-def program(name: str) -> Path:
+def program(name: str) -> str:
     """Find a BPF program or its source: beside the installed package, or in the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for place in (package / "_bpf" / name, package.parent / "bpf" / name):
-        if place.exists():
-            return place
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    for directory in (os.path.join(package, "_bpf"), os.path.join(package, "../bpf")):
+        path = os.path.normpath(os.path.join(directory, name))
+        if os.path.exists(path):
+            return path
     raise ForkTraceError(
         f"cannot find the BPF program {name}: it has not been built",
         "Run scripts/build-bpf in the checkout, or install fork-trace again.",

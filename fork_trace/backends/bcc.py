@@ -14,10 +14,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
-from fork_trace import events, steps
+from fork_trace import events, files, steps
 from fork_trace.backends import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
 from fork_trace.backends.kprobe_events import KprobeEvents
 from fork_trace.backends.settings import (
@@ -49,10 +48,10 @@ def module(search: list[str] | None = None) -> Fact:
         if spec and not places and spec.origin:
             places = [os.path.dirname(spec.origin)]
     else:
-        places = [os.path.join(path, "bcc") for path in search if Path(path, "bcc").exists()]
+        places = [os.path.join(path, "bcc") for path in search if files.exists(path, "bcc")]
     if not places:
         return Fact(False, "the Python module bcc is not installed")
-    if any(Path(place, "libbcc.py").exists() for place in places):
+    if any(files.exists(place, "libbcc.py") for place in places):
         return Fact(True, "installed")
     return Fact(
         False,
@@ -87,7 +86,7 @@ def _flags(plan: Plan, filter_: Filter, samples_per_second: int) -> list[str]:
         else:
             values.append(f"{value:#x}ULL")
     return [
-        f"-I{program(_SOURCE).parent}",
+        f"-I{os.path.dirname(program(_SOURCE))}",
         f"-DFT_CONFIG={','.join(values)}",
         f"-DFT_RINGBUF={int(plan.has_ringbuf)}",
         *(f"-DFT_HAS_{name}={int(value)}" for name, value in plan.header_fields.items()),
@@ -144,7 +143,7 @@ class BccBackend:
 
     def _compile(self, bpf: Any, filter_: Filter, samples_per_second: int) -> None:
         flags = _flags(self.plan, filter_, samples_per_second)
-        text = program(_SOURCE).read_bytes()
+        text = files.contents(program(_SOURCE))
         try:
             self._bpf = _quietly(lambda: bpf(text=text, cflags=flags), self._said)
         except Exception:  # bcc raises nothing finer

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+
+from fork_trace import files
 
 _GROUP = "fork_trace_"
 # As many as the kernel takes: KRETPROBE_MAXACTIVE_MAX, kernel/trace/trace_kprobe.c.
@@ -39,8 +40,7 @@ class KprobeEvents:
         calls = _MOST_CALLS if function in _ASLEEP_IN else _CALLS
         self._write(f"r{calls}:{self.group}/{function} {function}")
         self._functions.append(function)
-        path = self._directory / "events" / self.group / function / "id"
-        return int(path.read_text())
+        return int(files.text(self._directory, "events", self.group, function, "id"))
 
     def missed(self, function: str | None = None) -> int | None:
         """Count the calls that found no room, as far as the kernel tells; None: it cannot be read.
@@ -51,7 +51,7 @@ class KprobeEvents:
         # kretprobe") (in v5.17, and in older stable kernels), it counts these. Before that, only
         # the calls that came in the middle of another kprobe.
         try:
-            text = (self._directory / "kprobe_profile").read_text()
+            text = files.text(self._directory, "kprobe_profile")
         except OSError:
             return None
         total = 0
@@ -73,7 +73,7 @@ class KprobeEvents:
     def _write(self, line: str) -> None:
         # Appending: what is opened for writing from the start is emptied, with everybody's events.
         # Not by open(): that seeks to the end, and this file cannot.
-        fd = os.open(self._directory / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+        fd = os.open(os.path.join(self._directory, "kprobe_events"), os.O_WRONLY | os.O_APPEND)
         try:
             os.write(fd, line.encode() + b"\n")
         finally:
@@ -82,18 +82,18 @@ class KprobeEvents:
     def _remove_leftovers(self) -> None:
         # Of a process that was killed: nothing is enabled, but the names stay.
         with suppress(OSError):
-            text = (self._directory / "kprobe_events").read_text()
+            text = files.text(self._directory, "kprobe_events")
             for group, pid, name in re.findall(rf":({_GROUP}(\d+))/(\S+)", text):
-                if not Path(self._root, "proc", pid).exists():
+                if not files.exists(self._root, "proc", pid):
                     with suppress(OSError):
                         self._write(f"-:{group}/{name}")
 
 
-def _tracefs(root: str) -> Path:
+def _tracefs(root: str) -> str:
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
-        path = Path(root, place)
+        path = os.path.join(root, place)
         # In many containers it is there to be read only.
         # By what this process may do, not by who started it: CAP_DAC_OVERRIDE counts.
-        if os.access(path / "kprobe_events", os.W_OK, effective_ids=True):
+        if os.access(os.path.join(path, "kprobe_events"), os.W_OK, effective_ids=True):
             return path
     raise FileNotFoundError("no tracefs that can be written")

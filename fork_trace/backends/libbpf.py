@@ -25,7 +25,7 @@ from ctypes import (
 )
 from typing import Any, ClassVar
 
-from fork_trace import events, steps
+from fork_trace import events, files, steps
 from fork_trace.backends import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
 from fork_trace.backends.kprobe_events import KprobeEvents
 from fork_trace.backends.settings import (
@@ -338,7 +338,7 @@ def listed_symbols(library: Library, names: Iterable[str]) -> list[tuple[int, by
     An address is 0 where the kernel shows none. None: it does not let its symbols be listed so.
     """
     lib = library.lib
-    image = program("kernel_symbols.bpf.o").read_bytes()
+    image = files.contents(program("kernel_symbols.bpf.o"))
     library.messages.clear()
     object_ = lib.bpf_object__open_mem(image, len(image), None)
     if not object_:
@@ -444,7 +444,7 @@ class LibbpfBackend:
         # Allocated now: later there may be no memory to be had.
         self._batch_keys = ctypes.create_string_buffer(_BATCH * events.KEY_BYTES)
         self._batch_values = ctypes.create_string_buffer(_BATCH * events.TALLY_BYTES)
-        image = program("fork_trace.bpf.o").read_bytes()
+        image = files.contents(program("fork_trace.bpf.o"))
         # Each round gives up one program that this kernel refuses, and says so in the plan.
         while True:
             self.plan = plan
