@@ -158,8 +158,15 @@ class Table:
         return key[0], group
 
     def rows(self) -> list[Row]:
-        """Return the rows, most failures first; ties in the order of their columns."""
-        return sorted(self._rows.values(), key=lambda row: (-row.count, [k or "" for k in row.key]))
+        """Return the rows, most failures first; of as many those with numbers, in the order of their columns."""
+        return sorted(
+            self._rows.values(),
+            key=lambda row: (
+                -row.count,
+                row.latest is None or not row.latest.evidence,
+                [value or "" for value in row.key],
+            ),
+        )
 
 
 def parse_by(text: str) -> tuple[str, ...]:

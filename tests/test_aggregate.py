@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import TIME_NS, make_failure, make_holder
+from conftest import TIME_NS, make_evidence, make_failure, make_holder
 
 from fork_trace import aggregate
 from fork_trace.errors import ForkTraceError
@@ -85,6 +85,14 @@ def test_the_most_failures_come_first_and_ties_by_name() -> None:
         table.add(make_failure(comm=comm, count=count))
 
     assert [("z", 9), (None, 2), ("a", 2), ("b", 2)] == counts(table)
+
+
+def test_of_as_many_failures_those_whose_numbers_are_known_come_first() -> None:
+    table = aggregate.Table(("command",))
+    for comm in ("counted", "sampled"):
+        table.add(make_failure(comm=comm, evidence=(make_evidence(),) if comm == "sampled" else ()))
+
+    assert [("sampled", 1), ("counted", 1)] == counts(table)
 
 
 def test_a_row_knows_its_first_and_last_and_keeps_its_latest_failure() -> None:
