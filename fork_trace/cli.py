@@ -117,7 +117,7 @@ _more = _options(
         default=MOST_ROWS,
         show_default=True,
         type=click.IntRange(0),
-        help="Show so many rows at most, as a table or Markdown; 0: all.",
+        help="Rows of the report at most, as a table or Markdown; 0: all.",
     ),
 )
 _how_to_sample = click.option(

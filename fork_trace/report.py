@@ -292,9 +292,13 @@ def shown(counted: Table, more: More = PLAIN) -> tuple[list[Row], list[str]]:
     rest = rows[more.rows :] if more.rows else []
     if not rest:
         return rows, []
+    return rows[: more.rows], [f"{others(rest)}; `--rows 0` shows all"]
+
+
+def others(rest: Sequence[Row]) -> str:
+    """Say how many rows are not shown, and how many failures are in them."""
     failures = count(sum(row.count for row in rest), "failure", "failures")
-    text = f"and {failures} in {count(len(rest), 'more row', 'more rows')}"
-    return rows[: more.rows], [f"{text}; `--rows 0` shows all"]
+    return f"... {count(len(rest), 'more row', 'more rows')} with {failures}"
 
 
 def table(counted: Table, more: More = PLAIN) -> list[str]:

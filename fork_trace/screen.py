@@ -139,9 +139,8 @@ def _rows(
     lines = [Line(table[0])]
     lines += [Line(text, "strong" if row.key in new else "") for text, row in zip(table[1:], shown)]
     if len(shown) < len(rows):
-        others = sum(row.count for row in rows) - sum(row.count for row in shown)
-        hidden = count(len(rows) - len(shown), "more row", "more rows")
-        lines.append(Line(f"... {hidden} with {count(others, 'failure', 'failures')}"))
+        keys = {row.key for row in shown}
+        lines.append(Line(report.others([row for row in rows if row.key not in keys])))
     return lines + [Line(tables.INFERRED)] * below
 
 

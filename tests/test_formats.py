@@ -224,7 +224,7 @@ def test_only_what_people_read_leaves_rows_out() -> None:
     more = report.More(rows=2)
     written = {each: formats.write(each, counted, [], [], more) for each in formats.FORMATS}
 
-    assert "\n\nand 1 failure in 1 more row; `--rows 0` shows all\n" in written["markdown"]
+    assert "\n\n... 1 more row with 1 failure; `--rows 0` shows all\n" in written["markdown"]
     assert ["csv", "json", "jsonl"] == sorted(each for each in written if "zsh" in written[each])
 
 

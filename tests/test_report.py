@@ -285,7 +285,7 @@ def test_of_a_storm_by_many_commands_the_worst_rows_are_shown_and_the_others_cou
     rest = sum(1000 - number for number in range(report.MOST_ROWS, report.MOST_ROWS + 3))
     lines = report.text(counted, [], [], report.More(stacks=True)).splitlines()
 
-    assert f"and {rest} failures in 3 more rows; `--rows 0` shows all" in lines
+    assert f"... 3 more rows with {rest} failures; `--rows 0` shows all" in lines
     assert f" {1000 - report.MOST_ROWS + 1}  w{report.MOST_ROWS - 1:03} " in "\n".join(lines)
     assert not [line for line in lines if f"w{report.MOST_ROWS:03}" in line]
     everything = report.text(counted, [], [], report.More(stacks=True, rows=0))
@@ -299,7 +299,7 @@ def test_as_many_rows_as_are_shown_leave_nothing_out() -> None:
         counted.add(make_failure(comm=name))
 
     assert "more row" not in report.text(counted, [], [], report.More(rows=2))
-    assert "and 1 failure in 1 more row; " in report.text(counted, [], [], report.More(rows=1))
+    assert "... 1 more row with 1 failure; " in report.text(counted, [], [], report.More(rows=1))
 
 
 def test_a_stack_by_frame_pointers_says_so_and_none_is_said_as_well() -> None:
