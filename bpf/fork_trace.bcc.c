@@ -25,7 +25,9 @@ BPF_RINGBUF_OUTPUT(events, 512); /* pages, of 4 KiB mostly: 900 samples */
 BPF_PERF_OUTPUT(events);
 BPF_PERCPU_ARRAY(scratch, struct ft_event, 1);
 #endif
-BPF_HASH(tallies, struct ft_key, struct ft_tally, 8192);
+BPF_HASH(tallies, struct ft_key, struct ft_tally, FT_TALLIES);
+BPF_ARRAY(shares, u64, 2 * FT_SHARES); /* of generation 0, then of 1 */
+BPF_ARRAY(generation, u32, 1);
 BPF_ARRAY(kinds, struct ft_kind, FT_KINDS);
 BPF_HASH(refusals, u32, struct ft_refusal, 1024);
 BPF_HASH(attempts, u32, struct ft_attempt, 8192);
@@ -99,13 +101,36 @@ ft_inline void port_refusal_drop(void)
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 {
 	struct ft_key own = *key;
-	struct ft_tally none = {};
-	struct ft_tally *tally = tallies.lookup(&own);
 
-	if (tally)
-		return tally;
-	tallies.insert(&own, &none);
 	return tallies.lookup(&own);
+}
+
+ft_inline int port_tally_make(const struct ft_key *key)
+{
+	struct ft_key own = *key;
+	struct ft_tally none = {};
+
+	return !tallies.insert(&own, &none);
+}
+
+ft_inline ft_u32 port_tally_room(void)
+{
+	return FT_TALLIES;
+}
+
+ft_inline ft_u64 *port_share(ft_u32 of, ft_u32 number)
+{
+	int index = (of ? FT_SHARES : 0) + number;
+
+	return shares.lookup(&index);
+}
+
+ft_inline ft_u32 port_generation(void)
+{
+	int index = 0;
+	u32 *value = generation.lookup(&index);
+
+	return value ? *value & 1 : 0;
 }
 
 ft_inline ft_u32 port_crowding(void)

@@ -18,6 +18,9 @@ const volatile struct ft_config config SEC(".rodata.config") = {};
 /* enum ft_phase; user space writes it while the programs run. */
 volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
 
+/* 0 or 1: of the keys that are made now; user space moves it, see ft_generation. */
+volatile __u32 generation SEC(".data.generation") = 0;
+
 /* Brings the types into this object's BTF, where tests/test_abi.py reads them. */
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
@@ -51,10 +54,17 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192); /* distinct keys of one run; more are folded and said so */
+	__uint(max_entries, FT_TALLIES); /* user space takes them out now and then */
 	__type(key, struct ft_key);
 	__type(value, struct ft_tally);
 } tallies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * FT_SHARES); /* of generation 0, then of 1 */
+	__type(key, __u32);
+	__type(value, __u64);
+} shares SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -182,12 +192,29 @@ ft_inline void port_refusal_drop(void)
 
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 {
-	struct ft_tally *tally = bpf_map_lookup_elem(&tallies, key);
-
-	if (tally)
-		return tally;
-	bpf_map_update_elem(&tallies, key, &no_tally, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tallies, key);
+}
+
+ft_inline int port_tally_make(const struct ft_key *key)
+{
+	return !bpf_map_update_elem(&tallies, key, &no_tally, BPF_NOEXIST);
+}
+
+ft_inline ft_u32 port_tally_room(void)
+{
+	return FT_TALLIES;
+}
+
+ft_inline ft_u64 *port_share(ft_u32 of, ft_u32 number)
+{
+	__u32 index = (of ? FT_SHARES : 0) + number;
+
+	return bpf_map_lookup_elem(&shares, &index);
+}
+
+ft_inline ft_u32 port_generation(void)
+{
+	return generation & 1;
 }
 
 ft_inline struct ft_kind *port_kind(ft_u32 number)

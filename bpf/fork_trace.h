@@ -261,7 +261,7 @@ enum ft_stat {
 	FT_STAT_SAMPLED = 3, /* failures sent whole, as an event */
 	FT_STAT_SKIPPED = 4, /* counted but not sampled: over a rate limit, see ft_is_sampled */
 	FT_STAT_LOST = 5, /* samples lost since the ring buffer was full; still counted */
-	FT_STAT_FOLDED = 6, /* counted per step only: the table of keys was full */
+	FT_STAT_FOLDED = 6, /* counted per step only: no key had room, see ft_tally_of */
 	FT_STAT_UNMARKED = 7, /* a refusal that could not be kept for want of a slot */
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
@@ -270,6 +270,15 @@ enum ft_stat {
 	FT_STAT_STACKLESS = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_COUNT = 13,
 };
+
+/*
+ * The last byte of comm, which is 0 in every task's: which of two generations of keys it
+ * is of (see ft_generation), and whether it was counted under the key of its owner's
+ * others (see ft_tally_of). That key has no command and no system call; its samples have.
+ */
+#define FT_COMM_MARK (FT_COMM_BYTES - 1)
+#define FT_MARK_GENERATION 1
+#define FT_MARK_OTHERS 2
 
 /* The key of the exact counters. No implicit padding. */
 struct ft_key {
@@ -292,6 +301,13 @@ struct ft_tally {
 	ft_u64 in_window; /* samples sent in it */
 };
 _Static_assert(sizeof(struct ft_tally) == 32, "ft_tally is part of the wire");
+
+#define FT_TALLIES 8192 /* keys at one time, of both generations */
+/*
+ * How many keys of a generation each user, each cgroup and each user in a cgroup has: by
+ * hash, number 0 is all of them. Who shares a number shares its room.
+ */
+#define FT_SHARES 1024
 
 /* Failures of one cgroup, user, step and errno, whatever their commands and details. */
 struct ft_kind {
@@ -458,6 +474,7 @@ struct ft_config {
 	ft_u64 watched; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_COUNTING */
 	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
 	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
+	ft_u64 seed; /* nobody outside knows it, so that nobody can choose whom to share a hash with */
 	ft_u32 filter; /* FT_FILTER_* */
 	ft_u32 filter_pid;
 	ft_u32 filter_uid;

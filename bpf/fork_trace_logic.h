@@ -72,8 +72,13 @@ ft_inline struct ft_refusal *port_refusal_open(void);
 /* The refusal of this thread, or 0. */
 ft_inline struct ft_refusal *port_refusal(void);
 ft_inline void port_refusal_drop(void);
-/* The tally of a key, made if need be; 0: the table is full. */
-ft_inline struct ft_tally *port_tally(const struct ft_key *key);
+ft_inline struct ft_tally *port_tally(const struct ft_key *key); /* 0: there is none */
+ft_inline int port_tally_make(const struct ft_key *key); /* an empty one; 0: it was not made */
+ft_inline ft_u32 port_tally_room(void); /* for how many there is room in all */
+/* How many keys of a generation share that number, below FT_SHARES; 0 is all of them. */
+ft_inline ft_u64 *port_share(ft_u32 generation, ft_u32 number);
+/* User space moves it on, waits for the programs under way, then takes the other one's keys. */
+ft_inline ft_u32 port_generation(void); /* 0 or 1 */
 ft_inline struct ft_kind *port_kind(ft_u32 number); /* below FT_KINDS */
 ft_inline void port_add(ft_u64 *counter); /* one, atomically */
 /* Count under the step alone, for keys that found no room. */
@@ -299,13 +304,71 @@ lost:
 	port_stat(FT_STAT_LOST);
 }
 
+ft_inline ft_u64 ft_mix(ft_u64 mixed, ft_u64 value)
+{
+	return (mixed ^ value) * 0x9e3779b97f4a7c15ULL;
+}
+
 ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
 {
-	ft_u64 mixed = key->cgroup;
+	ft_u64 mixed = ft_mix(ft_mix(port_config()->seed, key->cgroup), key->uid);
 
-	mixed = (mixed ^ key->uid) * 0x9e3779b97f4a7c15ULL;
-	mixed = (mixed ^ key->step ^ (ft_u64)(ft_u32)key->error << 8) * 0x9e3779b97f4a7c15ULL;
-	return mixed >> 54;
+	return ft_mix(mixed, key->step ^ (ft_u64)(ft_u32)key->error << 8) >> 54;
+}
+
+/* The numbers of a key's owners among the shares: its user in its cgroup, each of the two. */
+enum ft_owner { FT_OWNER_BOTH, FT_OWNER_USER, FT_OWNER_CGROUP, FT_OWNER_COUNT };
+
+ft_inline ft_u32 ft_owner(const struct ft_key *key, enum ft_owner owner)
+{
+	ft_u64 mixed = ft_mix(port_config()->seed, owner + 1);
+
+	mixed = ft_mix(mixed, owner == FT_OWNER_CGROUP ? 0 : key->uid);
+	mixed = ft_mix(mixed ^ mixed >> 32, owner == FT_OWNER_USER ? 0 : key->cgroup);
+	return 1 + (mixed >> 32) % (FT_SHARES - 1);
+}
+
+/* Has this owner fewer keys than `times` as many as are free? */
+ft_inline int ft_has_room(const struct ft_key *key, ft_u32 generation, enum ft_owner owner,
+			  ft_u64 free, ft_u32 times)
+{
+	ft_u64 *share = port_share(generation, ft_owner(key, owner));
+
+	return share && *share < free * times;
+}
+
+/*
+ * The tally of a key, made if its owners may have one more. Nobody gets all that is left:
+ * one user in one cgroup has at most as many keys as are free after that, half of the
+ * table if nobody else has any; a user in all cgroups, or a cgroup with all its users
+ * (root's containers, a user with many of either) eight times as many. So whoever comes
+ * last finds room. `times`: twice that for what is told of an owner's others.
+ * Those who count at the same time may go over it by as many as there are of them.
+ */
+ft_inline struct ft_tally *ft_tally_of(const struct ft_key *key, ft_u32 generation, ft_u32 times)
+{
+	struct ft_tally *tally = port_tally(key);
+	ft_u64 *all = port_share(generation, 0), *others = port_share(!generation, 0);
+	ft_u64 room = port_tally_room(), used;
+	ft_u64 *share;
+
+	if (tally || !all || !others)
+		return tally;
+	used = *all + *others;
+	if (used >= room || !ft_has_room(key, generation, FT_OWNER_BOTH, room - used, times) ||
+	    !ft_has_room(key, generation, FT_OWNER_USER, room - used, 8 * times) ||
+	    !ft_has_room(key, generation, FT_OWNER_CGROUP, room - used, 8 * times))
+		return 0;
+	if (port_tally_make(key)) {
+		port_add(all);
+		if ((share = port_share(generation, ft_owner(key, FT_OWNER_BOTH))))
+			port_add(share);
+		if ((share = port_share(generation, ft_owner(key, FT_OWNER_USER))))
+			port_add(share);
+		if ((share = port_share(generation, ft_owner(key, FT_OWNER_CGROUP))))
+			port_add(share);
+	}
+	return port_tally(key);
 }
 
 /*
@@ -321,7 +384,10 @@ ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
 ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft_u64 now_ns,
 			    int *is_first)
 {
-	ft_u64 each = port_config()->samples_per_second;
+	/* Of an owner's others one is enough to go on. */
+	ft_u64 each = key->comm[FT_COMM_MARK] & FT_MARK_OTHERS && port_config()->samples_per_second ?
+			      1 :
+			      port_config()->samples_per_second;
 	struct ft_kind *kind = port_kind(ft_kind_of(key));
 	int is_new = tally->unsampled + 1 >= tally->count;
 	ft_u64 paid_ns, cost_ns;
@@ -352,7 +418,10 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *refusal,
 			 ft_s32 error, ft_u64 flags)
 {
+	ft_u32 generation = port_generation(); /* once: it can move meanwhile */
+	char comm[FT_COMM_BYTES];
 	struct ft_tally *tally;
+	ft_u8 syscall;
 	int is_first = 0;
 	ft_u64 now_ns;
 
@@ -374,7 +443,18 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 
 	port_stat(FT_STAT_FAILURES);
 	now_ns = port_now_ns();
-	tally = port_tally(key);
+	key->comm[FT_COMM_MARK] = generation;
+	tally = ft_tally_of(key, generation, 1);
+	if (!tally) {
+		__builtin_memcpy(comm, key->comm, sizeof(comm));
+		syscall = key->syscall;
+		__builtin_memset(key->comm, 0, sizeof(key->comm));
+		key->comm[FT_COMM_MARK] = generation | FT_MARK_OTHERS;
+		key->syscall = FT_SYSCALL_UNKNOWN;
+		tally = ft_tally_of(key, generation, 2);
+		__builtin_memcpy(key->comm, comm, FT_COMM_MARK);
+		key->syscall = syscall;
+	}
 	if (!tally) {
 		port_stat(FT_STAT_FOLDED);
 		port_fold(key->step);

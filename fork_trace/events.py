@@ -160,6 +160,10 @@ BIT_ALONE = 16
 BIT_FLAGS_UNKNOWN = 32
 FLAGS_UNKNOWN = 0xFFFFFFFF << 32
 
+# The last byte of comm in a key, and the values of its bits (bpf/fork_trace.h).
+_MARK_AT, _MARK_OTHERS, _MARK_FOLDED = COMM_BYTES - 1, 2, 4
+_OWNER_AT = slice(16, 28)  # cgroup and uid
+
 _KEY = struct.Struct("=16sQIiBBBBI")
 _TALLY = struct.Struct("=QQQQ")
 _EVENT_HEAD = struct.Struct("=Q")
@@ -253,6 +257,24 @@ class Key:
     # Judged before a fork had failed, with copy_process watched alone.
     is_alone: bool = False
     has_flags: bool = True
+    # Of several commands of one user and cgroup, which had no room apart: comm and call are no one's.
+    is_of_others: bool = False
+    is_of_all: bool = False  # and of several users and cgroups too
+
+    @property
+    def command(self) -> str | None:
+        """Name the command; None: there are several."""
+        return None if self.is_of_others else self.comm
+
+    @property
+    def call(self) -> str | None:
+        """Name the system call; None: there are several."""
+        return None if self.is_of_others else self.syscall
+
+    @property
+    def user(self) -> int | None:
+        """Return the uid; None: there are several."""
+        return None if self.is_of_all else self.uid
 
     @property
     def creates(self) -> str | None:
@@ -346,7 +368,7 @@ def decode_key(raw: bytes) -> Key:
         raise BadEventError(f"a key has {KEY_BYTES} bytes, got {len(raw)}")
     comm, cgroup, uid, error, step, detail, syscall, bits, fits = _KEY.unpack_from(raw)
     return Key(
-        comm=_text(comm),
+        comm=_text(comm[:_MARK_AT]),
         cgroup_id=cgroup,
         uid=uid,
         error=-error,
@@ -360,7 +382,35 @@ def decode_key(raw: bytes) -> Key:
         has_flags=not bits & BIT_FLAGS_UNKNOWN,
         is_alone=bool(bits & BIT_ALONE),
         fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
+        is_of_others=comm[_MARK_AT] & ~1 != 0 and not comm[0],
+        is_of_all=comm[_MARK_AT] & _MARK_FOLDED != 0,
     )
+
+
+def counted_under(raw: bytes) -> bytes:
+    """Return the key that a failure was counted under, given its sample's or the table's, of any generation."""
+    mark = raw[_MARK_AT] & ~1
+    if mark:
+        return others_of(raw, is_folded=bool(mark & _MARK_FOLDED))
+    return raw[:_MARK_AT] + b"\0" + raw[_MARK_AT + 1 : KEY_BYTES]
+
+
+def owner_of(raw: bytes) -> bytes:
+    """Return whose a key is: the user and the cgroup."""
+    return raw[_OWNER_AT]
+
+
+def others_of(raw: bytes, is_folded: bool = False) -> bytes:
+    """Return the key of all others of its user and cgroup, or of all users and cgroups: without command and call."""
+    mark = _MARK_OTHERS | _MARK_FOLDED if is_folded else _MARK_OTHERS
+    owner = bytes(12) if is_folded else owner_of(raw)
+    # struct ft_key: the call lies behind the step and the detail
+    return bytes(_MARK_AT) + bytes([mark]) + owner + raw[28:34] + b"\0" + raw[35:KEY_BYTES]
+
+
+def is_of_others(raw: bytes) -> bool:
+    """Say whether a key stands for several commands."""
+    return raw[_MARK_AT] & ~1 != 0
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,9 @@ class Summary:
     # not count these.
     missed: int | None
     skipped: int  # failures counted but not sampled: the rate limit of their key
-    folded: int  # failures counted per step only: the table of keys was full
+    folded: (
+        int  # failures counted without their command: a user had too many, or the table was full
+    )
     retries: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
     dying: int  # the caller was being killed and never saw the error; no failure
     filtered: int  # outside the filter; in no other number

@@ -53,7 +53,7 @@ class Told:
         return lines
 
 
-# bpf/fork_trace_logic.h, ft_count: FT_STAT_FOLDED.
+# bpf/fork_trace_logic.h, ft_count: FT_STAT_FOLDED. Else the user's commands alone had no room.
 _NO_ROOM = (
     "unknown: more commands failed than are kept apart; of the others only the step is counted"
 )
@@ -61,7 +61,7 @@ _NO_ROOM = (
 
 def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Told:
     """Explain one cause by its latest failure; `on` is its host, where several are told of."""
-    if latest.comm is None:
+    if latest.comm is None and latest.errno is None:
         return Told(_NO_ROOM, (f"{number} x a refusal in {safe(latest.step)}",), ())
     if latest.certainty == "observed":
         where = f"seen refusing in {safe(latest.function or latest.step)}"
@@ -71,8 +71,7 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
         where = f"inferred at {safe(latest.step)}, by the state at that instant"
     host = "" if on is None else f" on {safe(on)}"
     facts = [
-        f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {safe(latest.comm or '?')}"
-        f"[{'?' if latest.pid is None else latest.pid}] {safe(latest.syscall or '?')}, "
+        f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {_last(latest)}, "
         f"cgroup {safe(latest.cgroup or '?')}"
     ]
     if latest.also:
@@ -81,6 +80,19 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
     facts += _holders(latest)
     title = f"{safe(cause)}: {catalogue.means(cause)}"
     return Told(title, tuple(facts), tuple(safe(sentence) for sentence in latest.advice))
+
+
+def _several(latest: Failure) -> str:
+    if latest.uid is None:
+        return "several commands" if latest.errno else "?"
+    return f"several commands of uid {latest.uid}"
+
+
+def _last(latest: Failure) -> str:
+    if latest.comm is None:
+        return _several(latest)
+    pid = "?" if latest.pid is None else latest.pid
+    return f"{safe(latest.comm)}[{pid}] {safe(latest.syscall or '?')}"
 
 
 def tell_briefly(cause: str, latest: Failure) -> Told:
@@ -160,7 +172,7 @@ def verdict(
     worst = group.latest
     number = count(len(counted.causes), "cause", "causes")
     number += f", {count(counted.failures, 'failure', 'failures')}{on}"
-    who = f"; worst: {safe(worst.comm or '?')}"
+    who = f"; worst: {_several(worst) if worst.comm is None else safe(worst.comm)}"
     if len(hosts) > 1:
         who += f" on {safe(host or '?')}"
     limit, place, before = f": {safe(worst.cause)}", "", ""
@@ -219,7 +231,7 @@ def losses(summary: Summary) -> str:
     if summary.stackless:
         parts.append(f"samples without a stack: {summary.stackless}")
     if summary.folded:
-        parts.append(f"counted by step only: {summary.folded}")
+        parts.append(f"counted without their command: {summary.folded}")
     if summary.retries:
         parts.append(f"restarted by a signal, not failed: {summary.retries}")
     if summary.dying:

@@ -26,6 +26,7 @@ from fork_trace import (
     headers,
     holders,
     kernel,
+    ledger,
     privileges,
     procfs,
     reserve,
@@ -40,6 +41,8 @@ from fork_trace.records import VERSION, Failure, Frame, Header, Summary
 from fork_trace.symbols import Caller, Symbols
 
 _SETTLE_S = 1.0
+# The table of keys is emptied beyond a quarter of its room, but the event loop must go on.
+_MOST_USED, _HARVEST_S = 2048, 1.0
 # Rung and backend -> the feature that no other needs, which only an attached program proves.
 _NEEDED_BY = {
     ("fexit", "libbpf"): "trampolines",
@@ -63,7 +66,15 @@ _ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack ar
 _ENDING_S = 2.0  # for those that still wait at the end
 _WAITING_STACKS = 512  # whose sample is not read yet
 _LOOKS = 512  # processes of which it is remembered what /proc showed
+_LATEST = 2048  # keys whose latest sample is kept
 _WHOLE = 256  # keys whose latest sample is kept with its stack, most of what a sample takes
+
+
+# What the exact totals tell of each count.
+_TOTAL = (
+    *("comm", "uid", "cgroup", "syscall", "creates"),
+    *("errno", "step", "cause", "certainty"),
+)
 
 
 def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
@@ -256,14 +267,13 @@ class Session:
         self._epoch_offset_ns = time.time_ns() - self._start_monotonic_ns
         self._busy_until_s = 0.0
         self._sampled = 0  # events read so far
-        self._settled: Counter[bytes] = Counter()  # unsampled ones in records so far, by raw key
+        # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
+        # apart: how many records each verdict is in.
+        self._ledger: ledger.Ledger[causes.Verdict] = ledger.Ledger()
+        self._harvest_at_s = 0.0
         self._folded: Counter[int] = Counter()
         self._latest: dict[bytes, Failure] = {}
         self._whole: dict[bytes, None] = {}  # those of them that have their stack, oldest first
-        # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
-        # apart: how many records each verdict is in.
-        self._verdicts: dict[bytes, causes.Verdict] = {}
-        self._judged: dict[bytes, Counter[causes.Verdict]] = {}
         self._looks: dict[int, _Look] = {}
         self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
         self._keeper = holders.Keeper()
@@ -336,6 +346,8 @@ class Session:
         if self._wanted is not Stage.START:
             self._attach_more()
         self._owed += zip(raws, sampled, seen, verdicts, held)
+        if sampled:
+            self._harvest()
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
         return self._told(_UNWINDING_S)
@@ -363,23 +375,37 @@ class Session:
             failure = self._failure(event, look, verdict, is_in_time and not is_too_much)
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
-            key = raw[8 : 8 + events.KEY_BYTES]  # struct ft_event: the key follows the time
+            # struct ft_event: the key follows the time
+            key = events.counted_under(raw[8 : 8 + events.KEY_BYTES])
             self._keep(key, failure)
-            self._verdicts[key] = verdict
-            self._judged.setdefault(key, Counter())[verdict] += 1
+            self._ledger.judge(key, verdict)
             failures.append(failure)
         return failures
+
+    def _harvest(self) -> None:
+        """Make room in the kernel's table, before those who have much of it get no more."""
+        now_s = time.monotonic()
+        if now_s < self._harvest_at_s or self._backend.used() <= _MOST_USED:
+            return
+        self._harvest_at_s = now_s + _HARVEST_S
+        for key in self._ledger.take(self._backend.harvest()):
+            self._latest.pop(key, None)
+            self._whole.pop(key, None)
 
     def _keep(self, key: bytes, failure: Failure) -> None:
         """Keep the latest sample of a key for those that are counted and not sampled."""
         # New cgroups make new keys for ever.
+        self._latest.pop(key, None)
         self._latest[key] = failure
+        if len(self._latest) > _LATEST:
+            del self._latest[next(iter(self._latest))]
         self._whole.pop(key, None)
         self._whole[key] = None
         if len(self._whole) > _WHOLE:
             oldest = next(iter(self._whole))
             del self._whole[oldest]
-            self._latest[oldest] = replace(self._latest[oldest], stack=(), stack_by=None)
+            if oldest in self._latest:
+                self._latest[oldest] = replace(self._latest[oldest], stack=(), stack_by=None)
 
     def _look(self, event: events.Event) -> _Look:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
@@ -440,11 +466,9 @@ class Session:
         `drains`: then what is owed comes first.
         """
         failures = self._told(_ENDING_S, drains=True) if drains else []
-        for raw_key, raw_tally in self._backend.tallies():
-            rest = events.decode_tally(raw_tally).unsampled - self._settled[raw_key]
-            if rest > 0:
-                self._settled[raw_key] += rest
-                failures.append(self._fold(raw_key, rest))
+        self._harvest()
+        for raw_key, rest in self._ledger.owed(self._backend.tallies()):
+            failures.append(self._fold(raw_key, rest))
         for number, count in self._backend.folded().items():
             rest = count - self._folded[number]
             if rest > 0:
@@ -481,7 +505,7 @@ class Session:
             missed=self._backend.missed(),
             left_out=sum(self._backend.left_out().values()),
             skipped=stats["skipped"],
-            folded=stats["folded"],
+            folded=sum(total["count"] for total in totals if total["comm"] is None),
             retries=stats["retries"],
             dying=stats["dying"],
             filtered=stats["filtered"],
@@ -515,36 +539,32 @@ class Session:
         return self._backend.stats()["failures"]
 
     def _totals(self) -> tuple[list[dict[str, Any]], Counter[str]]:
-        totals: list[dict[str, Any]] = []
+        # Commands are many, and what is told of each is the same: it is found out once.
+        counts: Counter[tuple[Any, Any, str]] = Counter()
+        told_why: tuple[str | None, str, str]
         by_cause: Counter[str] = Counter()
-        for raw_key, raw_tally in self._backend.tallies():
-            key, count = events.decode_key(raw_key), events.decode_tally(raw_tally).count
-            judged = Counter(self._judged.get(raw_key))
-            rest = count - sum(judged.values())
-            if rest > 0 or not judged:
-                judged[self._verdicts.get(raw_key) or self._diagnose(key)] += rest
-            for verdict, number in judged.items():
-                by_cause[verdict.cause] += number
-                totals.append(
-                    {
-                        "comm": key.comm,
-                        "uid": key.uid,
-                        "cgroup": self._own_cgroup((), key),
-                        "syscall": key.syscall,
-                        "creates": key.creates,
-                        "errno": causes.errno_name(key.error),
-                        "step": verdict.step,
-                        "cause": verdict.cause,
-                        "certainty": verdict.certainty,
-                        "count": number,
-                    }
-                )
+        diagnosed: dict[bytes, causes.Verdict] = {}
+        cgroups: dict[bytes, str | None] = {}
+        for raw_key, told, number in self._ledger.totals(self._backend.tallies()):
+            key = events.decode_key(raw_key)
+            verdict = told or diagnosed.get(raw_key[events.COMM_BYTES :])
+            if verdict is None:
+                verdict = diagnosed[raw_key[events.COMM_BYTES :]] = self._diagnose(key)
+            owner = events.owner_of(raw_key)
+            if owner not in cgroups:
+                cgroups[owner] = self._own_cgroup((), key)
+            by_cause[verdict.cause] += number
+            told_of = (key.command, key.user, cgroups[owner], key.call, key.creates)
+            told_why = (causes.errno_name(key.error), verdict.step, verdict.cause)
+            counts[told_of, told_why, verdict.certainty] += number
         for step, count in self._backend.folded().items():
             by_cause["unknown"] += count
-            totals.append(
-                {"comm": None, "step": steps.name_of(step), "cause": "unknown", "count": count}
-            )
-        totals.sort(key=lambda total: -total["count"])
+            told_why = (None, steps.name_of(step), "unknown")
+            counts[(None,) * 5, told_why, causes.INFERRED] += count
+        totals = [
+            {**dict(zip(_TOTAL, (*told_of, *told_why, certainty))), "count": number}
+            for (told_of, told_why, certainty), number in counts.most_common()
+        ]
         return totals, by_cause
 
     def _function(self, step: str) -> str | None:
@@ -697,6 +717,8 @@ class Session:
 
     def _own_cgroup(self, lines: Sequence[procfs.CgroupLine], key: events.Key) -> str | None:
         """Name the cgroup of the caller: by its id, or else by what /proc showed."""
+        if key.is_of_all:
+            return None
         directory = self._paths.directory(key.cgroup_id, self._is_pids_v2)
         if directory is not None:
             return self._paths.relative(directory)
@@ -735,29 +757,30 @@ class Session:
         return None
 
     def _fold(self, raw_key: bytes, count: int) -> Failure:
-        latest = self._latest.get(raw_key)
-        if latest is not None:
-            self._judged[raw_key][self._verdicts[raw_key]] += count
-            return replace(latest, count=count)
         key = events.decode_key(raw_key)
-        verdict = self._diagnose(key)
-        self._judged.setdefault(raw_key, Counter())[verdict] += count
+        latest = self._latest.get(raw_key)
+        told = self._ledger.verdict(raw_key)
+        if latest is not None and told is not None and not key.is_of_others:
+            self._ledger.judge(raw_key, told, count)
+            return replace(latest, count=count)
+        verdict = told or self._diagnose(key)
+        self._ledger.judge(raw_key, verdict, count)
         step = verdict.step
         failure = self._bare(step, count)
         own_cgroup = self._own_cgroup((), key)
         return replace(
             failure,
-            comm=key.comm,
-            uid=key.uid,
+            comm=key.command,
+            uid=key.user,
             cgroup=own_cgroup,
             container=self._names.named(containers.place(own_cgroup)).as_record(),
-            syscall=key.syscall,
+            syscall=key.call,
             creates=key.creates,
             errno=causes.errno_name(key.error),
             function=self._function(step) if key.is_observed else None,
             cause=verdict.cause,
             certainty=verdict.certainty,
-            advice=catalogue.advice(verdict.cause, (), key.uid, own_cgroup),
+            advice=catalogue.advice(verdict.cause, (), key.user, own_cgroup),
             also=verdict.also,
             watched=self._watched(key),
         )

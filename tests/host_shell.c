@@ -8,13 +8,14 @@
 #include "fork_trace_logic.h"
 
 #define HOST_THREADS 16
-#define HOST_KEYS 64
+#define HOST_KEYS 8192
 #define HOST_EVENTS 4096
 
 ft_u64 host_now_ns;
 ft_u32 host_thread; /* which of the threads below is running */
 ft_u32 host_refusal_room; /* slots of the refusals map */
 ft_u32 host_tally_room;
+ft_u32 host_generation;
 ft_u32 host_event_room;
 ft_u32 host_is_dying;
 ft_u32 host_is_filtered_out;
@@ -91,6 +92,8 @@ ft_inline void port_refusal_drop(void)
 	is_open[host_thread] = 0;
 }
 
+static ft_u64 share_of[2][FT_SHARES];
+
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 {
 	ft_u32 i;
@@ -99,10 +102,47 @@ ft_inline struct ft_tally *port_tally(const struct ft_key *key)
 		if (!memcmp(&host_key[i], key, sizeof(*key)))
 			return &host_tally[i];
 	}
-	if (host_tally_count >= host_tally_room || host_tally_count >= HOST_KEYS)
+	return 0;
+}
+
+ft_inline int port_tally_make(const struct ft_key *key)
+{
+	if (host_tally_count >= host_tally_room || port_tally(key))
 		return 0;
-	host_key[host_tally_count] = *key;
-	return &host_tally[host_tally_count++];
+	memset(&host_tally[host_tally_count], 0, sizeof(host_tally[0]));
+	host_key[host_tally_count++] = *key;
+	return 1;
+}
+
+ft_inline ft_u32 port_tally_room(void)
+{
+	return host_tally_room;
+}
+
+ft_inline ft_u64 *port_share(ft_u32 generation, ft_u32 number)
+{
+	return &share_of[generation][number];
+}
+
+ft_inline ft_u32 port_generation(void)
+{
+	return host_generation;
+}
+
+/* As user space does: the generation moves on, and the keys of the last one are taken out. */
+void host_harvest(void)
+{
+	ft_u32 old = host_generation, kept = 0, i;
+
+	host_generation = !old;
+	for (i = 0; i < host_tally_count; i++) {
+		if ((host_key[i].comm[FT_COMM_MARK] & FT_MARK_GENERATION) == old)
+			continue;
+		host_key[kept] = host_key[i];
+		host_tally[kept++] = host_tally[i];
+	}
+	host_tally_count = kept;
+	memset(share_of[old], 0, sizeof(share_of[old]));
 }
 
 ft_inline ft_u32 port_crowding(void)
@@ -252,6 +292,8 @@ void host_reset(void)
 	memset(host_folded, 0, sizeof(host_folded));
 	memset(host_tally, 0, sizeof(host_tally));
 	memset(host_kind, 0, sizeof(host_kind));
+	memset(share_of, 0, sizeof(share_of));
+	host_generation = 0;
 	host_mark = 0;
 	host_mark_room = 1;
 	host_sleeps = 0;

@@ -195,7 +195,7 @@ def test_fits_of_a_newer_kernel_side_hide_none_that_is_known() -> None:
     [
         (b"sh", "sh"),
         (b"sh\0rest", "sh"),
-        (b"x" * 16, "x" * 16),
+        (b"x" * 15 + b"\x01", "x" * 15),  # the mark of a generation
         ("café".encode(), "café"),
         (b"caf\xe9", "caf\\xe9"),
         (b"", ""),

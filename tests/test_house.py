@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "aggregate": {"errors", "records"},
     "callers": {"records"},
+    "ledger": {"events"},
     # 4
     "files": set(),
     "kernel": {"files", "plan"},
@@ -93,7 +94,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
         *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
-        *("plan", "privileges", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
+        *(
+            "ledger",
+            "plan",
+            "privileges",
+            "procfs",
+            "records",
+            "reserve",
+            "runtimes",
+            "steps",
+            "symbols",
+        ),
     },
     # 6
     "check": {
@@ -136,7 +147,17 @@ PURE = (
         "texts",
         "catalogue",
     ),
-    *("explain", "aggregate", "callers", "limits", "wording", "report", "formats", "screen"),
+    *(
+        "explain",
+        "aggregate",
+        "callers",
+        "ledger",
+        "limits",
+        "wording",
+        "report",
+        "formats",
+        "screen",
+    ),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {

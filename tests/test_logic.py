@@ -7,6 +7,7 @@ import errno
 import random
 import re
 import shutil
+import struct
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -45,11 +46,12 @@ class Host:
         for name, value in settings.items():
             self._value(name).value = value
 
-    def who(self, comm: str, syscall: str = "clone") -> None:
-        """Say which command forks from now on, and by which call."""
+    def who(self, comm: str, syscall: str = "clone", uid: int = 0, cgroup: int = 0) -> None:
+        """Say which command forks from now on, by which call, of whom and where."""
         key = self._value("who", ctypes.c_char * events.KEY_BYTES)
         ctypes.memset(ctypes.addressof(key), 0, events.KEY_BYTES)
         ctypes.memmove(ctypes.addressof(key), comm.encode(), len(comm))
+        ctypes.memmove(ctypes.addressof(key) + 16, struct.pack("=QI", cgroup, uid), 12)
         # struct ft_key: comm, cgroup, uid, error, step and detail lie before it
         key[_SYSCALL_AT] = events.SYSCALLS.index(syscall)
 
@@ -167,6 +169,16 @@ class Host:
             )
             for i in range(count)
         }
+
+    @property
+    def counted_under(self) -> list[bytes]:
+        """The keys of the exact counters that the samples are of."""
+        size, count = self.lib.host_sizeof_event(), self._value("event_count").value
+        raw = bytes(self._value("event", ctypes.c_char * (size * count)))
+        return [
+            events.counted_under(raw[at + 8 : at + 8 + events.KEY_BYTES])
+            for at in range(0, size * count, size)
+        ]
 
     @property
     def stats(self) -> dict[str, int]:
@@ -1272,6 +1284,129 @@ def test_keys_beyond_a_full_table_are_folded_by_step_and_none_is_lost(host: Host
     assert 2 == only(host.counts.values())
 
 
+def flood(host: Host, names: int, uid: int = 1000, cgroup: int = 7) -> None:
+    for number in range(names):
+        host.who(f"x{number}", uid=uid, cgroup=cgroup)
+        host.fail(errno.EAGAIN)
+
+
+def of(host: Host, uid: int) -> Counter[str | None]:
+    """What the exact counters have of a user, by command."""
+    found: Counter[str | None] = Counter()
+    for key, tally in host.tallies.items():
+        if key.uid == uid:
+            found[key.command] += tally.count
+    return found
+
+
+def test_one_user_s_names_take_half_of_the_table_and_the_rest_is_counted_as_his(host: Host) -> None:
+    host.let(tally_room=64)
+    flood(host, 1000)
+
+    counts = of(host, 1000)
+    others = only(key for key in host.tallies if key.is_of_others)
+
+    assert {1} == {count for comm, count in counts.items() if comm is not None}
+    assert 32 == len(counts) - 1
+    assert 1000 - 32 == counts[None]
+    assert (1000, 7, errno.EAGAIN, "copy_process") == (
+        *(others.uid, others.cgroup_id, others.error),
+        events.step_name(others),
+    )
+    assert {} == host.folded
+
+
+def test_after_a_flood_of_names_another_user_s_failures_are_told_with_command_and_sample(
+    host: Host,
+) -> None:
+    host.let(tally_room=64)
+    flood(host, 1000)
+    host.who("victim", uid=1001, cgroup=8)
+    host.judging("nproc")
+    for _ in range(5):
+        host.fail(errno.EAGAIN)
+
+    seen = [event for event in host.events if event.key.comm == "victim"]
+
+    assert {"victim": 5} == of(host, 1001)
+    assert [(1001, 8, frozenset({"nproc", "copies-mm"}))] * 5 == [
+        (event.key.uid, event.key.cgroup_id, event.key.fits) for event in seen
+    ]
+
+
+def test_the_same_user_in_another_cgroup_finds_room_too(host: Host) -> None:
+    host.let(tally_room=64)
+    flood(host, 1000, uid=0, cgroup=7)
+    flood(host, 1000, uid=0, cgroup=8)
+    host.who("victim", uid=0, cgroup=9)
+    host.fail(errno.EAGAIN)
+
+    assert 1 == of(host, 0)["victim"]
+
+
+@pytest.mark.parametrize("varied", ["users", "cgroups"])
+def test_who_has_many_users_or_cgroups_leaves_room_for_others(host: Host, varied: str) -> None:
+    host.let(tally_room=256)
+    for number in range(3000):
+        host.who(
+            f"x{number}",
+            uid=1000 + (number % 500 if varied == "users" else 0),
+            cgroup=7 + (number % 500 if varied == "cgroups" else 0),
+        )
+        host.fail(errno.EAGAIN)
+    used = len(host.tallies)
+    host.who("victim", uid=5, cgroup=6)
+    host.fail(errno.EAGAIN)
+
+    assert used <= 256 * 16 // 17 + 1
+    assert {"victim": 1} == of(host, 5)
+    assert 3001 == sum(host.counts.values()) + sum(host.folded.values())
+
+
+def test_what_has_no_room_apart_is_sampled_once_a_second_with_its_command(host: Host) -> None:
+    host.let(tally_room=8)
+    flood(host, 4)
+    before = len(host.events)
+    for _ in range(10):
+        host.pass_ns(SECOND_NS)
+        flood(host, 50)
+
+    seen = [event.key for event in host.events[before:] if event.key.comm not in ("x0", "x1")]
+    of_others = [raw for raw in host.counted_under if events.is_of_others(raw)]
+
+    assert 10 <= len(of_others) <= 11
+    assert all(key.comm.startswith("x") and key.syscall == "clone" for key in seen)
+
+
+def test_a_command_without_a_name_is_not_taken_for_others(host: Host) -> None:
+    host.who("")
+    host.fail(errno.EAGAIN)
+
+    key = only(host.tallies)
+
+    assert ("", False) == (key.command, key.is_of_others)
+
+
+def test_what_is_taken_out_of_the_table_makes_room_and_each_generation_is_counted_apart(
+    host: Host,
+) -> None:
+    host.let(tally_room=64)
+    host.who("x" * 15, uid=7)
+    host.fail(errno.EAGAIN)
+    first = only(host.tallies)
+    host.lib.host_harvest()
+    assert {} == host.tallies
+    host.fail(errno.EAGAIN)
+
+    assert first == only(host.tallies)
+    assert {"x" * 15: 1} == of(host, 7)
+    for _ in range(3):
+        flood(host, 100)
+        assert 32 == len([key for key in host.tallies if key.uid == 1000 and not key.is_of_others])
+        host.lib.host_harvest()
+    assert {} == host.tallies
+
+
 def test_a_full_ring_loses_samples_but_no_count(host: Host) -> None:
     host.let(event_room=3)
     for _ in range(10):
@@ -1357,8 +1492,9 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
     assert failures == stats["sampled"] + stats["lost"] + stats["skipped"] + stats["folded"]
     assert failures == sum(host.counts.values()) + sum(host.folded.values())
     assert unsampled == stats["lost"] + stats["skipped"]
+    sampled = Counter(events.decode_key(raw) for raw in host.counted_under)
     for key, tally in host.tallies.items():
-        assert tally.count == tally.unsampled + sum(event.key == key for event in host.events)
+        assert tally.count == tally.unsampled + sampled[key]
     assert stats["sampled"] == len(host.events)
     assert calls == failures + stats["retries"] + stats["dying"] + stats["filtered"]
     assert (rung == "upper with --refused") == bool(stats["early"])

@@ -186,7 +186,7 @@ def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
     ("counter", "words"),
     [
         ("skipped", "counted without a sample: 7"),
-        ("folded", "counted by step only: 7"),
+        ("folded", "counted without their command: 7"),
         ("retries", "restarted by a signal, not failed: 7"),
         ("dying", "callers killed in the middle: 7"),
         ("filtered", "outside the filter: 7"),
@@ -207,6 +207,15 @@ def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_rep
     assert ("7 x a refusal in alloc_pid",) == told.facts
     assert "more commands failed than are kept apart" in told.title
     assert () == told.advice
+
+
+def test_the_commands_of_one_user_that_had_no_room_apart_are_told_with_their_cause() -> None:
+    several = make_failure(comm=None, pid=None, syscall=None, uid=1000, cause="rlimit-nproc")
+
+    told = report.tell("rlimit-nproc", several, 7)
+
+    assert "last: several commands of uid 1000, cgroup" in told.facts[0]
+    assert told.title.startswith("rlimit-nproc: ")
 
 
 STRINGS = [
@@ -357,7 +366,16 @@ POD = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod42.slice/c
             {"name": "pid namespace", "limit": None, "where": "pid namespace 402 (level 1)"},
             " in 2 s; worst: sh in pid namespace 402: pid-namespace-dead",
         ),
-        ({"comm": None, "cause": "unknown", "evidence": ()}, {}, " in 2 s; worst: ?: unknown"),
+        (
+            {"comm": None, "uid": None, "errno": None, "cause": "unknown", "evidence": ()},
+            {},
+            " in 2 s; worst: ?: unknown",
+        ),
+        (
+            {"comm": None, "uid": 1000, "cause": "rlimit-nproc", "evidence": ()},
+            {},
+            " in 2 s; worst: several commands of uid 1000: rlimit-nproc",
+        ),
     ],
 )
 def test_the_verdict_names_who_was_hit_where_at_what_limit(

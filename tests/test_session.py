@@ -17,7 +17,7 @@ from conftest import make_failure
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import cgroup, events, procfs, session, steps
+from fork_trace import cgroup, events, ledger, procfs, session, steps
 from fork_trace.backends import Filter
 from fork_trace.backends.libbpf import LibbpfBackend
 from fork_trace.backends.settings import (
@@ -571,7 +571,7 @@ def owing(count: int, told: list[bool]) -> session.Session:
     """A session that has read so many samples whose stacks still wait."""
     found: Any = object.__new__(session.Session)
     found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
-    found._latest, found._verdicts, found._judged = {}, {}, {}
+    found._latest, found._ledger = {}, ledger.Ledger()
     found._keep = lambda _key, _failure: None
     found._failure = lambda _event, _look, _verdict, unwinds: told.append(unwinds)
     return found  # type: ignore[no-any-return]

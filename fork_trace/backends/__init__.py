@@ -44,6 +44,12 @@ class Backend(Protocol):
     def tallies(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
 
+    def used(self) -> int:
+        """Count the keys of the exact counters; the table takes 8192."""
+
+    def harvest(self) -> list[tuple[bytes, bytes]]:
+        """Take all keys out of the table, with their last counts; each begins anew if it is counted again."""
+
     def stats(self) -> dict[str, int]:
         """Return the run's counters by the names of events.STATS."""
 

@@ -25,11 +25,13 @@ from fork_trace.backends.settings import (
     NEEDS,
     PHASE_MARKING,
     PHASE_OFF,
+    SHARES,
     THREAD_BYTES,
     Config,
     Later,
     drain,
     fill,
+    harvest,
     is_vital,
 )
 from fork_trace.errors import ForkTraceError
@@ -108,6 +110,7 @@ class BccBackend:
         self._pending: list[bytes] = []
         self._said: list[str] = []
         self._missed: int | None = None
+        self._generation = 0  # of the keys that are made now
         self._unreturned = 0
         self._returns: list[int] = []  # perf events of the programs at returns
         self._kprobe_events: KprobeEvents | None = None
@@ -258,8 +261,13 @@ class BccBackend:
     def _move_to(self, phase: int) -> None:
         self._write("phase", 0, phase)
 
+    def _move_generation(self, generation: int) -> None:
+        self._write("generation", 0, generation)
+        self._generation = generation
+
     def _write(self, name: str, index: int, value: int) -> None:
-        key, cell = ctypes.c_uint32(index), ctypes.c_uint32(value)
+        # Eight bytes are enough for any cell; the kernel copies as many as the map's have.
+        key, cell = ctypes.c_uint32(index), ctypes.c_uint64(value)
         failed = self._lib.bpf_update_elem(
             self._map_fd(name), ctypes.byref(key), ctypes.byref(cell), 0
         )
@@ -299,13 +307,31 @@ class BccBackend:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
         return list(self._pairs("tallies", events.KEY_BYTES, events.TALLY_BYTES))
 
+    def used(self) -> int:
+        """Count the keys of the exact counters; the table takes 8192."""
+        return sum(self._cell("shares", number) for number in (0, SHARES))
+
+    def harvest(self) -> list[tuple[bytes, bytes]]:
+        """Take all keys out of the table, with their last counts; each begins anew if it is counted again."""
+        return harvest(
+            self._generation, self._move_generation, self.tallies, self._remove, self._forget_share
+        )
+
+    def _remove(self, keys: list[bytes]) -> None:
+        fd = self._map_fd("tallies")
+        for key in keys:
+            self._lib.bpf_delete_elem(fd, key)
+
+    def _forget_share(self, number: int) -> None:
+        self._write("shares", number, 0)
+
     def _array(self, name: str, length: int) -> list[int]:
-        values = []
-        for index in range(length):
-            key, value = ctypes.c_uint32(index), ctypes.c_uint64()
-            self._lib.bpf_lookup_elem(self._map_fd(name), ctypes.byref(key), ctypes.byref(value))
-            values.append(value.value)
-        return values
+        return [self._cell(name, index) for index in range(length)]
+
+    def _cell(self, name: str, index: int) -> int:
+        key, value = ctypes.c_uint32(index), ctypes.c_uint64()
+        self._lib.bpf_lookup_elem(self._map_fd(name), ctypes.byref(key), ctypes.byref(value))
+        return value.value
 
     def stats(self) -> dict[str, int]:
         """Return the run's counters by the names of events.STATS."""

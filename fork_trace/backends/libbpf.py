@@ -34,11 +34,13 @@ from fork_trace.backends.settings import (
     NEEDS,
     PHASE_MARKING,
     PHASE_OFF,
+    SHARES,
     THREAD_BYTES,
     Config,
     Later,
     drain,
     fill,
+    harvest,
     is_vital,
 )
 from fork_trace.errors import ForkTraceError
@@ -178,6 +180,7 @@ class Library:
             "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
             "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
             "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
+            "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
             "ring_buffer__add": (c_int, [c_void_p, c_int, _SampleFn, c_void_p]),
             "bpf_map_lookup_batch": (
                 c_int,
@@ -439,6 +442,7 @@ class LibbpfBackend:
         self._programs: dict[str, int] = {}
         self._later = Later(plan)
         self._kprobe_events: KprobeEvents | None = None
+        self._generation = 0  # of the keys that are made now
         self._unreturned = 0  # forks that were under way at the end, and were not seen to return
         self._missed: int | None = None  # once the kprobe events are gone
         # Allocated now: later there may be no memory to be had.
@@ -488,6 +492,7 @@ class LibbpfBackend:
         if code is not None:
             return self._culprit(plan, code)
         self._tallies_fd = self._map_fd("tallies")
+        self._shares_fd = self._map_fd("shares")
         self._stats_fd = self._map_fd("stats")
         self._folded_fd = self._map_fd("folded")
         self._later = Later(plan)
@@ -569,7 +574,14 @@ class LibbpfBackend:
         self.plan = self.plan.without_probe(probe.program, reason)
 
     def _move_to(self, phase: int) -> None:
-        fd, key, value = self._map_fd(".data.phase"), c_uint32(0), c_uint32(phase)
+        self._set(".data.phase", phase)
+
+    def _move_generation(self, generation: int) -> None:
+        self._set(".data.generation", generation)
+        self._generation = generation
+
+    def _set(self, map_: str, number: int) -> None:
+        fd, key, value = self._map_fd(map_), c_uint32(0), c_uint32(number)
         if self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0):
             raise ForkTraceError(
                 f"cannot start counting: {os.strerror(ctypes.get_errno())}",
@@ -641,6 +653,24 @@ class LibbpfBackend:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
         return self._pairs(self._tallies_fd, events.KEY_BYTES, events.TALLY_BYTES)
 
+    def used(self) -> int:
+        """Count the keys of the exact counters; the table takes 8192."""
+        return sum(self._cell(self._shares_fd, number) for number in (0, SHARES))
+
+    def harvest(self) -> list[tuple[bytes, bytes]]:
+        """Take all keys out of the table, with their last counts; each begins anew if it is counted again."""
+        return harvest(
+            self._generation, self._move_generation, self.tallies, self._remove, self._forget_share
+        )
+
+    def _remove(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._lib.bpf_map_delete_elem(self._tallies_fd, key)
+
+    def _forget_share(self, number: int) -> None:
+        key, none = c_uint32(number), c_uint64()
+        self._lib.bpf_map_update_elem(self._shares_fd, ctypes.byref(key), ctypes.byref(none), 0)
+
     def _pairs(self, fd: int, key_bytes: int, value_bytes: int) -> list[tuple[bytes, bytes]]:
         """Read a whole hash map."""
         pairs: list[tuple[bytes, bytes]] = []
@@ -676,12 +706,12 @@ class LibbpfBackend:
             start = cursor
 
     def _array(self, fd: int, length: int) -> list[int]:
-        values = []
-        for index in range(length):
-            value = c_uint64()
-            self._lib.bpf_map_lookup_elem(fd, ctypes.byref(c_uint32(index)), ctypes.byref(value))
-            values.append(value.value)
-        return values
+        return [self._cell(fd, index) for index in range(length)]
+
+    def _cell(self, fd: int, index: int) -> int:
+        value = c_uint64()
+        self._lib.bpf_map_lookup_elem(fd, ctypes.byref(c_uint32(index)), ctypes.byref(value))
+        return value.value
 
     def stats(self) -> dict[str, int]:
         """Return the run's counters by the names of events.STATS."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ctypes import c_uint32, c_uint64
 
 from fork_trace import events, steps
@@ -26,6 +26,10 @@ _PHASES = {
 # CPU in between takes a few turns of its neighbours.
 MARKING_S = 0.05
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
+# bpf/fork_trace.h: how many owners of keys are told apart, and the byte that marks a key.
+SHARES = 1024
+COMM_MARK, MARK_GENERATION = events.COMM_BYTES - 1, 1
+_NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL = {"x86_64": 324, "aarch64": 283}, 1
 _DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
 
 _FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
@@ -55,6 +59,7 @@ class Config(ctypes.Structure):
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),
         ("filter_cgroup", c_uint64),
+        ("seed", c_uint64),
         ("filter", c_uint32),
         ("filter_pid", c_uint32),
         ("filter_uid", c_uint32),
@@ -135,6 +140,38 @@ class Later:
         self._stage = Stage.UNEXPLAINED
 
 
+def _barrier() -> None:
+    """Wait until every program that runs now has ended: none of them sleeps, all hold the RCU read lock."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = _NR_MEMBARRIER.get(os.uname().machine)
+    # synchronize_rcu(), but not with one CPU or nohz_full (kernel/sched/membarrier.c).
+    failed = number is None or libc.syscall(ctypes.c_long(number), _MEMBARRIER_CMD_GLOBAL, 0)
+    if failed or os.cpu_count() == 1:
+        time.sleep(MARKING_S)
+
+
+def harvest(
+    generation: int,
+    move_to: Callable[[int], None],
+    tallies: Callable[[], Iterable[tuple[bytes, bytes]]],
+    remove: Callable[[list[bytes]], None],
+    write_share: Callable[[int], None],
+) -> list[tuple[bytes, bytes]]:
+    """Take the keys of a generation out of the table, and return them with their last counts.
+
+    No count can be lost: the programs make the other generation's keys from now on, and those that
+    had found one of these have ended before it is read. An element that is taken out is another
+    key's at once, so this must not be done to a key that is still counted under.
+    """
+    move_to(generation ^ 1)
+    _barrier()
+    taken = [pair for pair in tallies() if pair[0][COMM_MARK] & MARK_GENERATION == generation]
+    remove([key for key, _ in taken])
+    for number in range(SHARES):
+        write_share(generation * SHARES + number)
+    return taken
+
+
 def drain(under_way: Callable[[], int]) -> int:
     """Let the forks under way end, and count those that do not."""
     deadline_s = time.monotonic() + _DRAIN_S
@@ -165,6 +202,7 @@ def fill(
     config.copies_again_at_return = int(
         any(probe.program == steps.COPIED_AGAIN for probe in plan.probes)
     )
+    config.seed = int.from_bytes(os.urandom(8), "little")
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
     config.stack_bytes = -(-stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
