@@ -12,6 +12,11 @@ from fork_trace.records import Failure
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
+# Rows, and commands in their cgroups: of a run that lasts for weeks there are ever more. What comes
+# later is counted without its command, then without its user and place.
+_MOST = 4096
+_OTHERS = frozenset({"command", "caller", "parent"})
+
 # What `--by` takes; host tells apart when files of several hosts are merged.
 COLUMNS: tuple[str, ...] = (
     "command",
@@ -125,6 +130,10 @@ class Table:
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count one record: as many failures as it stands for."""
         key = tuple(column(failure, name, host) for name in self.by)
+        if len(self._rows) >= _MOST and key not in self._rows:
+            key = tuple(None if name in _OTHERS else value for name, value in zip(self.by, key))
+        if len(self._rows) >= 2 * _MOST and key not in self._rows:
+            key = (None,) * len(self.by)
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = Row(key, first_ns=failure.time_ns)
@@ -141,9 +150,12 @@ class Table:
         self.causes[failure.cause] += failure.count
         _group(self._on.setdefault(failure.cause, {}), host, failure)
         whose = (host, failure.comm, failure.cgroup)
+        found = self._in.setdefault(failure.cause, {})
+        if len(found) >= _MOST and whose not in found:
+            whose = (host, None, None)
         # Of these there are ever more, and nobody looks at their stacks.
         thin = replace(failure, stack=()) if failure.stack else failure
-        _group(self._in.setdefault(failure.cause, {}), whose, thin)
+        _group(found, whose, thin)
 
     def hosts(self, cause: str) -> list[tuple[str | None, Group]]:
         """Return the hosts that a cause was seen on, most failures first."""

@@ -239,3 +239,17 @@ def test_the_worst_is_the_command_and_cgroup_that_the_worst_cause_hit_most() -> 
 
     assert ("alpha", 6) == (host, worst.count)
     assert ("java", "/b") == (worst.latest.comm, worst.latest.cgroup)
+
+
+def test_rows_are_bounded_and_count_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregate, "_MOST", 10)
+    table = aggregate.Table(("command", "cgroup"))
+    for number in range(100):
+        table.add(make_failure(comm=f"x{number}", cgroup=f"/c{number % 30}"))
+
+    rows = table.rows()
+
+    assert 100 == sum(row.count for row in rows) == table.failures
+    assert len(rows) <= 2 * 10 + 1
+    assert {("x0", "/c0"), (None, "/c12"), (None, None)} <= {row.key for row in rows}
+    assert 90 == table.worst()[1].count
