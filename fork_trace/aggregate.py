@@ -65,6 +65,8 @@ def _container(failure: Failure) -> str | None:
     pod = told("pod_name") or told("pod")
     if pod and told("name"):
         return f"{pod}/{told('name')}"
+    if told("id") and told("user") is not None:
+        return f"{told('id')} of user {told('user')}"  # who calls it as he likes
     for value in (pod, told("name"), told("id"), told("unit")):
         if value:
             return str(value)

@@ -23,6 +23,21 @@ _COLONS = re.compile(rf"(\S+\.slice):(cri-containerd|docker|crio|libpod):{_ID}")
 # podman and CRI-O, cgroupfs driver; `podman run --cgroups=split` inside a unit of the user's
 _DIRECTORY = re.compile(rf"(crio|libpod|libpod-payload)-{_ID}")
 _BARE_ID = re.compile(_ID)
+# The services of these make cgroups of the containers that they start below their own.
+_ENGINE = re.compile(
+    r"(containerd|docker|crio|cri-o|kubelet|k3s(-agent)?|rke2-(server|agent)|k0s(controller|worker))\.service"
+)
+# Directories at the top of a hierarchy in which the cgroupfs drivers make theirs.
+_TOPS = frozenset({"docker", "kubepods", "kubelet", "libpod_parent"})
+# Where hierarchies are mounted: v1's have a directory each, by a controller or several.
+_MOUNT = "/sys/fs/cgroup"
+_V1 = frozenset(
+    {
+        *("blkio", "cpu", "cpu,cpuacct", "cpuacct", "cpuset", "devices", "elogind", "freezer"),
+        *("hugetlb", "memory", "misc", "net_cls", "net_cls,net_prio", "net_prio", "perf_event"),
+        *("pids", "rdma", "systemd", "unified"),
+    }
+)
 _RUNTIMES = {
     "cri-containerd": "containerd",
     "nerdctl": "containerd",
@@ -50,10 +65,11 @@ class Place:
     unit: str | None = None  # the systemd unit, where there is one
     name: str | None = None  # no path tells it, but its runtime's files can: see `runtimes`
     pod_name: str | None = None  # the same: NAMESPACE/POD
-    user: int | None = None  # whose service manager (user@UID.service) runs the unit, if one does
+    # Whose service manager (user@UID.service) it is below, if any: that user names it as he likes.
+    user: int | None = None
     inner: str | None = None  # the path below the container or unit; None: it is its own cgroup
 
-    def as_record(self) -> dict[str, str | None] | None:
+    def as_record(self) -> dict[str, str | int | None] | None:
         """Return what a failure record tells of it: None for a plain cgroup."""
         if self.kind == "plain":
             return None
@@ -64,6 +80,7 @@ class Place:
             "pod": self.pod,
             "pod_name": self.pod_name,
             "unit": self.unit,
+            "user": self.user,
         }
 
 
@@ -73,32 +90,58 @@ PLAIN = Place("plain")
 def place(path: str | None) -> Place:
     """Name where a cgroup runs, given its path in /proc/PID/cgroup or its directory.
 
-    Of containers within one another the innermost counts, of units the one that the host's own
-    service manager, or the user's, knows.
+    Of containers within one another the outermost counts: what lies inside it anybody in it can name
+    as he likes, after another container or a unit of the host's too. So it is below a user's service
+    manager, whose containers are told as that user's, and below any other unit or unknown directory.
     """
-    parts = [part for part in (path or "").split("/") if part]
-    for last in range(len(parts) - 1, -1, -1):
-        found = _container(parts, last) or _pods(parts, last)
+    parts = _below_mount(path)
+    user: int | None = None
+    pods: Place | None = None
+    unit: str | None = None  # a service or scope: what is below it is its own
+    for number, part in enumerate(parts):
+        if unit is None:
+            found = _container(parts, number, user)
+            pods = (_pods(parts, number) if user is None else None) or pods
+        else:
+            found = _split(parts, number, user, _ENGINE.fullmatch(unit) is not None)
         if found is not None:
             return found
-    return _unit(parts)
+        manager = _USER_MANAGER.fullmatch(part)
+        if unit is not None:
+            break
+        if manager and user is None:
+            user = int(manager[1])
+        elif _UNIT.fullmatch(part) and not part.endswith(".slice"):
+            unit = part
+        elif not part.endswith(".slice") and parts[0] not in _TOPS:
+            break
+    return pods or _unit(parts)
 
 
-def _container(parts: list[str], last: int) -> Place | None:
+def _below_mount(path: str | None) -> list[str]:
+    path = path or ""
+    is_directory = (path + "/").startswith(_MOUNT + "/")
+    parts = [part for part in path[len(_MOUNT) * is_directory :].split("/") if part]
+    if is_directory and parts[:1] and parts[0] in _V1:
+        del parts[0]
+    while parts[:1] == [".."]:
+        del parts[0]  # from within a cgroup namespace
+    return parts
+
+
+def _container(parts: list[str], last: int, user: int | None) -> Place | None:
     part, above = parts[last], parts[:last]
     inner = "/".join(parts[last + 1 :]) or None
-    pod = next(filter(None, map(_pod_of, reversed(above))), None)
+    pods = map(_pod_of, reversed(above)) if user is None else ()
+    pod = next(filter(None, pods), None)
     scope = _SCOPE.fullmatch(part)
     if scope:
-        return _made(_RUNTIMES[scope[1]], scope[2], pod, part, inner)
-    colons = _COLONS.fullmatch(part)
-    if colons:
-        return _made(_RUNTIMES[colons[2]], colons[3], _pod_of(colons[1]) or pod, None, inner)
+        return _made(_RUNTIMES[scope[1]], scope[2], pod, part, inner, user)
     directory = _DIRECTORY.fullmatch(part)
     if directory:
-        return _made(_RUNTIMES[directory[1]], directory[2], pod, None, inner)
-    if _BARE_ID.fullmatch(part) and above:
-        if above[-1] == "docker":
+        return _made(_RUNTIMES[directory[1]], directory[2], pod, None, inner, user)
+    if _BARE_ID.fullmatch(part) and user is None:
+        if above == ["docker"]:
             return _made("docker", part, pod, None, inner)
         if "kubepods" in above and _POD_DIRECTORY.fullmatch(above[-1]):
             # dockershim and containerd both make it so.
@@ -106,11 +149,28 @@ def _container(parts: list[str], last: int) -> Place | None:
     return None
 
 
+def _split(parts: list[str], last: int, user: int | None, is_engine: bool) -> Place | None:
+    """A container right below a unit: of `podman run --cgroups=split`, or of an engine's own service."""
+    inner = "/".join(parts[last + 1 :]) or None
+    directory = _DIRECTORY.fullmatch(parts[last])
+    if directory and directory[1] == "libpod-payload":
+        return _made("podman", directory[2], None, None, inner, user)
+    colons = _COLONS.fullmatch(parts[last])
+    if colons and is_engine and user is None:
+        return _made(_RUNTIMES[colons[2]], colons[3], _pod_of(colons[1]), None, inner)
+    return None
+
+
 def _made(
-    runtime: str | None, id_: str, pod: str | None, unit: str | None, inner: str | None
+    runtime: str | None,
+    id_: str,
+    pod: str | None,
+    unit: str | None,
+    inner: str | None,
+    user: int | None = None,
 ) -> Place:
     kind = "kubernetes" if pod else str(runtime)
-    return Place(kind, runtime, id_, pod, unit, inner=inner)
+    return Place(kind, runtime, id_, pod, unit, user=user, inner=inner)
 
 
 def _pod_of(part: str) -> str | None:
@@ -141,10 +201,7 @@ def _unit(parts: list[str]) -> Place:
     session, user, unit, end = False, None, None, 0
     for number, part in enumerate(parts):
         if not _UNIT.fullmatch(part):
-            # Only the mount point and a v1 hierarchy's name stand above the units.
-            if unit is not None:
-                break
-            continue
+            break  # a directory that is none, as /lxc.payload.web: the units below are another host's
         manager = _USER_MANAGER.fullmatch(part)
         above = parts[number - 1] if number else ""
         if unit is not None and not unit.endswith(".slice") and not _USER_MANAGER.fullmatch(unit):

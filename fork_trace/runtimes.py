@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,11 @@ _MOST_ENTRIES = 10_000
 _MOST_NAME = 253  # what Kubernetes allows
 _KEPT = 1024
 _AGAIN_S = 10.0  # a container's files can come a moment after its first process
+# Whoever makes containers makes ids: so many are looked for in a second, and a list is read so often.
+_LOOKS_PER_S = 20
+_LIST_AGAIN_S = 1.0
+# Each storage driver of podman and CRI-O has a list of its own.
+_DRIVERS = ("overlay", "vfs", "btrfs", "zfs")
 
 # Annotations of the OCI configuration, by who made it: containerd's CRI, CRI-O, nerdctl; and of Docker's
 # labels under Kubernetes.
@@ -37,19 +42,56 @@ class Names:
     def __init__(self, root: str = "/") -> None:
         self._root = root.rstrip("/")
         self._known: OrderedDict[tuple[str | None, str | None], tuple[float, Place]] = OrderedDict()
+        self._nameless: OrderedDict[tuple[str | None, str | None], tuple[float, Place]] = (
+            OrderedDict()
+        )
+        self._second, self._looks = 0, 0
+        # Of lists: when they were read, what the file was then, and what was in it.
+        self._lists: dict[str, tuple[float, tuple[int, ...] | None, Any]] = {}
 
-    def named(self, place: Place) -> Place:
-        """Return the place with the names of its container and pod, as far as files tell them."""
-        if place.id is None and place.pod is None:
+    def named(self, place: Place, directory: str | None = None) -> Place:
+        """Return the place with the names of its container and pod, as far as files tell them.
+
+        `directory` is the caller's cgroup as mounted here. The files are the host's own runtimes':
+        a place that these did not make, as root, has none.
+        """
+        if (place.id is None and place.pod is None) or place.user is not None:
+            return place
+        if not self._can_be_root_s(place, directory):
             return place
         key = (place.id, place.pod)
-        known = self._known.get(key)
         now_s = time.monotonic()
-        if known is None or (known[1].name is None and now_s > known[0] + _AGAIN_S):
-            known = self._known[key] = (now_s, self._look(place))
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
-        return replace(place, name=known[1].name, pod_name=known[1].pod_name)
+        found = self._known.get(key)
+        if found is None:
+            found = self._nameless.get(key)
+            if found is None or now_s > found[0] + _AGAIN_S:
+                if not self._may_look(now_s):
+                    return place
+                found = (now_s, self._look(place))
+                self._nameless.pop(key, None)
+                kept = self._nameless if found[1].name is None else self._known
+                kept[key] = found
+                while len(kept) > _KEPT:
+                    kept.popitem(last=False)
+        return replace(place, name=found[1].name, pod_name=found[1].pod_name)
+
+    def _may_look(self, now_s: float) -> bool:
+        if int(now_s) != self._second:
+            self._second, self._looks = int(now_s), 0
+        self._looks += 1
+        return self._looks <= _LOOKS_PER_S
+
+    @staticmethod
+    def _can_be_root_s(place: Place, directory: str | None) -> bool:
+        """Say whether only root can have made a container's cgroup: nobody else may, in the one above it."""
+        if directory is None or place.id is None:
+            return True  # it is gone: its path is all there is
+        inner = f"/{place.inner}" if place.inner else ""
+        try:
+            status = os.stat(os.path.dirname(directory[: len(directory) - len(inner)]))
+        except (OSError, ValueError):
+            return True
+        return status.st_uid == 0 and not status.st_mode & 0o002
 
     def _look(self, place: Place) -> Place:
         for name, pod_name in self._tellings(place):
@@ -90,34 +132,50 @@ class Names:
             config = self._json(f"{above}/{namespace}/{id_}/config.json")
             if isinstance(config, dict):
                 yield _annotated(config.get("annotations"))
-        config = self._json(f"run/containers/storage/overlay-containers/{id_}/userdata/config.json")
-        if isinstance(config, dict):
-            yield _annotated(config.get("annotations"))
+        for driver in _DRIVERS:
+            config = self._json(
+                f"run/containers/storage/{driver}-containers/{id_}/userdata/config.json"
+            )
+            if isinstance(config, dict):
+                yield _annotated(config.get("annotations"))
 
     def _storage(self, id_: str) -> str | None:
         """podman and CRI-O list all of them in one file."""
-        listed = self._json("var/lib/containers/storage/overlay-containers/containers.json")
-        for each in listed if isinstance(listed, list) else ():
-            if isinstance(each, dict) and each.get("id") == id_:
-                names = each.get("names")
-                if isinstance(names, list) and names and isinstance(names[0], str):
-                    # CRI-O: k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT
-                    parts = names[0].split("_")
-                    return parts[1] if len(parts) == 6 and parts[0] == "k8s" else names[0]
+        for driver in _DRIVERS:
+            path = f"var/lib/containers/storage/{driver}-containers/containers.json"
+            name: str | None = self._list(path, lambda path: _listed(self._json(path)), {}).get(id_)
+            if name is not None:
+                return name
         return None
+
+    def _list(self, path: str, read: Callable[[str], Any], none: Any) -> Any:
+        """Return what a file or directory holds, read again once it has changed, but not at once."""
+        now_s = time.monotonic()
+        known = self._lists.get(path)
+        if known is not None and now_s < known[0] + _LIST_AGAIN_S:
+            return known[2]
+        try:
+            status = os.stat(f"{self._root}/{path}")
+            mark = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            mark = None
+        if known is None or known[1] != mark:
+            held = none if mark is None else read(path)
+            known = self._lists[path] = (now_s, mark, held)
+        return known[2]
 
     def _log_of_container(self, id_: str) -> tuple[str | None, str | None]:
         """The kubelet links the logs: POD_NAMESPACE_CONTAINER-ID.log."""
         pattern = re.compile(rf"([^_]+)_([^_]+)_(.+)-{re.escape(id_)}\.log")
-        for name in self._entries("var/log/containers"):
-            match = pattern.fullmatch(name)
+        for name in self._list("var/log/containers", self._entries, []):
+            match = pattern.fullmatch(name) if id_ in name else None
             if match:
                 return match[3], f"{match[2]}/{match[1]}"
         return None, None
 
     def _log_of_pod(self, pod: str) -> str | None:
         """The kubelet's directory of a pod's logs: NAMESPACE_POD_UID."""
-        for name in self._entries("var/log/pods"):
+        for name in self._list("var/log/pods", self._entries, []):
             namespace, _, rest = name.partition("_")
             if rest.endswith(f"_{pod}"):
                 return f"{namespace}/{rest[: -len(pod) - 1]}"
@@ -143,6 +201,21 @@ class Names:
             return json.loads(raw)
         except (ValueError, RecursionError):
             return None
+
+
+def _listed(entries: Any) -> dict[str, str]:
+    """Return names by id."""
+    names: dict[str, str] = {}
+    for each in entries[:_MOST_ENTRIES] if isinstance(entries, list) else ():
+        if not isinstance(each, dict) or not isinstance(each.get("id"), str):
+            continue
+        own = each.get("names")
+        if isinstance(own, list) and own and isinstance(own[0], str):
+            # CRI-O: k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT
+            parts = own[0].split("_")
+            is_crio = len(parts) == 6 and parts[0] == "k8s"
+            names[each["id"]] = (parts[1] if is_crio else own[0])[: 2 * _MOST_NAME]
+    return names
 
 
 def _annotated(labels: object) -> tuple[str | None, str | None]:

@@ -683,7 +683,7 @@ class Session:
             ppid=event.ppid,
             parent_comm=event.parent_comm,
             cgroup=own_cgroup,
-            container=self._names.named(containers.place(own_cgroup)).as_record(),
+            container=self._container(own_cgroup, key),
             syscall=key.syscall,
             flags=events.flag_names(event.flags),
             creates=key.creates,
@@ -726,6 +726,11 @@ class Session:
             if line.hierarchy == 0 if self._is_pids_v2 else "pids" in line.controllers.split(","):
                 return line.path
         return None
+
+    def _container(self, own_cgroup: str | None, key: events.Key) -> dict[str, Any] | None:
+        known = own_cgroup and not key.is_of_all
+        directory = self._paths.directory(key.cgroup_id, self._is_pids_v2) if known else None
+        return self._names.named(containers.place(own_cgroup), directory).as_record()
 
     @staticmethod
     def _is_in_detail(step: str) -> bool:
@@ -773,7 +778,7 @@ class Session:
             comm=key.command,
             uid=key.user,
             cgroup=own_cgroup,
-            container=self._names.named(containers.place(own_cgroup)).as_record(),
+            container=self._container(own_cgroup, key),
             syscall=key.call,
             creates=key.creates,
             errno=causes.errno_name(key.error),

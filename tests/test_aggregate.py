@@ -48,6 +48,7 @@ def test_a_folded_record_counts_as_many_as_it_stands_for() -> None:
         ("container", {"container": {"id": "abc", "name": "web"}}, (None, "web")),
         ("container", {"container": {"pod": "p", "name": "web"}}, (None, "p/web")),
         ("container", {"container": {"id": "abc", "name": None}}, (None, "abc")),
+        ("container", {"container": {"id": "abc", "user": 7}}, (None, "abc of user 7")),
         ("container", {"container": {}}, (None,)),
     ],
 )

@@ -44,16 +44,13 @@ PODS = [
         f"/system.slice/containerd.service/{SLICE}:cri-containerd:{ID}",
         Place("kubernetes", "containerd", ID, POD),
     ),
-    # kind: the kubelet's root is a cgroup of its own, in the container that is the node
+    # kind, as its node sees it: the kubelet's root is a cgroup of its own
     (
         "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
         f"kubelet-{SLICE}/cri-containerd-{ID}.scope",
         Place("kubernetes", "containerd", ID, POD, f"cri-containerd-{ID}.scope"),
     ),
-    (
-        f"/docker/{'a' * 64}/kubelet/kubepods/burstable/pod{POD}/{ID}",
-        Place("kubernetes", None, ID, POD),
-    ),
+    (f"/kubelet/kubepods/burstable/pod{POD}/{ID}", Place("kubernetes", None, ID, POD)),
     # above the containers
     (
         f"/kubepods.slice/kubepods-burstable.slice/{SLICE}",
@@ -76,7 +73,7 @@ CONTAINERS = [
     # rootless docker
     (
         f"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope",
-        Place("docker", "docker", ID, unit=f"docker-{ID}.scope"),
+        Place("docker", "docker", ID, unit=f"docker-{ID}.scope", user=1000),
     ),
     # systemd inside
     (
@@ -99,7 +96,7 @@ CONTAINERS = [
     ),
     (
         f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container",
-        Place("podman", "podman", ID, unit=f"libpod-{ID}.scope", inner="container"),
+        Place("podman", "podman", ID, unit=f"libpod-{ID}.scope", user=1000, inner="container"),
     ),
     (f"/libpod_parent/libpod-{ID}", Place("podman", "podman", ID)),
     (f"/system.slice/web.service/libpod-payload-{ID}", Place("podman", "podman", ID)),
@@ -166,6 +163,75 @@ UNITS = [
     ),
     ("/user.slice", Place("slice", "systemd", unit="user.slice")),
 ]
+# What somebody inside a container, a unit or a user's own slice made, by the name of another's.
+VICTIM = "b" * 64
+USER = "/user.slice/user-1000.slice/user@1000.service"
+FORGED = [
+    # each of these lies inside what stands before it
+    (
+        f"/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope/docker-{VICTIM}.scope",
+        Place(
+            *("kubernetes", "containerd", ID, POD, f"cri-containerd-{ID}.scope"),
+            inner=f"docker-{VICTIM}.scope",
+        ),
+    ),
+    (
+        f"/docker/{ID}/kubelet/kubepods/burstable/pod{POD}/{VICTIM}",
+        Place("docker", "docker", ID, inner=f"kubelet/kubepods/burstable/pod{POD}/{VICTIM}"),
+    ),
+    (f"/docker/{ID}/docker/{VICTIM}", Place("docker", "docker", ID, inner=f"docker/{VICTIM}")),
+    (
+        f"/system.slice/web.service/docker-{VICTIM}.scope",
+        Place(*("systemd-service", "systemd"), unit="web.service", inner=f"docker-{VICTIM}.scope"),
+    ),
+    (
+        f"/system.slice/web.service/{SLICE}:cri-containerd:{VICTIM}",
+        Place(
+            *("systemd-service", "systemd"),
+            unit="web.service",
+            inner=f"{SLICE}:cri-containerd:{VICTIM}",
+        ),
+    ),
+    (
+        f"/machine.slice/systemd-nspawn@web.service/payload/system.slice/docker-{VICTIM}.scope",
+        Place(
+            *("systemd-service", "systemd"),
+            unit="systemd-nspawn@web.service",
+            inner=f"payload/system.slice/docker-{VICTIM}.scope",
+        ),
+    ),
+    (f"/lxc.payload.web1/system.slice/docker-{VICTIM}.scope", PLAIN),
+    (f"/lxc.payload.web1/kubepods/burstable/pod{POD}/{VICTIM}", PLAIN),
+    # an inner unit is none of the host's
+    ("/lxc.payload.web1/system.slice/nginx.service", PLAIN),
+    ("/lxc/web1/system.slice/nginx.service", PLAIN),
+    # a user's own: the id is what that user says, the pod is not believed
+    (
+        f"{USER}/app.slice/docker-{VICTIM}.scope",
+        Place("docker", "docker", VICTIM, unit=f"docker-{VICTIM}.scope", user=1000),
+    ),
+    (
+        f"{USER}/kubepods.slice/{SLICE}/cri-containerd-{VICTIM}.scope",
+        Place("containerd", "containerd", VICTIM, unit=f"cri-containerd-{VICTIM}.scope", user=1000),
+    ),
+    (
+        f"{USER}/kubepods.slice/{SLICE}",
+        Place("login-session", "systemd", unit=SLICE, user=1000),
+    ),
+    (
+        f"{USER}/app.slice/own.service/docker-{VICTIM}.scope",
+        Place(
+            *("login-session", "systemd"),
+            unit="own.service",
+            user=1000,
+            inner=f"docker-{VICTIM}.scope",
+        ),
+    ),
+    (
+        f"{USER}/app.slice/own.service/libpod-payload-{VICTIM}",
+        Place("podman", "podman", VICTIM, user=1000),
+    ),
+]
 MOUNTS = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified"]
 UNKNOWN = [
     None,
@@ -189,6 +255,14 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.parametrize(("path", "place"), FORGED)
+@pytest.mark.parametrize("mount", ["", *MOUNTS])
+def test_what_is_inside_of_something_is_not_what_it_says(
+    mount: str, path: str, place: Place
+) -> None:
+    assert place == containers.place(mount + path)
+
+
 @pytest.mark.parametrize(("path", "place"), [*PODS, *CONTAINERS, *UNITS])
 @pytest.mark.parametrize("mount", ["", *MOUNTS])
 def test_a_path_names_its_place_wherever_it_is_mounted(mount: str, path: str, place: Place) -> None:
@@ -202,13 +276,13 @@ def test_an_unknown_form_is_plain_and_never_a_guess(path: str | None) -> None:
 
 
 @pytest.mark.parametrize(("path", "place"), [*PODS, *CONTAINERS, *UNITS])
-def test_a_record_has_its_six_keys(path: str, place: Place) -> None:
+def test_a_record_has_its_seven_keys(path: str, place: Place) -> None:
     record = containers.place(path).as_record()
 
     assert record is not None
-    assert ["runtime", "id", "name", "pod", "pod_name", "unit"] == list(record)
-    assert (place.runtime, place.id, place.pod, place.unit) == tuple(
-        record[key] for key in ("runtime", "id", "pod", "unit")
+    assert ["runtime", "id", "name", "pod", "pod_name", "unit", "user"] == list(record)
+    assert (place.runtime, place.id, place.pod, place.unit, place.user) == tuple(
+        record[key] for key in ("runtime", "id", "pod", "unit", "user")
     )
 
 

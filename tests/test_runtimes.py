@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fork_trace import runtimes
+from fork_trace import files, runtimes
 from fork_trace.containers import Place
 
 ID = "0123456789abcdef" * 4
@@ -146,3 +147,99 @@ def test_what_is_no_container_is_not_looked_for(tmp_path: Path) -> None:
     unit = Place("systemd-service", "systemd", unit="app.service")
 
     assert unit == runtimes.Names(str(tmp_path)).named(unit)
+
+
+def test_of_a_user_s_container_nothing_of_the_host_s_is_told(tmp_path: Path) -> None:
+    write(tmp_path, DOCKER, {"Name": "/victim"})
+    write(tmp_path, STORAGE, [{"id": ID, "names": ["victim"]}])
+    write(tmp_path, f"var/log/containers/shop-7d_prod_app-{ID}.log", "")
+
+    assert (None, None) == named(tmp_path, user=1000)
+    assert (None, None) == named(tmp_path, user=0, runtime="podman")
+    assert ("victim", None) == named(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "expected"),
+    [(0, 0o755, "victim"), (1000, 0o755, None), (0, 0o777, None)],
+)
+@pytest.mark.parametrize("inner", [None, "a/b"])
+def test_a_cgroup_that_another_than_root_can_have_made_gets_no_name(
+    tmp_path: Path, owner: int, mode: int, expected: str | None, inner: str | None
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("gives a directory away: run it as root")
+    write(tmp_path, DOCKER, {"Name": "/victim"})
+    above = tmp_path / "web.service"
+    directory = above / f"libpod-payload-{ID}" / (inner or "")
+    directory.mkdir(parents=True)
+    above.chmod(mode)
+    os.chown(above, owner, owner)
+    place = Place("podman", "podman", ID, inner=inner)
+
+    assert expected == runtimes.Names(str(tmp_path)).named(place, str(directory)).name
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "zfs"])
+def test_podman_s_names_are_found_by_whichever_driver_it_stores(
+    tmp_path: Path, driver: str
+) -> None:
+    path = f"var/lib/containers/storage/{driver}-containers/containers.json"
+    write(tmp_path, path, [{"id": ID, "names": ["batch"]}])
+
+    assert ("batch", None) == named(tmp_path, runtime="podman")
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read from now on."""
+    found: list[str] = []
+    read = files.read
+
+    def counting(path: str, most: int) -> bytes | None:
+        found.append(path)
+        return read(path, most)
+
+    monkeypatch.setattr(files, "read", counting)
+    return found
+
+
+def test_a_list_is_read_once_however_many_ids_are_invented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    write(tmp_path, STORAGE, [{"id": ID, "names": ["batch"]}])
+    names, read = runtimes.Names(str(tmp_path)), reads(monkeypatch)
+    for number in range(500):
+        now_s[0] += 0.1
+        assert names.named(Place("podman", "podman", f"{number:064x}")).name is None
+
+    assert 1 == sum(path.endswith(STORAGE) for path in read)
+    assert "batch" == names.named(Place("podman", "podman", ID)).name
+    write(tmp_path, STORAGE, [{"id": "7" * 64, "names": ["newer"]}])
+    now_s[0] += 2
+    assert "newer" == names.named(Place("podman", "podman", "7" * 64)).name
+    assert 2 == sum(path.endswith(STORAGE) for path in read)
+
+
+def test_so_many_ids_are_looked_for_in_a_second_and_the_rest_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    write(tmp_path, DOCKER, {"Name": "/web"})
+    names, read = runtimes.Names(str(tmp_path)), reads(monkeypatch)
+    for number in range(500):
+        names.named(Place("docker", "docker", f"{number:064x}"))
+    web = Place("docker", "docker", ID)
+
+    assert runtimes._LOOKS_PER_S == sum("/docker/" in path for path in read)
+    assert names.named(web).name is None
+    now_s[0] += 1
+    assert "web" == names.named(web).name
+    for number in range(3000):
+        now_s[0] += 0.1
+        names.named(Place("docker", "docker", f"{number:064x}"))
+    before = len(read)
+    assert "web" == names.named(web).name
+    assert before == len(read), "a name that was found is not forgotten for ids that have none"
