@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 from fork_trace import events
 
-MOST = 8192  # keys; beyond that the rarest of those who have most become their owner's others
+MOST = 4096  # keys; beyond that the rarest of those who have most become their owner's others
 _KEPT = 3 * MOST // 4  # then, so that it is not done again at once
-_MOST_OTHERS = 4096  # owners whose others are kept apart
+_MOST_OTHERS = 2048  # owners whose others are kept apart
 _MOST_TOLD = 256  # commands of one owner that are told each by itself at one time
 _T = TypeVar("_T")
 

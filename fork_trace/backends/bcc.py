@@ -317,10 +317,8 @@ class BccBackend:
             self._generation, self._move_generation, self.tallies, self._remove, self._forget_share
         )
 
-    def _remove(self, keys: list[bytes]) -> None:
-        fd = self._map_fd("tallies")
-        for key in keys:
-            self._lib.bpf_delete_elem(fd, key)
+    def _remove(self, key: bytes) -> bool:
+        return not self._lib.bpf_delete_elem(self._map_fd("tallies"), key)
 
     def _forget_share(self, number: int) -> None:
         self._write("shares", number, 0)

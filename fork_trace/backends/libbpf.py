@@ -663,9 +663,8 @@ class LibbpfBackend:
             self._generation, self._move_generation, self.tallies, self._remove, self._forget_share
         )
 
-    def _remove(self, keys: list[bytes]) -> None:
-        for key in keys:
-            self._lib.bpf_map_delete_elem(self._tallies_fd, key)
+    def _remove(self, key: bytes) -> bool:
+        return not self._lib.bpf_map_delete_elem(self._tallies_fd, key)
 
     def _forget_share(self, number: int) -> None:
         key, none = c_uint32(number), c_uint64()

@@ -154,7 +154,7 @@ def harvest(
     generation: int,
     move_to: Callable[[int], None],
     tallies: Callable[[], Iterable[tuple[bytes, bytes]]],
-    remove: Callable[[list[bytes]], None],
+    remove: Callable[[bytes], bool],
     write_share: Callable[[int], None],
 ) -> list[tuple[bytes, bytes]]:
     """Take the keys of a generation out of the table, and return them with their last counts.
@@ -165,8 +165,9 @@ def harvest(
     """
     move_to(generation ^ 1)
     _barrier()
-    taken = [pair for pair in tallies() if pair[0][COMM_MARK] & MARK_GENERATION == generation]
-    remove([key for key, _ in taken])
+    old = [pair for pair in tallies() if pair[0][COMM_MARK] & MARK_GENERATION == generation]
+    # What cannot be taken out is counted where it is, and taken the next time but one.
+    taken = [pair for pair in old if remove(pair[0])]
     for number in range(SHARES):
         write_share(generation * SHARES + number)
     return taken
