@@ -384,10 +384,7 @@ ft_inline struct ft_tally *ft_tally_of(const struct ft_key *key, ft_u32 generati
 ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft_u64 now_ns,
 			    int *is_first)
 {
-	/* Of an owner's others one is enough to go on. */
-	ft_u64 each = key->comm[FT_COMM_MARK] & FT_MARK_OTHERS && port_config()->samples_per_second ?
-			      1 :
-			      port_config()->samples_per_second;
+	ft_u64 each = port_config()->samples_per_second, most = each;
 	struct ft_kind *kind = port_kind(ft_kind_of(key));
 	int is_new = tally->unsampled + 1 >= tally->count;
 	ft_u64 paid_ns, cost_ns;
@@ -395,6 +392,9 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 	if (!kind || !each)
 		return 0;
 	cost_ns = FT_NS_PER_S / (2 * each);
+	/* Of an owner's others one is enough to go on. */
+	if (key->comm[FT_COMM_MARK] & FT_MARK_OTHERS)
+		most = 1;
 	if (now_ns - tally->window_ns >= FT_NS_PER_S) {
 		tally->window_ns = now_ns;
 		tally->in_window = 0;
@@ -404,7 +404,7 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 		paid_ns = now_ns;
 	if (kind->paid_until_ns + FT_NS_PER_S > now_ns && port_crowding() >= (is_new ? 6 : 4))
 		return 0;
-	if (tally->in_window >= each ||
+	if (tally->in_window >= most ||
 	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
 		return 0;
 	/* Wake the reader for the first of a burst only; it looks by itself soon after. */

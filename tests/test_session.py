@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import struct
 import time
 from collections import deque
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fork_trace import cgroup, events, ledger, procfs, session, steps
-from fork_trace.backends import Filter
+from fork_trace.backends import Filter, settings
 from fork_trace.backends.libbpf import LibbpfBackend
 from fork_trace.backends.settings import (
     PHASE_ALONE,
@@ -622,3 +623,82 @@ def test_at_the_end_nothing_is_left_over() -> None:
 
     assert 5 == len(owing(5, told)._told(-1.0, drains=True))
     assert [False] * 5 == told
+
+
+class Table:
+    """The kernel's table of keys, of two generations."""
+
+    def __init__(self, *keys: bytes, stuck: bytes = b"") -> None:
+        self.keys = dict.fromkeys(keys, struct.pack("=QQQQ", 5, 5, 0, 0))
+        self.stuck = stuck
+        self.done: list[object] = []
+
+    def harvest(self, generation: int) -> list[tuple[bytes, bytes]]:
+        """Take the keys of a generation out of it."""
+        return settings.harvest(
+            generation,
+            lambda number: self.done.append(number),
+            lambda: list(self.keys.items()),
+            self._remove,
+            lambda number: self.done.append(number),
+        )
+
+    def _remove(self, key: bytes) -> bool:
+        return key != self.stuck and bool(self.keys.pop(key))
+
+
+def raw_key(comm: str, mark: int = 0, uid: int = 7, error: int = errno.EAGAIN) -> bytes:
+    name = comm.encode().ljust(15, b"\0") + bytes([mark])
+    step = steps.BY_NAME["rlimit_nproc"].number
+    return struct.pack("=16sQIiBBBBI", name, 2**62, uid, -error, step, 0, 3, events.BIT_OBSERVED, 0)
+
+
+def test_the_keys_of_one_generation_are_read_once_nothing_counts_under_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = Table(raw_key("old"), raw_key("stuck"), raw_key("new", 1), stuck=raw_key("stuck"))
+    monkeypatch.setattr(settings, "_barrier", lambda: table.done.append("all have ended"))
+
+    taken = table.harvest(0)
+
+    assert [raw_key("old")] == [key for key, _ in taken]
+    assert {raw_key("stuck"), raw_key("new", 1)} == table.keys.keys()
+    assert [1, "all have ended", *range(settings.SHARES)] == table.done
+
+
+def test_totals_of_commands_that_had_no_room_tell_user_cgroup_and_cause(tmp_path: Path) -> None:
+    watching = judging()
+    watching._is_pids_v2, watching._paths = True, a_host_with_v2(tmp_path)
+    watching._paths.note(2**62, True, "/storm")
+    watching._ledger = ledger.Ledger()
+    pair = struct.pack("=QQQQ", 5, 5, 0, 0)
+    keys = [raw_key("quiet", uid=8), raw_key("quiet", 1, uid=8), raw_key("", 2), raw_key("", 3)]
+    watching._ledger.take((key, pair) for key in keys[:3])
+    watching._ledger.take([(raw_key("", 6), pair)])
+    watching._backend = SimpleNamespace(
+        plan=PLAN,
+        tallies=lambda: [(key, pair) for key in keys[3:]],
+        folded=lambda: {steps.BY_NAME["alloc_pid"].number: 3},
+    )  # type: ignore[assignment]
+
+    totals, by_cause = watching._totals()
+
+    why = {"errno": "EAGAIN", "step": "rlimit_nproc", "cause": "rlimit-nproc"}
+    where = {"cgroup": "/storm", "creates": "process", "certainty": "observed"}
+    assert [
+        {"comm": "quiet", "uid": 8, "syscall": "clone", **where, **why, "count": 10},
+        {"comm": None, "uid": 7, "syscall": None, **where, **why, "count": 10},
+        {
+            "comm": None,
+            "uid": None,
+            "syscall": None,
+            **{**where, "cgroup": None},
+            **why,
+            "count": 5,
+        },
+        {
+            **dict.fromkeys(("comm", "uid", "cgroup", "syscall", "creates", "errno")),
+            **{"step": "alloc_pid", "cause": "unknown", "certainty": "inferred", "count": 3},
+        },
+    ] == totals
+    assert {"rlimit-nproc": 25, "unknown": 3} == by_cause
