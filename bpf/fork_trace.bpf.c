@@ -18,7 +18,7 @@ const volatile struct ft_config config SEC(".rodata.config") = {};
 /* enum ft_phase; user space writes it while the programs run. */
 volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
 
-/* 0 or 1: of the keys that are made now; user space moves it, see ft_generation. */
+/* 0 or 1: of the keys that are made now; user space moves it, see port_generation. */
 volatile __u32 generation SEC(".data.generation") = 0;
 
 /* Brings the types into this object's BTF, where tests/test_abi.py reads them. */

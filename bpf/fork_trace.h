@@ -273,7 +273,7 @@ enum ft_stat {
 
 /*
  * The last byte of comm, which is 0 in every task's: which of two generations of keys it
- * is of (see ft_generation), and whether it was counted under the key of its owner's
+ * is of (see port_generation), and whether it was counted under the key of its owner's
  * others (see ft_tally_of). That key has no command and no system call; its samples have.
  */
 #define FT_COMM_MARK (FT_COMM_BYTES - 1)

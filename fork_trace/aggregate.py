@@ -127,7 +127,8 @@ class Table:
         # The latest whole sample of each speaks for all: its evidence and advice. Whoever holds
         # the pool is read seldom, so a sample that names them stands for later ones.
         self._on: dict[str, dict[str | None, Group]] = {}  # by cause and host
-        self._in: dict[str, dict[tuple[str | None, ...], Group]] = {}  # and by command and cgroup
+        # And by command and cgroup; of several commands, by their user.
+        self._in: dict[str, dict[tuple[str | int | None, ...], Group]] = {}
 
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count one record: as many failures as it stands for."""
@@ -151,10 +152,13 @@ class Table:
         self.failures += failure.count
         self.causes[failure.cause] += failure.count
         _group(self._on.setdefault(failure.cause, {}), host, failure)
-        whose = (host, failure.comm, failure.cgroup)
+        whose: tuple[str | int | None, ...] = (
+            *(host, failure.comm, failure.cgroup),
+            failure.uid if failure.comm is None else None,
+        )
         found = self._in.setdefault(failure.cause, {})
         if len(found) >= _MOST and whose not in found:
-            whose = (host, None, None)
+            whose = (host, None, None, None)
         # Of these there are ever more, and nobody looks at their stacks.
         thin = replace(failure, stack=()) if failure.stack else failure
         _group(found, whose, thin)
@@ -169,7 +173,12 @@ class Table:
         cause = self.causes.most_common(1)[0][0]
         found = self._in[cause].items()
         key, group = max(found, key=lambda item: item[1].count)
-        return key[0], group
+        return None if key[0] is None else str(key[0]), group
+
+    def others(self, cause: str) -> list[Group]:
+        """Return what was counted without its command, by user and cgroup, most failures first."""
+        found = (group for key, group in self._in[cause].items() if key[1] is None)
+        return sorted(found, key=lambda group: -group.count)
 
     def rows(self) -> list[Row]:
         """Return the rows, most failures first; of as many those with numbers, in the order of their columns."""

@@ -119,7 +119,7 @@ class Summary:
     duration_s: float
     failures: int
     causes: dict[str, int]
-    totals: tuple[dict[str, Any], ...]  # one per counted key, with its exact count
+    totals: tuple[dict[str, Any], ...]  # exact counts of what is alike in all else
     lost: int  # samples lost since the buffer was full; they are in the totals all the same
     # Calls whose failure may not be counted, for a program did not see them; None: the kernel does
     # not count these.

@@ -53,6 +53,7 @@ class Told:
         return lines
 
 
+_MOST_OTHERS = 3  # users and cgroups
 # bpf/fork_trace_logic.h, ft_count: FT_STAT_FOLDED. Else the user's commands alone had no room.
 _NO_ROOM = (
     "unknown: more commands failed than are kept apart; of the others only the step is counted"
@@ -138,18 +139,29 @@ def tell_all(counted: Table, hosts: Sequence[str]) -> list[Told]:
     for cause in [cause for cause, _ in counted.causes.most_common()]:
         found = counted.hosts(cause)
         if len(hosts) < 2:
-            told.append(tell(cause, found[0][1].latest, counted.causes[cause]))
+            only = tell(cause, found[0][1].latest, counted.causes[cause])
+            told.append(Told(only.title, (*only.facts, *_others(counted, cause)), only.advice))
             continue
         blocks = [tell(cause, each.latest, each.count, on or "?") for on, each in found]
         facts: list[str] = []
         if len(found) > _MOST_HOSTS:
             facts.append(f"also on {_names(found[_MOST_HOSTS:])}; `--by host,cause` counts them")
         first, *others = blocks[:_MOST_HOSTS]
-        told.append(Told(first.title, (*facts, *first.facts), first.advice))
+        facts += first.facts
+        told.append(Told(first.title, (*facts, *_others(counted, cause)), first.advice))
         title = first.title.partition(":")[0]
         for (on, _), block in zip(found[1:], others):
             told.append(Told(f"{title} on {safe(on or '?')}", block.facts, block.advice))
     return told
+
+
+def _others(counted: Table, cause: str) -> list[str]:
+    """Say whose the failures are that were counted without their command."""
+    return [
+        f"{each.count} x {_several(each.latest)}, cgroup {safe(each.latest.cgroup or '?')}"
+        for each in counted.others(cause)[:_MOST_OTHERS]
+        if each.latest.errno is not None
+    ]
 
 
 def _names(found: Sequence[tuple[str | None, Group]]) -> str:

@@ -218,6 +218,23 @@ def test_the_commands_of_one_user_that_had_no_room_apart_are_told_with_their_cau
     assert told.title.startswith("rlimit-nproc: ")
 
 
+def test_whose_the_failures_without_a_command_are_is_told_beside_a_cause_s_numbers() -> None:
+    counted = table_of(make_failure(comm="victim", count=2))
+    for uid, cgroup, number in ((1000, "/a", 5), (1000, "/b", 7), (1001, "/a", 3), (1002, "/a", 1)):
+        counted.add(
+            make_failure(comm=None, uid=uid, cgroup=cgroup, count=number, evidence=(), stack=())
+        )
+
+    (told,) = report.tell_all(counted, ())
+
+    assert "last: victim[" in told.facts[0]
+    assert [
+        "7 x several commands of uid 1000, cgroup /b",
+        "5 x several commands of uid 1000, cgroup /a",
+        "3 x several commands of uid 1001, cgroup /a",
+    ] == list(told.facts[-3:])
+
+
 STRINGS = [
     *("time", "comm", "exe", "parent_comm", "cgroup", "syscall", "creates", "errno", "step"),
     *("function", "cause", "certainty", "caller"),
