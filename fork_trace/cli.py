@@ -314,7 +314,7 @@ def capture(
     """
     format_ = _format(format_, as_json)
     watch.demand_command(command)
-    file = watch.Output(output, force) if output else None
+    file = watch.Output(output, force) if output is not None else None
     try:
         wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
         session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "holders": {"records"},
     "documents": {"files"},
     "privileges": {"files"},
+    "destination": {"errors", "files"},
     "reserve": set(),
     "elf": set(),
     "cfi": {"elf"},
@@ -103,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
         *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("privileges", "session", "terminal"),
+        *("destination", "privileges", "session", "terminal"),
     },
     # 7
     "cli": {
