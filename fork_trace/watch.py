@@ -17,16 +17,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import (
-    aggregate,
-    catalogue,
-    destination,
-    formats,
-    privileges,
-    records,
-    report,
-    screen,
-)
+from fork_trace import aggregate, catalogue, destination, formats, records, report, screen
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
@@ -254,7 +245,12 @@ def capture(
     session.descriptors.restore()
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
     session.descriptors.raise_()
-    _give_up(may_signal=command is not None, lends=session.lends)
+    try:
+        session.give_up_privileges(may_signal=command is not None)
+    except ForkTraceError:
+        if command:
+            command.end(signal.SIGTERM)
+        raise
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -293,12 +289,6 @@ def capture(
         else:
             return 2
     return 1 if summary.failures else 0
-
-
-def _give_up(may_signal: bool = False, lends: bool = False) -> None:
-    why = privileges.give_up(may_signal, lends)
-    if why is not None:
-        print(f"fork-trace: runs on with all its privileges: {why}.", file=sys.stderr)
 
 
 class _Drawn:
@@ -371,7 +361,7 @@ def live(
     header = session.header()
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
-    _give_up(lends=session.lends)
+    session.give_up_privileges()
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)

@@ -104,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
         *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("destination", "privileges", "session", "terminal"),
+        *("destination", "session", "terminal"),
     },
     # 7
     "cli": {
