@@ -347,6 +347,31 @@ def test_root_that_cannot_become_another_user_is_refused_unless_it_says_so(
         assert "Watching" not in done.stderr
 
 
+def test_if_it_cannot_give_up_it_ends_and_its_command_with_it(any_host: dict[str, Any]) -> None:
+    # Nothing tells beforehand that capabilities may not be kept over a change of user.
+    command = ["sleep", f"100{os.getpid()}"]
+    done = subprocess.run(
+        [
+            *("setpriv", "--securebits=+keep_caps_locked", *FORK_TRACE),
+            *("capture", "--rung", "tracepoint", "--", *command),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Watching")]
+    left = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            left += [path] if command[1].encode() in path.read_bytes() else []
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert ["fork-trace: cannot give up privileges: Operation not permitted."] == [
+        line.partition(". ")[0] + "." for line in said
+    ]
+    assert [] == left
+
+
 def test_root_stays_root_if_told_to(any_host: dict[str, Any]) -> None:
     tracer = start(*FORK_TRACE, "capture", "--rung", "tracepoint", "--json", "--keep-privileges")
     time.sleep(1)
