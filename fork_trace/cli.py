@@ -167,6 +167,12 @@ _what_to_attach = _options(
         "is inferred.",
     ),
 )
+_keep_privileges = click.option(
+    "--keep-privileges",
+    is_flag=True,
+    help="Stay root with all that it may do, while watching too: to debug fork-trace itself, or where "
+    "root cannot become another user.",
+)
 
 
 def _wishes(
@@ -219,6 +225,7 @@ def cli() -> None:
 @click.option("--no-clear", is_flag=True, help="Append lines, also on a terminal.")
 @_how_to_sample
 @_what_to_attach
+@_keep_privileges
 @_how_to_probe
 def live(
     interval: float,
@@ -238,6 +245,7 @@ def live(
     refused: bool,
     all_steps: bool,
     on_demand: bool,
+    keep_privileges: bool,
     rung: str | None,
     backend: str | None,
     without: tuple[str, ...],
@@ -254,7 +262,12 @@ def live(
     """
     as_json = _format(format_, as_json) == "jsonl"
     wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
-    session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
+    session = Session(
+        wishes,
+        find_filter(comm, pid, uid, cgroup),
+        stack_bytes=stack_bytes,
+        keeps_privileges=keep_privileges,
+    )
     try:
         more = More(times, stacks, rows)
         watch.live(session, watch.Ending(), by, interval, duration, no_clear, as_json, more)
@@ -277,6 +290,7 @@ def live(
 @_format_options(formats.FORMATS)
 @_how_to_sample
 @_what_to_attach
+@_keep_privileges
 @_how_to_probe
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def capture(
@@ -297,6 +311,7 @@ def capture(
     refused: bool,
     all_steps: bool,
     on_demand: bool,
+    keep_privileges: bool,
     rung: str | None,
     backend: str | None,
     without: tuple[str, ...],
@@ -314,10 +329,15 @@ def capture(
     """
     format_ = _format(format_, as_json)
     watch.demand_command(command)
-    file = watch.Output(output, force) if output else None
+    file = watch.Output(output, force) if output is not None else None
     try:
         wishes = _wishes(rung, backend, without, refused, all_steps, on_demand)
-        session = Session(wishes, find_filter(comm, pid, uid, cgroup), stack_bytes=stack_bytes)
+        session = Session(
+            wishes,
+            find_filter(comm, pid, uid, cgroup),
+            stack_bytes=stack_bytes,
+            keeps_privileges=keep_privileges,
+        )
     except BaseException:
         if file:
             file.discard()

@@ -27,8 +27,10 @@ _MARKUP = re.compile(
     r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+#=]|(?<=^[0-9])[.)](?= )"
 )
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_. /:+?-]*( ?\*)?")
-# A spreadsheet would take the text for a formula.
-_FORMULA = ("=", "+", "-", "@")
+# A spreadsheet would take the text for a formula: behind blanks too, and where it splits lines at
+# semicolons, behind one of them. Besides ASCII's signs there are full-width and small ones and the minus
+# sign, which stand for them in some languages; tabs and line ends are escaped by then.
+_FORMULA = re.compile(r"(^|;)(?=\s*[-=+@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])")
 
 
 def write(
@@ -159,7 +161,7 @@ def rows_as_csv(counted: Table) -> str:
 
 def _text(value: str | None) -> str:
     text = "?" if value is None else safe(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'", text)
 
 
 def _numbers(row: Row) -> list[object]:

@@ -198,6 +198,15 @@ def _stage_of(key: events.Key) -> Stage:
     return Stage.UNEXPLAINED if key.is_detailed else Stage.FAILED
 
 
+def _demand_another_user(why_not: str | None) -> None:
+    if why_not is not None:
+        raise ForkTraceError(
+            f"cannot give up privileges: {why_not}",
+            "Give it CAP_SETUID and CAP_SETGID, which it gives up too, or --keep-privileges to go on with "
+            "all that it has.",
+        )
+
+
 def _are_threads_far() -> bool:
     """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
     threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
@@ -213,7 +222,11 @@ class Session:
         filter_: Filter = Filter(),
         samples_per_second: int = SAMPLES_PER_SECOND,
         stack_bytes: int = STACK_BYTES,
+        keeps_privileges: bool = False,
     ) -> None:
+        self._keeps_privileges = keeps_privileges
+        if not keeps_privileges:
+            _demand_another_user(privileges.why_root_must_stay())
         self.descriptors = reserve.Descriptors()
         facts, library = read_facts(wishes)
         plan = make(facts, wishes)
@@ -258,8 +271,9 @@ class Session:
         self._wanted = Stage.START  # which of the plan's probes are to be attached by now
         self._is_attaching = False
         # What privileges hold back once the rest is given up: it takes more to attach than to watch.
-        self.lends = (
-            plan.rung == "kprobe"
+        self._lends = (
+            not keeps_privileges
+            and plan.rung == "kprobe"
             and any(probe.stage is not Stage.START for probe in plan.probes)
             and kernel.perf_paranoia() is not None
         )
@@ -322,6 +336,11 @@ class Session:
             passed_over=tuple(asdict(each) for each in self.plan.passed_over),
         )
 
+    def give_up_privileges(self, may_signal: bool = False) -> None:
+        """Give up whatever watching does not need, unless told to keep it; ForkTraceError if that fails."""
+        if not self._keeps_privileges:
+            _demand_another_user(privileges.give_up(may_signal, self._lends))
+
     def tick_s(self) -> float:
         """Say how long `poll` may wait, so that no sample lies in the buffer for longer than a tenth of a second."""
         is_quiet = time.monotonic() > self._busy_until_s
@@ -353,11 +372,11 @@ class Session:
         return self._told(_UNWINDING_S)
 
     def _attach_more(self) -> None:
-        with privileges.lent() if self.lends else nullcontext():
+        with privileges.lent() if self._lends else nullcontext():
             self._is_attaching = self._backend.attach_more(self._wanted)
-        if self.lends and not self._is_attaching and self._wanted is Stage.UNEXPLAINED:
+        if self._lends and not self._is_attaching and self._wanted is Stage.UNEXPLAINED:
             privileges.give_back()
-            self.lends = False
+            self._lends = False
 
     def _told(self, budget_s: float, drains: bool = False) -> list[Failure]:
         """Make records of what is owed, until the time is up; what is left waits for the next look.

@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, catalogue, formats, privileges, records, report, screen
+from fork_trace import aggregate, catalogue, destination, formats, records, report, screen
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
@@ -43,34 +43,6 @@ class Ending:
         self.signal = number
 
 
-def _why_not(path: str, status: os.stat_result, force: bool) -> tuple[str, str] | None:
-    """Say why nothing may be written there, and what to do; None: it may."""
-    if stat.S_ISREG(status.st_mode):
-        if status.st_size and not force:
-            return (
-                f"{path} exists and is not empty",
-                "Give another file, or --force to write over it.",
-            )
-        if status.st_uid != os.geteuid():
-            return (
-                f"{path} belongs to another user (uid {status.st_uid})",
-                "Give a file of your own: a capture is for its owner only.",
-            )
-        if status.st_nlink > 1:
-            return (
-                f"{path} is the same file as another one (a hard link)",
-                "Give a file of its own, or remove this name first.",
-            )
-    elif not stat.S_ISFIFO(status.st_mode) and not stat.S_ISCHR(status.st_mode):
-        return f"{path} is neither a file nor a pipe", "Give --output a file."
-    elif status.st_uid not in (0, os.geteuid()):
-        return (
-            f"{path} is the pipe or device of another user (uid {status.st_uid})",
-            "Give a file of your own: a capture is for its owner only.",
-        )
-    return None
-
-
 class Output:
     """The capture file. What it cannot take now is kept and tried again.
 
@@ -84,35 +56,9 @@ class Output:
         self.dropped = 0  # records that found no room among those that wait
         self._told = False
         self._waiting = bytearray()
-        self._is_new = False
-        self._fd = self._open(path, force)
+        self._fd, self._is_new = destination.open_named(path, force)
         # Not before there is something to write: a run that cannot begin spares the old capture.
         self._truncates = stat.S_ISREG(os.fstat(self._fd).st_mode)
-
-    def _open(self, path: str, force: bool) -> int:
-        # A capture holds names and paths of everybody's processes: for its owner only. A link in a
-        # shared directory may be somebody's trap, and so may a pipe that nobody reads.
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        try:
-            try:
-                fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-                self._is_new = True
-            except FileExistsError:
-                fd = os.open(path, flags)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "its name has a NUL in it"
-            raise ForkTraceError(
-                f"cannot write {path}: {why}",
-                "Give --output a file in a directory that you may write to; links are not followed.",
-            ) from None
-        status = os.fstat(fd)
-        refusal = _why_not(path, status, force)
-        if refusal:
-            os.close(fd)
-            raise ForkTraceError(*refusal)
-        if stat.S_ISREG(status.st_mode):
-            os.fchmod(fd, 0o600)
-        return fd
 
     def discard(self) -> None:
         """Take the file away again if it was made here: nothing could be watched."""
@@ -299,7 +245,12 @@ def capture(
     session.descriptors.restore()
     command = Command(argv, stdout_to_stderr=format_ != "table") if argv else None
     session.descriptors.raise_()
-    _give_up(may_signal=command is not None, lends=session.lends)
+    try:
+        session.give_up_privileges(may_signal=command is not None)
+    except ForkTraceError:
+        if command:
+            command.end(signal.SIGTERM)
+        raise
     ended = ""
     while not ended:
         progress.show(session, duration_s)
@@ -338,12 +289,6 @@ def capture(
         else:
             return 2
     return 1 if summary.failures else 0
-
-
-def _give_up(may_signal: bool = False, lends: bool = False) -> None:
-    why = privileges.give_up(may_signal, lends)
-    if why is not None:
-        print(f"fork-trace: runs on with all its privileges: {why}.", file=sys.stderr)
 
 
 class _Drawn:
@@ -416,7 +361,7 @@ def live(
     header = session.header()
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
-    _give_up(lends=session.lends)
+    session.give_up_privileges()
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if as_json:
         print(records.to_json(header), flush=True)

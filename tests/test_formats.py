@@ -138,13 +138,38 @@ def test_csv_brings_a_name_back_as_it_was(text: str) -> None:
     assert text == row["command"]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("=1+1", "+1", "-1", "@x", " =1", "\u3000=1"),
+        *("\uff1d1", "\uff0b1", "\uff0d1", "\uff20x", "\ufe661", "\ufe621", "\ufe631", "\ufe6bx"),
+        "\u22121",
+    ],
+)
 def test_a_name_is_no_formula_in_a_spreadsheet(text: str) -> None:
     evidence = make_evidence(name=text, unit=text, where=text)
 
     (row,) = read_csv(whole(make_failure(comm=text, evidence=(evidence,)), format_="csv"))
 
     assert {f"'{text}"} == {row[name] for name in ("command", "limit_name", "unit", "where")}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a;=1", "a;'=1"),  # many spreadsheets split at semicolons, whatever quotes are around
+        ("a; -1;@x", "a;' -1;'@x"),
+        ("\t=1", r"\t=1"),
+        ("\r=1", r"\r=1"),
+        ("\n=1", r"\n=1"),
+        ("\ufeff=1", r"\ufeff=1"),
+        ("a=1-2@b", "a=1-2@b"),
+    ],
+)
+def test_what_begins_a_cell_elsewhere_is_no_formula_either(text: str, shown: str) -> None:
+    (row,) = read_csv(whole(make_failure(comm=text), format_="csv"))
+
+    assert shown == row["command"]
 
 
 @pytest.mark.parametrize("format_", ["csv", "markdown", "json"])

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "holders": {"records"},
     "documents": {"files"},
     "privileges": {"files"},
+    "destination": {"errors", "files"},
     "reserve": set(),
     "elf": set(),
     "cfi": {"elf"},
@@ -114,7 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
         *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("privileges", "session", "terminal"),
+        *("destination", "session", "terminal"),
     },
     # 7
     "cli": {

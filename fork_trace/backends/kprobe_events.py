@@ -29,7 +29,8 @@ class KprobeEvents:
     """The kprobe events of this process. OSError where tracefs cannot be written."""
 
     def __init__(self, root: str = "/") -> None:
-        self._directory = _tracefs(root)
+        # Held open to the end: root is another user by then, who may not write it.
+        self._directory, self._fd = _open_tracefs(root)
         self.group = f"{_GROUP}{os.getpid()}"
         self._functions: list[str] = []
         self._root = root
@@ -64,20 +65,17 @@ class KprobeEvents:
         return total
 
     def remove(self) -> None:
-        """Remove all of them; they must be detached by then."""
+        """Remove all of them, for good; they must be detached by then."""
         for function in self._functions:
             with suppress(OSError):
                 self._write(f"-:{self.group}/{function}")
         self._functions = []
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
     def _write(self, line: str) -> None:
-        # Appending: what is opened for writing from the start is emptied, with everybody's events.
-        # Not by open(): that seeks to the end, and this file cannot.
-        fd = os.open(os.path.join(self._directory, "kprobe_events"), os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(fd, line.encode() + b"\n")
-        finally:
-            os.close(fd)
+        os.write(self._fd, line.encode() + b"\n")
 
     def _remove_leftovers(self) -> None:
         # Of a process that was killed: nothing is enabled, but the names stay.
@@ -89,11 +87,14 @@ class KprobeEvents:
                         self._write(f"-:{group}/{name}")
 
 
-def _tracefs(root: str) -> str:
+def _open_tracefs(root: str) -> tuple[str, int]:
+    """Find the directory, and open its list of kprobe events for writing."""
+    # Appending: what is opened for writing from the start is emptied, with everybody's events.
+    # Not by open(): that seeks to the end, and this file cannot.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         path = os.path.join(root, place)
         # In many containers it is there to be read only.
-        # By what this process may do, not by who started it: CAP_DAC_OVERRIDE counts.
-        if os.access(os.path.join(path, "kprobe_events"), os.W_OK, effective_ids=True):
-            return path
+        with suppress(OSError):
+            return path, os.open(os.path.join(path, "kprobe_events"), flags)
     raise FileNotFoundError("no tracefs that can be written")
