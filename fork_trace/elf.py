@@ -11,6 +11,7 @@ import os
 import struct
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fork_trace import budget as costs
@@ -120,8 +121,9 @@ class Elf:
     @property
     def kept_bytes(self) -> int:
         """How much memory is taken by what was read of it, about."""
-        parts = [*(self._tables or ()), *filter(None, (self._packed, self._slots))]
-        return 4096 + 512 * len(self.segments) + sum(part.kept_bytes for part in parts)
+        size = 4096 + 512 * len(self.segments) + sum(each.kept_bytes for each in self._tables or ())
+        size += self._packed.kept_bytes if self._packed else 0
+        return size + (self._slots.kept_bytes if self._slots else 0)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly that much; BadElfError if the file is shorter."""
@@ -187,10 +189,9 @@ class Elf:
         if self._sections is None:
             sections: dict[bytes, Section] = {}
             linked: dict[int, tuple[Section, Section]] = {}
-            try:
+            # Else the headers are stripped, or make no sense.
+            with suppress(BadElfError, struct.error):
                 self._read_sections(sections, linked)
-            except (BadElfError, struct.error):
-                pass  # the headers are stripped, or make no sense
             self._sections, self._linked = sections, linked
         return self._sections.get(name)
 

@@ -21,7 +21,7 @@ _MOST_BYTES = _BLOCK_BYTES << _BLOCK_BITS
 _MOST_LINES = 1 << 18  # 2 MB; a large JVM has some 50,000
 _MOST_NAME = 512
 _PIECE_BYTES = 1 << 16
-_LINE_COST = 1.0
+_LOOK_COST, _LINE_COST = 50, 1.0
 _KEPT_MAPS_BYTES, _KEPT_NAMES_BYTES = 5 << 19, 1 << 18
 _FRESH_S = 1.0  # a map that lacks an address is looked at again, not more often than this
 # perf's own form: address and size in hexadecimal, then the name to the end of the line
@@ -105,6 +105,8 @@ class PerfMaps:
             return None
 
     def _look(self, pid: int, uid: int, address: int, known: _Map | None) -> str | None:
+        if self._above is not None:
+            self._above.pay(_LOOK_COST)
         path = f"{self._root}/{pid}/root/tmp/perf-{self._inner_pid(pid)}.map"
         try:
             fd, status = files.open_regular(path, follows=False)

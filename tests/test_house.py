@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privileges": {"files"},
     "reserve": set(),
     "budget": set(),
+    "ration": {"budget", "records"},
     "runs": set(),
     "elf": {"budget", "runs"},
     "cfi": {"elf"},
@@ -95,7 +96,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
         *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
-        *("plan", "privileges", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
+        *("plan", "privileges", "procfs", "ration", "records", "reserve", "runtimes", "steps"),
+        "symbols",
     },
     # 6
     "check": {

@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,7 @@ from fork_trace.backends.settings import (
 )
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe, Stage
+from fork_trace.ration import Ration
 from fork_trace.records import Frame
 
 PLAN = Plan(
@@ -572,8 +573,11 @@ def owing(count: int, told: list[bool]) -> session.Session:
     found: Any = object.__new__(session.Session)
     found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
     found._latest, found._verdicts, found._judged = {}, {}, {}
+    found._settled, found._ration = Counter(), Ration()
     found._keep = lambda _key, _failure: None
-    found._failure = lambda _event, _look, _verdict, unwinds: told.append(unwinds)
+    found._failure = lambda _event, _look, _verdict, most_s: (
+        told.append(most_s > 0) or make_failure()
+    )
     return found  # type: ignore[no-any-return]
 
 
