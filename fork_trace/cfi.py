@@ -23,7 +23,7 @@ _MOST_REGISTERS = 128
 _MOST_EXPRESSION_BYTES = 256
 _MOST_SCANNED_BYTES, _SCANNED_AT_ONCE = 2 << 20, 1 << 16
 _MOST_SCANNED_RECORDS = 10_000  # 0.1 s, once for a file without a sorted table
-_SCANNING_COST = 8
+_SCANNING_COST = 14
 _MOST_CIES, _MOST_CIE_BYTES = 64, 4096  # honest ones have some thirty bytes
 
 # DW_EH_PE_*

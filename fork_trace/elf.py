@@ -43,7 +43,7 @@ _MOST_OVERLAPS = 16
 _MOST_RELOCATION_BYTES = 2 << 20
 # Read at once of a table; what a read and its entries cost; how much is unpacked at once.
 _PIECE_BYTES = _SYMBOL.size << 13
-_READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.5, 0.3
+_READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.8, 0.4
 _UNPACKED_BYTES, _UNPACKING_COST = 1 << 16, 1000
 _NUMBER_BITS = 24
 
@@ -319,44 +319,41 @@ class _Packed:
     def __init__(self, elf: Elf, section: Section) -> None:
         self._elf = elf
         self._at, self._end = section.offset, section.offset + section.size
-        self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY_BYTES)
+        self._unpacker: lzma.LZMADecompressor | None = None
+        if section.size <= _MOST_DEBUGDATA_BYTES:
+            self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY_BYTES)
         self._image = bytearray()
         self._inner: Elf | None = None
-        self._is_done = section.size > _MOST_DEBUGDATA_BYTES
 
     @property
     def kept_bytes(self) -> int:
-        return len(self._image)
+        return len(self._image) + (_MOST_DICTIONARY_BYTES if self._unpacker else 0)
 
     def elf(self) -> Elf | None:
         """Return the file within, or None; OverBudgetError: it is not unpacked yet."""
-        while not self._is_done:
+        if self._unpacker is not None:
             try:
-                self._unpack()
-                if self._unpacker.eof:
-                    inner = Elf(self._read, self._elf.budget)
-                    # It holds none within itself.
-                    self._inner = None if inner.section(b".gnu_debugdata") else inner
-                    self._is_done = True
+                self._unpack(self._unpacker)
+                inner = Elf(self._read, self._elf.budget)
+                # It holds none within itself.
+                self._inner = None if inner.section(b".gnu_debugdata") else inner
             except (BadElfError, lzma.LZMAError, struct.error, MemoryError, EOFError):
-                self._is_done = True
-            if self._is_done and self._inner is None:
+                pass
+            self._unpacker = None
+            if self._inner is None:
                 self._image = bytearray()
         return self._inner
 
-    def _unpack(self) -> None:
-        while not self._unpacker.eof:
-            size = 0
-            if self._unpacker.needs_input:
-                size = min(_UNPACKED_BYTES, self._end - self._at)
+    def _unpack(self, unpacker: lzma.LZMADecompressor) -> None:
+        while not unpacker.eof:
+            size = min(_UNPACKED_BYTES, self._end - self._at) if unpacker.needs_input else 0
             # What is hard to unpack is long.
             self._elf.budget.pay(_UNPACKING_COST + size / 32)
-            data = self._elf.read(self._at, size) if size else b""
-            if self._unpacker.needs_input:
-                if not data:
-                    raise BadElfError("what is packed is cut short")
-                self._at += len(data)
-            self._image += self._unpacker.decompress(data, _UNPACKED_BYTES)
+            data = self._elf.read(self._at, size)
+            if unpacker.needs_input and not data:
+                raise BadElfError("what is packed is cut short")
+            self._at += len(data)
+            self._image += unpacker.decompress(data, _UNPACKED_BYTES)
             if len(self._image) > _MOST_DEBUGDATA_BYTES:
                 raise BadElfError("an absurd file within")
 

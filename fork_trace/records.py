@@ -159,18 +159,19 @@ def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
     most_name = MOST
     while True:
         failure = _with_cut_names(failure, most_name)
-        size = len(to_json(failure))
-        frames = list(failure.stack)
-        while frames and size > most_bytes:
-            # A comma and a blank, and room for the number of those that are left out.
-            size -= len(json_line(frames.pop())) + 2
-            size += len(failure.stack) == len(frames) + 1
-        gone = len(failure.stack) - len(frames)
+        left = most_bytes - len(to_json(replace(failure, stack=())))
+        kept = 0
+        for frame in failure.stack:
+            # A comma and a blank; and room for the number of those that are left out.
+            left -= len(json_line(vars(frame))) + 2
+            if left < 4:
+                break
+            kept += 1
+        gone = len(failure.stack) - kept
         if gone:
-            failure = replace(
-                failure, stack=tuple(frames), frames_left_out=failure.frames_left_out + gone
-            )
-        if len(to_json(failure)) <= most_bytes or most_name <= _LEAST_NAME:
+            gone += failure.frames_left_out
+            failure = replace(failure, stack=failure.stack[:kept], frames_left_out=gone)
+        if left >= 0 or kept or most_name <= _LEAST_NAME:
             return failure
         most_name //= 2
 
