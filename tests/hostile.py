@@ -62,7 +62,7 @@ def many_symbols(size: int = 16 << 20) -> bytes:
     return image(body, sections, (0x2000, 1))
 
 
-def packed_bomb(size: int = 64 << 20) -> bytes:
+def packed_bomb(size: int = 24 << 20) -> bytes:
     """Packed symbols of a few KB that grow to that size."""
     packed = lzma.compress(bytes(size), lzma.FORMAT_XZ)
     names = b"\0.gnu_debugdata\0".ljust(64, b"\0")
@@ -82,7 +82,7 @@ def many_entries(count: int = 1 << 16) -> bytes:
     )
 
 
-def long_entries(count: int = 400) -> bytes:
+def long_entries(count: int = 60) -> bytes:
     """A CIE and entries over the code whose programs are as long as may be, all of the same code."""
     cie = (
         struct.pack("<I", 0) + b"\x01zR\0\x01\x78\x10\x01\x00" + b"\x0c\x07\x08\x90\x01" + bytes(2)
