@@ -29,9 +29,12 @@ class Budget:
         self._earned_at_s = time.monotonic()
         self._deadline_s: float | None = None
 
-    def until(self, deadline_s: float | None) -> None:
-        """Refuse all work after a moment of the monotonic clock; None: not by time."""
-        self._deadline_s = deadline_s
+    def within(self, most_s: float | None) -> None:
+        """Refuse all work once this process has run for so long from now; None: not by time.
+
+        It is its own time: on a host without CPU to spare everything takes longer.
+        """
+        self._deadline_s = None if most_s is None else time.process_time() + most_s
 
     def pay(self, entries: float = 1, size: int = 0) -> None:
         """Pay for as many entries and bytes, here and above; OverBudgetError if that cannot be paid."""
@@ -48,9 +51,9 @@ class Budget:
     def _demand(self, cost: float) -> None:
         if self._deadline_s is None and self.left >= cost:
             return
-        now_s = time.monotonic()
-        if self._deadline_s is not None and now_s >= self._deadline_s:
+        if self._deadline_s is not None and time.process_time() >= self._deadline_s:
             raise OverBudgetError
+        now_s = time.monotonic()
         self.left = min(self.most, self.left + (now_s - self._earned_at_s) * self.per_s)
         self._earned_at_s = now_s
         # What costs more than can ever be had at once is paid off later.

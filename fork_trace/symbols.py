@@ -46,7 +46,7 @@ _C_LIBRARIES = (
     *("lib/x86_64-linux-gnu/libc.so.6", "lib/aarch64-linux-gnu/libc.so.6", "lib64/libc.so.6"),
     *("usr/lib/libc.so.6", "lib/ld-musl-x86_64.so.1", "lib/ld-musl-aarch64.so.1"),
 )
-_NAMING_S = 0.5  # for the names of one stack, beside the time for its unwinding
+_NAMING_S = 0.25  # of our own time, for the names of one stack, beside what unwinding it takes
 _DEBUG_ROOT = "/usr/lib/debug/.build-id"
 
 
@@ -190,20 +190,19 @@ class Symbols:
         try:
             return self._frames(caller, places, stack, most_s)
         finally:
-            self._work.until(None)
+            self._work.within(None)
             self._shrink()
 
     def _frames(
         self, caller: Caller, places: Sequence[Place], stack: Stack | None, most_s: float
     ) -> tuple[tuple[Frame, ...], str | None]:
-        self._work.until(time.monotonic() + min(most_s, _NAMING_S))
+        self._work.within(min(most_s, _NAMING_S))
         layout = self._layout_of(caller, places, stack)
         addresses, how = [place.address for place in places], "frame-pointers"
         if stack is not None and layout is not None:
             found: list[int] = []
-            self._work.until(
-                None
-            )  # between frames it is looked at, and a rule is not read by halves
+            # The time is looked at between frames: a rule is not read by halves.
+            self._work.within(None)
             for _ in range(2):
                 deadline_s = time.monotonic() + most_s
                 found = self._unwound(stack, layout, caller, deadline_s)
@@ -212,7 +211,7 @@ class Symbols:
             # A single address is no stack: the tables had no rule for the very first step.
             if len(found) > 1:
                 addresses, how = found, "unwinding"
-        self._work.until(time.monotonic() + min(most_s, _NAMING_S))
+        self._work.within(min(most_s, _NAMING_S))
         # What goes with the process comes first: a large symbol table takes a while.
         compiled = {address: self._compiled(address, layout, caller) for address in addresses}
         by_address = {place.address: place for place in places}

@@ -103,7 +103,7 @@ def test_a_large_table_is_read_on_later_and_names_nothing_before() -> None:
         except OverBudgetError:
             goes += 1
 
-    assert goes > 3
+    assert goes >= 2
     assert (b"inner", b"outer") == (name, found.symbol(hostile.CODE + 1))
     assert found.kept_bytes < 6 << 20
 
@@ -127,17 +127,17 @@ def test_work_is_earned_back_and_what_is_above_is_paid_as_well(
     assert (10, 0) == (cost.left, above.left)
 
 
-def test_after_a_deadline_nothing_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_so_much_of_our_own_time_nothing_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
     above = Budget(1000)
     cost = Budget(1000, above=above)
-    above.until(101)
+    above.within(1)
     cost.pay()
     now[0] = 101
     with pytest.raises(OverBudgetError):
         cost.pay()
-    above.until(None)
+    above.within(None)
     cost.pay()
 
 
