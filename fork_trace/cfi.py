@@ -8,6 +8,7 @@ answers, and a tool for hosts without memory to spare must not. Here every size 
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,12 +23,15 @@ _MOST_REGISTERS = 128
 _MOST_EXPRESSION_BYTES = 256
 _MOST_SCANNED_BYTES, _SCANNED_AT_ONCE = 2 << 20, 1 << 16
 _MOST_SCANNED_RECORDS = 10_000  # 0.1 s, once for a file without a sorted table
+_SCANNING_COST = 14
+_MOST_CIES, _MOST_CIE_BYTES = 64, 4096  # honest ones have some thirty bytes
 
 # DW_EH_PE_*
 _ABSENT, _INDIRECT, _PC_RELATIVE, _DATA_RELATIVE = 0xFF, 0x80, 0x10, 0x30
 _FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 0xA: "<h", 0xB: "<i", 0xC: "<q"}
 _SORTED_TABLE = _DATA_RELATIVE | 0xB
 _USUAL_ENCODING = _PC_RELATIVE | 0xB
+_WORD = (1 << 64) - 1
 _HEAD = struct.Struct("<IIii")  # of an entry: its size, how far back its CIE is, start, length
 
 # How a register of the caller is found.
@@ -118,7 +122,7 @@ class _Data:
             value += base
         elif relative:
             raise BadElfError("an unknown pointer base")
-        return value & (1 << 64) - 1
+        return value & _WORD
 
     def rest(self) -> bytes:
         return self.data[self.at :]
@@ -131,12 +135,21 @@ class Tables:
         self._elf = elf
         self._cies: dict[tuple[bool, int], _Cie] = {}
         self._header: tuple[int, int, int] | None = None  # file offset, vaddr, count
-        self._scanned: dict[bytes, list[tuple[int, int, int]]] = {}
+        self._scans: dict[bytes, _Scan] = {}
         with suppress(BadElfError, struct.error, IndexError):
             self._header = self._find_header()
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken by what was read of them, about."""
+        cies = sum(512 + len(cie.program) for cie in self._cies.values())
+        return cies + sum(scan.kept_bytes for scan in self._scans.values())
+
     def row(self, vaddr: int) -> Row | None:
-        """Return the rule at an address; None where there is none that makes sense."""
+        """Return the rule at an address; None where there is none that makes sense.
+
+        OverBudgetError: it is not known yet.
+        """
         try:
             return self._row(vaddr)
         except (BadElfError, struct.error, IndexError, OSError):
@@ -153,10 +166,11 @@ class Tables:
         for name in names:
             section = self._elf.section(name)
             if section is not None:
-                entries = self._scan(section)
-                index = bisect_right(entries, (vaddr, 1 << 64, 0)) - 1
-                if index >= 0 and vaddr < entries[index][1]:
-                    return self._entry(entries[index][2], section, vaddr)
+                if name not in self._scans:
+                    self._scans[name] = _Scan(self, self._elf, section)
+                at = self._scans[name].find(vaddr)
+                if at is not None:
+                    return self._entry(at, section, vaddr)
         return None
 
     def _find_header(self) -> tuple[int, int, int] | None:
@@ -206,7 +220,7 @@ class Tables:
     def _cie(self, at: int, section: Section | None) -> _Cie:
         key = (section is None, at)
         if key not in self._cies:
-            if len(self._cies) >= 1024:
+            if len(self._cies) >= _MOST_CIES:
                 self._cies.clear()
             self._cies[key] = self._read_cie(at, section)
         return self._cies[key]
@@ -243,6 +257,8 @@ class Tables:
                 elif letter != ord("B"):  # arm64: signed with the other key
                     break
         program = data.data[program_at:]
+        if len(program) > _MOST_CIE_BYTES:
+            raise BadElfError("an absurd program")
         return _Cie(
             code_align,
             data_align,
@@ -253,7 +269,7 @@ class Tables:
             program,
         )
 
-    def _open(
+    def open(
         self, at: int, section: Section | None
     ) -> tuple[_Cie, int, int, _Data, tuple[bool, int]] | None:
         """Read an entry up to its program: its CIE, and the addresses that it is about."""
@@ -273,12 +289,14 @@ class Tables:
         return cie, start, start + size, data, (section is None, cie_at)
 
     def _entry(self, at: int, section: Section | None, vaddr: int) -> Row | None:
-        opened = self._open(at, section)
+        opened = self.open(at, section)
         if opened is None:
             return None
         cie, start, end, data, _ = opened
         if not start <= vaddr < end:
             return None
+        # About an instruction each.
+        self._elf.budget.pay(len(cie.program) + len(data.data) - data.at)
         initial = _run(cie, cie.program, _State(), None, 0, 1 << 64)
         state = _run(cie, data.rest(), _copy(initial), initial, start, vaddr)
         if state.cfa is None:
@@ -286,34 +304,7 @@ class Tables:
         rules = tuple((register, how, what) for register, (how, what) in state.rules.items())
         return Row(state.cfa, rules, cie.return_register, cie.is_signal)
 
-    def _scan(self, section: Section) -> list[tuple[int, int, int]]:
-        """Walk a section without a sorted table once: start, end and place of each entry."""
-        if section.name not in self._scanned:
-            found: list[tuple[int, int, int]] = []
-            at, ahead, ahead_at = 0, b"", 0
-            while at + 4 <= min(section.size, _MOST_SCANNED_BYTES):
-                if at + _HEAD.size > ahead_at + len(ahead):
-                    ahead, ahead_at = self._elf.upto(section.offset + at, _SCANNED_AT_ONCE), at
-                size = int.from_bytes(ahead[at - ahead_at : at - ahead_at + 4], "little")
-                if not 0 < size <= section.size or len(found) >= _MOST_SCANNED_RECORDS:
-                    break
-                quick = self._quickly(ahead, at - ahead_at, at, section)
-                if quick is not None:
-                    found.append(quick)
-                    at += 4 + size
-                    continue
-                try:
-                    opened = self._open(at, section)
-                    if opened is not None:
-                        found.append((opened[1], opened[2], at))
-                except (BadElfError, struct.error, IndexError):
-                    pass  # a CIE, or an entry that makes no sense
-                at += 4 + size
-            found.sort()
-            self._scanned[section.name] = found
-        return self._scanned[section.name]
-
-    def _quickly(
+    def quickly(
         self, ahead: bytes, place: int, at: int, section: Section
     ) -> tuple[int, int, int] | None:
         """Read an entry in the form that nearly all have, without its program; None: read it whole."""
@@ -323,8 +314,59 @@ class Tables:
         cie = self._cies.get((False, at + 4 - pointer)) if pointer else None
         if cie is None or cie.encoding != _USUAL_ENCODING or size + 4 < _HEAD.size:
             return None
-        start = section.vaddr + at + 8 + start & (1 << 64) - 1
-        return start, start + (length & (1 << 64) - 1), at
+        start = section.vaddr + at + 8 + start & _WORD
+        return start, start + (length & _WORD), at
+
+
+class _Scan:
+    """A walk through a section without a sorted table: start, end and place of each entry."""
+
+    def __init__(self, tables: Tables, elf: Elf, section: Section) -> None:
+        self._tables, self._elf, self._section = tables, elf, section
+        self._at, self._end = 0, min(section.size, _MOST_SCANNED_BYTES)
+        self._ahead, self._ahead_at = b"", 0
+        self._found: list[tuple[int, int, int]] = []
+        self._columns = (array("Q"), array("Q"), array("Q"))
+
+    @property
+    def kept_bytes(self) -> int:
+        return 24 * len(self._columns[0]) + 160 * len(self._found) + len(self._ahead)
+
+    def find(self, vaddr: int) -> int | None:
+        """Return where the entry of an address is; OverBudgetError: the walk has not ended yet."""
+        while self._at + 4 <= self._end:
+            self._elf.budget.pay(_SCANNING_COST)
+            if not self._step():
+                self._end = 0
+        if self._found:
+            self._found.sort()
+            for column, values in zip(self._columns, zip(*self._found)):
+                column.extend(min(value, _WORD) for value in values)
+            self._found, self._ahead = [], b""
+        starts, ends, places = self._columns
+        index = bisect_right(starts, vaddr) - 1
+        return places[index] if index >= 0 and vaddr < ends[index] else None
+
+    def _step(self) -> bool:
+        """Read one entry; say whether there may be more."""
+        at, section = self._at, self._section
+        if at + _HEAD.size > self._ahead_at + len(self._ahead):
+            self._ahead = self._elf.upto(section.offset + at, _SCANNED_AT_ONCE)
+            self._ahead_at = at
+        place = at - self._ahead_at
+        size = int.from_bytes(self._ahead[place : place + 4], "little")
+        if not 0 < size <= section.size or len(self._found) >= _MOST_SCANNED_RECORDS:
+            return False
+        found = self._tables.quickly(self._ahead, place, at, section)
+        if found is None:
+            # Else it is a CIE, or an entry that makes no sense.
+            with suppress(BadElfError, struct.error, IndexError):
+                opened = self._tables.open(at, section)
+                found = None if opened is None else (opened[1], opened[2], at)
+        if found is not None:
+            self._found.append(found)
+        self._at = at + 4 + size
+        return True
 
 
 def _copy(state: _State) -> _State:

@@ -31,7 +31,11 @@ class Demangler:
             self._cxa.restype = ctypes.c_void_p
             self._cxa.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
             self._cxa.argtypes.append(ctypes.POINTER(ctypes.c_int))
-            self._free = ctypes.CDLL(None).free
+            libc = ctypes.CDLL(None)
+            self._length = libc.strnlen
+            self._length.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+            self._length.restype = ctypes.c_size_t
+            self._free = libc.free
             self._free.argtypes = [ctypes.c_void_p]
             self._free.restype = None
         except (OSError, AttributeError) as error:
@@ -61,7 +65,8 @@ class Demangler:
             return None
         try:
             # Not more than is shown is copied.
-            text = ctypes.string_at(found).decode("utf-8", "backslashreplace")
+            size = self._length(found, _MOST_SHOWN)
+            text = ctypes.string_at(found, size).decode("utf-8", "backslashreplace")
         finally:
             self._free(found)
         return text

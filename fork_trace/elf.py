@@ -10,9 +10,13 @@ import lzma
 import os
 import struct
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+
+from fork_trace import budget as costs
+from fork_trace.budget import Budget
+from fork_trace.runs import Runs
 
 PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550  # elf.h
 _SHT_SYMTAB, _SHT_DYNSYM, _SHT_NOBITS = 2, 11, 8
@@ -25,18 +29,27 @@ _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
+_RELA = struct.Struct("<QQq")
 
 # What no honest file exceeds by much: libjvm has 42 sections, node a symbol table of 2.6 MB.
-_MOST_SEGMENTS, _MOST_SECTIONS = 128, 2048
+_MOST_SEGMENTS, _MOST_SECTIONS = 64, 2048
 _MOST_SYMBOL_BYTES = 16 << 20
-_MOST_DEBUGDATA_BYTES = 8 << 20
+_MOST_DEBUGDATA_BYTES = 4 << 20
+_MOST_DICTIONARY_BYTES = 10 << 20  # xz at its usual level takes 9 MB to unpack
 _MOST_NAME_BYTES = 4096
-_MOST_NOTE_BYTES = 1 << 16
+_MOST_SECTION_NAME_BYTES = 32
+_MOST_NOTE_BYTES = 1 << 16  # of all notes together
 _MOST_OVERLAPS = 16
 _MOST_RELOCATION_BYTES = 2 << 20
+# Read at once of a table; what a read and its entries cost; how much is unpacked at once.
+_PIECE_BYTES = _SYMBOL.size << 13
+_READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.4, 0.3
+_UNPACKED_BYTES, _UNPACKING_COST = 1 << 16, 1000
+_NUMBER_BITS = 24
 
-_RELA = struct.Struct("<QQq")
 _BY_NAME = (6, 7)  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT
+_RELOCATIONS = (b".rela.plt", b".rela.dyn")
+_NAMED = frozenset((*_RELOCATIONS, b".gnu_debugdata", b".eh_frame", b".debug_frame"))
 
 
 class BadElfError(ValueError):
@@ -72,10 +85,14 @@ class Section:
 
 
 class Elf:
-    """A 64-bit little-endian ELF file."""
+    """A 64-bit little-endian ELF file.
 
-    def __init__(self, read: Reader) -> None:
+    Whatever it is asked can raise OverBudgetError: then the answer is not known yet, nor that there is none.
+    """
+
+    def __init__(self, read: Reader, budget: Budget | None = None) -> None:
         self._read = read
+        self.budget = budget or costs.of_a_file()
         head = self.read(0, _HEADER.size)
         ident, _, machine, *_ = fields = _HEADER.unpack(head)
         if ident[:6] != b"\x7fELF\x02\x01" or machine not in _MACHINES:
@@ -93,14 +110,26 @@ class Elf:
         )
         self.loads = tuple(each for each in self.segments if each.type == PT_LOAD)
         self.build_id = self._find_build_id()
-        self._sections: tuple[Section, ...] | None = None
-        self._symbols: list[_Symbols] | None = None
-        self._slots: dict[int, int] | None = None  # address -> number of a dynamic symbol
+        self._sections: dict[bytes, Section] | None = None  # those of _NAMED
+        self._linked: dict[int, tuple[Section, Section]] = {}  # type -> a symbol table, its names
+        self._tables: list[_Symbols] | None = None
+        self._packed: _Packed | None = None
+        self._other: Elf | None = None  # the separate debug file
+        self._has_asked = False
+        self._slots: _Slots | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken by what was read of it, about."""
+        size = 4096 + 512 * len(self.segments) + sum(each.kept_bytes for each in self._tables or ())
+        size += self._packed.kept_bytes if self._packed else 0
+        return size + (self._slots.kept_bytes if self._slots else 0)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly that much; BadElfError if the file is shorter."""
         if not 0 <= offset < 1 << 62:
             raise BadElfError("an offset outside the file")
+        self.budget.pay(_READ_COST, size)
         data = self._read(size, offset)
         if len(data) != size:
             raise BadElfError("the file is cut short")
@@ -108,6 +137,7 @@ class Elf:
 
     def upto(self, offset: int, size: int) -> bytes:
         """Read that much or what there is of it."""
+        self.budget.pay(_READ_COST, size)
         return self._read(size, offset) if 0 <= offset < 1 << 62 else b""
 
     def vaddr(self, offset: int) -> int | None:
@@ -129,10 +159,13 @@ class Elf:
         return tuple(each for each in self.loads if each.flags & _PF_X)
 
     def _find_build_id(self) -> str | None:
+        left = _MOST_NOTE_BYTES
         for each in self.segments:
-            if each.type != PT_NOTE or each.filesz > _MOST_NOTE_BYTES:
+            if each.type != PT_NOTE or each.filesz > left:
                 continue
+            left -= each.filesz
             data, at = self.upto(each.offset, each.filesz), 0
+            self.budget.pay(len(data) // 12)
             while at + 12 <= len(data):
                 name_size, size, type_ = struct.unpack_from("<III", data, at)
                 name = at + 12
@@ -152,47 +185,44 @@ class Elf:
         return None
 
     def section(self, name: bytes) -> Section | None:
-        """Find a section that is in the file and not compressed."""
-        for each in self.sections():
-            if each.name == name and each.type != _SHT_NOBITS and not each.flags & _SHF_COMPRESSED:
-                return each
-        return None
-
-    def sections(self) -> tuple[Section, ...]:
-        """Return the sections; none where the headers are stripped or make no sense."""
+        """Find a section that is in the file and not compressed: one of those that are of use here."""
         if self._sections is None:
-            try:
-                self._sections = self._read_sections()
-            except (BadElfError, struct.error):
-                self._sections = ()
-        return self._sections
+            sections: dict[bytes, Section] = {}
+            linked: dict[int, tuple[Section, Section]] = {}
+            # Else the headers are stripped, or make no sense.
+            with suppress(BadElfError, struct.error):
+                self._read_sections(sections, linked)
+            self._sections, self._linked = sections, linked
+        return self._sections.get(name)
 
-    def _read_sections(self) -> tuple[Section, ...]:
+    def _read_sections(
+        self, sections: dict[bytes, Section], linked: dict[int, tuple[Section, Section]]
+    ) -> None:
+        """Find the first section of each kind; of the others nothing is kept."""
         if self._shentsize != _SHDR.size or not 0 < self._shnum <= _MOST_SECTIONS:
-            return ()
+            return
+        self.budget.pay(self._shnum)
         raw = self.read(self._shoff, self._shentsize * self._shnum)
         headers = list(_SHDR.iter_unpack(raw))
         if self._shstrndx >= len(headers):
-            return ()
+            return
         names_at, names_size = headers[self._shstrndx][4:6]
         names = self.upto(names_at, min(names_size, 1 << 16))
-        found = []
-        for name, type_, flags, vaddr, offset, size, link, *_ in headers:
-            end = names.find(b"\0", name)
-            found.append(Section(names[name:end], type_, flags, vaddr, offset, size, link))
-        return tuple(found)
+        for header in headers:
+            at, type_, flags, _, _, _, link, *_ = header
+            name = names[at : at + _MOST_SECTION_NAME_BYTES].split(b"\0", 1)[0]
+            if type_ in (_SHT_SYMTAB, _SHT_DYNSYM) and type_ not in linked and link < len(headers):
+                linked[type_] = (_section(name, header), _section(b"", headers[link]))
+            is_there = type_ != _SHT_NOBITS and not flags & _SHF_COMPRESSED
+            if name in _NAMED and name not in sections and is_there:
+                sections[name] = _section(name, header)
 
     def symbol(self, vaddr: int, debug: Callable[[], Elf | None] | None = None) -> bytes | None:
         """Name the function that an address lies in; None rather than a neighbour's name.
 
         `debug` finds the separate debug file; it is asked once.
         """
-        if self._symbols is None:
-            self._symbols = self._tables()
-            other = debug() if debug else None
-            if other is not None:
-                self._symbols += other._tables()
-        for table in self._symbols:
+        for table in self._all_tables(debug):
             try:
                 name = table.find(vaddr)
             except (BadElfError, struct.error):
@@ -200,6 +230,17 @@ class Elf:
             if name:
                 return name
         return None
+
+    def _all_tables(self, debug: Callable[[], Elf | None] | None) -> list[_Symbols]:
+        if self._tables is None:
+            tables = self._own_tables()
+            if not self._has_asked:
+                self._other = debug() if debug else None
+                self._has_asked = True
+            if self._other is not None:
+                tables += self._other._own_tables()
+            self._tables = tables
+        return self._tables
 
     def called(self, vaddr: int) -> bytes | None:
         """Name the function that a call returns from to this address; None: no call, or unknown."""
@@ -234,24 +275,14 @@ class Elf:
     def _slot(self, vaddr: int) -> bytes | None:
         """The name that the dynamic linker resolves at an address."""
         if self._slots is None:
-            self._slots = {}
-            for section in self.sections():
-                if section.name in (b".rela.plt", b".rela.dyn"):
-                    size = min(section.size, _MOST_RELOCATION_BYTES) // _RELA.size * _RELA.size
-                    for place, info, _ in _RELA.iter_unpack(self.read(section.offset, size)):
-                        if info & 0xFFFFFFFF in _BY_NAME:
-                            self._slots[place] = info >> 32
-        symbols = self._section_of(_SHT_DYNSYM)
-        if vaddr not in self._slots or symbols is None:
+            found = [self.section(name) for name in _RELOCATIONS]
+            self._slots = _Slots(self, [section for section in found if section])
+        number = self._slots.number(vaddr)
+        symbols = self._linked.get(_SHT_DYNSYM)
+        if number is None or symbols is None:
             return None
-        raw = self.read(symbols.offset + self._slots[vaddr] * _SYMBOL.size, _SYMBOL.size)
-        return self._text(self.sections()[symbols.link], _SYMBOL.unpack(raw)[0])
-
-    def _section_of(self, type_: int) -> Section | None:
-        for each in self.sections():
-            if each.type == type_ and each.link < len(self.sections()):
-                return each
-        return None
+        raw = self.read(symbols[0].offset + number * _SYMBOL.size, _SYMBOL.size)
+        return self._text(symbols[1], _SYMBOL.unpack(raw)[0])
 
     def _text(self, names: Section, at: int) -> bytes | None:
         """Read a name of a string table."""
@@ -263,73 +294,163 @@ class Elf:
         text, end, _ = raw.partition(b"\0")
         return text if text and end else None
 
-    def _tables(self) -> list[_Symbols]:
+    def _own_tables(self) -> list[_Symbols]:
         """The symbol tables, best first. .dynsym holds nothing that .symtab has not."""
+        packed = self.section(b".gnu_debugdata")
         tables = []
         for type_ in (_SHT_SYMTAB, _SHT_DYNSYM):
-            found = self._section_of(type_)
-            if found is not None:
-                try:
-                    table = _Symbols(self, found, self.sections()[found.link])
-                except (BadElfError, struct.error):
-                    continue
-                tables.append(table)
+            if type_ in self._linked:
+                tables.append(_Symbols(self, *self._linked[type_]))
                 break
-        inner = self._debugdata()
-        return tables + (inner._tables() if inner else [])
+        if packed is not None and self._packed is None:
+            self._packed = _Packed(self, packed)
+        inner = self._packed.elf() if self._packed else None
+        return tables + (inner._own_tables() if inner else [])
 
-    def _debugdata(self) -> Elf | None:
-        """The small ELF file, packed, in which some distributions keep the symbols."""
-        section = self.section(b".gnu_debugdata")
-        if section is None or section.size > _MOST_DEBUGDATA_BYTES:
-            return None
-        try:
-            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=64 << 20)
-            image = unpacker.decompress(
-                self.read(section.offset, section.size), _MOST_DEBUGDATA_BYTES
+
+def _section(name: bytes, header: tuple[int, ...]) -> Section:
+    _, type_, flags, vaddr, offset, size, link, *_ = header
+    return Section(name, type_, flags, vaddr, offset, size, link)
+
+
+class _Packed:
+    """The small ELF file, packed, in which some distributions keep the symbols."""
+
+    def __init__(self, elf: Elf, section: Section) -> None:
+        self._elf = elf
+        self._at, self._end = section.offset, section.offset + section.size
+        self._unpacker: lzma.LZMADecompressor | None = None
+        if section.size <= _MOST_DEBUGDATA_BYTES:
+            self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_DICTIONARY_BYTES)
+        self._image = bytearray()
+        self._inner: Elf | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._image) + (_MOST_DICTIONARY_BYTES if self._unpacker else 0)
+
+    def elf(self) -> Elf | None:
+        """Return the file within, or None; OverBudgetError: it is not unpacked yet."""
+        if self._unpacker is not None:
+            try:
+                self._unpack(self._unpacker)
+                inner = Elf(self._read, self._elf.budget)
+                # It holds none within itself.
+                self._inner = None if inner.section(b".gnu_debugdata") else inner
+            except (BadElfError, lzma.LZMAError, struct.error, MemoryError, EOFError):
+                pass
+            self._unpacker = None
+            if self._inner is None:
+                self._image = bytearray()
+        return self._inner
+
+    def _unpack(self, unpacker: lzma.LZMADecompressor) -> None:
+        while not unpacker.eof:
+            size = min(_UNPACKED_BYTES, self._end - self._at) if unpacker.needs_input else 0
+            # What is hard to unpack is long.
+            self._elf.budget.pay(_UNPACKING_COST + size / 32)
+            data = self._elf.read(self._at, size)
+            if unpacker.needs_input and not data:
+                raise BadElfError("what is packed is cut short")
+            self._at += len(data)
+            self._image += unpacker.decompress(data, _UNPACKED_BYTES)
+            if len(self._image) > _MOST_DEBUGDATA_BYTES:
+                raise BadElfError("an absurd file within")
+
+    def _read(self, size: int, offset: int) -> bytes:
+        return bytes(self._image[offset : offset + size])
+
+
+class _Slots:
+    """Where the dynamic linker puts addresses -> the number of the dynamic symbol."""
+
+    def __init__(self, elf: Elf, sections: list[Section]) -> None:
+        self._elf = elf
+        self._places = [
+            (each.offset, each.offset + min(each.size, _MOST_RELOCATION_BYTES)) for each in sections
+        ]
+        self._runs = Runs(_NUMBER_BITS)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._runs.size
+
+    def number(self, vaddr: int) -> int | None:
+        """Return the number of a symbol; OverBudgetError: it is not read that far yet."""
+        while self._places:
+            at, end = self._places[-1]
+            size = min(_PIECE_BYTES, end - at) // _RELA.size * _RELA.size
+            if size <= 0:
+                self._places.pop()
+                continue
+            self._elf.budget.pay(size / _RELA.size * _RELOCATION_COST)
+            raw = self._elf.upto(at, size)
+            self._runs.add(
+                place << _NUMBER_BITS | info >> 32
+                for place, info, _ in _RELA.iter_unpack(raw[: len(raw) // _RELA.size * _RELA.size])
+                if info & 0xFFFFFFFF in _BY_NAME and info >> 32 < 1 << _NUMBER_BITS
             )
-            inner = Elf(lambda size, offset: image[offset : offset + size])
-        except (BadElfError, lzma.LZMAError, struct.error, MemoryError):
-            return None
-        # It holds none within itself.
-        return None if inner.section(b".gnu_debugdata") else inner
+            self._places[-1] = (at + size, end)
+            if len(raw) < size:
+                self._places.pop()
+        return self._runs.latest(vaddr)
 
 
 class _Symbols:
-    """One symbol table: the functions by address; names and sizes stay in the file."""
+    """One symbol table: where the functions begin; their names and sizes stay in the file."""
 
     def __init__(self, elf: Elf, table: Section, names: Section) -> None:
-        if table.size > _MOST_SYMBOL_BYTES:
-            raise BadElfError("an absurd symbol table")
         self._elf, self._table, self._names = elf, table, names
-        count = table.size // _SYMBOL.size
-        words = array("Q", elf.read(table.offset, count * _SYMBOL.size))
-        # Elf64_Sym in three words: name, type and section; address; size.
-        starts = [
-            (address << 24 | number)
-            for number, (head, address) in enumerate(zip(words[0::3], words[1::3]))
-            if head >> 48 and (head >> 32 & 15) in _FUNCTIONS
-        ]
-        starts.sort()
-        self._starts = array("Q", (each >> 24 for each in starts))
-        self._numbers = array("I", (each & 0xFFFFFF for each in starts))
+        # Of an absurd table nothing is read.
+        self._end = 0 if table.size > _MOST_SYMBOL_BYTES else table.size // _SYMBOL.size
+        self._next = 0  # the first one that is not read yet
+        self._runs = Runs(_NUMBER_BITS)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._runs.size
+
+    def _load(self) -> None:
+        while self._next < self._end:
+            count = min(_PIECE_BYTES // _SYMBOL.size, self._end - self._next)
+            self._elf.budget.pay(count * _SYMBOL_COST)
+            try:
+                raw = self._elf.read(
+                    self._table.offset + self._next * _SYMBOL.size, count * _SYMBOL.size
+                )
+            except BadElfError:
+                self._end = self._next = 0
+                self._runs = Runs(_NUMBER_BITS)
+                raise
+            words = array("Q", raw)
+            # Elf64_Sym in three words: name, type and section; address; size.
+            self._runs.add(
+                address << _NUMBER_BITS | number
+                for number, (head, address) in enumerate(zip(words[0::3], words[1::3]), self._next)
+                if head >> 48 and (head >> 32 & 15) in _FUNCTIONS
+            )
+            self._next += count
 
     def find(self, vaddr: int) -> bytes | None:
-        names: list[bytes] = []
-        found_at = None
-        index = bisect_right(self._starts, vaddr) - 1
-        for at in range(index, max(-1, index - _MOST_OVERLAPS), -1):
-            if found_at is not None and self._starts[at] != found_at:
+        """Name the innermost function that covers an address, by the name that people write."""
+        self._load()
+        found: bytes | None = None
+        found_at = -1
+        for at, number in self._runs.before(vaddr, _MOST_OVERLAPS):
+            if at < found_at:
                 break
-            raw = self._elf.read(
-                self._table.offset + self._numbers[at] * _SYMBOL.size, _SYMBOL.size
-            )
+            raw = self._elf.read(self._table.offset + number * _SYMBOL.size, _SYMBOL.size)
             name, _, _, _, start, size = _SYMBOL.unpack(raw)
-            text = None
-            if start <= vaddr < start + size:
-                text = self._elf._text(self._names, name)
-            if text is not None:
-                names.append(text)
-                found_at = start
-        # Of aliases the one that people write: fork, not __libc_fork.
-        return min(names, key=lambda name: (name.startswith(b"_"), len(name), name), default=None)
+            if not start == at <= vaddr < start + size:
+                continue
+            text = self._elf._text(self._names, name)
+            if text is None:
+                continue
+            # Of aliases the one that people write: fork, not __libc_fork.
+            if found is None or _plainness(text) < _plainness(found):
+                found, found_at = text, at
+        return found
+
+
+def _plainness(name: bytes) -> tuple[bool, int, bytes]:
+    return name.startswith(b"_"), len(name), name

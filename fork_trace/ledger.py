@@ -62,6 +62,10 @@ class Ledger(Generic[_T]):
         entry.judged[verdict] += count
         entry.latest = verdict
 
+    def leave(self, key: bytes) -> None:
+        """Note that no record stands for a sample of a key: it is owed as if it had not been taken."""
+        self._entry(key).told -= 1
+
     def verdict(self, key: bytes) -> _T | None:
         """Return the verdict that a key was given last; None: none yet."""
         entry = self._entries.get(key)

@@ -10,6 +10,8 @@ import json
 import re
 import unicodedata
 
+MOST = 512  # characters of a symbol or path
+
 _ESCAPE = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u(d[89a-f][0-9a-f]{2})|\\.")
 
 
@@ -24,6 +26,14 @@ def safe(text: str) -> str:
         else:
             out.append(char)
     return "".join(out)
+
+
+def cut(text: str, most: int = MOST) -> str:
+    """Shorten a long name in its middle, where an ellipsis tells of it: its begin and end say most."""
+    if len(text) <= most:
+        return text
+    head = most * 2 // 3
+    return f"{text[:head]}\u2026{text[head + 1 - most :]}"
 
 
 def json_line(value: object) -> str:

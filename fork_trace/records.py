@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any, TypeVar, Union
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.names import json_line
+from fork_trace.names import MOST, cut, json_line
 
 VERSION = 1
+MOST_BYTES = 64 << 10  # of one failure as a line of JSON
 _MOST_DEPTH = 8
+_LEAST_NAME = 32  # characters that are left of a name where a record has no room for it
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Failure:
     holders: tuple[Holder, ...] | None = None
     holders_total: int | None = None  # tasks and zombies of all, also those not named
     stack_by: str | None = None  # "unwinding", "frame-pointers"; None: there is no stack
+    frames_left_out: int = 0  # of the stack, outermost ones for which the record has no room
     script: str | None = None  # what the interpreter runs, if the program is one
     # Which steps were watched as the cause was inferred; None: it was observed.
     watched: str | None = None  # "fork" (its end alone), "default", "all"
@@ -151,6 +154,48 @@ _T = TypeVar("_T")
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
     return json_line({"type": _NAMES[type(record)], **vars(record)})
+
+
+def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
+    """Shorten names that are longer than any honest one, and leave out frames until a record has its size."""
+    most_name = MOST
+    while True:
+        failure = _with_cut_names(failure, most_name)
+        left = most_bytes - len(to_json(replace(failure, stack=())))
+        kept = 0
+        for frame in failure.stack:
+            # A comma and a blank; and room for the number of those that are left out.
+            left -= len(json_line(vars(frame))) + 2
+            if left < 4:
+                break
+            kept += 1
+        gone = len(failure.stack) - kept
+        if gone:
+            gone += failure.frames_left_out
+            failure = replace(failure, stack=failure.stack[:kept], frames_left_out=gone)
+        if left >= 0 or kept or most_name <= _LEAST_NAME:
+            return failure
+        most_name //= 2
+
+
+def _with_cut_names(failure: Failure, most: int) -> Failure:
+    values: dict[str, Any] = {
+        name: value if value is None else cut(value, most)
+        for name in ("exe", "cgroup", "caller", "script")
+        for value in (getattr(failure, name),)
+    }
+    values["advice"] = tuple(cut(sentence, 2 * most) for sentence in failure.advice)
+    values["evidence"] = tuple(
+        each if len(each.where) <= most else replace(each, where=cut(each.where, most))
+        for each in failure.evidence
+    )
+    if failure.container is not None:
+        values["container"] = {
+            name: cut(value, most) if isinstance(value, str) else value
+            for name, value in failure.container.items()
+        }
+    is_same = all(getattr(failure, name) == value for name, value in values.items())
+    return failure if is_same else replace(failure, **values)
 
 
 def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:

@@ -37,7 +37,8 @@ from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefused
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Stage, Wishes, make
-from fork_trace.records import VERSION, Failure, Frame, Header, Summary
+from fork_trace.ration import SHORT_RECORD_BYTES, Ration
+from fork_trace.records import VERSION, Failure, Frame, Header, Summary, bounded
 from fork_trace.symbols import Caller, Symbols
 
 _SETTLE_S = 1.0
@@ -64,6 +65,7 @@ _UNWINDING_S = 0.02
 _MOST_OWED = 500
 _ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
 _ENDING_S = 2.0  # for those that still wait at the end
+_HURRIED_S = 0.3  # the same, and to settle, where somebody waits for the end
 _WAITING_STACKS = 512  # whose sample is not read yet
 _LOOKS = 512  # processes of which it is remembered what /proc showed
 _LATEST = 2048  # keys whose latest sample is kept
@@ -290,6 +292,8 @@ class Session:
         self._whole: dict[bytes, None] = {}  # those of them that have their stack, oldest first
         self._looks: dict[int, _Look] = {}
         self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
+        self._ration = Ration()
+        self._hurries = False  # what is owed waits for the end, which is near
         self._keeper = holders.Keeper()
         self._names = runtimes.Names()
         self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
@@ -369,7 +373,7 @@ class Session:
             self._harvest()
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
-        return self._told(_UNWINDING_S)
+        return self._told(0.0 if self._hurries else _UNWINDING_S)
 
     def _attach_more(self) -> None:
         with privileges.lent() if self._lends else nullcontext():
@@ -381,21 +385,32 @@ class Session:
     def _told(self, budget_s: float, drains: bool = False) -> list[Failure]:
         """Make records of what is owed, until the time is up; what is left waits for the next look.
 
-        More than may wait is told at once, and so is all with `drains`: then without unwinding.
+        More than may wait is told at once, and so is all with `drains`: then without unwinding, and
+        with no names but those that are known.
         """
         failures = []
         until_s = time.monotonic() + budget_s
         while self._owed:
-            is_in_time = time.monotonic() < until_s
+            left_s = until_s - time.monotonic()
             is_too_much = len(self._owed) > _MOST_OWED
-            if not (is_in_time or is_too_much or drains):
+            if not (left_s > 0 or is_too_much or drains):
                 break
             raw, event, look, verdict, who = self._owed.popleft()
-            failure = self._failure(event, look, verdict, is_in_time and not is_too_much)
+            most_s = _ONE_STACK_S if left_s > 0 and not is_too_much else 0.0
+            if drains:
+                # It is unwound twice and named once at most.
+                most_s = max(0.0, min(most_s, left_s / 3))
+            failure = self._failure(event, look, verdict, most_s)
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
             # struct ft_event: the key follows the time
             key = events.counted_under(raw[8 : 8 + events.KEY_BYTES])
+            fitted = self._ration.fitted(failure, self._ledger.verdict(key) != verdict)
+            if fitted is None:
+                # As if it had not been sampled: `settle` tells it with others of its key.
+                self._ledger.leave(key)
+                continue
+            failure = fitted
             self._keep(key, failure)
             self._ledger.judge(key, verdict)
             failures.append(failure)
@@ -415,7 +430,7 @@ class Session:
         """Keep the latest sample of a key for those that are counted and not sampled."""
         # New cgroups make new keys for ever.
         self._latest.pop(key, None)
-        self._latest[key] = failure
+        self._latest[key] = bounded(failure, SHORT_RECORD_BYTES)
         if len(self._latest) > _LATEST:
             del self._latest[next(iter(self._latest))]
         self._whole.pop(key, None)
@@ -478,13 +493,13 @@ class Session:
             holders.pool_of(verdict.cause, event.numbers, event.key.uid, path, event.pid)
         )
 
-    def settle(self, drains: bool = False) -> list[Failure]:
+    def settle(self, drains: bool = False, ending_s: float = _ENDING_S) -> list[Failure]:
         """Return what was counted but not sampled since the last call, one record for each key.
 
         Samples that are still under way or owed are not among these, they come by `poll`; except with
         `drains`: then what is owed comes first.
         """
-        failures = self._told(_ENDING_S, drains=True) if drains else []
+        failures = self._told(ending_s, drains=True) if drains else []
         self._harvest()
         for raw_key, rest in self._ledger.owed(self._backend.tallies()):
             failures.append(self._fold(raw_key, rest))
@@ -495,15 +510,16 @@ class Session:
                 failures.append(self._fold_step(number, rest))
         return failures
 
-    def stop(self) -> list[Failure]:
-        """Stop watching and return every failure that is still owed."""
+    def stop(self, hurries: bool = False) -> list[Failure]:
+        """Stop watching and return every failure that is still owed; with fewer stacks if it hurries."""
         self._backend.detach()
+        self._hurries = hurries
         failures = self.poll(0.0)
         # A program that ran while it was detached may still be at its last lines.
-        deadline_s = time.monotonic() + _SETTLE_S
+        deadline_s = time.monotonic() + (_HURRIED_S if hurries else _SETTLE_S)
         while not self._is_settled() and time.monotonic() < deadline_s:
             failures += self.poll(0.01)
-        return failures + self.settle(drains=True)
+        return failures + self.settle(True, _HURRIED_S if hurries else _ENDING_S)
 
     def _is_settled(self) -> bool:
         stats = self._backend.stats()
@@ -655,7 +671,7 @@ class Session:
         return Caller(event.pid if self._sees_all_pids else None, event.key.uid)
 
     def _failure(
-        self, event: events.Event, look: _Look, verdict: causes.Verdict, unwinds: bool
+        self, event: events.Event, look: _Look, verdict: causes.Verdict, most_s: float
     ) -> Failure:
         key = event.key
         is_open = verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step)
@@ -684,8 +700,8 @@ class Session:
             stack, stack_by = self._symbols.frames(
                 self._caller(event),
                 event.user_frames,
-                look.stack if unwinds else None,
-                _ONE_STACK_S,
+                look.stack if most_s else None,
+                most_s,
             )
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns
@@ -792,7 +808,7 @@ class Session:
         step = verdict.step
         failure = self._bare(step, count)
         own_cgroup = self._own_cgroup((), key)
-        return replace(
+        failure = replace(
             failure,
             comm=key.command,
             uid=key.user,
@@ -808,6 +824,7 @@ class Session:
             also=verdict.also,
             watched=self._watched(key),
         )
+        return bounded(failure)
 
     def _fold_step(self, number: int, count: int) -> Failure:
         return self._bare(steps.name_of(number), count)

@@ -9,26 +9,35 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from fork_trace import callers, files, procfs, unwind
+from fork_trace import budget, callers, files, procfs, unwind
+from fork_trace.budget import Budget, Kept, OverBudgetError
 from fork_trace.cfi import Row, Tables
 from fork_trace.demangle import Demangler
 from fork_trace.elf import BadElfError, Elf
 from fork_trace.events import Place, Stack
+from fork_trace.names import cut
 from fork_trace.perfmap import PerfMaps
 from fork_trace.procfs import Mapping
 from fork_trace.records import Frame
 
 _OPEN_FILES = 64  # a descriptor each; of 1,024 that a shell usually allows
-_LAYOUTS = 256  # processes whose mappings are kept
-_ROWS = 20_000
-_NAMES = 20_000
-_PATHS = 10_000
+# What is kept of all files and processes, in bytes: with the perf maps and the paths less than 16 MB.
+_FILES_BYTES = 6 << 20  # a symbol table of 16 MB, the largest that is read, takes 5.6
+_LAYOUTS_BYTES, _ROWS_BYTES, _NAMES_BYTES = 3 << 20, 2 << 20, 1 << 20
+_PATHS, _PROGRAMS, _MISSED = 1000, 256, 1024
+_MOST_PATH = 512  # of what is remembered by its path
+_MAPPING_BYTES, _RULE_BYTES = 320, 160  # what one takes in memory, about
+_MOST_LAYOUT_BYTES = 1 << 20  # 3,000 mappings of code: no honest process has as many
+# Of all files together: two seconds at once, and a fifth of the time.
+_MOST_WORK, _WORK_PER_S = 2_000_000, 200_000
 _FRESH_S = 1.0  # how long mappings are taken to be as they were read
 _LEAST_FRESH_S = 0.05  # the same, where something is missing
 _MOST_SHARE = 0.05  # of the time, for reading the mappings of one process
@@ -37,8 +46,7 @@ _C_LIBRARIES = (
     *("lib/x86_64-linux-gnu/libc.so.6", "lib/aarch64-linux-gnu/libc.so.6", "lib64/libc.so.6"),
     *("usr/lib/libc.so.6", "lib/ld-musl-x86_64.so.1", "lib/ld-musl-aarch64.so.1"),
 )
-# A rule takes 0.05 ms, so this is 100,000 of them, or a file that was made to take long.
-_MOST_ON_FILE_S = 5.0
+_NAMING_S = 0.25  # of our own time, for the names of one stack, beside what unwinding it takes
 _DEBUG_ROOT = "/usr/lib/debug/.build-id"
 
 
@@ -53,14 +61,19 @@ class Caller:
 class _File:
     """A file that is open, and its tables."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, cost: Budget) -> None:
         self.fd, self.path = fd, path
         self.debug: _File | None = None  # the separate file with its symbols
-        self.spent_s = 0.0  # on its unwind tables
-        self.elf = Elf(lambda size, offset: os.pread(fd, size, offset))
+        self.elf = Elf(lambda size, offset: os.pread(fd, size, offset), cost)
         self.tables = Tables(self.elf)
         # What its rules and names are remembered under, also when it is opened again.
         self.name = self.elf.build_id or f"{path}:{os.fstat(fd).st_mtime_ns}"
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken by what was read of it, about."""
+        own = self.elf.kept_bytes + self.tables.kept_bytes + len(self.path)
+        return own + (self.debug.kept_bytes if self.debug else 0)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -76,6 +89,12 @@ class _Layout:
     starts: tuple[int, ...]
     read_s: float
     cost_s: float
+
+    @property
+    def size(self) -> int:
+        """How much memory it takes, about: mappings of one file share its path."""
+        paths = sum(map(len, {mapping.path for mapping in self.mappings if mapping.path}))
+        return 256 + _MAPPING_BYTES * len(self.mappings) + 2 * paths
 
     def find(self, address: int) -> Mapping | None:
         index = bisect_right(self.starts, address) - 1
@@ -95,15 +114,16 @@ class Symbols:
     def __init__(self) -> None:
         self.machine = os.uname().machine
         self._demangler = Demangler()
-        self._perf_maps = PerfMaps()
+        self._work = Budget(_MOST_WORK, _WORK_PER_S)
+        self._perf_maps = PerfMaps(above=self._work)
         self._files: OrderedDict[tuple[str, int], _File | None] = OrderedDict()
         self._keys: dict[str, tuple[str, int]] = {}  # build id -> the file among these
         self._paths: dict[str, str] = {}  # build id -> where it was
         self._programs: dict[tuple[int, str], str | None] = {}  # inode, path in its mount -> path
         self._missed: set[str] = set()  # build ids of libraries that were looked for
-        self._layouts: OrderedDict[int, _Layout] = OrderedDict()
-        self._rows: dict[tuple[str, int], Row | None] = {}
-        self._names: dict[tuple[str, int], str | None] = {}
+        self._layouts: Kept[int, _Layout] = Kept(_LAYOUTS_BYTES)
+        self._rows: Kept[tuple[str, int], Row | None] = Kept(_ROWS_BYTES)
+        self._names: Kept[tuple[str, int], str | None] = Kept(_NAMES_BYTES)
         # Most callers share our C library: it is known before anybody exits.
         for mapping in procfs.mappings(os.getpid()):
             if mapping.path and os.path.basename(mapping.path).startswith(
@@ -116,6 +136,15 @@ class Symbols:
         """Say why names of C++ are shown as the linker knows them; None: they are not."""
         return self._demangler.why_not
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken by what is kept of files and processes, about."""
+        open_files = sum(file.kept_bytes for file in self._files.values() if file is not None)
+        caches = self._layouts.size + self._rows.size + self._names.size
+        paths = sum(2 * len(path) + 512 for path in self._paths.values())
+        paths += sum(2 * len(path or "") + 1536 for path in self._programs.values())
+        return open_files + caches + self._perf_maps.kept_bytes + paths + 128 * len(self._missed)
+
     def note(self, caller: Caller, places: Sequence[Place], stack: Stack | None) -> None:
         """Learn what a process maps, while it still runs. Cheap if it is known."""
         if caller.pid is None or not (places or stack):
@@ -124,14 +153,14 @@ class Symbols:
         layout = self._refreshed(caller.pid, address)
         mapping = layout.find(address) if layout and address is not None else None
         if mapping is not None:
-            self._mapped(mapping, caller.pid)
+            with suppress(OverBudgetError):
+                self._mapped(mapping, caller.pid)
 
     def _refreshed(self, pid: int, address: int | None) -> _Layout | None:
         """Return where the code of a process lies; read again if that is old, or lacks an address."""
         known = self._layouts.get(pid)
         now_s = time.monotonic()
         if known is not None:
-            self._layouts.move_to_end(pid)
             has_it = address is None or known.find(address) is not None
             fresh_s = max(_FRESH_S if has_it else _LEAST_FRESH_S, known.cost_s / _MOST_SHARE)
             if now_s - known.read_s < fresh_s:
@@ -139,9 +168,10 @@ class Symbols:
         mappings = procfs.mappings(pid)
         if not mappings:
             return known
-        self._layouts[pid] = layout = _layout(mappings, time.monotonic() - now_s)
-        while len(self._layouts) > _LAYOUTS:
-            self._layouts.popitem(last=False)
+        layout = _layout(mappings, time.monotonic() - now_s)
+        if layout.size > _MOST_LAYOUT_BYTES:
+            layout = _layout((), layout.cost_s)
+        self._layouts.put(pid, layout, layout.size)
         return layout
 
     def frames(
@@ -155,11 +185,24 @@ class Symbols:
 
         That is by "unwinding", or else as "frame-pointers" led the kernel; None: there is no stack.
         One that takes longer than `most_s` is tried once more, as what was read of its files is kept.
+        What may not be read now, or not to its end, leaves a frame without its name.
         """
+        try:
+            return self._frames(caller, places, stack, most_s)
+        finally:
+            self._work.within(None)
+            self._shrink()
+
+    def _frames(
+        self, caller: Caller, places: Sequence[Place], stack: Stack | None, most_s: float
+    ) -> tuple[tuple[Frame, ...], str | None]:
+        self._work.within(min(most_s, _NAMING_S))
         layout = self._layout_of(caller, places, stack)
         addresses, how = [place.address for place in places], "frame-pointers"
         if stack is not None and layout is not None:
             found: list[int] = []
+            # The time is looked at between frames: a rule is not read by halves.
+            self._work.within(None)
             for _ in range(2):
                 deadline_s = time.monotonic() + most_s
                 found = self._unwound(stack, layout, caller, deadline_s)
@@ -168,6 +211,7 @@ class Symbols:
             # A single address is no stack: the tables had no rule for the very first step.
             if len(found) > 1:
                 addresses, how = found, "unwinding"
+        self._work.within(min(most_s, _NAMING_S))
         # What goes with the process comes first: a large symbol table takes a while.
         compiled = {address: self._compiled(address, layout, caller) for address in addresses}
         by_address = {place.address: place for place in places}
@@ -186,6 +230,15 @@ class Symbols:
                     frames[index - 1] = replace(frames[index - 1], symbol=name)
         return tuple(frames), how if frames else None
 
+    def _shrink(self) -> None:
+        """Close files, those that were not asked for the longest first, while they take too much."""
+        size = sum(file.kept_bytes for file in self._files.values() if file is not None)
+        while size > _FILES_BYTES:
+            _, oldest = self._files.popitem(last=False)
+            if oldest is not None:
+                size -= oldest.kept_bytes
+                oldest.close()
+
     def _layout_of(
         self, caller: Caller, places: Sequence[Place], stack: Stack | None
     ) -> _Layout | None:
@@ -198,8 +251,10 @@ class Symbols:
             if last is None or not last.path:
                 layout = None
         if layout is None:
-            program = self._program_of(stack)
-            pieces = [*self._library_of(places, stack), *program]
+            pieces = []
+            with suppress(OverBudgetError):
+                pieces = self._program_of(stack)
+                pieces = [*self._library_of(places, stack), *pieces]
             layout = _layout(pieces) if pieces else None
         return layout
 
@@ -219,7 +274,7 @@ class Symbols:
         program = self._program(stack)
         if program is None or build_id in self._missed:
             return
-        if len(self._missed) >= 1024:
+        if len(self._missed) >= _MISSED:
             self._missed.clear()
         self._missed.add(build_id)
         root = os.path.dirname(program.path)
@@ -260,7 +315,7 @@ class Symbols:
             return None
         key = (stack.exe_inode, stack.exe)
         if key not in self._programs:
-            if len(self._programs) >= 1024:
+            if len(self._programs) >= _PROGRAMS:
                 self._programs.clear()
             self._programs[key] = procfs.find_in_mounts(
                 stack.exe, stack.exe_inode, stack.exe_device
@@ -278,7 +333,11 @@ class Symbols:
 
     def program(self, stack: Stack) -> str | None:
         """Return the path of a program that has exited, if a file of its inode is still there."""
-        return None if self._program(stack) is None else self._programs[_program_key(stack)]
+        try:
+            found = self._program(stack)
+        except OverBudgetError:
+            return None
+        return None if found is None else self._programs[_program_key(stack)]
 
     def _unwound(
         self, stack: Stack, layout: _Layout, caller: Caller, deadline_s: float
@@ -327,12 +386,19 @@ class Symbols:
 
     def _called(self, mapping: Mapping, address: int, caller: Caller) -> str | None:
         """Name the function that returns to an address, by the call before it."""
-        file = self._mapped(mapping, caller.pid)
-        if file is None:
+        try:
+            file = self._mapped(mapping, caller.pid)
+            if file is None:
+                return None
+            vaddr = file.elf.vaddr(address - mapping.start + mapping.file_offset)
+            name = None if vaddr is None else file.elf.called(vaddr)
+            return None if name is None else self._readable(name)
+        except OverBudgetError:
             return None
-        vaddr = file.elf.vaddr(address - mapping.start + mapping.file_offset)
-        name = None if vaddr is None else file.elf.called(vaddr)
-        return None if name is None else self._demangler.text(name)
+
+    def _readable(self, name: bytes) -> str:
+        self._work.pay(10 + len(name))
+        return cut(self._demangler.text(name))
 
     def _row(self, mapping: Mapping, address: int, caller: Caller) -> Row | None:
         file = self._mapped(mapping, caller.pid)
@@ -340,15 +406,12 @@ class Symbols:
             return None
         offset = address - mapping.start + mapping.file_offset
         key = (file.name, offset)
-        if key not in self._rows:
-            if len(self._rows) >= _ROWS:
-                self._rows.clear()
-            vaddr = file.elf.vaddr(offset)
-            began_s = time.monotonic()
-            is_too_dear = file.spent_s > _MOST_ON_FILE_S
-            self._rows[key] = None if vaddr is None or is_too_dear else file.tables.row(vaddr)
-            file.spent_s += time.monotonic() - began_s
-        return self._rows[key]
+        if key in self._rows:
+            return self._rows.get(key)
+        vaddr = file.elf.vaddr(offset)
+        row = None if vaddr is None else file.tables.row(vaddr)
+        self._rows.put(key, row, _size_of(row))
+        return row
 
     def _compiled(self, address: int, layout: _Layout | None, caller: Caller) -> str | None:
         """Name what a JIT compiler made: code that is in no file. A byte before is the call itself."""
@@ -368,9 +431,10 @@ class Symbols:
         mapping = layout.find(address - back) if layout is not None else None
         if mapping is not None and mapping.path:
             offset = address - mapping.start + mapping.file_offset
-            file = self._mapped(mapping, caller.pid)
-            if file is not None:
-                return self._in_file(address, file, offset, back)
+            with suppress(OverBudgetError):
+                file = self._mapped(mapping, caller.pid)
+                if file is not None:
+                    return self._in_file(address, file, offset, back)
             return Frame(address, None, _shown(mapping.path), offset)
         if (
             mapping is None
@@ -378,37 +442,39 @@ class Symbols:
             and place.build_id is not None
             and place.offset is not None
         ):
-            file = self._by_build_id(place.build_id)
-            if file is not None:
-                return self._in_file(address, file, place.offset, back)
+            with suppress(OverBudgetError):
+                file = self._by_build_id(place.build_id)
+                if file is not None:
+                    return self._in_file(address, file, place.offset, back)
             known = self._paths.get(place.build_id)
             return Frame(address, None, known and _shown(known), place.offset, place.build_id)
         return Frame(address, None, None)
 
     def _in_file(self, address: int, file: _File, offset: int, back: int) -> Frame:
         path = _shown(file.path)
-        frame = Frame(address, None, path, offset, file.elf.build_id)
-        return replace(frame, symbol=self._name(file, offset - back))
+        symbol = None
+        with suppress(OverBudgetError):
+            symbol = self._name(file, offset - back)
+        return Frame(address, symbol, path, offset, file.elf.build_id)
 
     def _name(self, file: _File, offset: int) -> str | None:
         key = (file.name, offset)
-        if key not in self._names:
-            if len(self._names) >= _NAMES:
-                self._names.clear()
-            vaddr = file.elf.vaddr(offset)
-            raw = None if vaddr is None else file.elf.symbol(vaddr, lambda: self._debug(file))
-            self._names[key] = None if raw is None else self._demangler.text(raw)
-        return self._names[key]
+        if key in self._names:
+            return self._names.get(key)
+        vaddr = file.elf.vaddr(offset)
+        raw = None if vaddr is None else file.elf.symbol(vaddr, lambda: self._debug(file))
+        name = None if raw is None else self._readable(raw)
+        self._names.put(key, name, 300 + (sys.getsizeof(name) if name else 0))
+        return name
 
-    @staticmethod
-    def _debug(file: _File) -> Elf | None:
+    def _debug(self, file: _File) -> Elf | None:
         """Open the separate debug file of a file, if one is installed."""
         build_id = file.elf.build_id
         if build_id is None:
             return None
         path = f"{_DEBUG_ROOT}/{build_id[:2]}/{build_id[2:]}.debug"
         try:
-            found = _open(path, path, None)
+            found = _open(path, path, None, self._work)
         except BadElfError:
             return None
         if found is not None and found.elf.build_id != build_id:
@@ -447,13 +513,14 @@ class Symbols:
             return self._files[key]
         file = None
         try:
-            file = next(filter(None, (_open(way, path, inode) for way, inode in ways)), None)
+            opened = (_open(way, path, inode, self._work) for way, inode in ways)
+            file = next(filter(None, opened), None)
         except BadElfError:
             # It will not get any better: that is remembered too.
             self._remember(key, None)
         if file is not None:
             self._remember(key, file)
-            if file.elf.build_id:
+            if file.elf.build_id and len(path) <= _MOST_PATH:
                 if len(self._paths) >= _PATHS:
                     self._paths.clear()
                     self._keys.clear()
@@ -476,8 +543,9 @@ class Symbols:
                 file.close()
 
 
-def _open(way: str, path: str, inode: int | None) -> _File | None:
+def _open(way: str, path: str, inode: int | None, above: Budget) -> _File | None:
     """Open a file; None if it cannot be had or is another one, BadElfError if it makes no sense."""
+    above.pay(10)
     try:
         fd, status = files.open_regular(way)
     except (OSError, ValueError):
@@ -486,7 +554,10 @@ def _open(way: str, path: str, inode: int | None) -> _File | None:
         os.close(fd)
         return None
     try:
-        return _File(fd, path)
+        return _File(fd, path, budget.of_a_file(above))
+    except OverBudgetError:
+        os.close(fd)
+        raise
     except (OSError, BadElfError, struct.error) as error:
         os.close(fd)
         raise BadElfError(str(error)) from None
@@ -502,5 +573,13 @@ def _program_key(stack: Stack) -> tuple[int, str]:
     return (stack.exe_inode, stack.exe)
 
 
+def _size_of(row: Row | None) -> int:
+    """What a row takes in memory, about."""
+    if row is None:
+        return 300
+    expressions = (what for _, _, what in row.rules if isinstance(what, bytes))
+    return 700 + _RULE_BYTES * len(row.rules) + sum(map(len, expressions))
+
+
 def _shown(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return cut(os.fsencode(path).decode("utf-8", "backslashreplace"))

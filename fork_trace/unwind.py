@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fork_trace.budget import OverBudgetError
 from fork_trace.cfi import EXPRESSION, OFFSET, REGISTER, UNDEFINED, VALUE_OFFSET, Row
 from fork_trace.events import STACK_CHUNK
 
@@ -93,7 +94,7 @@ def walk(
                 known = row.return_register == return_address and is_exact
                 pc, registers = _by_row(row, cfa, registers, memory, stack_pointer, known)
                 is_signal = row.is_signal
-        except (LostError, LookupError, OverflowError):
+        except (LostError, LookupError, OverflowError, OverBudgetError):
             break
         if machine == "aarch64":
             pc &= _ARM64_ADDRESS
@@ -116,6 +117,8 @@ def _is_code(find: Find, address: int) -> bool:
         find(address)
     except LookupError:
         return False
+    except OverBudgetError:
+        pass  # in a file, whose rules are not read that far
     return True
 
 

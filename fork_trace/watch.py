@@ -268,7 +268,7 @@ def capture(
     if command and ended == "signal":
         assert ending.signal is not None
         command.end(ending.signal)
-    take(session.stop())
+    take(session.stop(hurries=ended == "signal"))
     summary = session.finish(ended, command.as_json() if command else None)
     summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     progress.clear()
@@ -387,7 +387,7 @@ def live(
                 if terminal.attend():
                     break
             is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
-            _take(session.stop() if is_over else session.settle(), counted, as_json)
+            _take(session.stop(is_told) if is_over else session.settle(), counted, as_json)
             if view and not (is_over and terminal.redraws):
                 view.show()
     finally:

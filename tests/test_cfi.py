@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fork_trace import cfi, elf, files
+from fork_trace.budget import Budget
 
 REGISTERS = {
     **{"rax": 0, "rdx": 1, "rcx": 2, "rbx": 3, "rsi": 4, "rdi": 5, "rbp": 6, "rsp": 7, "ra": 16},
@@ -25,7 +27,8 @@ x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="written for 
 
 def tables(path: str | Path) -> cfi.Tables:
     fd, _ = files.open_regular(str(path))
-    return cfi.Tables(elf.Elf(lambda size, offset: os.pread(fd, size, offset)))
+    # Of a file as much as here is never read at once.
+    return cfi.Tables(elf.Elf(lambda size, offset: os.pread(fd, size, offset), Budget(math.inf)))
 
 
 def as_binutils_says(path: str) -> list[tuple[int, dict[str, str]]]:

@@ -32,6 +32,7 @@ from fork_trace.backends.settings import (
 )
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe, Stage
+from fork_trace.ration import Ration
 from fork_trace.records import Frame
 
 PLAN = Plan(
@@ -572,9 +573,11 @@ def owing(count: int, told: list[bool]) -> session.Session:
     """A session that has read so many samples whose stacks still wait."""
     found: Any = object.__new__(session.Session)
     found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
-    found._latest, found._ledger = {}, ledger.Ledger()
+    found._latest, found._ledger, found._ration = {}, ledger.Ledger(), Ration()
     found._keep = lambda _key, _failure: None
-    found._failure = lambda _event, _look, _verdict, unwinds: told.append(unwinds)
+    found._failure = lambda _event, _look, _verdict, most_s: (
+        told.append(most_s > 0) or make_failure()
+    )
     return found  # type: ignore[no-any-return]
 
 

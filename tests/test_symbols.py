@@ -387,13 +387,21 @@ def test_a_stack_whose_files_take_long_is_tried_once_more(
 
 
 @x86_64
-def test_a_file_that_has_cost_too_much_costs_no_more(
-    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_has_cost_too_much_costs_no_more_and_has_its_names_later(
+    named: symbols.Symbols, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(symbols, "_MOST_ON_FILE_S", -1.0)
     library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
     where = place(library.refuse_here, into=0)
     stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
     named.note(SELF, [where], stack)
+    file = named._by_build_id(ID)
+    assert file is not None
+    file.elf.budget.left, file.elf.budget.per_s = 0.0, 0.0
 
-    assert "frame-pointers" == named.frames(SELF, [where], stack)[1]
+    (frame,), how = named.frames(SELF, [where], stack)
+
+    assert ("frame-pointers", None, str(tmp_path / "ours.so")) == (how, frame.symbol, frame.file)
+    file.elf.budget.left = file.elf.budget.most
+    found, how = named.frames(SELF, [where], stack)
+    assert ["refuse_here", "refuse_there"] == [frame.symbol for frame in found]
+    assert "unwinding" == how

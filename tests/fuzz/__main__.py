@@ -18,7 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FINDINGS = HERE / "findings"
 MOST_RSS_MB = 700
-MOST_SECONDS_EACH = 10  # of one input: none may take so long
+# Of one input: none may take so long, or so much at once.
+MOST_SECONDS_EACH, MOST_MALLOC_MB = 3, 64
 
 
 def _fuzz(name: str, corpus: str, words: str, seconds: int) -> None:
@@ -33,7 +34,8 @@ def _fuzz(name: str, corpus: str, words: str, seconds: int) -> None:
         target.ask(seed)
     options = [
         *("fuzz", f"-max_total_time={seconds}", f"-rss_limit_mb={MOST_RSS_MB}"),
-        *(f"-timeout={MOST_SECONDS_EACH}", f"-max_len={target.most_bytes}"),
+        *(f"-timeout={MOST_SECONDS_EACH}", f"-malloc_limit_mb={MOST_MALLOC_MB}"),
+        f"-max_len={target.most_bytes}",
         *("-print_final_stats=1", f"-artifact_prefix={corpus}/found-"),
     ]
     if target.words:

@@ -13,14 +13,17 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import hostile
 from conftest import capture_text, make_evidence, make_failure, make_header, make_holder
 from conftest import make_summary as make_end
 
 from fork_trace import (
     aggregate,
+    budget,
     callers,
     causes,
     cfi,
@@ -39,10 +42,13 @@ from fork_trace import (
     unwind,
     wording,
 )
+from fork_trace.budget import Budget, OverBudgetError
 from fork_trace.demangle import Demangler
 from fork_trace.errors import ForkTraceError
 
 MOST_SHOWN = 1 << 16
+MOST_KEPT_BYTES = 16 << 20
+_ADDRESSES = (hostile.CODE, hostile.CODE + 100, hostile.CALLED, 0x1000)
 _demangler = Demangler()
 
 
@@ -141,19 +147,69 @@ def image(data: bytes) -> None:
 
 
 def _ask(data: bytes, addresses: Iterable[int]) -> None:
+    cost = Budget(budget.of_a_file().most)
     try:
-        found = elf.Elf(lambda size, offset: data[offset : offset + size])
-    except (elf.BadElfError, struct.error):
+        found = elf.Elf(lambda size, offset: data[offset : offset + size], cost)
+        tables = cfi.Tables(found)
+    except (elf.BadElfError, struct.error, OverBudgetError):
         return
-    tables = cfi.Tables(found)
-    found.interpreter()
-    for address in addresses:
-        tables.row(address)
+    with suppress(OverBudgetError):
+        found.interpreter()
+        for address in addresses:
+            tables.row(address)
+            name = found.symbol(address)
+            found.called(address)
+            found.vaddr(address)
+            if name is not None:
+                assert len(name) <= 4096
+    assert cost.left >= 0
+    assert found.kept_bytes + tables.kept_bytes < MOST_KEPT_BYTES
+
+
+def sections(data: bytes) -> None:
+    """Section headers as they come, over a text that is their names and whatever else they say."""
+    count = min(len(data) // 64, 2000)
+    body, headers = data[count * 64 :], data[: count * 64]
+    file = hostile.image(body, [], (0x2000, len(body)))
+    shoff = 0x2000 + len(body)
+    file = file[:shoff] + headers + file[shoff:]
+    # The last one is the section of names.
+    _ask(file[:60] + struct.pack("<HH", count + 1, count) + file[64:], _ADDRESSES)
+
+
+def _of(data: bytes, names: bytes, *kinds: tuple[int, int]) -> bytes:
+    """A file with one section of each kind, all over the same data, linked to each other in turn."""
+    table = names.ljust(64, b"\0")
+    made = [
+        hostile.section(name, kind, 0x2040, len(data), 1 + number % len(kinds), 0x20000)
+        for number, (name, kind) in enumerate(kinds)
+    ]
+    return hostile.image(table + data, made, (0x2000, 64))
+
+
+def relocations(data: bytes) -> None:
+    """Relocations, and the dynamic symbols that they are about."""
+    names = b"\0.rela.dyn\0.rela.plt\0"
+    kinds = ((1, hostile.SHT_RELA), (11, hostile.SHT_RELA), (0, hostile.SHT_DYNSYM))
+    _ask(_of(data, names, *kinds), _ADDRESSES)
+
+
+def symbols(data: bytes) -> None:
+    """A symbol table and the names that it tells of, in one: the innermost function is what is named."""
+    file = _of(data, b"\0", (0, hostile.SHT_SYMTAB))
+    _ask(file, _ADDRESSES)
+    found = elf.Elf(lambda size, offset: file[offset : offset + size], Budget(1e9))
+    for address in _ADDRESSES:
         name = found.symbol(address)
-        found.called(address)
-        found.vaddr(address)
         if name is not None:
-            assert len(name) <= 4096
+            assert name in data
+            covers = [
+                start <= address < start + size
+                for _, _, _, _, start, size in struct.iter_unpack(
+                    "<IBBHQQ", data[: len(data) // 24 * 24]
+                )
+            ]
+            assert any(covers)
 
 
 _CODE = 0x10000
@@ -195,18 +251,27 @@ def tables(data: bytes) -> None:
 
 
 def map_(data: bytes) -> None:
-    """A perf map, which any process writes for itself."""
+    """A perf map, which any process writes for itself, and which grows while it is read."""
+    addresses = (0, 0x1000, 0x1010, (1 << 64) - 1)
     with tempfile.TemporaryDirectory() as place:
         tmp = Path(place, "42/root/tmp")
         tmp.mkdir(parents=True)
-        (tmp / "perf-42.map").write_bytes(data)
+        uid = tmp.stat().st_uid
         maps = perfmap.PerfMaps(place)
-        status = (tmp / "perf-42.map").stat()
-        for address in (0, 0x1000, 0x1010, (1 << 64) - 1):
-            name = maps.name(42, status.st_uid, address)
-            if name is not None:
-                assert is_harmless(names.safe(name))
-                callers.function(name)
+        for part in (data[: len(data) // 2], data):
+            (tmp / "perf-42.map").write_bytes(part)
+            maps._names.clear()
+            known = maps._maps.get(42)
+            if known is not None:
+                known.looked_s -= 10
+            told = [maps.name(42, uid, address) for address in addresses]
+            for name in told:
+                if name is not None:
+                    assert is_harmless(names.safe(name))
+                    callers.function(name)
+            assert maps.kept_bytes < MOST_KEPT_BYTES
+        again = perfmap.PerfMaps(place)
+        assert told == [again.name(42, uid, address) for address in addresses]
 
 
 def symbol(data: bytes) -> None:
@@ -296,6 +361,27 @@ def _seed_image() -> list[bytes]:
     return seeds
 
 
+def _seed_sections() -> list[bytes]:
+    text = b"\0.rela.dyn\0.gnu_debugdata\0.symtab\0.eh_frame\0"
+    kinds = ((1, 4), (11, 1), (26, 2), (34, 1), (0, 3))
+    made = [
+        struct.pack("<IIQQQQIIQQ", *hostile.section(name, kind, 0x2000, 64, 4))
+        for name, kind in kinds
+    ]
+    last = struct.pack("<IIQQQQIIQQ", *hostile.section(0, 3, 0x2000, len(text)))
+    return [b"".join([*made, last]) + text, b"".join(made * 8) + text[1:].replace(b"\0", b"x")]
+
+
+def _seed_relocations() -> list[bytes]:
+    slot = struct.pack("<QQq", hostile.CODE + 0x1026, 7, 0)
+    return [slot + struct.pack("<QQq", hostile.CODE + 0x1026, 1 << 32 | 7, 0) + b"\0name\0" * 8]
+
+
+def _seed_symbols() -> list[bytes]:
+    one = struct.pack("<IBBHQQ", 48, 2, 0, 1, hostile.CODE, 64)
+    return [one + struct.pack("<IBBHQQ", 53, 18, 0, 1, hostile.CODE + 16, 8) + b"main\0run_job\0"]
+
+
 def _entry(content: bytes) -> bytes:
     content += bytes(-len(content) % 4)
     return struct.pack("<I", len(content)) + content
@@ -333,6 +419,9 @@ TARGETS = (
         words=(b'"type": "failure"', b"null", b"1e999", b"NaN", b"\\ud800", b"[[[[", b"{}"),
     ),
     Target("image", image, _seed_image, 32768, words=(b".eh_frame", b".debug_frame", b".symtab")),
+    Target("sections", sections, _seed_sections, 16384, words=(b".rela.dyn\0", b".eh_frame\0")),
+    Target("relocations", relocations, _seed_relocations, 8192),
+    Target("symbols", symbols, _seed_symbols, 8192),
     Target("tables", tables, _seed_tables, 2048),
     Target(
         *("map", map_, lambda: [b"1000 20 void Caller.main(String[])\n0x1010 10 JS:~run a.js\n"]),
