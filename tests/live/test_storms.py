@@ -155,4 +155,4 @@ def test_commands_beyond_a_full_table_are_counted_by_step_and_none_is_lost(
     assert {"unknown"} == {failure["cause"] for failure in captured.of(None)}
     told = " ".join(captured.done.stdout.split())
     assert f"counted by step only: {counts[None]}" in told
-    assert "unknown: more commands failed than are kept apart" in told
+    assert "unknown: more commands failed than can be tracked" in told
