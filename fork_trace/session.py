@@ -81,7 +81,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
     except ForkTraceError as error:
         libbpf = Fact(False, error.message)
     may_load = kernel.may_load(root)
-    ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
+    ringbuf = Fact(None, "not checked: requires permission to load BPF programs")
     if library and btf.value and "btf" not in request.without:
         try:
             params, voids, last_params = library.function_params([*functions, SYMBOL_ITERATOR])
@@ -109,7 +109,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         unlocked=kernel.unlocked(root),
         libbpf=libbpf,
         btf=btf,
-        trampolines=Fact(None, "not known until a program is attached"),
+        trampolines=Fact(None, "unknown until a program is attached"),
         ringbuf=ringbuf,
         kprobes=kernel.kprobes(root),
         tracepoints=kernel.tracepoints(root),
@@ -147,8 +147,8 @@ def find_filter(
             paths.close()
         if number is None:
             raise ForkTraceError(
-                f"no cgroup {cgroup_path} where the pids controller is",
-                "Give a path as in /proc/PID/cgroup, or a directory under /sys/fs/cgroup.",
+                f"no cgroup {cgroup_path} in the pids hierarchy",
+                "Give a path as shown in /proc/PID/cgroup, or a directory under /sys/fs/cgroup.",
             )
     if comm is not None:
         # The kernel keeps 15 bytes of a command's name; compare with what it keeps.
@@ -211,8 +211,8 @@ class Session:
         self._sees_all_pids = procfs.is_initial_pid_namespace()
         if filter_.pid is not None and not self._sees_all_pids:
             raise ForkTraceError(
-                "cannot filter by --pid inside a pid namespace: the kernel counts other numbers",
-                "Use --comm, --uid or --cgroup, or run it in the host's pid namespace.",
+                "cannot filter by --pid inside a pid namespace: the kernel sees different pids",
+                "Use --comm, --uid or --cgroup, or run fork-trace in the host's pid namespace.",
             )
         self._is_pids_v2 = self._paths.is_pids_v2()
         self._symbols = Symbols()

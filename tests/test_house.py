@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fork_trace.commands.cli import COMMANDS
+from fork_trace.output.formats import FORMATS
+
 PACKAGE = Path(__file__).resolve().parent.parent / "fork_trace"
 
 # Room -> the rooms of this project that it may import. Each stands above all that it names, so
@@ -362,6 +365,33 @@ def test_processes_are_made_only_where_the_user_asked_for_one(call: str) -> None
     }
 
     assert MAKERS[call] == makers
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in TREES if room.startswith(("commands", "output"))]
+)
+def test_what_is_written_there_can_be_taken_in_at_a_glance(room: str) -> None:
+    lines = {ast.FunctionDef: 60, ast.ClassDef: 300}
+    long = [
+        node.name
+        for node in ast.walk(TREES[room])
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and (node.end_lineno or 0) - node.lineno >= lines[type(node)]
+    ]
+    wide = [
+        node.name
+        for node in ast.walk(TREES[room])
+        if isinstance(node, ast.FunctionDef) and len(node.args.args + node.args.kwonlyargs) > 8
+    ]
+
+    assert ([], []) == (long, wide)
+
+
+def test_each_command_and_each_format_has_the_file_that_is_loaded_for_it() -> None:
+    assert {f"commands.{name}" for name in COMMANDS} <= set(TREES)
+    assert {f"output.formats.{name}" for name in FORMATS} == {
+        room for room in TREES if room.startswith("output.formats.")
+    }
 
 
 def test_no_room_has_a_name_that_says_nothing() -> None:

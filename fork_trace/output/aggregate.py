@@ -175,7 +175,7 @@ def parse_by(text: str) -> tuple[str, ...]:
     for name in (part.strip() for part in text.split(",")):
         if name not in COLUMNS:
             raise ForkTraceError(
-                f"--by knows no column {name!r}",
+                f"--by has no column {name!r}",
                 f"Give a comma-separated list of: {', '.join(COLUMNS)}.",
             )
         if name not in names:

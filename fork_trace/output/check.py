@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fork_trace.names import safe
@@ -23,6 +24,33 @@ def check(found: dict[str, Any], is_all: bool) -> str:
     if bad:
         first = f"{bad[0]['level']}: {safe(bad[0]['cause'])}, {_used(bad[0])}, {_place(bad[0])}"
     lines = wrap(f"{first}; {counts}", "", "  ")
+    lines += _table(pools if is_all else bad)
+    for pool in bad:
+        lines += ["", *_near(pool)]
+    lines.append("")
+    measured = [pool for pool in pools if pool["level"] == "fine" and pool["percent"] is not None]
+    if measured and not is_all:
+        most = measured[0]
+        number = found["counts"]["fine"]
+        text = f"ok: {number}; closest to its limit: {most['cause']}, {_used(most)}, {_place(most)}"
+        lines += wrap(f"{text}; --all lists them", "", "  ")
+    lines += _unmeasured(pools, "fine", "free", "not limited")
+    lines += _unmeasured(pools, "unknown", "why", "unknown")
+    if found["unseen"]:
+        lines += wrap(f"counts are lower bounds: {safe(found['unseen'])}", "", "  ")
+    lines += _zombies(found)
+    lines += wrap(
+        f"{safe(found['host'])}, {safe(found['kernel'])}: {found['tasks']} tasks in "
+        f"{found['processes']} processes, read in {found['seconds']:.2f} s",
+        "",
+        "  ",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _table(pools: Sequence[dict[str, Any]]) -> list[str]:
+    if not pools:
+        return []
     rows = [
         [
             _LEVEL_WORDS[pool["level"]],
@@ -31,56 +59,38 @@ def check(found: dict[str, Any], is_all: bool) -> str:
             _short(pool),
             tail(_place(pool), _WHERE_WIDTH),
         ]
-        for pool in (pools if is_all else bad)
+        for pool in pools
     ]
-    if rows:
-        headings = ["LEVEL", "USE", "CAUSE", "USED/LIMIT", "WHERE"]
-        alignment = ("left", "right", "left", "left", "left")
-        lines += ["", draw(rows, headings, alignment)]
-    for pool in bad:
-        lines += ["", *_near(pool)]
-    lines.append("")
-    measured = [pool for pool in pools if pool["level"] == "fine" and pool["percent"] is not None]
-    if measured and not is_all:
-        most = measured[0]
-        text = (
-            f"ok: {found['counts']['fine']}; closest to its limit: {most['cause']}, {_used(most)}"
+    alignment = ("left", "right", "left", "left", "left")
+    return ["", draw(rows, ["LEVEL", "USE", "CAUSE", "USED/LIMIT", "WHERE"], alignment)]
+
+
+def _unmeasured(pools: Sequence[dict[str, Any]], level: str, reason: str, words: str) -> list[str]:
+    """Say which limits have no percentage, and why; those with the same reason in one sentence."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for pool in pools:
+        if pool["level"] == level and (pool[reason] or level == "unknown"):
+            key = (pool["cause"], pool[reason] or "?")
+            places.setdefault(key, []).append(_place(pool))
+    lines = []
+    for (cause, why), names in places.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        text = f"{words}: {cause}, {', '.join(names[:3])}{more}: {safe(why)}"
+        lines += wrap(text, "", "  ")
+    return lines
+
+
+def _zombies(found: dict[str, Any]) -> list[str]:
+    if not found["zombies"]:
+        return []
+    parts = []
+    for each in found["zombies"]:
+        name = (
+            f"{safe(each['comm'])}[{each['pid']}]" if each["comm"] else "a parent not visible here"
         )
-        lines += wrap(f"{text}, {_place(most)}; --all lists them", "", "  ")
-    for level, reason, words in (
-        ("fine", "free", "not limited"),
-        ("unknown", "why", "unknown"),
-    ):
-        places: dict[tuple[str, str], list[str]] = {}
-        for pool in pools:
-            if pool["level"] == level and (pool[reason] or level == "unknown"):
-                key = (pool["cause"], pool[reason] or "?")
-                places.setdefault(key, []).append(_place(pool))
-        for (cause, why), names in places.items():
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            text = f"{words}: {cause}, {', '.join(names[:3])}{more}: {safe(why)}"
-            lines += wrap(text, "", "  ")
-    if found["unseen"]:
-        lines += wrap(f"counts are lower bounds: {safe(found['unseen'])}", "", "  ")
-    if found["zombies"]:
-        parts = [
-            f"{each['zombies']} of "
-            + (
-                f"{safe(each['comm'])}[{each['pid']}]"
-                if each["comm"]
-                else "a parent not visible here"
-            )
-            for each in found["zombies"]
-        ]
-        text = f"zombies: {found['zombies_total']}; their parents must reap them: "
-        lines += wrap(text + ", ".join(parts), "", "  ")
-    lines += wrap(
-        f"{safe(found['host'])}, {safe(found['kernel'])}: {found['tasks']} tasks in "
-        f"{found['processes']} processes, read in {found['seconds']:.2f} s",
-        "",
-        "  ",
-    )
-    return "\n".join(lines) + "\n"
+        parts.append(f"{each['zombies']} of {name}")
+    text = f"zombies: {found['zombies_total']}; their parents must reap them: "
+    return wrap(text + ", ".join(parts), "", "  ")
 
 
 def _near(pool: dict[str, Any]) -> list[str]:

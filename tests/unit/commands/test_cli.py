@@ -156,7 +156,7 @@ def test_a_wrong_command_line_is_told_as_such(arguments: list[str], words: str) 
         (["rehearse", "pids-cgroup", "zzzz"], ["'zzzz'", "--list"]),
         (["rehearse", "pid-max"], ["--host-wide"]),
         (["report", "--by", "colour", "x"], ["'colour'", "command, caller, cause"]),
-        (["live", "--by", ""], ["--by knows no column ''"]),
+        (["live", "--by", ""], ["--by has no column ''"]),
         (["live", "--cgroup", "/no/such/cgroup"], ["/no/such/cgroup", "/proc/PID/cgroup"]),
         (["live", "--without", "btf"], ["denied by --without btf", "CONFIG_DEBUG_INFO_BTF"]),
         (["live", "--without", "libbpf"], ["denied by --without libbpf", "libbpf1"]),

@@ -150,7 +150,7 @@ def test_columns_are_read_from_a_list(text: str, names: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("text", ["", "colour", "command,,cause", "command cause", "Command"])
 def test_a_column_that_does_not_exist_is_named_with_those_that_do(text: str) -> None:
-    with pytest.raises(ForkTraceError, match="--by knows no column") as refusal:
+    with pytest.raises(ForkTraceError, match="--by has no column") as refusal:
         aggregate.parse_by(text)
 
     assert all(name in refusal.value.hint for name in aggregate.COLUMNS)
