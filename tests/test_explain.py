@@ -184,9 +184,8 @@ def test_an_unknown_text_with_an_errno_in_it_tells_that_errno() -> None:
     ],
 )
 def test_an_unknown_word_suggests_the_nearest(word: str, near: str, capsys: Any) -> None:
-    assert (
-        f"fork-trace: no such step, cause or errno: '{word}'. Did you mean {near}?\n"
-        == refused(word, capsys=capsys)
+    assert f"fork-trace: no such step, cause or errno: '{word}'. Did you mean {near}?\n" == refused(
+        word, capsys=capsys
     )
 
 

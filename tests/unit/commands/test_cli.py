@@ -14,7 +14,7 @@ import pytest
 from conftest import capture_text, decoded, make_evidence, make_failure, make_header, make_summary
 
 from fork_trace import __version__, kernel, plan
-from fork_trace.commands import options
+from fork_trace.commands import cli, options
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 COMMANDS = ["live", "capture", "report", "doctor", "rehearse"]
@@ -98,6 +98,27 @@ def test_what_was_asked_for_reaches_the_plan(refused: bool, all_steps: bool) -> 
     request = options.probes_asked_for({"rung": None, "backend": None, "without": ["btf"], **given})
 
     assert plan.Request(None, None, frozenset({"btf"}), refused, all_steps) == request
+
+
+@pytest.mark.parametrize("command", ["live", "capture", "report", "doctor", "explain", "check"])
+def test_help_loads_nothing_that_watches(command: str) -> None:
+    text = (
+        "import sys\nfrom fork_trace.commands.cli import main\n"
+        f"try:\n    main([{command!r}, '--help'])\n"
+        "except SystemExit:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stderr.split())
+
+    assert f"fork_trace.commands.{command}" in loaded
+    assert set() == loaded & {"fork_trace.session", "fork_trace.catalogue", "tabulate", "ctypes"}
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_is_called_as_its_file(name: str) -> None:
+    assert name == cli.load(name).name
 
 
 def test_the_help_names_every_command() -> None:
