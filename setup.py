@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -38,7 +38,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
-    packages=["fork_trace", "fork_trace.backends"],
+    packages=find_packages(include=["fork_trace", "fork_trace.*"]),
     package_data={"fork_trace": ["records.schema.json", "runbook.md"]},
     python_requires=">=3.9",
     data_files=[("share/man/man8", ["fork_trace/fork-trace.8"])],
@@ -46,7 +46,7 @@ setup(
     # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from
     # PyPI, where that name is an unrelated project.
     install_requires=["click>=8.0", "tabulate>=0.8.9"],
-    entry_points={"console_scripts": ["fork-trace = fork_trace.cli:main"]},
+    entry_points={"console_scripts": ["fork-trace = fork_trace.commands.cli:main"]},
     cmdclass={"build_py": BuildWithPrograms},
     zip_safe=False,
     classifiers=[

@@ -30,8 +30,8 @@ _KEEP_FILES = frozenset(
         *(0x47504653, 0x20030528, 0x19830326, 0x61756673),  # gpfs, orangefs, beegfs, aufs
     )
 )
-_OWN = "Give a file of your own: a capture is for its owner only."
-_IS_KERNELS = "is in a file system that keeps no files, like /proc and /sys"
+_OWN = "Give a file that you own: a capture is readable only by its owner."
+_IS_KERNELS = "is on a kernel file system such as /proc or /sys"
 _KEPT = "Give --output a file on a disk or a tmpfs."
 
 
@@ -44,8 +44,8 @@ def open_named(path: str, force: bool) -> tuple[int, bool]:
         raise ForkTraceError("--output has an empty name", "Give --output a file.")
     if path == "-":
         raise ForkTraceError(
-            "--output - is no file: the report goes to stdout",
-            "For records on stdout give --format jsonl without --output. A file of that name is ./-",
+            "--output - is not a file: the report goes to stdout",
+            "For records on stdout, use --format jsonl without --output. For a file of that name, give ./-",
         )
     directory, name = os.path.split(path)
     try:
@@ -57,10 +57,10 @@ def open_named(path: str, force: bool) -> tuple[int, bool]:
         finally:
             os.close(parent)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "its name has a NUL in it"
+        why = error.strerror if isinstance(error, OSError) else "its name contains a NUL byte"
         raise ForkTraceError(
             f"cannot write {path}: {why}",
-            "Give --output a file in a directory that you may write to; links are not followed.",
+            "Give --output a file in a directory you can write to; symlinks are not followed.",
         ) from None
 
 
@@ -100,23 +100,29 @@ def _why_not(path: str, seen: int, status: os.stat_result, force: bool) -> tuple
     if stat.S_ISCHR(mode) and not (
         status.st_rdev in (_NULL, _FULL) or _is_terminal(status.st_rdev)
     ):
-        return f"{path} is a device, and no terminal", "Give --output a file."
+        return f"{path} is a device, not a terminal", "Give --output a file."
     if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
         return f"{path} is neither a file nor a pipe", "Give --output a file."
     if status.st_uid not in (0, os.geteuid()):
-        return f"{path} is the pipe or device of another user (uid {status.st_uid})", _OWN
+        return (
+            f"{path} is a pipe or device that belongs to another user (uid {status.st_uid})",
+            _OWN,
+        )
     return None
 
 
 def _why_no_regular(path: str, status: os.stat_result, force: bool) -> tuple[str, str] | None:
     if status.st_size and not force:
-        return f"{path} exists and is not empty", "Give another file, or --force to write over it."
+        return (
+            f"{path} exists and is not empty",
+            "Give another file, or use --force to overwrite it.",
+        )
     if status.st_uid != os.geteuid():
         return f"{path} belongs to another user (uid {status.st_uid})", _OWN
     if status.st_nlink > 1:
         return (
-            f"{path} is the same file as another one (a hard link)",
-            "Give a file of its own, or remove this name first.",
+            f"{path} has more than one hard link",
+            "Give another file, or remove this one first.",
         )
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fork_trace import kernel, privileges
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import FEATURES, Fact, Wishes
+from fork_trace.plan import FEATURES, Fact, Request
 from fork_trace.session import Session, read_facts
 from fork_trace.symbols import Symbols
 
@@ -15,7 +15,7 @@ def _demangling() -> Fact:
     symbols = Symbols()
     symbols.close()
     why = symbols.why_not_demangled
-    return Fact(why is None, why or "names of C++ are shown as people write them")
+    return Fact(why is None, why or "C++ names are demangled")
 
 
 def _fact(fact: Fact) -> dict[str, Any]:
@@ -25,17 +25,17 @@ def _fact(fact: Fact) -> dict[str, Any]:
 def _privileges() -> Fact:
     lacks = privileges.missing()
     if lacks is None:
-        return Fact(None, "/proc/self/status does not tell them")
+        return Fact(None, "/proc/self/status does not show them")
     if not lacks:
-        return Fact(True, "all that are of use here")
+        return Fact(True, "has all that are useful here")
     return Fact(False, "; ".join(f"without {each.name}: {each.for_what}" for each in lacks))
 
 
-def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
+def examine(request: Request = Request()) -> dict[str, Any]:
     """Return all that is known of this host, as JSON values; `usable` is the verdict."""
-    facts, _ = read_facts(wishes)
+    facts, _ = read_facts(request)
     features = {name: _fact(facts.feature(name)) for name in FEATURES}
-    for name in wishes.without:
+    for name in request.without:
         features[name] = {"value": False, "why": f"denied by --without {name}"}
     features["may_load"] = _fact(facts.may_load)
     features["privileges"] = _fact(_privileges())
@@ -58,7 +58,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
         "limits": kernel.limits(),
     }
     try:
-        session = Session(wishes)
+        session = Session(request)
     except ForkTraceError as error:
         found["why"], found["remedy"] = error.message, error.hint
         return found
@@ -67,7 +67,7 @@ def examine(wishes: Wishes = Wishes()) -> dict[str, Any]:
     finally:
         session.close()
     # These are known for sure by attaching only.
-    for name in {"trampolines", "kprobes", "bcc"} - wishes.without:
+    for name in {"trampolines", "kprobes", "bcc"} - request.without:
         features[name] = _fact(session.facts.feature(name))
     found.update(
         usable=True,

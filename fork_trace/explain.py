@@ -229,16 +229,16 @@ def _told(query: str, name: str) -> Answer | None:
 
 def _nothing(query: str) -> Answer:
     if len(query.split()) > 1:
-        message = f"no application is known to print {query!r}"
+        message = f"no known application prints {query!r}"
         names = {texts.normal(each.text): each.text for each in texts.TEXTS}
         names.update({knob: knob for knob in _CAUSE_ALIASES})
     else:
-        message = f"there is no step, cause or errno {query!r}"
+        message = f"no such step, cause or errno: {query!r}"
         names = {name.lower(): name for name in _words()}
     near = difflib.get_close_matches(texts.normal(query), names, 1, 0.5)
     if near:
         raise ForkTraceError(message, f"Did you mean {names[near[0]]}?")
-    raise ForkTraceError(message, "`fork-trace explain` without a word lists all causes.")
+    raise ForkTraceError(message, "Run `fork-trace explain` to list all causes.")
 
 
 def _words() -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def find(release: str, root: str = "/") -> tuple[Fact, str]:
     modules, include = _places(release, root)
     missing = None
     if not os.path.isdir(os.path.join(modules, "build")):
-        missing = f"/lib/modules/{release}/build leads to no directory"
+        missing = f"/lib/modules/{release}/build is not a directory"
     elif not os.path.isfile(os.path.join(include, "sched.h")):
         missing = f"/lib/modules/{release} has no include/linux/sched.h"
     elif not os.path.isfile(os.path.join(modules, "build/include/generated/autoconf.h")):
@@ -116,8 +116,8 @@ def _remedy(release: str, root: str) -> str:
     for name in _distributions(root):
         if name in _PACKAGES:
             command = _PACKAGES[name].format(release, flavour=flavour, kernel=kernel)
-            return f"Install the headers of this very kernel: {command}."
-    return f"Install the headers of this very kernel, {release}, from your distribution."
+            return f"Install the headers for this exact kernel: {command}."
+    return f"Install the headers for this exact kernel, {release}, from your distribution."
 
 
 def _distributions(root: str) -> list[str]:

@@ -32,7 +32,7 @@ def may_load(root: str = "/") -> Fact:
     except OSError as error:
         return Fact(None, f"cannot read the capabilities: {error.strerror}")
     if effective is None:
-        return Fact(None, "/proc/self/status shows no capabilities")
+        return Fact(None, "/proc/self/status does not list capabilities")
     if effective >> _CAP_SYS_ADMIN & 1:
         return YES
     if effective >> _CAP_BPF & 1 and effective >> _CAP_PERFMON & 1:
@@ -55,7 +55,7 @@ def unlocked(root: str = "/") -> Fact:
     if lockdown(root) == "confidentiality":
         return Fact(
             False,
-            "the kernel is locked down (confidentiality), which forbids BPF to read kernel memory",
+            "kernel lockdown (confidentiality) forbids BPF to read kernel memory",
         )
     return YES
 
@@ -72,12 +72,12 @@ def kprobes(root: str = "/") -> Fact:
     with suppress(OSError):
         # Attached all the same, they would never run.
         if files.text(root, "sys/kernel/debug/kprobes/enabled").strip() == "0":
-            return Fact(False, "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)")
+            return Fact(False, "kprobes are disabled (/sys/kernel/debug/kprobes/enabled is 0)")
     paranoia, effective = perf_paranoia(root), None
     with suppress(OSError):
         effective = _capabilities(root)
     if paranoia is not None and effective is not None and not effective >> _CAP_SYS_ADMIN & 1:
-        why = f"kernel.perf_event_paranoid is {paranoia}, so attaching a kprobe takes CAP_SYS_ADMIN"
+        why = f"kernel.perf_event_paranoid is {paranoia}, so attaching a kprobe needs CAP_SYS_ADMIN"
         return Fact(False, why)
     seen = False
     for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
@@ -132,12 +132,12 @@ def preempts_tracepoints(addresses: Mapping[str, int], version: str | None = Non
     `addresses` are those of the kernel's symbols, as `symbols` found them; `version` is uname(2)'s.
     """
     if "PREEMPT" not in (os.uname().version if version is None else version):
-        return Fact(False, "this kernel preempts no task in the kernel")
+        return Fact(False, "this kernel does not preempt kernel code")
     if _TRACEPOINT_GUARD in addresses and _IDLE_GUARD not in addresses:
         return YES
     if "nr_threads" in addresses:
-        return Fact(False, "this kernel preempts no task in a tracepoint")
-    return Fact(None, "/proc/kallsyms shows no variables")
+        return Fact(False, "this kernel does not preempt tracepoints")
+    return Fact(None, "/proc/kallsyms does not list variables")
 
 
 def _chunks(path: str) -> Iterator[bytes]:
@@ -201,7 +201,7 @@ def _judged(
     # Two static symbols can share a name: then nobody can say which one is meant.
     addresses = {name: places[0] for name, places in found.items() if len(places) == 1}
     if not any(addresses.values()):
-        why = "/proc/kallsyms shows no addresses (kernel.kptr_restrict, or not privileged)"
+        why = "/proc/kallsyms shows no addresses (kernel.kptr_restrict, or missing privileges)"
         return Fact(False, why), {}, None
     start = addresses.get("copy_process")
     return YES, addresses, (start, end) if start and end else None

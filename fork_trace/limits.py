@@ -20,7 +20,7 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 HOST = "the whole host"
 # Worst first.
 LEVELS = ("full", "near", "unknown", "fine")
-_NOT_TOLD = "/proc does not tell it"
+_NOT_TOLD = "not shown in /proc"
 
 # (inode, creator) of a namespace and of all above it that we may see, the own one first.
 Lineages = Mapping[int, Sequence[tuple[int, "int | None"]]]
@@ -153,7 +153,7 @@ def cgroups(found: Iterable[CgroupLimit]) -> list[Headroom]:
     return [
         Headroom(
             *("pids-cgroup", "pids.max", each.current, each.limit, "tasks", each.directory),
-            why="its files could not be read" if None in (each.current, each.limit) else None,
+            why="cannot read its files" if None in (each.current, each.limit) else None,
             hits=each.hits,
         )
         for each in found
@@ -207,7 +207,7 @@ def nested_numbers(
         if is_by_namespace is False and pid_max is not None:
             limit = pid_max - RESERVED_PIDS
         else:
-            why = "only a process inside can read its kernel.pid_max (4194304 unless lowered)"
+            why = "its kernel.pid_max is readable only from inside (4194304 unless lowered)"
         found.append(
             Headroom(
                 *("pid-max", "kernel.pid_max", count, limit, "pids", where),
@@ -252,9 +252,9 @@ def users(
         is_own = home_namespace in (None, own)
         note = None
         if is_by_namespace is None and len({key[0] for key in tallies}) > 1:
-            note = "in all user namespaces, as this kernel does not tell how it counts"
+            note = "in all user namespaces: it is unknown how this kernel counts"
         elif any(each.is_guess for each in held):
-            note = "some may be in user namespaces that count apart, which may not be read"
+            note = "some may be in user namespaces that count separately and are unreadable"
         first = Headroom(
             *("rlimit-nproc", "RLIMIT_NPROC", count, None, "tasks"),
             f"uid {uid}" if is_own else f"uid {uid} in user namespace {home_namespace}",
@@ -276,20 +276,20 @@ def _user(
         if has_tasks:
             free = "exempt: CAP_SYS_ADMIN or CAP_SYS_RESOURCE"
             return replace(first, free=free, is_at_least=False)
-        return replace(first, why="the limit of its namespaces' maker shows nowhere")
+        return replace(first, why="the limit of the namespace's creator is not visible anywhere")
     known = [each for each in held if each.lowest is not None]
     unread = sum(each.unread for each in held)
     if not known:
         if not unread:
             return replace(
                 first,
-                free="its processes may not fork at all (RLIMIT_NPROC 0), or have ended",
+                free="its processes have RLIMIT_NPROC 0 or have exited",
                 is_at_least=False,
             )
-        return replace(first, why="/proc/PID/limits could not be read")
+        return replace(first, why="cannot read /proc/PID/limits")
     lowest = min(known, key=lambda each: each.lowest or 0)
     if unread:
-        first = replace(first, why=f"/proc/PID/limits of {unread} processes could not be read")
+        first = replace(first, why=f"cannot read /proc/PID/limits of {unread} processes")
     else:
         first = replace(first, why=unseen)
     first = replace(first, process=lowest.process)
@@ -304,7 +304,7 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
         return [
             Headroom(
                 *("overcommit-never", "commit charge", state.committed, None, "KiB", HOST),
-                free="vm.overcommit_memory is 1: never refused",
+                free="vm.overcommit_memory is 1: never rejected",
             )
         ]
     if state.mode == 0:
@@ -326,7 +326,7 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
         return [
             Headroom(
                 *("overcommit-never", "commit charge", None, None, "KiB", HOST),
-                why="vm.overcommit_memory could not be read",
+                why="cannot read vm.overcommit_memory",
             )
         ]
     # mm/util.c, __vm_enough_memory(): what is kept back for root, and for everybody to recover.
@@ -359,8 +359,8 @@ def _asking(
 ) -> Headroom:
     used = None if asks is None or already is None else already + asks
     why = big.why or (_NOT_TOLD if None in (used, limit) else None)
-    of_what = "with the copy that a fork of it asks for" if already else ""
-    estimate = "estimated by VmData and VmStk" if big.is_estimate else ""
+    of_what = "including the copy that a fork of it would charge" if already else ""
+    estimate = "estimated from VmData and VmStk" if big.is_estimate else ""
     return Headroom(
         *(cause, name, used, limit, "KiB", f"process {big.process.pid}"),
         why=why,
@@ -378,7 +378,7 @@ def descriptor_tables(most: Sequence[Most], nr_open: int | None) -> list[Headroo
             *("fd-table-limit", "fs.nr_open", each.value, limit, "descriptors"),
             f"process {each.process.pid}",
             why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
-            note="the highest that is open; a table has a multiple of 64",
+            note="the highest open descriptor; table sizes are multiples of 64",
             setting=nr_open,
             process=each.process,
         )
@@ -389,7 +389,7 @@ def descriptor_tables(most: Sequence[Most], nr_open: int | None) -> list[Headroo
 def open_files(used: int | None, limit: int | None) -> Headroom:
     """Compare the open files of the host with fs.file-max, which a fork with a pidfd needs."""
     why = _NOT_TOLD if None in (used, limit) else None
-    note = "asked for CLONE_PIDFD only, and not of root"
+    note = "applies to CLONE_PIDFD only; root is exempt"
     return Headroom("file-max", "fs.file-max", used, limit, "open files", HOST, why, note=note)
 
 

@@ -1,4 +1,4 @@
-"""Which probes, by which rung and backend, and what will be missed. Pure: facts and wishes in, a plan out.
+"""Which probes, by which rung and backend, and what will be missed. Pure: facts and a request in, a plan out.
 
 Asking the host is `kernel`'s; carrying the plan out is `backends`'. Kernels are told apart by what
 they offer, never by their version: distributions backport.
@@ -106,7 +106,7 @@ class KernelFacts:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Request:
     """What the user forces or denies."""
 
     rung: str | None = None
@@ -200,10 +200,10 @@ class Plan:
         )
 
 
-def _denied(facts: KernelFacts, wishes: Wishes) -> KernelFacts:
-    for name in wishes.without:
+def _denied(facts: KernelFacts, request: Request) -> KernelFacts:
+    for name in request.without:
         facts = facts.with_feature(name, Fact(False, f"denied by --without {name}"))
-    if "kallsyms" in wishes.without:
+    if "kallsyms" in request.without:
         facts = replace(facts, addresses={}, copy_process_range=None)
     return facts
 
@@ -220,10 +220,10 @@ def _why_not(watch: Watch, facts: KernelFacts) -> str | None:
     if params is None:
         return f"this kernel's BTF has no function {watch.function} that returns something"
     if params != watch.params:
-        return f"{watch.function} has {params} parameters here, which no program is written for"
+        return f"{watch.function} has {params} parameters on this kernel, which is not supported"
     last = facts.last_params.get(watch.function)
     if watch.last_param and last and last != watch.last_param:
-        return f"copy_process does not call {watch.function} here, but a part of it that is inlined"
+        return f"copy_process does not call {watch.function} on this kernel, only an inlined part of it"
     return _is_inlined(watch, facts)
 
 
@@ -246,11 +246,13 @@ def _why_not_compiled(watch: Watch, facts: KernelFacts) -> str | None:
         if params is None:
             return f"{watch.function} returns nothing on this kernel"
         if params != watch.params:
-            return f"{watch.function} has {params} parameters here, which no program is written for"
+            return (
+                f"{watch.function} has {params} parameters on this kernel, which is not supported"
+            )
     return _is_inlined(watch, facts)
 
 
-_TOLD_BY_REFUSED = "comes before copy_process: told by --refused only"
+_TOLD_BY_REFUSED = "runs before copy_process: needs --refused"
 _EARLY = ("seccomp", "kernel_clone")  # before copy_process, and in no function of their own
 
 
@@ -269,16 +271,14 @@ def _choose(
         return Missing(step.name, watch.function, reason or "")
     if step.name in _EARLY:
         return Missing(step.name, None, _TOLD_BY_REFUSED)
-    return Missing(
-        step.name, None, "tested inline in copy_process: inferred from the state at that instant"
-    )
+    return Missing(step.name, None, "tested inline in copy_process: inferred from kernel state")
 
 
 def _why_not_any(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why no program can be loaded, whatever it is made from."""
     if facts.unlocked.value is False:
         return facts.unlocked.why, (
-            "Boot with lockdown=integrity or less; where Secure Boot sets it, that is the firmware's."
+            "Boot with lockdown=integrity or less; if Secure Boot sets it, change that in the firmware."
         )
     if facts.may_load.value is False:
         return facts.may_load.why, "Run it as root, or give it CAP_BPF and CAP_PERFMON."
@@ -308,7 +308,7 @@ def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
     refusal = _why_not_libbpf(facts)
     if refusal is None and facts.trampolines.value is False:
         return facts.trampolines.why, (
-            "The fexit rung needs BPF trampolines: x86-64 since Linux 5.5, arm64 since 6.0, "
+            "fexit needs BPF trampolines: x86-64 since Linux 5.5, arm64 since 6.0, "
             "with CONFIG_FUNCTION_TRACER=y."
         )
     return refusal
@@ -322,7 +322,7 @@ def why_not_kprobe(facts: KernelFacts) -> tuple[str, str] | None:
 def _why_no_kprobes(facts: KernelFacts) -> tuple[str, str] | None:
     if facts.kprobes.value is False:
         return facts.kprobes.why, (
-            "The kprobe rung needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y, "
+            "kprobe needs CONFIG_KPROBES=y, CONFIG_KPROBE_EVENTS=y, "
             "/sys/kernel/debug/kprobes/enabled at 1, and root where kernel.perf_event_paranoid is over 2."
         )
     return None
@@ -350,7 +350,7 @@ def why_not_tracepoint(facts: KernelFacts) -> tuple[str, str] | None:
     """Say why the tracepoint rung cannot be taken, and what to do; None: it can be tried."""
     refusal = _why_not_libbpf(facts)
     if refusal is None and facts.tracepoints.value is False:
-        return facts.tracepoints.why, "The tracepoint rung needs CONFIG_FTRACE_SYSCALLS=y."
+        return facts.tracepoints.why, "tracepoint needs CONFIG_FTRACE_SYSCALLS=y."
     return refusal
 
 
@@ -363,25 +363,25 @@ _LADDER: tuple[tuple[str, str, Callable[[KernelFacts], tuple[str, str] | None]],
 )
 
 
-def make(facts: KernelFacts, wishes: Wishes = Wishes()) -> Plan:
+def make(facts: KernelFacts, request: Request = Request()) -> Plan:
     """Choose the best rung that the kernel offers and list its probes; ForkTraceError if there is none."""
-    facts = _denied(facts, wishes)
+    facts = _denied(facts, request)
     wanted = [
         (rung, backend, why_not)
         for rung, backend, why_not in _LADDER
-        if wishes.rung in (None, rung) and wishes.backend in (None, backend)
+        if request.rung in (None, rung) and request.backend in (None, backend)
     ]
     if not wanted:
         raise ForkTraceError(
-            f"the {wishes.rung} rung is not for the {wishes.backend} backend",
-            "Leave --rung or --backend out: bcc has the kprobe rung, libbpf has all three.",
+            f"the {request.backend} backend does not support --attach {request.rung}",
+            "Leave out --attach or --backend: bcc supports kprobe only, libbpf supports all three.",
         )
     passed_over: list[PassedOver] = []
     remedies: dict[str, str] = {}
     for rung, backend, why_not in wanted:
         refusal = why_not(facts)
         if refusal is None:
-            made = _built(rung, backend, facts, wishes)
+            made = _built(rung, backend, facts, request)
             return replace(made, passed_over=tuple(passed_over))
         why, remedy = refusal
         passed_over.append(PassedOver(rung, backend, why))
@@ -391,17 +391,17 @@ def make(facts: KernelFacts, wishes: Wishes = Wishes()) -> Plan:
     by_bcc = next((each for each in passed_over if each.backend == "bcc"), best)
     why, remedy = best.reason, remedies[best.backend]
     if _why_not_any(facts) is None and by_bcc.reason not in (best.reason, facts.kprobes.why):
-        why += f"; and bcc cannot stand in: {by_bcc.reason}"
+        why += f"; bcc is not an option either: {by_bcc.reason}"
         remedy += f" Or: {remedies['bcc']}"
     raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
 
 
-def _built(rung: str, backend: str, facts: KernelFacts, wishes: Wishes) -> Plan:
+def _built(rung: str, backend: str, facts: KernelFacts, request: Request) -> Plan:
     if rung == "fexit":
-        return _by_function(rung, backend, facts, wishes, _why_not, _on_exit)
+        return _by_function(rung, backend, facts, request, _why_not, _on_exit)
     if rung == "kprobe":
         why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
-        return _by_function(rung, backend, facts, wishes, why_not, _on_return)
+        return _by_function(rung, backend, facts, request, why_not, _on_return)
     return _tracepoint(facts)
 
 
@@ -437,11 +437,11 @@ def _on_return(step: str | None, watch: Watch, stage: Stage) -> Probe:
     return Probe(step, watch.function, watch.kretprobe, stage, watch.kprobe)
 
 
-def _stage(step: Step | None, wishes: Wishes) -> Stage:
-    if step and step.in_detail and not wishes.all_steps:
+def _stage(step: Step | None, request: Request) -> Stage:
+    if step and step.in_detail and not request.all_steps:
         return Stage.UNEXPLAINED
     # What comes before copy_process is asked for by --refused, at its price.
-    if not wishes.on_demand or (step and step.name in ("copy_process", "clone_args")):
+    if not request.on_demand or (step and step.name in ("copy_process", "clone_args")):
         return Stage.START
     return Stage.FAILED
 
@@ -450,14 +450,14 @@ def _by_function(
     rung: str,
     backend: str,
     facts: KernelFacts,
-    wishes: Wishes,
+    request: Request,
     why_not: Callable[[Watch, KernelFacts], str | None],
     probe_of: Callable[[str | None, Watch, Stage], Probe],
 ) -> Plan:
     """Watch each step by the kernel function that can refuse."""
     if backend == "bcc":
         # Its one program has no room for another phase: the verifier of 6.1 refuses it.
-        wishes = replace(wishes, on_demand=False)
+        request = replace(request, on_demand=False)
     probes = []
     missing = []
     for step in STEPS:
@@ -465,11 +465,11 @@ def _by_function(
         if isinstance(watch, Missing):
             missing.append(watch)
             continue
-        if step.name == "clone_args" and not wishes.refused:
+        if step.name == "clone_args" and not request.refused:
             # Nothing but the system call's exit would ever take up what this one notes.
-            missing.append(Missing(step.name, watch.function, _TOLD_BY_REFUSED))
+            missing.append(Missing(step.name, None, _TOLD_BY_REFUSED))
             continue
-        probes.append(probe_of(step.name, watch, _stage(step, wishes)))
+        probes.append(probe_of(step.name, watch, _stage(step, request)))
     if not any(probe.step == "copy_process" for probe in probes):
         reason = next(gap.reason for gap in missing if gap.step == "copy_process")
         raise ForkTraceError(
@@ -477,13 +477,13 @@ def _by_function(
             "Please report this kernel with the output of `fork-trace doctor --json`.",
         )
     if why_not(MEMORY_CGROUP, facts) is None:
-        probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, wishes)))
+        probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
     if rung == "fexit" and facts.preempts_tracepoints.value:
         # The same kernels preempt in a program of this rung. Earlier ones may, by the boot option
         # preempt=full: what is left out there is counted as missed.
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))
-    if wishes.refused:
+    if request.refused:
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")
         missing = [gap for gap in missing if gap.step not in _EARLY]
@@ -493,7 +493,7 @@ def _by_function(
 def _tracepoint(facts: KernelFacts) -> Plan:
     # The system call's exit sees every failure, and none of the steps.
     missing = [
-        Missing(step.name, None, "inferred from the state at the system call's exit")
+        Missing(step.name, None, "inferred from kernel state when the system call returns")
         for step in STEPS
         if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect")
     ]

@@ -658,8 +658,8 @@ def find(name: str) -> Scenario:
     near = difflib.get_close_matches(name, [each.name for each in SCENARIOS], n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]}? " if near else ""
     raise ForkTraceError(
-        f"there is no scenario {name!r}.",
-        f"{meant}`fork-trace rehearse --list` shows all of them.",
+        f"no such scenario: {name!r}.",
+        f"{meant}Run `fork-trace rehearse --list` to see all of them.",
     )
 
 

@@ -36,7 +36,7 @@ from fork_trace import (
 from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Stage, Wishes, make
+from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
 from fork_trace.ration import SHORT_RECORD_BYTES, Ration
 from fork_trace.records import VERSION, Failure, Frame, Header, Summary, bounded
 from fork_trace.symbols import Caller, Symbols
@@ -57,7 +57,7 @@ _WATCHED = ("fork", "default", "all")
 # Between two looks at the buffer. The first sample of a burst wakes us, those after it do not; once a
 # burst is paid for (bpf/fork_trace_logic.h, ft_is_sampled) the next one is a first one again.
 _TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
-STACK_BYTES = 8192
+
 # Of the time between two looks at the buffer, a tenth of a second: the event loop must go on.
 _UNWINDING_S = 0.02
 # So many samples may wait for it, which is five looks; of more the oldest keep the frames that the
@@ -79,7 +79,7 @@ _TOTAL = (
 )
 
 
-def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | None]:
+def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library | None]:
     """Ask the host what it offers; the library is None where libbpf cannot be loaded."""
     functions = [watch.function for step in steps.STEPS for watch in step.watches]
     functions.append(steps.MEMORY_CGROUP.function)
@@ -94,8 +94,8 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
     except ForkTraceError as error:
         libbpf = Fact(False, error.message)
     may_load = kernel.may_load(root)
-    ringbuf = Fact(None, "not asked: needs the right to load BPF programs")
-    if library and btf.value and "btf" not in wishes.without:
+    ringbuf = Fact(None, "not checked: requires permission to load BPF programs")
+    if library and btf.value and "btf" not in request.without:
         try:
             params, voids, last_params = library.function_params([*functions, SYMBOL_ITERATOR])
         except ForkTraceError as error:
@@ -122,7 +122,7 @@ def read_facts(wishes: Wishes, root: str = "/") -> tuple[KernelFacts, Library | 
         unlocked=kernel.unlocked(root),
         libbpf=libbpf,
         btf=btf,
-        trampolines=Fact(None, "not known until a program is attached"),
+        trampolines=Fact(None, "unknown until a program is attached"),
         ringbuf=ringbuf,
         kprobes=kernel.kprobes(root),
         tracepoints=kernel.tracepoints(root),
@@ -160,8 +160,8 @@ def find_filter(
             paths.close()
         if number is None:
             raise ForkTraceError(
-                f"no cgroup {cgroup_path} where the pids controller is",
-                "Give a path as in /proc/PID/cgroup, or a directory under /sys/fs/cgroup.",
+                f"no cgroup {cgroup_path} in the pids hierarchy",
+                "Give a path as shown in /proc/PID/cgroup, or a directory under /sys/fs/cgroup.",
             )
     if comm is not None:
         # The kernel keeps 15 bytes of a command's name; compare with what it keeps.
@@ -220,25 +220,25 @@ class Session:
 
     def __init__(
         self,
-        wishes: Wishes = Wishes(),
+        request: Request = Request(),
         filter_: Filter = Filter(),
         samples_per_second: int = SAMPLES_PER_SECOND,
-        stack_bytes: int = STACK_BYTES,
+        stack_bytes: int = events.STACK_BYTES,
         keeps_privileges: bool = False,
     ) -> None:
         self._keeps_privileges = keeps_privileges
         if not keeps_privileges:
             _demand_another_user(privileges.why_root_must_stay())
         self.descriptors = reserve.Descriptors()
-        facts, library = read_facts(wishes)
-        plan = make(facts, wishes)
+        facts, library = read_facts(request)
+        plan = make(facts, request)
         # Everything that a record needs later is opened now, while it can be had.
         self._paths = cgroup.Paths()
         self._sees_all_pids = procfs.is_initial_pid_namespace()
         if filter_.pid is not None and not self._sees_all_pids:
             raise ForkTraceError(
-                "cannot filter by --pid inside a pid namespace: the kernel counts other numbers",
-                "Use --comm, --uid or --cgroup, or run it in the host's pid namespace.",
+                "cannot filter by --pid inside a pid namespace: the kernel sees different pids",
+                "Use --comm, --uid or --cgroup, or run fork-trace in the host's pid namespace.",
             )
         self._is_pids_v2 = self._paths.is_pids_v2()
         self._symbols = Symbols()
@@ -252,19 +252,19 @@ class Session:
             if plan.backend == "bcc" and not facts.header_fields:
                 declared = headers.read(facts.release)
                 facts = replace(facts, header_fields=declared.has, header_params=declared.params)
-                plan = make(facts, wishes)
+                plan = make(facts, request)
             try:
                 self._backend = _open(plan, library, filter_, samples_per_second, stack_bytes)
                 break
             except RungRefusedError as error:
                 # What the files promise, the kernel may still refuse: then the next rung has its turn.
                 feature = _NEEDED_BY.get((plan.rung, plan.backend))
-                if wishes.rung is not None or wishes.backend == "bcc":
+                if request.rung is not None or request.backend == "bcc":
                     raise
                 if feature is None or not facts.may_load.value:
                     raise
                 facts = facts.with_feature(feature, Fact(False, error.message))
-                plan = make(facts, wishes)
+                plan = make(facts, request)
         reserve.memory()
         proven = _NEEDED_BY.get((plan.rung, plan.backend))
         if proven:

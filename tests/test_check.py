@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import INITIAL_PID, MadeHost
 
-from fork_trace import check, render
+from fork_trace import check
 from fork_trace.errors import ForkTraceError
+from fork_trace.output.check import check as written
 
 
 def examine(host: MadeHost, near: float = 80, full: float = 100) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def test_in_a_container_the_host_s_numbers_are_not_known(made_host: MadeHost) ->
 
     found = examine(made_host)
 
-    assert {"the whole host": None, "our own pid namespace 42": 6} == {
+    assert {"the whole host": None, "this pid namespace 42": 6} == {
         each["where"]: each["used"] for each in found["limits"] if each["cause"] == "pid-max"
     }
     assert "unknown" == next(
@@ -281,7 +282,7 @@ def test_a_number_that_is_not_told_is_not_fine(made_host: MadeHost, name: str) -
     unknown = [each for each in found["limits"] if each["level"] == "unknown"]
     assert unknown
     assert all(each["why"] for each in unknown)
-    assert render.check(found, is_all=True)
+    assert written(found, is_all=True)
 
 
 def test_a_proc_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -313,15 +314,15 @@ def test_the_text_has_the_verdict_the_table_and_what_to_do(made_host: MadeHost) 
     made_host.add(1002, "sh", uid=1000, state="Z", parent=1001)
     made_host.add(1003, "x\x1b[31m", uid=70_000, state="Z", parent=1)
 
-    lines = render.check(examine(made_host), is_all=False).splitlines()
+    lines = written(examine(made_host), is_all=False).splitlines()
 
     text = "\n".join(lines)
     assert lines[0].startswith("full: pids-cgroup, 70 of 70 tasks,")
-    assert "1 full, 1 near, 0 not known" in " ".join(text.split())
-    assert ["LEVEL", "FULL", "CAUSE", "USED/LIMIT", "WHERE"] in [line.split() for line in lines]
-    assert "max of pids.events is 23" in text
+    assert "1 full, 1 near, 0 unknown" in " ".join(text.split())
+    assert ["LEVEL", "USE", "CAUSE", "USED/LIMIT", "WHERE"] in [line.split() for line in lines]
+    assert "pids.events max: 23" in text
     assert "sh[1001] 2 tasks (1 process) and 1 zombie" in " ".join(text.split())
-    assert "the lowest limit is that of sh[1001]" in text
+    assert "lowest limit: sh[1001]" in text
     assert "zombies: 2" in text
     assert text.count("-> To confirm") == 2
     assert all(len(line) < 80 for line in lines if str(made_host.root) not in line)
@@ -331,9 +332,9 @@ def test_the_text_has_the_verdict_the_table_and_what_to_do(made_host: MadeHost) 
 def test_all_limits_are_shown_on_request(made_host: MadeHost) -> None:
     found = examine(made_host)
 
-    short, long = render.check(found, is_all=False), render.check(found, is_all=True)
+    short, long = written(found, is_all=False), written(found, is_all=True)
 
-    assert "12 fine" in short
-    assert "nothing to refuse: rlimit-nproc, uid 0: root is exempt" in short
+    assert "12 ok" in short
+    assert "not limited: rlimit-nproc, uid 0: root is exempt" in short
     assert "thread-stack" not in short
     assert all(each["cause"] in long for each in found["limits"])

@@ -10,22 +10,13 @@ import click
 import pytest
 from conftest import MadeHost, make_failure
 
-from fork_trace import (
-    __version__,
-    aggregate,
-    catalogue,
-    check,
-    cli,
-    plan,
-    privileges,
-    records,
-    steps,
-    tables,
-)
+from fork_trace import __version__, catalogue, check, plan, privileges, records, steps
+from fork_trace.commands import cli
+from fork_trace.output import aggregate, tables
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-COMMANDS = sorted(cli.cli.commands)
+COMMANDS = cli.COMMANDS
 
 
 def text_of(name: str) -> str:
@@ -63,7 +54,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_has_its_help(name: str) -> None:
-    command = cli.cli.commands[name]
+    command = cli.load(name)
     silent = [
         option.name
         for option in command.params

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fork_trace.commands.cli import COMMANDS
+from fork_trace.output.formats import FORMATS
+
 PACKAGE = Path(__file__).resolve().parent.parent / "fork_trace"
 
 # Room -> the rooms of this project that it may import. Each stands above all that it names, so
@@ -30,7 +33,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": {"catalogue", "errors", "texts"},
     "limits": set(),
     # 3
-    "aggregate": {"errors", "records"},
     "callers": {"records"},
     "ledger": {"events"},
     # 4
@@ -69,13 +71,53 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
         *("files", "plan", "steps"),
     },
-    "wording": {"names", "records"},
-    "tables": {"aggregate", "names", "records", "wording"},
-    "report": {"aggregate", "catalogue", "names", "records", "tables", "wording"},
-    "formats": {"aggregate", "catalogue", "names", "records", "report", "tables"},
-    "screen": {"aggregate", "names", "report", "tables", "wording"},
-    "terminal": {"screen", "wording"},
-    "render": {"catalogue", "explain", "names", "records", "tables", "wording"},
+    "output": set(),
+    "output.report_options": set(),
+    "output.times": set(),
+    "output.units": set(),
+    "output.aggregate": {"errors", "records"},
+    "output.wording": {"names", "output.units", "records"},
+    "output.tables": {
+        *("names", "output.aggregate", "output.times", "output.units", "output.wording"),
+        "records",
+    },
+    "output.report": {
+        *("catalogue", "names", "output.aggregate", "output.report_options"),
+        *("output.tables", "output.units", "output.wording", "records"),
+    },
+    "output.summary": {"output.aggregate", "output.report_options", "records"},
+    "output.formats": {"output.aggregate", "output.report_options", "records"},
+    "output.formats.table": {"output.report"},
+    "output.formats.json": {
+        *("catalogue", "names", "output.aggregate", "output.report"),
+        *("output.report_options", "output.summary", "records"),
+    },
+    "output.formats.jsonl": {
+        *("names", "output.aggregate", "output.report_options", "output.summary"),
+        *("records",),
+    },
+    "output.formats.markdown": {
+        *("output.aggregate", "output.report", "output.report_options", "output.tables"),
+        *("records",),
+    },
+    "output.formats.csv": {
+        *("names", "output.aggregate", "output.report_options", "output.times", "records"),
+    },
+    "output.capture_file": {"destination", "names", "records"},
+    "output.live": set(),
+    "output.live.screen": {
+        *("names", "output.aggregate", "output.report", "output.report_options"),
+        *("output.tables", "output.times", "output.units", "output.wording"),
+    },
+    "output.live.terminal": {"output.live.screen", "output.wording"},
+    "output.live.views": {
+        *("output.aggregate", "output.live.screen", "output.live.terminal"),
+        *("output.report", "output.report_options"),
+    },
+    "output.doctor": {"names", "output.tables", "output.wording"},
+    "output.check": {"names", "output.tables", "output.units", "output.wording", "records"},
+    "output.rehearsals": {"names", "output.tables", "output.wording"},
+    "output.explanation": {"catalogue", "explain", "output.wording"},
     "borrowed": {"errors", "files"},
     "stage": {"borrowed"},
     "calls": set(),
@@ -107,27 +149,43 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("records", "survey"),
     },
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
-    "watch": {
-        *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
-        *("destination", "session", "terminal"),
-    },
     # 7
-    "cli": {
-        *(
-            "__init__",
-            "aggregate",
-            "check",
-            "doctor",
-            "documents",
-            "errors",
-            "events",
-            "explain",
-            "names",
-            "plan",
-        ),
-        *("formats", "records", "rehearse", "render", "report", "session", "watch"),
+    "commands": set(),
+    "commands.options": {"events", "output.aggregate", "output.report_options", "plan"},
+    "commands.stop_signals": set(),
+    "commands.child": {"errors"},
+    "commands.startup": {"commands.options", "records", "session"},
+    "commands.capture_run": {
+        *("catalogue", "commands.child", "commands.startup", "commands.stop_signals"),
+        *("errors", "names", "output.aggregate", "output.capture_file", "output.formats"),
+        *("output.live.terminal", "output.report_options", "output.summary", "records"),
+        *("session",),
     },
-    "__main__": {"cli"},
+    "commands.live_run": {
+        *("commands.startup", "commands.stop_signals", "output.aggregate"),
+        *("output.live.terminal", "output.live.views", "output.report"),
+        *("output.report_options", "output.summary", "records", "session"),
+    },
+    "commands.live": {
+        *("commands.live_run", "commands.options", "commands.startup"),
+        *("commands.stop_signals", "output.formats"),
+    },
+    "commands.capture": {
+        *("commands.capture_run", "commands.child", "commands.options", "commands.startup"),
+        *("commands.stop_signals", "output.capture_file", "output.formats"),
+    },
+    "commands.report": {
+        *("commands.options", "errors", "output.aggregate", "output.formats"),
+        *("output.report", "records"),
+    },
+    "commands.check": {"check", "commands.options", "names", "output.check"},
+    "commands.doctor": {"commands.options", "doctor", "names", "output.doctor"},
+    "commands.explain": {"commands.options", "documents", "explain", "names", "output.explanation"},
+    "commands.rehearse": {"commands.options", "errors", "output.rehearsals", "rehearse"},
+    "commands.schema": {"documents"},
+    # 8; what it loads by name is beside it
+    "commands.cli": {"__init__", "errors", "names"},
+    "__main__": {"commands.cli"},
 }
 PURE = (
     *(
@@ -141,17 +199,6 @@ PURE = (
         "containers",
         "texts",
         "catalogue",
-    ),
-    *(
-        "explain",
-        "aggregate",
-        "callers",
-        "ledger",
-        "limits",
-        "wording",
-        "report",
-        "formats",
-        "screen",
     ),
 )
 # A pure room's whole outside world.
@@ -172,10 +219,14 @@ PURE_MAY_IMPORT = {
 }
 # What is outside -> the one room that knows it.
 OWNERS = {
-    "click": {"cli"},
-    "tabulate": {"tables"},
-    "csv": {"formats"},
-    "termios": {"terminal"},
+    "click": {
+        *("commands.cli", "commands.options", "commands.live", "commands.capture"),
+        *("commands.report", "commands.check", "commands.doctor", "commands.explain"),
+        *("commands.rehearse", "commands.schema"),
+    },
+    "tabulate": {"output.tables"},
+    "csv": {"output.formats.csv"},
+    "termios": {"output.live.terminal"},
     "bcc": {"backends.bcc"},
     "pathlib": set(),
     "subprocess": set(),
@@ -199,7 +250,7 @@ MAKERS = {
         ),
     },
     "os.posix_spawn": {"refusals", "refused_namespaces"},
-    "os.posix_spawnp": {"watch"},
+    "os.posix_spawnp": {"commands.child"},
 }
 NO_ROOMS = {"utils", "util", "common", "helpers", "manager", "core", "base"}
 
@@ -316,6 +367,33 @@ def test_processes_are_made_only_where_the_user_asked_for_one(call: str) -> None
     }
 
     assert MAKERS[call] == makers
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in TREES if room.startswith(("commands", "output"))]
+)
+def test_what_is_written_there_can_be_taken_in_at_a_glance(room: str) -> None:
+    lines = {ast.FunctionDef: 60, ast.ClassDef: 300}
+    long = [
+        node.name
+        for node in ast.walk(TREES[room])
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and (node.end_lineno or 0) - node.lineno >= lines[type(node)]
+    ]
+    wide = [
+        node.name
+        for node in ast.walk(TREES[room])
+        if isinstance(node, ast.FunctionDef) and len(node.args.args + node.args.kwonlyargs) > 8
+    ]
+
+    assert ([], []) == (long, wide)
+
+
+def test_each_command_and_each_format_has_the_file_that_is_loaded_for_it() -> None:
+    assert {f"commands.{name}" for name in COMMANDS} <= set(TREES)
+    assert {f"output.formats.{name}" for name in FORMATS} == {
+        room for room in TREES if room.startswith("output.formats.")
+    }
 
 
 def test_no_room_has_a_name_that_says_nothing() -> None:

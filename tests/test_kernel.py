@@ -141,7 +141,7 @@ def test_kprobes_that_are_switched_off_are_of_no_use(root: Path) -> None:
     assert YES == kernel.kprobes(str(root))
 
     switch.write_text("0\n")
-    assert "switched off" in kernel.kprobes(str(root)).why
+    assert "disabled" in kernel.kprobes(str(root)).why
 
 
 @pytest.mark.parametrize(

@@ -189,13 +189,13 @@ def test_a_kernel_that_does_not_tell_how_it_counts_is_said_so() -> None:
 
     assert users(tallies, is_by_namespace=None)["uid 1000"].note is None
     tallies[(42, 1000)] = Tally(4, 100, JAVA, False)
-    assert "does not tell" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
+    assert "unknown how" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
 
 
 def test_a_user_namespace_that_may_not_be_read_is_said_so() -> None:
     tally = Tally(6, 100, JAVA, False, is_guess=True)
 
-    assert "apart" in (users({(INITIAL_USER, 1000): tally})["uid 1000"].note or "")
+    assert "separately" in (users({(INITIAL_USER, 1000): tally})["uid 1000"].note or "")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from pages import __main__ as pages
 from pages import causes, manual
 from readme import put_into
 
-from fork_trace import aggregate, catalogue, cli, records, report
+from fork_trace import catalogue, records
+from fork_trace.commands import cli
+from fork_trace.output import aggregate, report
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "FIELDS", "CAUSES", "OVERHEAD"]
 SECTIONS += ["PRIVILEGES", "FILES", "EXIT STATUS", "EXAMPLES", "BUGS", "SEE ALSO"]
-COMMANDS = sorted(cli.cli.commands)
+COMMANDS = cli.COMMANDS
 
 
 def groff(text: str, width: int = 78) -> str:
@@ -63,7 +65,7 @@ def test_groff_has_nothing_to_say_and_no_line_is_too_long(drawn: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_stands_there_with_its_options(name: str, drawn: str) -> None:
     found = re.search(rf"^   {name}\n(.*?)(?=^   \w|^\S)", drawn, re.MULTILINE | re.DOTALL)
-    options = [each for each in cli.cli.commands[name].params if isinstance(each, click.Option)]
+    options = [each for each in cli.load(name).params if isinstance(each, click.Option)]
 
     assert found
     assert f"fork-trace {name}" in section(drawn, "SYNOPSIS")

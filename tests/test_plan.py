@@ -110,7 +110,7 @@ def test_steps_that_every_fork_pays_for_are_attached_later() -> None:
 
 
 def test_with_all_steps_none_is_attached_later() -> None:
-    made = plan.make(capable(), plan.Wishes(all_steps=True))
+    made = plan.make(capable(), plan.Request(all_steps=True))
 
     assert WATCHED == watched(made)
     assert {START} == {probe.stage for probe in made.probes}
@@ -119,8 +119,8 @@ def test_with_all_steps_none_is_attached_later() -> None:
 
 @pytest.mark.parametrize("rung", ["fexit", "kprobe"])
 def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(rung: str) -> None:
-    usual = plan.make(capable(), plan.Wishes(rung=rung))
-    made = plan.make(capable(), plan.Wishes(rung=rung, on_demand=True))
+    usual = plan.make(capable(), plan.Request(rung=rung))
+    made = plan.make(capable(), plan.Request(rung=rung, on_demand=True))
 
     assert ["copy_process"] == [each.function for each in made.probes if each.stage is START]
     assert [each.stage or FAILED for each in usual.probes[1:]] == [
@@ -130,7 +130,7 @@ def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(rung: str) 
 
 
 def test_on_demand_what_the_user_asks_for_beside_it_is_attached_as_asked() -> None:
-    made = plan.make(capable(), plan.Wishes(refused=True, all_steps=True, on_demand=True))
+    made = plan.make(capable(), plan.Request(refused=True, all_steps=True, on_demand=True))
 
     assert {"copy_process", "copy_clone_args_from_user", "sys_enter", "sys_exit"} == {
         each.function for each in made.probes if each.stage is START
@@ -247,7 +247,7 @@ def test_a_memory_cgroup_s_program_that_was_refused_makes_no_step_missing() -> N
 
 
 def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
-    made = plan.make(capable(), plan.Wishes(refused=True))
+    made = plan.make(capable(), plan.Request(refused=True))
 
     assert "fexit" == made.rung
     assert sorted([*WATCHED, "clone_args"]) == sorted(watched(made))
@@ -260,7 +260,7 @@ def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
 def test_where_programs_are_preempted_a_second_one_watches_copy_process(
     rung: str, expected: int
 ) -> None:
-    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Wishes(rung=rung))
+    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Request(rung=rung))
 
     assert expected == sum(probe.function == "copy_process" for probe in made.probes)
     assert (rung == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.can_leave_out
@@ -288,8 +288,10 @@ def test_if_the_kernel_refuses_that_one_another_on_the_exit_is_in_its_place() ->
     assert (made.missing, False) == (least.missing, least.can_leave_out)
 
 
-@pytest.mark.parametrize("wishes", [plan.Wishes(refused=True), plan.Wishes(rung="tracepoint")])
-def test_where_tracepoints_are_preempted_a_second_program_watches_each(wishes: plan.Wishes) -> None:
+@pytest.mark.parametrize("wishes", [plan.Request(refused=True), plan.Request(rung="tracepoint")])
+def test_where_tracepoints_are_preempted_a_second_program_watches_each(
+    wishes: plan.Request,
+) -> None:
     made = plan.make(capable(preempts_tracepoints=plan.YES), wishes)
 
     assert [*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS] == programs(made)[-4:]
@@ -314,10 +316,10 @@ def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
     facts = capable(**{feature: plan.Fact(False, "because of the test")})
 
     with pytest.raises(ForkTraceError) as refusal:
-        plan.make(facts, plan.Wishes(rung=rung))
+        plan.make(facts, plan.Request(rung=rung))
 
     expected = "cannot watch forks on 6.1.0: because of the test"
-    assert refusal.value.message in (expected, f"{expected}; and bcc cannot stand in: no bcc")
+    assert refusal.value.message in (expected, f"{expected}; bcc is not an option either: no bcc")
     assert refusal.value.hint
 
 
@@ -348,12 +350,12 @@ def test_without_trampolines_and_kprobes_the_tracepoint_rung_says_what_it_infers
 @pytest.mark.parametrize(
     "wishes",
     [
-        plan.Wishes(rung="tracepoint"),
-        plan.Wishes(without=frozenset({"trampolines", "kprobes"})),
-        plan.Wishes(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
+        plan.Request(rung="tracepoint"),
+        plan.Request(without=frozenset({"trampolines", "kprobes"})),
+        plan.Request(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
     ],
 )
-def test_the_tracepoint_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
+def test_the_tracepoint_rung_can_be_forced_or_come_to(wishes: plan.Request) -> None:
     expected = plan.make(capable(trampolines=NO, kprobes=NO))
 
     made = plan.make(capable(), wishes)
@@ -383,9 +385,9 @@ def test_a_kprobe_at_a_return_has_one_at_the_entry_where_arguments_are_needed() 
 
 
 @pytest.mark.parametrize(
-    "wishes", [plan.Wishes(rung="kprobe"), plan.Wishes(without=frozenset({"trampolines"}))]
+    "wishes", [plan.Request(rung="kprobe"), plan.Request(without=frozenset({"trampolines"}))]
 )
-def test_the_kprobe_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
+def test_the_kprobe_rung_can_be_forced_or_come_to(wishes: plan.Request) -> None:
     expected = plan.make(capable(trampolines=NO))
 
     made = plan.make(capable(), wishes)
@@ -394,7 +396,7 @@ def test_the_kprobe_rung_can_be_forced_or_come_to(wishes: plan.Wishes) -> None:
 
 
 def test_a_plan_says_which_better_ones_were_passed_over_and_why() -> None:
-    denied = plan.Wishes(without=frozenset({"kprobes"}))
+    denied = plan.Request(without=frozenset({"kprobes"}))
 
     made = plan.make(capable(trampolines=NO), denied)
 
@@ -403,7 +405,7 @@ def test_a_plan_says_which_better_ones_were_passed_over_and_why() -> None:
     ]
     assert "because of the test" == made.passed_over[0].reason
     assert "denied by --without kprobes" == made.passed_over[1].reason
-    assert () == plan.make(capable(trampolines=NO), plan.Wishes(rung="kprobe")).passed_over
+    assert () == plan.make(capable(trampolines=NO), plan.Request(rung="kprobe")).passed_over
 
 
 def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> None:
@@ -432,7 +434,7 @@ def test_who_forces_the_fexit_rung_gets_no_other() -> None:
     facts = capable(trampolines=plan.Fact(False, "because of the test"))
 
     with pytest.raises(ForkTraceError, match="because of the test") as refusal:
-        plan.make(facts, plan.Wishes(rung="fexit"))
+        plan.make(facts, plan.Request(rung="fexit"))
 
     assert "trampolines" in refusal.value.hint
 
@@ -441,7 +443,7 @@ def test_without_system_call_tracepoints_there_is_no_lower_rung() -> None:
     facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"), kprobes=NO)
 
     with pytest.raises(ForkTraceError, match="no syscall tracepoints") as refusal:
-        plan.make(facts, plan.Wishes(rung="tracepoint"))
+        plan.make(facts, plan.Request(rung="tracepoint"))
     assert "CONFIG_FTRACE_SYSCALLS" in refusal.value.hint
 
     # Of two rungs that fail the better one's reason is told.
@@ -452,11 +454,11 @@ def test_without_system_call_tracepoints_there_is_no_lower_rung() -> None:
 @pytest.mark.parametrize("feature", ["libbpf", "btf", "ringbuf"])
 def test_a_denied_feature_is_as_good_as_missing_and_says_who_denied_it(feature: str) -> None:
     with pytest.raises(ForkTraceError, match=f"denied by --without {feature}"):
-        plan.make(capable(), plan.Wishes(without=frozenset({feature})))
+        plan.make(capable(), plan.Request(without=frozenset({feature})))
 
 
 def test_without_kallsyms_every_probe_stays_but_no_address_is_used() -> None:
-    made = plan.make(capable(), plan.Wishes(without=frozenset({"kallsyms"})))
+    made = plan.make(capable(), plan.Request(without=frozenset({"kallsyms"})))
 
     assert WATCHED == watched(made)
     assert {} == made.addresses
@@ -491,13 +493,13 @@ def test_without_btf_what_is_compiled_here_watches_by_kprobe() -> None:
 def test_what_is_denied_to_libbpf_leaves_it_to_bcc(denied: set[str]) -> None:
     facts = capable(bcc=plan.YES, headers=plan.YES)
 
-    made = plan.make(facts, plan.Wishes(without=frozenset(denied)))
+    made = plan.make(facts, plan.Request(without=frozenset(denied)))
 
     assert ("kprobe", "bcc") == (made.rung, made.backend)
 
 
 def test_bcc_is_forced_where_libbpf_could_do_it() -> None:
-    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Wishes(backend="bcc"))
+    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Request(backend="bcc"))
 
     assert ("kprobe", "bcc", ()) == (made.rung, made.backend, made.passed_over)
 
@@ -547,7 +549,7 @@ def test_what_returns_nothing_by_its_header_is_not_watched() -> None:
 )
 def test_what_bcc_needs_and_is_not_there_is_told_with_a_remedy(feature: str, remedy: str) -> None:
     with pytest.raises(ForkTraceError, match="because of the test") as refusal:
-        plan.make(compiling(**{feature: NO}), plan.Wishes(backend="bcc"))
+        plan.make(compiling(**{feature: NO}), plan.Request(backend="bcc"))
 
     assert remedy in refusal.value.hint
 
@@ -556,7 +558,7 @@ def test_where_neither_backend_can_do_it_both_reasons_and_remedies_are_told() ->
     with pytest.raises(ForkTraceError) as refusal:
         plan.make(compiling(headers=NO))
 
-    assert "no BTF; and bcc cannot stand in: because of the test" in refusal.value.message
+    assert "no BTF; bcc is not an option either: because of the test" in refusal.value.message
     assert "CONFIG_DEBUG_INFO_BTF=y" in refusal.value.hint
     assert "Or: Install the headers." in refusal.value.hint
 
@@ -569,12 +571,12 @@ def test_a_reason_that_both_have_is_told_once() -> None:
 
 
 def test_a_rung_that_a_backend_has_not_is_said_so() -> None:
-    with pytest.raises(ForkTraceError, match="the fexit rung is not for the bcc backend"):
-        plan.make(capable(), plan.Wishes(rung="fexit", backend="bcc"))
+    with pytest.raises(ForkTraceError, match="the bcc backend does not support --attach fexit"):
+        plan.make(capable(), plan.Request(rung="fexit", backend="bcc"))
 
 
-@pytest.mark.parametrize("wishes", [plan.Wishes(rung="fexit"), plan.Wishes(backend="libbpf")])
-def test_what_would_be_chosen_anyway_can_be_forced(wishes: plan.Wishes) -> None:
+@pytest.mark.parametrize("wishes", [plan.Request(rung="fexit"), plan.Request(backend="libbpf")])
+def test_what_would_be_chosen_anyway_can_be_forced(wishes: plan.Request) -> None:
     assert plan.make(capable()) == plan.make(capable(), wishes)
 
 

@@ -202,7 +202,8 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
     record: records.Record, wrong: Any
 ) -> None:
     """Nothing that the reader takes may be what the report cannot compute with."""
-    from fork_trace import aggregate, formats, names, report
+    from fork_trace import names
+    from fork_trace.output import aggregate, report, summary
 
     by_type = {records.Header: 0, records.Failure: 1, records.Summary: 2}
     for name in record.__dataclass_fields__:
@@ -216,7 +217,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
         counted.add(whole[1], whole[0].host)
 
         assert report.text(counted, [whole[2]], [whole[0]])
-        assert names.json_line(formats.merged_summary(counted, [whole[2]]))
+        assert names.json_line(summary.merged_summary(counted, [whole[2]]))
 
 
 @pytest.mark.parametrize(

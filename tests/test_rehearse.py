@@ -90,7 +90,7 @@ def test_a_name_like_no_other_gets_the_list_only() -> None:
     with pytest.raises(ForkTraceError) as refusal:
         rehearse.find("zzzz")
 
-    assert refusal.value.hint.startswith("`fork-trace rehearse --list`")
+    assert refusal.value.hint.startswith("Run `fork-trace rehearse --list`")
 
 
 def test_a_count_of_nothing_is_refused() -> None:

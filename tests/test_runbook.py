@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fork_trace import catalogue, cli, documents, explain
+from fork_trace import catalogue, documents, explain
+from fork_trace.commands import cli
 
 TEXT = documents.text(documents.RUNBOOK)
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -54,7 +55,7 @@ def test_its_commands_are_commands(line: str) -> None:
     _, name, *words = shlex.split(line.replace("CAUSE", "pids-cgroup"))
 
     try:
-        cli.cli.commands[name].make_context(name, words, resilient_parsing=False).close()
+        cli.load(name).make_context(name, words, resilient_parsing=False).close()
     except click.exceptions.Exit as end:
         assert 0 == end.exit_code
 

@@ -23,18 +23,11 @@ from conftest import (
     make_summary,
 )
 
-from fork_trace import (
-    aggregate,
-    catalogue,
-    check,
-    cli,
-    events,
-    formats,
-    plan,
-    records,
-    report,
-    steps,
-)
+from fork_trace import catalogue, check, events, plan, records, steps
+from fork_trace.commands import cli
+from fork_trace.output import aggregate, summary
+from fork_trace.output.formats.json import whole as whole_report
+from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.records import Frame
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
@@ -143,17 +136,17 @@ def test_a_merged_summary_and_its_rows_fit() -> None:
     counted = aggregate.Table(aggregate.COLUMNS)
     counted.add(WHOLE, "alpha")
     counted.add(NOTHING_KNOWN, None)
-    merged = formats.merged_summary(counted, [make_summary()], report.More(True, True))
+    merged = summary.merged_summary(counted, [make_summary()], ReportOptions(True, True))
 
     assert 2 == len(schema.validate(merged)["rows"])
 
 
-@pytest.mark.parametrize("more", [report.PLAIN, report.More(True, True)])
-def test_a_whole_report_fits(more: report.More) -> None:
+@pytest.mark.parametrize("more", [PLAIN, ReportOptions(True, True)])
+def test_a_whole_report_fits(more: ReportOptions) -> None:
     counted = aggregate.Table(aggregate.COLUMNS)
     counted.add(WHOLE, "alpha")
     counted.add(NOTHING_KNOWN, None)
-    whole = formats.whole(counted, [make_summary()] * 2, [make_header()] * 2, more)
+    whole = whole_report(counted, [make_summary()] * 2, [make_header()] * 2, more)
 
     assert 2 == len(schema.validate(whole)["causes"])
     jsonschema.validate(whole, PUBLISHED)
@@ -163,7 +156,7 @@ def test_a_whole_report_fits(more: report.More) -> None:
 
 
 def test_a_report_of_nothing_fits() -> None:
-    assert [] == schema.validate(formats.whole(aggregate.Table(), [], []))["causes"]
+    assert [] == schema.validate(whole_report(aggregate.Table(), [], []))["causes"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +174,7 @@ def test_a_report_of_nothing_fits() -> None:
 def test_what_is_never_reported_does_not_fit(changes: dict[str, Any]) -> None:
     counted = aggregate.Table()
     counted.add(WHOLE)
-    whole = formats.whole(counted, [make_summary()], [make_header()])
+    whole = whole_report(counted, [make_summary()], [make_header()])
 
     with pytest.raises(fastjsonschema.JsonSchemaException):
         schema.validate({**whole, **changes})

@@ -26,7 +26,7 @@ def told(made: list[list[Any]], name: str = "number 1", **changes: Any) -> Told:
     values: dict[str, Any] = {
         "name": name,
         "status": 1,
-        "errors": "Watching failed forks.\n",
+        "errors": "Watching for fork failures.\n",
         "header": {"type": "header", "attached": ATTACHED},
         "summary": summary,
         "records": 9,

@@ -79,11 +79,11 @@ class Config(ctypes.Structure):
 
 # What each rung needs of the kernel, where it refuses the program that counts.
 NEEDS = {
-    "fexit": "the fexit rung needs BPF trampolines "
+    "fexit": "fexit needs BPF trampolines "
     "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
-    "kprobe": "the kprobe rung needs CONFIG_KPROBE_EVENTS=y, CONFIG_BPF_EVENTS=y and "
+    "kprobe": "kprobe needs CONFIG_KPROBE_EVENTS=y, CONFIG_BPF_EVENTS=y and "
     "/sys/kernel/debug/kprobes/enabled at 1.",
-    "tracepoint": "the tracepoint rung needs CONFIG_FTRACE_SYSCALLS=y and CONFIG_BPF_EVENTS=y.",
+    "tracepoint": "tracepoint needs CONFIG_FTRACE_SYSCALLS=y and CONFIG_BPF_EVENTS=y.",
 }
 
 

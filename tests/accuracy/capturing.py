@@ -55,7 +55,7 @@ def capture(rung: str, scenarios: Sequence[Scenario], refused: bool, host_wide: 
         records, told = Path(name, "capture.jsonl"), Path(name, "told.jsonl")
         command = [sys.executable, "-m", "fork_trace", "capture", "--output", str(records)]
         command += (
-            ["--backend", "bcc"] if rung == "bcc" else ["--backend", "libbpf", "--rung", rung]
+            ["--backend", "bcc"] if rung == "bcc" else ["--backend", "libbpf", "--attach", rung]
         )
         command += [*(["--refused"] if refused else []), "--"]
         command += [sys.executable, "-m", "accuracy.making", str(told)]

@@ -10,16 +10,17 @@ import argparse
 import json
 
 from accuracy.judging import COUNT
-from fork_trace import rehearse, render
+from fork_trace import rehearse
 from fork_trace.errors import ForkTraceError, NotHereError
+from fork_trace.output import rehearsals
 
 
 def told(name: str, host_wide: bool) -> str:
     """Rehearse once, COUNT times; one line of JSON, with `error` where it could not be done."""
     try:
-        return render.outcome(rehearse.run(name, COUNT, host_wide), as_json=True)
+        return rehearsals.outcome(rehearse.run(name, COUNT, host_wide), as_json=True)
     except NotHereError as error:
-        return render.not_here(name, error.message, as_json=True)
+        return rehearsals.not_here(name, error.message, as_json=True)
     except ForkTraceError as error:
         why = error.message
     except Exception as error:

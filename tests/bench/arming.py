@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.tracer import Tracer
 
-ARMED = r"^Watching failed forks"
+ARMED = r"^Watching for fork failures"
 REFUSED = "this kernel refuses the program"
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from bench.arming import ARMED
 from bench.tracer import Tracer
-from fork_trace.plan import Stage, Wishes, make
+from fork_trace.plan import Request, Stage, make
 from fork_trace.session import read_facts
 
 NONE = "none"
@@ -65,7 +65,7 @@ class Config(NamedTuple):
 
 
 def _functions() -> list[str]:
-    facts, _library = read_facts(Wishes())
+    facts, _library = read_facts(Request())
     return [probe.function for probe in make(facts).probes if probe.stage is Stage.START]
 
 
@@ -158,8 +158,8 @@ def configs(
         "fexit-on-demand": Config((*live, "--on-demand"), ARMED, "json"),
         "fexit-all": Config((*live, "--all-steps"), ARMED, "json"),
         "fexit-refused": Config((*live, "--refused"), ARMED, "json"),
-        "kprobe": Config((*live, "--rung", "kprobe"), ARMED, "json"),
-        "tracepoint": Config((*live, "--rung", "tracepoint"), ARMED, "json"),
+        "kprobe": Config((*live, "--attach", "kprobe"), ARMED, "json"),
+        "tracepoint": Config((*live, "--attach", "tracepoint"), ARMED, "json"),
     }
     functions = _functions()
     if "peers" in wanted:

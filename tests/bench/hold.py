@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fork_trace.backends.libbpf import LibbpfBackend, Library
-from fork_trace.plan import Plan, Stage, Wishes, make
+from fork_trace.plan import Plan, Request, Stage, make
 from fork_trace.session import read_facts
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="FUNCTION", help="just the program on this function")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    facts, library = read_facts(Wishes())
+    facts, library = read_facts(Request())
     plan = make(facts)
     assert library is not None
     if options.only:

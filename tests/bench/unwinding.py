@@ -19,8 +19,8 @@ from typing import Any
 from fork_trace import events
 from fork_trace.backends import Filter
 from fork_trace.backends.libbpf import LibbpfBackend
-from fork_trace.plan import Wishes, make
-from fork_trace.session import STACK_BYTES, read_facts
+from fork_trace.plan import Request, make
+from fork_trace.session import read_facts
 from fork_trace.symbols import Caller, Symbols
 
 PROGRAMS = 200
@@ -84,10 +84,10 @@ def _build(directory: Path) -> list[Path]:
 
 def _sampled(programs: list[Path]) -> tuple[list[tuple[events.Event, events.Stack]], list[Any]]:
     """Have each program refused once; it goes on living, so that its files can be read."""
-    wishes = Wishes("tracepoint")
+    wishes = Request("tracepoint")
     facts, library = read_facts(wishes)
     assert library is not None
-    backend = LibbpfBackend(library, make(facts, wishes), Filter(uid=61003), 50, STACK_BYTES)
+    backend = LibbpfBackend(library, make(facts, wishes), Filter(uid=61003), 50, events.STACK_BYTES)
     found: dict[tuple[int, int], events.Event] = {}
     stacks: dict[tuple[int, int], events.Stack] = {}
     running = []

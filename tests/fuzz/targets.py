@@ -22,7 +22,6 @@ from conftest import capture_text, make_evidence, make_failure, make_header, mak
 from conftest import make_summary as make_end
 
 from fork_trace import (
-    aggregate,
     budget,
     callers,
     causes,
@@ -32,19 +31,18 @@ from fork_trace import (
     elf,
     events,
     files,
-    formats,
     names,
     perfmap,
     procfs,
     records,
-    report,
-    screen,
     unwind,
-    wording,
 )
 from fork_trace.budget import Budget, OverBudgetError
 from fork_trace.demangle import Demangler
 from fork_trace.errors import ForkTraceError
+from fork_trace.output import aggregate, formats, report, wording
+from fork_trace.output.live import screen
+from fork_trace.output.report_options import ReportOptions
 
 MOST_SHOWN = 1 << 16
 MOST_KEPT_BYTES = 16 << 20
@@ -109,7 +107,7 @@ def capture(data: bytes) -> None:
     except ForkTraceError:
         return
     counted = aggregate.Table(aggregate.COLUMNS)
-    more = report.More(times=True, stacks=True)
+    more = ReportOptions(times=True, stacks=True)
     headers = [each for each in whole if isinstance(each, records.Header)]
     summaries = [each for each in whole if isinstance(each, records.Summary)]
     for each in whole:
@@ -121,7 +119,7 @@ def capture(data: bytes) -> None:
             counted.add(each, headers[-1].host)
 
     written = {
-        name: formats.write(name, counted, summaries, headers, more) for name in formats.FORMATS
+        name: formats.writer(name)(counted, summaries, headers, more) for name in formats.FORMATS
     }
     for name in ("table", "markdown", "csv"):
         assert is_harmless(written[name])
@@ -129,7 +127,7 @@ def capture(data: bytes) -> None:
         json.loads(written[name], parse_constant=_no_number)
     assert len({len(row) for row in csv.reader(written["csv"].splitlines())}) == 1
     new = screen.Changes().take(counted)
-    moment = screen.Moment(host=headers[0].host, elapsed_s=1, quiet_s=None, how_to_end="q ends it")
+    moment = screen.Moment(host=headers[0].host, elapsed_s=1, quiet_s=None, keys_to_end="q")
     for size in ((80, 24), (20, 5)):
         for line in screen.frame(counted, new, moment, size, more):
             assert is_harmless(line.text) and "\n" not in line.text

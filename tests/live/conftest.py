@@ -112,8 +112,8 @@ def takes(rung: str) -> tuple[str, ...]:
 def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The options that make this kernel take each of its rungs, the lowest included."""
     if request.param == "tracepoint":
-        doctor("--rung", "tracepoint")
-        return ("--rung", "tracepoint")
+        doctor("--attach", "tracepoint")
+        return ("--attach", "tracepoint")
     host_by(request.param)
     return TAKES[request.param]
 
@@ -121,7 +121,7 @@ def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def any_host() -> dict[str, Any]:
     """This kernel, where it has the lowest rung, whatever else it has."""
-    return doctor("--rung", "tracepoint")
+    return doctor("--attach", "tracepoint")
 
 
 @dataclass

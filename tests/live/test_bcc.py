@@ -184,7 +184,7 @@ def test_killed_outright_it_leaves_no_probe_that_is_on(guest: None) -> None:
         [*FORK_TRACE, "live", "--backend", "bcc"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert tracer.stderr
-    assert b"Watching failed forks" in tracer.stderr.readline()
+    assert b"Watching for fork failures" in tracer.stderr.readline()
     tracer.kill()
     tracer.wait()
     listed = Path("/sys/kernel/debug/kprobes/list").read_text()

@@ -100,7 +100,7 @@ def called(rung: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) 
     return capture(
         tmp_path_factory.mktemp("capture") / "c.jsonl",
         *("sh", str(programs / "run.sh")),
-        options=("--rung", rung),
+        options=("--attach", rung),
     )
 
 
@@ -183,7 +183,7 @@ def test_without_stacks_the_frame_pointers_lead(rung: str, programs: Path, tmp_p
     captured = capture(
         tmp_path / "c.jsonl",
         *(f"{programs}/c-pie", "fork"),
-        options=("--rung", rung, "--stack-bytes", "0"),
+        options=("--attach", rung, "--stack-bytes", "0"),
     )
     failure = only(captured, "c-pie")
 
@@ -195,7 +195,7 @@ def test_whole_stacks_are_shown_if_asked_for(programs: Path, rung: str, tmp_path
     captured = capture(
         tmp_path / "c.jsonl",
         *(f"{programs}/c-pie", "popen", "5"),
-        options=("--rung", rung, "--stacks", "--comm", "c-pie"),
+        options=("--attach", rung, "--stacks", "--comm", "c-pie"),
     )
     (row,) = captured.summary["rows"]
 

@@ -18,8 +18,9 @@ import pytest
 import schema
 
 # All that check needs is imported before there is a shortage.
-from fork_trace import check, cli, rehearse  # noqa: F401
+from fork_trace import check, rehearse  # noqa: F401
 from fork_trace.borrowed import Borrowed
+from fork_trace.commands import cli
 from fork_trace.errors import NotHereError
 from fork_trace.stage import Stage
 

@@ -139,7 +139,7 @@ def test_not_a_page_is_left_to_the_end(starve: Starve) -> None:
     told = starve("commit-none-to-the-end")
 
     assert told["code"] == 2
-    assert "is not whole: No space left on device" in told["stderr"]
+    assert "is incomplete: No space left on device" in told["stderr"]
     assert told["stdout"].startswith("1 cause, 23 failures in ")
     assert "23 x ENOMEM" in told["stdout"]
     assert "overcommit-never" in told["stdout"]
@@ -156,6 +156,6 @@ def test_a_full_disk_is_said_at_once_and_the_report_is_whole(
         subprocess.run(["umount", "-l", tmp_path / "full"], check=True)
 
     assert told["code"] == 2
-    assert told["stderr"].index("cannot write") < told["stderr"].index("is not whole")
+    assert told["stderr"].index("cannot write") < told["stderr"].index("is incomplete")
     assert told["stdout"].startswith("1 cause, 23 failures in ")
     assert "rlimit-nproc" in told["stdout"]

@@ -29,11 +29,11 @@ import sys
 from pathlib import Path
 from fork_trace import records, rehearse
 from fork_trace.backends import libbpf
-from fork_trace.plan import Wishes
+from fork_trace.plan import Request
 from fork_trace.session import Session
 installed = libbpf.program
 libbpf.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
-session = Session(Wishes(rung=sys.argv[2]))
+session = Session(Request(rung=sys.argv[2]))
 rehearse.run(sys.argv[3], int(sys.argv[4]))
 for failure in session.stop():
     print(records.to_json(failure))

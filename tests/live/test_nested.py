@@ -46,7 +46,7 @@ def nested(
     """One capture around all of them, on each rung."""
     if request.param in TAKES:
         host_by(request.param)
-    return rehearse(tmp_path_factory.mktemp("nested"), MADE, "--rung", request.param)
+    return rehearse(tmp_path_factory.mktemp("nested"), MADE, "--attach", request.param)
 
 
 @pytest.mark.parametrize("rung", RUNGS)
@@ -56,7 +56,7 @@ def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
     if rung in TAKES:
         host_by(rung)
     file = tmp_path / "c.jsonl"
-    process = start("capture", "--output", str(file), "--rung", rung)
+    process = start("capture", "--output", str(file), "--attach", rung)
     process.send_signal(signal.SIGSTOP)
     subprocess.run(
         [*FORK_TRACE, "rehearse", "--count", str(COUNT), THREE_UP.name],

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.live
 
 def captured_at(cause: str, rung: str, file: Path) -> tuple[Captured, dict[str, Any]]:
     argv = [sys.executable, str(PROGRAMS / "limits.py"), cause, str(COUNT)]
-    captured = capture(file, *argv, options=("--rung", rung))
+    captured = capture(file, *argv, options=("--attach", rung))
     line = next(each for each in captured.done.stdout.splitlines() if each.startswith("{"))
     own: dict[str, Any] = json.loads(line)
     assert own["refused"] == COUNT

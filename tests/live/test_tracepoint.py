@@ -22,7 +22,7 @@ every_scenario = pytest.mark.parametrize("scenario", MADE, ids=lambda scenario: 
 @pytest.fixture(scope="module")
 def rehearsed(any_host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
     """One capture around all rehearsals that may be made here."""
-    return rehearse(tmp_path_factory.mktemp("rehearsed"), MADE, "--rung", "tracepoint")
+    return rehearse(tmp_path_factory.mktemp("rehearsed"), MADE, "--attach", "tracepoint")
 
 
 @every_scenario

@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import click
 from readme import put_into
 
-from fork_trace import __version__, catalogue, cli, documents
+from fork_trace import __version__, catalogue, documents
+from fork_trace.commands import cli
 from pages import causes, manual
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -22,7 +24,9 @@ def made() -> dict[Path, str]:
     page = manual.page(
         "fork-trace",
         __version__,
-        cli.cli,
+        click.Group(
+            "fork-trace", {each: cli.load(each) for each in cli.COMMANDS}, help=cli.cli.help
+        ),
         readme,
         catalogue.ENTRIES,
         json.loads(documents.text(documents.SCHEMA)),

@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="VERSION",
         help=f"in a virtual machine with one of {', '.join(names)} (default: natively)",
     )
-    parser.add_argument("--rung", choices=RUNGS, help="how to attach (default: as fork-trace does)")
+    parser.add_argument(
+        "--attach", dest="rung", choices=RUNGS, help="how to attach (default: as fork-trace does)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
@@ -120,7 +122,7 @@ def _show(result: dict[str, Any]) -> str:
     )
     for name in ("lost", "missed"):
         known = [each for each in result[name] if each is not None]
-        lines.append(f"{name}: {sum(known) if known else 'not counted by this kernel'}")
+        lines.append(f"{name}: {sum(known) if known else 'not reported by this kernel'}")
     lines += [f"not made here: {name}: {why}" for name, why in result["not_made"].items()]
     lines += ["", *(f"FOUND: {each}" for each in result["findings"] or [])]
     return "\n".join(lines if result["findings"] else [*lines, "Nothing found."])
@@ -132,7 +134,7 @@ def _span(numbers: list[int] | None) -> str:
 
 def _in_guest(kernel: str, seconds: float, rung: str | None) -> dict[str, Any]:
     command = 'exec env PYTHONPATH=tests .venv/bin/python -m soak "$@"'
-    options = ["--json", f"--seconds={seconds}", *([f"--rung={rung}"] if rung else [])]
+    options = ["--json", f"--seconds={seconds}", *([f"--attach={rung}"] if rung else [])]
     timeout_s = seconds + GUEST_EXTRA_S
     done = subprocess.run(
         [
@@ -160,7 +162,7 @@ def main() -> int:
         elif os.geteuid() != 0:
             raise SoakError("it needs root. Run it with sudo, or give --kernel.")
         else:
-            rung = ["--rung", options.rung] if options.rung else []
+            rung = ["--attach", options.rung] if options.rung else []
             _note(f"{len(MIX)} rehearsals, storms and successes for {options.seconds:g} s")
             result = _result(soak(options.seconds, rung, _note))
     except SoakError as error:

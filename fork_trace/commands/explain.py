@@ -1,0 +1,65 @@
+"""`fork-trace explain`: what a step, cause, errno or error text means."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import click
+
+from fork_trace.commands import options
+
+
+class _Words(click.Command):
+    """A command whose words may begin like options: what bash prints begins with -bash."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        flags = {name for each in self.get_params(context) for name in each.opts if each.opts}
+        given = [word for word in args if word in flags and word.startswith("-")]
+        words = [word for word in args if word not in given]
+        if words[:1] == ["--"]:
+            del words[0]
+        return super().parse_args(context, [*given, "--", *words])
+
+
+def _offers(_start: str) -> Iterable[tuple[str, str]]:
+    from fork_trace import explain
+
+    return explain.offers()
+
+
+@click.command("explain", cls=_Words)
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[STEP | CAUSE | ERRNO | TEXT]",
+    shell_complete=options.offering(_offers),
+)
+@options.json_object
+@click.option("--runbook", is_flag=True, help="Print the runbook: from symptom to fix.")
+def command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
+    """Explain a step, cause, errno or error message
+
+    Shows how to verify it, how to mitigate it now and how to fix it. Needs
+    neither root nor BPF. Without arguments, lists all causes.
+
+    \b
+    fork-trace explain pids-cgroup
+    fork-trace explain EAGAIN
+    fork-trace explain unable to create native thread
+    fork-trace explain --runbook           # five symptoms, each with its fix
+    """
+    from fork_trace import documents, explain, names
+    from fork_trace.output.explanation import explanation
+
+    if runbook:
+        if words or as_json:
+            raise click.UsageError("--runbook takes no words and no --json.")
+        sys.stdout.write(documents.text(documents.RUNBOOK))
+        return
+    answer = explain.look_up(words)
+    if as_json:
+        print(names.json_line(explain.as_json(answer)))
+    else:
+        sys.stdout.write(explanation(answer))

@@ -1,0 +1,100 @@
+"""What fails, shown while it does: the loop of `fork-trace live`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from fork_trace import records
+from fork_trace.commands.startup import TICK_S, start_line
+from fork_trace.commands.stop_signals import StopSignals
+from fork_trace.output import report, summary
+from fork_trace.output.aggregate import Table
+from fork_trace.output.live.terminal import Terminal
+from fork_trace.output.live.views import Appended, Redrawn
+from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.records import Failure, Summary
+from fork_trace.session import Session
+
+
+class LiveRequest(NamedTuple):
+    """What to show, how often, until when."""
+
+    by: Sequence[str]
+    interval_s: float = 1.0
+    duration_s: float | None = None  # None: until a signal or a key
+    no_clear: bool = False
+    as_json: bool = False
+    report: ReportOptions = PLAIN
+
+
+def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summary:
+    """Show what fails at each interval until the duration, a signal or a key ends it; then the report."""
+    counted = Table(request.by)
+    header = session.header()
+    terminal = Terminal(wants_lines=request.no_clear or request.as_json)
+    session.give_up_privileges()
+    how_to_end = f"Press {terminal.keys_to_end} to stop and print a summary."
+    print(start_line(header, how_to_end), file=sys.stderr, flush=True)
+    if request.as_json:
+        print(records.to_json(header), flush=True)
+    view: Redrawn | Appended | None = None
+    if terminal.redraws:
+        view = Redrawn(terminal, counted, header.host, request.report)
+    elif not request.as_json:
+        view = Appended(terminal, counted)
+    try:
+        terminal.enter()
+        ended = _watch(session, signals, request, terminal, view, counted)
+    finally:
+        terminal.leave()
+    last = session.finish(ended)
+    last = replace(last, rows=tuple(summary.json_rows(counted, request.report)))
+    if request.as_json:
+        print(records.to_json(last), flush=True)
+        return last
+    if counted.failures and not terminal.redraws:
+        print()
+    sys.stdout.write(report.text(counted, [last], [header], request.report))
+    sys.stdout.flush()
+    return last
+
+
+def _watch(
+    session: Session,
+    signals: StopSignals,
+    request: LiveRequest,
+    terminal: Terminal,
+    view: Redrawn | Appended | None,
+    counted: Table,
+) -> str:
+    """Read failures and show them until the run ends; return what ended it."""
+    duration_s = request.duration_s
+    is_told = is_over = False
+    if view:
+        view.show(session.elapsed_s(), *session.lost())
+    while not is_over:
+        due_s = session.elapsed_s() + request.interval_s
+        if duration_s is not None:
+            due_s = min(due_s, duration_s)
+        while session.elapsed_s() < due_s and not is_told:
+            tick_s = TICK_S if terminal.redraws else session.tick_s()
+            timeout_s = min(tick_s, max(0.0, due_s - session.elapsed_s()))
+            _take(session.poll(timeout_s), counted, request.as_json)
+            is_told = signals.signal is not None or terminal.is_told_to_end()
+            if terminal.attend():
+                break
+        is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
+        _take(session.stop(is_told) if is_over else session.settle(), counted, request.as_json)
+        if view and not (is_over and terminal.redraws):
+            view.show(session.elapsed_s(), *session.lost())
+    return "signal" if is_told else "duration"
+
+
+def _take(failures: Sequence[Failure], counted: Table, as_json: bool) -> None:
+    for failure in failures:
+        counted.add(failure)
+        if as_json:
+            print(records.to_json(failure), flush=True)

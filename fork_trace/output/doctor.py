@@ -1,0 +1,54 @@
+"""What doctor found, as text for people. All names from the host are hostile: they pass through `names`."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from fork_trace.names import safe
+from fork_trace.output.tables import draw
+from fork_trace.output.wording import wrap
+
+
+def doctor(found: dict[str, Any]) -> str:
+    """Draw what doctor found: the verdict, the features, the steps."""
+    if found["usable"]:
+        first = f"fork-trace works here, using {found['rung']} via {found['backend']}."
+    else:
+        first = f"fork-trace cannot watch forks here: {safe(str(found['why']))}."
+    lines = wrap(first, "", "  ")
+    if found["remedy"]:
+        lines += wrap(safe(found["remedy"]), "  -> ", "     ")
+    lines += [
+        "",
+        f"kernel {safe(found['kernel'])} on {found['machine']}, lockdown: "
+        f"{found['lockdown'] or 'not built into this kernel'}",
+        "",
+    ]
+    words = {True: "yes", False: "no", None: "?"}
+    rows = [
+        [name, words[fact["value"]], "\n".join(textwrap.wrap(safe(fact["why"]), 58))]
+        for name, fact in found["features"].items()
+    ]
+    lines.append(draw(rows, ["FEATURE", "HERE", "WHY"]))
+    better = [
+        [
+            item["rung"],
+            item["backend"],
+            "\n".join(textwrap.wrap(safe(item["reason"]), 53)),
+        ]
+        for item in found["passed_over"]
+    ]
+    if better:
+        lines += ["", draw(better, ["NOT USED", "BACKEND", "WHY"])]
+    steps = [
+        [item["step"] or "-", "on demand" if item["later"] else "observed", item["function"]]
+        for item in found["attached"]
+    ]
+    steps += [
+        [item["step"], "inferred", "\n".join(textwrap.wrap(safe(item["reason"]), 47))]
+        for item in found["missing"]
+    ]
+    if steps:
+        lines += ["", draw(steps, ["STEP", "HOW", "FUNCTION OR REASON"])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,70 @@
+"""The rows of a report as CSV, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+
+from fork_trace.names import safe
+from fork_trace.output import times
+from fork_trace.output.aggregate import Row, Table
+from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.records import Header, Summary
+
+# A spreadsheet would take the text for a formula: after blanks too, and where it splits lines at
+# semicolons, after one of them. Besides ASCII's signs there are full-width and small ones and the minus
+# sign, which stand for them in some languages; tabs and line ends are escaped by then.
+_FORMULA = re.compile(r"(^|;)(?=\s*[-=+@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])")
+
+
+class _Lines(list[str]):
+    """What csv takes for a file."""
+
+    def write(self, text: str) -> None:
+        self.append(text)
+
+
+def write(
+    counted: Table,
+    _summaries: Sequence[Summary],
+    _headers: Sequence[Header],
+    _options: ReportOptions = PLAIN,
+) -> str:
+    """Write the rows as CSV: a heading, one line for each row; what is not known is "?"."""
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\n")
+    numbers = ("count", "errno", "certainty", "limit_name", "used", "limit", "unit", "where")
+    writer.writerow([*counted.by, *numbers, "per_second", "first", "last"])
+    for row in counted.rows():
+        rate = row.per_second()
+        writer.writerow(
+            [
+                *(_text(value) for value in row.key),
+                row.count,
+                _text(" ".join(sorted(row.errnos))),
+                *_numbers(row),
+                "-" if rate is None else f"{rate:.6g}",
+                times.moment(row.first_ns),
+                times.moment(row.last_ns),
+            ]
+        )
+    return "".join(lines)
+
+
+def _text(value: str | None) -> str:
+    text = "?" if value is None else safe(value)
+    return _FORMULA.sub(r"\1'", text)
+
+
+def _numbers(row: Row) -> list[object]:
+    latest = row.latest
+    if latest is None or len(row.causes) > 1:
+        return ["-"] * 6  # of several causes none can speak for the row
+    if not latest.evidence:
+        return [_text(latest.certainty), *["?"] * 5]
+    first = latest.evidence[0]
+    used = "?" if first.value is None else first.value
+    limit = "?" if first.limit is None else first.limit
+    texts = [_text(value) for value in (latest.certainty, first.name, first.unit, first.where)]
+    return [texts[0], texts[1], used, limit, *texts[2:]]

@@ -1,0 +1,80 @@
+"""A report as Markdown, for a ticket or a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fork_trace.output import report, tables
+from fork_trace.output.aggregate import Row, Table
+from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.records import Header, Summary
+
+# What would be markup outside of a code span: a program may be called "[x](y)".
+_MARKUP = re.compile(
+    r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+#=]|(?<=^[0-9])[.)](?= )"
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_. /:+?-]*( ?\*)?")
+
+
+def write(
+    counted: Table,
+    summaries: Sequence[Summary],
+    headers: Sequence[Header],
+    options: ReportOptions = PLAIN,
+) -> str:
+    """Write the report as Markdown, for a ticket or a page."""
+    hosts = report.hosts_of(headers)
+    lines = [f"**{escaped(report.verdict(counted, report.longest(summaries), hosts, None))}**"]
+    if counted.failures:
+        rows, rest = report.shown(counted, options)
+        lines += ["", *_table(rows, counted.by, options)]
+        lines += ["", *map(_spans, rest)] if rest else []
+        if "cause" in counted.by and any(map(tables.is_inferred, rows)):
+            lines += ["", escaped(tables.INFERRED)]
+        if options.stacks:
+            lines += ["", *_fenced(report.stacks(rows)[1:])]
+        for told in report.tell_all(counted, hosts):
+            lines += ["", f"### {_spans(told.title)}", ""]
+            lines += [f"- {_spans(sentence)}" for sentence in (*told.facts, *told.advice)]
+    lines += ["", *(f"{_spans(sentence)}  " for sentence in report.closing(summaries, headers))]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Row], by: Sequence[str], options: ReportOptions) -> list[str]:
+    headings, lines = tables.cells(rows, by, options.times)
+    alignment = ["right"] + ["left"] * (len(headings) - 1)
+    filled = [[_cell(text) for text in line] for line in lines]
+    return tables.draw(filled, headings, alignment, "pipe").splitlines()
+
+
+def _cell(text: str) -> str:
+    """Write a name into a cell: as it is, or as a code span, in which nothing is markup."""
+    if _PLAIN_NAME.fullmatch(text):
+        return text
+    if "|" in text and "\\" in text:
+        return escaped(text)  # in a code span the one could not be told to escape the other
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+
+
+def escaped(text: str) -> str:
+    """Escape what Markdown would take for markup."""
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def _spans(text: str) -> str:
+    """Keep the commands of a sentence as code spans; all else in it is escaped."""
+    # A name can bring backticks of its own. As long as each stands alone, they pair up here just
+    # as they do for whoever renders it; otherwise none is taken for one.
+    parts = text.split("`")
+    if "``" in text or len(parts) % 2 == 0:
+        return escaped(text)
+    return "`".join(part if n % 2 else escaped(part) for n, part in enumerate(parts))
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
+    longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *lines, fence]

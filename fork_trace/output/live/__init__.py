@@ -1,0 +1,1 @@
+"""The display of `live`: what one screen shows, and the terminal it is drawn on."""

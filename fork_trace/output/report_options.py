@@ -1,0 +1,19 @@
+"""How much a report shows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Who else failed is seldom worth a second screen; a fork bomb can have thousands of names.
+MOST_ROWS = 50
+
+
+class ReportOptions(NamedTuple):
+    """How much a report shows: beyond the table and the causes only if asked."""
+
+    times: bool = False
+    stacks: bool = False
+    rows: int = MOST_ROWS  # for people; 0: all
+
+
+PLAIN = ReportOptions()

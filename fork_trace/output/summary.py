@@ -1,0 +1,52 @@
+"""The totals and rows of a report as JSON values: what a summary record and every JSON format hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fork_trace.output.aggregate import Table
+from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.records import Summary
+
+
+def json_rows(counted: Table, options: ReportOptions = PLAIN) -> list[dict[str, Any]]:
+    """Return the rows of a report as JSON objects."""
+    rows: list[dict[str, Any]] = []
+    for row in counted.rows():
+        rows.append(
+            {
+                **dict(zip(counted.by, row.key)),
+                "count": row.count,
+                "errnos": dict(row.errnos),
+                "causes": dict(row.causes),
+                "first_ns": row.first_ns,
+                "last_ns": row.last_ns,
+                "per_second": row.per_second(),
+            }
+        )
+        if options.stacks:
+            stack = row.sample.stack if row.sample else ()
+            rows[-1]["stack"] = [asdict(frame) for frame in stack]
+    return rows
+
+
+def merged_summary(
+    counted: Table, summaries: Sequence[Summary], options: ReportOptions = PLAIN
+) -> dict[str, Any]:
+    """Add up the summaries of several captures, with the rows of the merged table."""
+    missed = [summary.missed for summary in summaries]
+    return {
+        "type": "summary",
+        "captures": len(summaries),
+        "failures": counted.failures,
+        "causes": dict(sorted(counted.causes.items())),
+        "rows": json_rows(counted, options),
+        "lost": sum(summary.lost for summary in summaries),
+        "missed": None if None in missed else sum(number or 0 for number in missed),
+        "skipped": sum(summary.skipped for summary in summaries),
+        "folded": sum(summary.folded for summary in summaries),
+        "retries": sum(summary.retries for summary in summaries),
+        "dying": sum(summary.dying for summary in summaries),
+    }

@@ -1,0 +1,72 @@
+"""What doctor found, as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import widths
+
+from fork_trace.output import doctor
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    return {
+        "kernel": "6.1.0",
+        "machine": "x86_64",
+        "lockdown": None,
+        "features": {
+            "btf": {"value": True, "why": ""},
+            "kprobes": {"value": None, "why": "x " * 90},
+        },
+        "usable": True,
+        "rung": "fexit",
+        "backend": "libbpf",
+        "attached": [
+            {"step": "dup_fd", "function": "dup_fd", "later": False},
+            {"step": "mm_init", "function": "mm_init", "later": True},
+            {"step": None, "function": "mem_cgroup_out_of_memory", "later": False},
+        ],
+        "missing": [{"step": "threads_max", "function": None, "reason": "inline " * 20}],
+        "passed_over": [],
+        "why": None,
+        "remedy": None,
+        "limits": {},
+        **changes,
+    }
+
+
+def test_doctor_begins_with_the_verdict_and_fits_80_columns() -> None:
+    text = doctor.doctor(found())
+
+    assert text.startswith("fork-trace works here, using fexit via libbpf.\n")
+    assert "lockdown: not built into this kernel" in text
+    assert max(widths(text)) < 80
+
+
+def test_doctor_says_of_every_step_how_it_is_known() -> None:
+    lines = [line.split(None, 1) for line in doctor.doctor(found()).splitlines()]
+    told = {line[0]: " ".join(line[1].split()) for line in lines if len(line) > 1}
+
+    assert "HOW FUNCTION OR REASON" == told["STEP"]
+    assert "observed dup_fd" == told["dup_fd"]
+    assert "on demand mm_init" == told["mm_init"]
+    assert "observed mem_cgroup_out_of_memory" == told["-"]
+    assert told["threads_max"].startswith("inferred inline")
+
+
+def test_doctor_says_why_no_better_attach_mode_is_used() -> None:
+    reason = {"rung": "fexit", "backend": "libbpf", "reason": "no trampolines " * 9}
+
+    text = doctor.doctor(found(rung="kprobe", passed_over=[reason]))
+
+    assert any(
+        line.split()[:4] == ["fexit", "libbpf", "no", "trampolines"] for line in text.splitlines()
+    )
+    assert max(widths(text)) < 80
+    assert "NOT USED" not in doctor.doctor(found())
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do() -> None:
+    text = doctor.doctor(found(usable=False, why="no BTF", remedy="Get one.", attached=[]))
+
+    assert text.startswith("fork-trace cannot watch forks here: no BTF.\n  -> Get one.\n")

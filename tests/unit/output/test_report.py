@@ -1,0 +1,481 @@
+"""The report that people read: harmless, narrow, and complete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import (
+    HOSTILE,
+    STACK,
+    is_harmless,
+    make_evidence,
+    make_failure,
+    make_header,
+    make_holder,
+    make_summary,
+    table_of,
+    threads_max,
+    widest,
+    widths,
+)
+
+from fork_trace import catalogue, steps
+from fork_trace.output import aggregate, report
+from fork_trace.output.report_options import MOST_ROWS, ReportOptions
+from fork_trace.records import Failure, Holder
+
+GOLDEN = """\
+2 causes, 24 failures in 2 s; worst: sh in /app.service at pids.max 7/7
+
+COUNT  COMMAND  CALLER  CAUSE          ERRNO   USED/LIMIT
+   23  sh       _Fork   pids-cgroup    EAGAIN  7/7
+    1  java     ?       threads-max *  EAGAIN  101/100
+* inferred from kernel state, not observed
+
+pids-cgroup: a cgroup has reached its pids.max; every thread counts
+  23 x EAGAIN, rejected by cgroup_can_fork (observed); last: sh[42] clone,
+    cgroup /app.service
+  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service
+  -> Raise the limit.
+
+threads-max: the host has as many threads as kernel.threads-max allows
+  1 x EAGAIN, inferred at threads_max from kernel state; last: java[43] clone3,
+    cgroup ?
+  kernel.threads-max: 101 of 100 tasks, the whole host
+  -> Raise it.
+
+6.1.0-test, fexit via libbpf, 2 s; lost samples: 0; missed calls: 0; counted
+  but not sampled (rate limit): 3; filtered out: 5
+not observable on this kernel: dup_fd (see `fork-trace doctor`)
+"""
+
+
+def details(failure: Failure, count: int) -> list[str]:
+    return report.tell(failure.cause, failure, count).lines()
+
+
+def test_a_small_report_reads_like_this() -> None:
+    gap = {
+        "step": "dup_fd",
+        "function": "dup_fd",
+        "reason": "this kernel's BTF has no function dup_fd",
+    }
+    inline = {"step": "threads_max", "function": None, "reason": "tested inline"}
+    text = report.text(
+        table_of(make_failure(count=23), threads_max()),
+        [make_summary(failures=24, skipped=3, filtered=5)],
+        [make_header(missing=(gap, inline))],
+    )
+
+    assert GOLDEN == text
+
+
+@pytest.mark.parametrize(
+    ("certainty", "step", "function", "words"),
+    [
+        ("observed", "dup_fd", "dup_fd", "rejected by dup_fd (observed);"),
+        ("observed", "seccomp", None, "rejected by seccomp (observed);"),
+        ("inferred", "threads_max", None, "inferred at threads_max from kernel state;"),
+        ("inferred", "copy_process", None, "rejected somewhere in copy_process;"),
+    ],
+)
+def test_a_report_says_how_its_cause_is_known(
+    certainty: str, step: str, function: str | None, words: str
+) -> None:
+    failure = make_failure(certainty=certainty, step=step, function=function)
+
+    assert words in " ".join(line.strip() for line in details(failure, 1))
+
+
+@pytest.mark.parametrize(
+    ("also", "line"),
+    [
+        (("pid-max",), "  Also possible: pid-max."),
+        (
+            ("memory-cgroup", "kernel-memory"),
+            "  Also possible: memory-cgroup, kernel-memory.",
+        ),
+        (("\x1b[2J",), "  Also possible: \\x1b[2J."),
+    ],
+)
+def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
+    also: tuple[str, ...], line: str
+) -> None:
+    lines = details(make_failure(also=also), 1)
+
+    assert line in lines
+    assert lines.index(line) < lines.index("  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service")
+
+
+def test_all_that_fits_as_well_fits_80_columns() -> None:
+    every = tuple(entry.cause for entry in catalogue.ENTRIES)
+
+    assert max(map(len, details(make_failure(also=every), 1))) < 80
+
+
+def test_a_cause_that_nothing_else_fits_has_no_others() -> None:
+    assert "as well" not in " ".join(details(make_failure(), 1))
+
+
+def held(total: int | None, *holders: Holder) -> str:
+    failure = make_failure(holders=holders, holders_total=total, advice=())
+    lines = details(failure, 1)
+    assert max(map(len, lines)) < 80
+    text = " ".join(line.strip() for line in lines)
+    return text[text.index("held by: ") :]
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "holders"),
+    [
+        ("held by: java[4121] 7 tasks (1 process)", 7, [{"tasks": 7}]),
+        (
+            "held by: sh[9] 4 tasks (4 processes) and 2 zombies; java[4121] 1 task (1 process)",
+            7,
+            [{"comm": "sh", "pid": 9, "tasks": 4, "processes": 4, "zombies": 2}, {"tasks": 1}],
+        ),
+        (
+            "held by: 6 zombies of cron[88]; others 1",
+            7,
+            [{"comm": "cron", "pid": 88, "tasks": 0, "processes": 0, "zombies": 6}],
+        ),
+        (
+            "held by: 7 zombies of a parent not visible here",
+            7,
+            [{"comm": None, "pid": None, "tasks": 0, "processes": 0, "zombies": 7}],
+        ),
+        ("held by: java[4121] 5 tasks (1 process); 5 total when sampled", 5, [{"tasks": 5}]),
+        (
+            "held by: java[4121] 5 tasks (1 process); and more: /proc was too large to read completely",
+            None,
+            [{"tasks": 5}],
+        ),
+        ("held by: no one by the time /proc was read", 0, []),
+    ],
+)
+def test_who_holds_the_pool_is_a_sentence(
+    text: str, total: int | None, holders: list[dict[str, Any]]
+) -> None:
+    assert text == held(total, *(make_holder(**changes) for changes in holders))
+
+
+def test_a_pool_that_was_not_read_has_no_holders() -> None:
+    assert "held by" not in " ".join(details(make_failure(), 1))
+
+
+@pytest.mark.parametrize("comm", HOSTILE, ids=ascii)
+def test_a_holder_of_a_hostile_name_is_escaped(comm: str) -> None:
+    found = make_holder(comm=comm, tasks=7)
+    lines = details(make_failure(holders=(found,), holders_total=7), 1)
+
+    assert all(is_harmless(line) and "\n" not in line for line in lines)
+
+
+def test_a_run_without_failures_says_so_and_still_tells_the_losses() -> None:
+    text = report.text(table_of(), [make_summary(failures=0, lost=0)], [make_header()])
+
+    assert text.startswith("No fork failed in 2 s.\n")
+    assert "lost samples: 0; missed calls: 0" in text
+
+
+def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
+    assert "missed calls: not reported by this kernel" in report.losses(make_summary(missed=None))
+
+
+@pytest.mark.parametrize(
+    ("counter", "words"),
+    [
+        ("skipped", "counted but not sampled (rate limit): 7"),
+        ("folded", "counted without their command: 7"),
+        ("retries", "restarted after a signal, not failures: 7"),
+        ("dying", "callers killed during fork: 7"),
+        ("filtered", "filtered out: 7"),
+    ],
+)
+def test_a_loss_is_shown_once_there_is_one(counter: str, words: str) -> None:
+    assert words not in report.losses(make_summary())
+    assert words in report.losses(make_summary(**{counter: 7}))
+
+
+def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_reported() -> None:
+    folded = make_failure(
+        comm=None, errno=None, step="alloc_pid", cause="unknown", certainty="inferred", count=7
+    )
+
+    told = report.tell("unknown", folded, 7)
+
+    assert ("7 x rejected in alloc_pid",) == told.facts
+    assert "more commands failed than can be tracked" in told.title
+    assert () == told.advice
+
+
+def test_the_commands_of_one_user_that_had_no_room_apart_are_told_with_their_cause() -> None:
+    several = make_failure(comm=None, pid=None, syscall=None, uid=1000, cause="rlimit-nproc")
+
+    told = report.tell("rlimit-nproc", several, 7)
+
+    assert "last: several commands of uid 1000, cgroup" in told.facts[0]
+    assert told.title.startswith("rlimit-nproc: ")
+
+
+def test_whose_the_failures_without_a_command_are_is_told_beside_a_cause_s_numbers() -> None:
+    counted = table_of(make_failure(comm="victim", count=2))
+    for uid, cgroup, number in ((1000, "/a", 5), (1000, "/b", 7), (1001, "/a", 3), (1002, "/a", 1)):
+        counted.add(
+            make_failure(comm=None, uid=uid, cgroup=cgroup, count=number, evidence=(), stack=())
+        )
+
+    (told,) = report.tell_all(counted, ())
+
+    assert "last: victim[" in told.facts[0]
+    assert [
+        "7 x several commands of uid 1000, cgroup /b",
+        "5 x several commands of uid 1000, cgroup /a",
+        "3 x several commands of uid 1001, cgroup /a",
+    ] == list(told.facts[-3:])
+
+
+STRINGS = [
+    *("time", "comm", "exe", "parent_comm", "cgroup", "syscall", "creates", "errno", "step"),
+    *("function", "cause", "certainty", "caller"),
+]
+
+
+@pytest.mark.parametrize("name", STRINGS)
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_no_field_of_a_record_reaches_the_report_raw(name: str, text: str) -> None:
+    counted = table_of(make_failure(**{name: text}), by=aggregate.COLUMNS)
+
+    assert is_harmless(report.text(counted, [make_summary()], [make_header()]))
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
+    failure = make_failure(
+        evidence=(make_evidence(name=text, unit=text, where=text),),
+        advice=(text,),
+        container={"name": text},
+    )
+    header = make_header(
+        host=text,
+        kernel=text,
+        rung=text,
+        backend=text,
+        missing=({"step": text, "function": text, "reason": text},),
+    )
+    counted = aggregate.Table(aggregate.COLUMNS)
+    counted.add(failure, text)
+
+    assert is_harmless(
+        report.text(counted, [make_summary()] * 2, [header, replace(header, host=text + "2")])
+    )
+
+
+def test_the_whole_default_report_fits_80_columns() -> None:
+    failures = [widest(step, entry) for step in steps.STEPS for entry in catalogue.ENTRIES]
+    failures = [
+        replace(failure, advice=catalogue.advice(failure.cause, failure.evidence, 1000))
+        for failure in failures
+    ]
+
+    text = report.text(table_of(*failures), [make_summary()], [make_header()])
+
+    assert max(widths(text)) < 80
+
+
+def test_a_long_path_stays_whole_for_copying() -> None:
+    path = "/sys/fs/cgroup/" + "a-very-long.slice/" * 8
+    failure = make_failure(evidence=(make_evidence(where=path),), advice=(f"Look at {path}.",))
+
+    lines = "\n".join(details(failure, 1))
+
+    assert 2 == lines.count(path)
+
+
+def test_the_stack_of_each_row_is_shown_innermost_first_and_harmless() -> None:
+    counted = aggregate.Table()
+    counted.add(make_failure(stack=STACK, stack_by="unwinding"))
+    text = report.text(counted, [], [], ReportOptions(stacks=True))
+
+    assert "  #0  fork\\x1b[31m in /usr/lib/libc.so.6+0x1234\n" in text
+    assert f"  #1  0x20 in /opt/app+0x5678\n      build id {'cd' * 20}\n" in text
+    assert "  #2  0x30\n" in text
+    assert "frame pointers" not in text
+    assert "#0" not in report.text(counted, [], [])
+
+
+def test_of_a_storm_by_many_commands_the_worst_rows_are_shown_and_the_others_counted() -> None:
+    counted = aggregate.Table(("command",))
+    for number in reversed(range(MOST_ROWS + 3)):
+        counted.add(make_failure(comm=f"w{number:03}", count=1000 - number, stack=STACK))
+    rest = sum(1000 - number for number in range(MOST_ROWS, MOST_ROWS + 3))
+    lines = report.text(counted, [], [], ReportOptions(stacks=True)).splitlines()
+
+    assert f"... 3 more rows with {rest} failures; `--rows 0` shows all" in lines
+    assert f" {1000 - MOST_ROWS + 1}  w{MOST_ROWS - 1:03} " in "\n".join(lines)
+    assert not [line for line in lines if f"w{MOST_ROWS:03}" in line]
+    everything = report.text(counted, [], [], ReportOptions(stacks=True, rows=0))
+    assert [2] * 3 == [everything.count(f" w{MOST_ROWS + n:03}") for n in range(3)]
+    assert "more row" not in everything
+
+
+def test_as_many_rows_as_are_shown_leave_nothing_out() -> None:
+    counted = aggregate.Table(("command",))
+    for name in ("bash", "sh"):
+        counted.add(make_failure(comm=name))
+
+    assert "more row" not in report.text(counted, [], [], ReportOptions(rows=2))
+    assert "... 1 more row with 1 failure; " in report.text(counted, [], [], ReportOptions(rows=1))
+
+
+def test_a_stack_by_frame_pointers_says_so_and_none_is_said_as_well() -> None:
+    counted = aggregate.Table(("command",))
+    counted.add(make_failure(stack=STACK[:1], stack_by="frame-pointers"))
+    counted.add(make_failure(comm="bash"))
+
+    text = "\n".join(report.stacks(counted.rows()))
+
+    assert "by frame pointers only" in text
+    assert "no stack was sampled" in text
+
+
+POD = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod42.slice/cri-1f.scope"
+
+
+@pytest.mark.parametrize(
+    ("changes", "evidence", "end"),
+    [
+        ({}, {}, " in 2 s; worst: sh in /app.service at pids.max 7/7"),
+        ({"cgroup": "/"}, {}, " in 2 s; worst: sh in /app.service at pids.max 7/7"),
+        (
+            {"cgroup": "/a/b"},
+            {"where": "/sys/fs/cgroup/pids/a"},
+            " in 2 s; worst: sh in /pids/a at pids.max 7/7",
+        ),
+        (
+            {"cgroup": POD},
+            {"where": f"/sys/fs/cgroup{POD}", "value": 512, "limit": 512},
+            "; worst: sh in .../cri-1f.scope at pids.max 512/512",
+        ),
+        (
+            {"cause": "rlimit-nproc"},
+            {"name": "RLIMIT_NPROC", "where": "uid 1000, the whole host"},
+            " in 2 s; worst: sh of uid 1000 at RLIMIT_NPROC 7/7",
+        ),
+        (
+            {"cause": "pid-max"},
+            {"name": "kernel.pid_max", "where": "pid namespace 402 (level 1), the fullest"},
+            " in 2 s; worst: sh in pid namespace 402 at kernel.pid_max 7/7",
+        ),
+        (
+            {"cause": "overcommit-never"},
+            {
+                "name": "commit charge",
+                "value": 894_976,
+                "limit": 685_056,
+                "unit": "KiB",
+                "where": "the whole host",
+            },
+            " in 2 s; worst: sh at commit charge 874M/669M",
+        ),
+        (
+            {"cause": "pid-namespace-dead"},
+            {"name": "pid namespace", "limit": None, "where": "pid namespace 402 (level 1)"},
+            " in 2 s; worst: sh in pid namespace 402: pid-namespace-dead",
+        ),
+        (
+            {"comm": None, "uid": None, "errno": None, "cause": "unknown", "evidence": ()},
+            {},
+            " in 2 s; worst: ?: unknown",
+        ),
+        (
+            {"comm": None, "uid": 1000, "cause": "rlimit-nproc", "evidence": ()},
+            {},
+            " in 2 s; worst: several commands of uid 1000: rlimit-nproc",
+        ),
+    ],
+)
+def test_the_verdict_names_who_was_hit_where_at_what_limit(
+    changes: dict[str, Any], evidence: dict[str, Any], end: str
+) -> None:
+    failure = make_failure(**{"evidence": (make_evidence(**evidence),), **changes})
+
+    text = report.verdict(table_of(failure), 2)
+
+    assert f"1 cause, 1 failure{end}" == text
+    assert len(text) < 80
+
+
+def test_a_verdict_without_bounds_has_the_whole_path() -> None:
+    failure = make_failure(cgroup=POD, evidence=(make_evidence(where=f"/sys/fs/cgroup{POD}"),))
+
+    assert f"sh in {POD} at" in report.verdict(table_of(failure), 2, width=None)
+
+
+def test_the_verdict_is_one_line_under_80_columns_with_the_widest_values() -> None:
+    failure = widest(steps.STEPS[4], catalogue.ENTRIES[0])
+
+    text = report.verdict(table_of(failure), 86_400, ["a" * 64, "b"])
+
+    assert len(text) < 80
+    assert text.startswith("1 cause, 1428571 failures on 2 hosts; worst: ccc")
+    assert text.endswith("~ at pids.max 4194304/4194304")
+
+
+def test_a_verdict_that_is_too_long_says_rather_the_limit_than_how_long_it_watched() -> None:
+    failure = make_failure(comm="c" * 15, count=1_428)
+
+    text = report.verdict(table_of(failure), 86_400, ["alpha", "beta"])
+
+    assert f"1 cause, 1428 failures on 2 hosts; worst: {'c' * 15} on ? at pids.max 7/7" == text
+
+
+def merged(*counts: int) -> str:
+    counted = aggregate.Table(("host", *aggregate.DEFAULT_BY))
+    headers = [make_header(host=f"host{number}") for number in range(len(counts))]
+    for header, count in zip(headers, counts):
+        where = f"/sys/fs/cgroup/of-{header.host}"
+        evidence = (make_evidence(where=where),)
+        counted.add(make_failure(count=count, cgroup="/", evidence=evidence), header.host)
+    return report.text(counted, [make_summary()] * len(headers), headers)
+
+
+def test_of_several_hosts_each_has_its_row_its_numbers_and_its_last_line() -> None:
+    text = merged(2, 3)
+
+    assert text.startswith("1 cause, 5 failures on 2 hosts; worst: sh on host1 in /of-host1 at ")
+    assert "    3  host1  sh" in text
+    assert "\n  3 x EAGAIN on host1, rejected by" in text
+    assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host1\n" in text
+    assert "\npids-cgroup on host0\n  2 x EAGAIN on host0, rejected by" in text
+    assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host0\n" in text
+    assert "\nhost0, 6.1.0-test, fexit via libbpf" in text
+    assert max(widths(text)) < 80
+
+
+def test_of_very_many_hosts_those_with_most_failures_are_told_and_the_others_named() -> None:
+    text = merged(9, 8, 7, 6, 5, 4, 3, 2)
+
+    told = [name for name in range(8) if f"x EAGAIN on host{name}," in text]
+
+    assert [0, 1, 2] == told
+    assert "also on host3 (6), host4 (5), host5 (4) and 2 more hosts; `--by host,cause`" in text
+
+
+def test_in_brief_a_cause_has_its_number_its_holders_and_what_relieves_now() -> None:
+    advice = ("To confirm: look.", "For now: raise it.", "For good: raise it there.")
+    failure = make_failure(
+        advice=advice,
+        evidence=(make_evidence(), make_evidence(where="/elsewhere")),
+        holders=(make_holder(tasks=7),),
+        holders_total=7,
+    )
+
+    assert [
+        "pids-cgroup: a cgroup has reached its pids.max; every thread counts",
+        "  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service",
+        "  held by: java[4121] 7 tasks (1 process)",
+        "  -> For now: raise it.",
+    ] == report.tell_briefly("pids-cgroup", failure).lines()
