@@ -43,7 +43,7 @@ _MOST_OVERLAPS = 16
 _MOST_RELOCATION_BYTES = 2 << 20
 # Read at once of a table; what a read and its entries cost; how much is unpacked at once.
 _PIECE_BYTES = _SYMBOL.size << 13
-_READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.4, 0.3
+_READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.7, 0.4
 _UNPACKED_BYTES, _UNPACKING_COST = 1 << 16, 1000
 _NUMBER_BITS = 24
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -356,3 +357,19 @@ def test_meminfo_is_read_in_kib_and_counts_without_a_unit_are_left_out(tmp_path:
     assert {"MemTotal": 100, "SwapTotal": 7} == procfs.meminfo_kib(str(tmp_path))
     assert 107 * 1024 == procfs.ram_and_swap(str(tmp_path))
     assert {} == procfs.meminfo_kib(str(tmp_path / "gone"))
+
+
+def test_of_a_process_that_maps_more_than_any_honest_one_not_all_is_read(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    line = "%x-%x r-xp 00000000 fe:00 99 /srv/" + "d" * 4000 + "\n"
+    whole = "".join(line % (number << 12, number + 1 << 12) for number in range(1, 6000))
+    (tmp_path / "7/maps").write_text(whole)
+    tracemalloc.start()
+    found = procfs.mappings(7, str(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert (1 << 12, "/srv/" + "d" * 4000) == (found[0].start, found[0].path)
+    assert 4000 < len(found) < 4200
+    assert peak < 4 << 20
+    assert procfs.has_accountable_mapping(7, 1 << 30, str(tmp_path)) is False

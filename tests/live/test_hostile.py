@@ -149,4 +149,3 @@ def test_what_is_honest_of_it_is_named_all_the_same(storm: Storm) -> None:
     assert "own_job" in symbols
     assert any(symbol and symbol.startswith("long_long_") for symbol in symbols)
     assert max(len(symbol or "") for symbol in symbols) <= 512
-    assert not any(symbol and symbol.startswith("longyy") for symbol in symbols)
