@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -38,7 +38,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
-    packages=["fork_trace", "fork_trace.backends"],
+    packages=find_packages(str(ROOT), include=["fork_trace", "fork_trace.*"]),
     package_data={"fork_trace": ["records.schema.json", "runbook.md"]},
     python_requires=">=3.9",
     data_files=[("share/man/man8", ["fork_trace/fork-trace.8"])],

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from fork_trace import __version__, catalogue, cgroup, holders, kernel, limits, procfs, survey
+from fork_trace import __version__, cgroup, holders, kernel, limits, procfs, survey
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.errors import ForkTraceError
 from fork_trace.limits import Big, CgroupLimit, Headroom, Memory, Most, Numbers
 from fork_trace.records import Evidence

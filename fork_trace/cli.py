@@ -56,7 +56,7 @@ def _columns(start: str) -> Iterable[tuple[str, str]]:
 
 
 def _book(_start: str) -> Iterable[tuple[str, str]]:
-    from fork_trace import explain
+    from fork_trace.diagnosis import lookup as explain
 
     return explain.offers()
 
@@ -485,7 +485,8 @@ def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> Non
     fork-trace explain unable to create native thread
     fork-trace explain --runbook           # five symptoms, each to its cure
     """
-    from fork_trace import documents, explain
+    from fork_trace import documents
+    from fork_trace.diagnosis import lookup as explain
 
     if runbook:
         if words or as_json:

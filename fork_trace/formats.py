@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fork_trace import catalogue, records, report, tables
+from fork_trace import records, report, tables
 from fork_trace.aggregate import Row, Table
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.names import json_line, safe
 from fork_trace.records import Header, Summary
 from fork_trace.report import PLAIN, More

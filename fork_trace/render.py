@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fork_trace import catalogue
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.names import json_line, safe
 from fork_trace.records import Holder
 from fork_trace.tables import draw
@@ -17,7 +17,7 @@ from fork_trace.wording import amount, held, short, tail, wrap
 
 if TYPE_CHECKING:
     # The book of texts is not for those who watch.
-    from fork_trace.explain import Answer
+    from fork_trace.diagnosis.lookup import Answer
 
 
 def doctor(found: dict[str, Any]) -> str:

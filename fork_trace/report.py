@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fork_trace import catalogue, tables
+from fork_trace import tables
 from fork_trace.aggregate import Group, Row, Table
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.names import safe
 from fork_trace.records import Evidence, Failure, Header, Summary
 from fork_trace.wording import WIDTH, amount, columns, count, cut, held, middle, short, wrap

@@ -18,8 +18,6 @@ from typing import Any
 from fork_trace import (
     __version__,
     callers,
-    catalogue,
-    causes,
     cgroup,
     containers,
     events,
@@ -34,6 +32,8 @@ from fork_trace import (
 )
 from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import verdict as causes
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Stage, Wishes, make
 from fork_trace.records import VERSION, Failure, Frame, Header, Summary

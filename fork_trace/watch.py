@@ -17,7 +17,8 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from fork_trace import aggregate, catalogue, formats, privileges, records, report, screen
+from fork_trace import aggregate, formats, privileges, records, report, screen
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 from ttys import Tty
 
-from fork_trace import aggregate, catalogue, steps
+from fork_trace import aggregate, steps
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.records import (
     VERSION,
     Evidence,

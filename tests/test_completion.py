@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fork_trace import catalogue, explain, rehearse
+from fork_trace import rehearse
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import lookup as explain
 
 ENVIRON = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 TIMEOUT_S = 60

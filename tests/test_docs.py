@@ -13,7 +13,6 @@ from conftest import MadeHost, make_failure
 from fork_trace import (
     __version__,
     aggregate,
-    catalogue,
     check,
     cli,
     plan,
@@ -22,6 +21,7 @@ from fork_trace import (
     steps,
     tables,
 )
+from fork_trace.diagnosis import advice as catalogue
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent

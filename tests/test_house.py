@@ -23,11 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"errors", "steps"},
     "records": {"errors", "names"},
     # 2
-    "causes": {"events", "records", "steps"},
     "containers": set(),
-    "texts": set(),
-    "catalogue": {"containers", "records"},
-    "explain": {"catalogue", "errors", "texts"},
+    "diagnosis": {"containers", "errors", "events", "records", "steps"},
     "limits": set(),
     # 3
     "aggregate": {"errors", "records"},
@@ -66,11 +63,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "wording": {"names", "records"},
     "tables": {"aggregate", "names", "records", "wording"},
-    "report": {"aggregate", "catalogue", "names", "records", "tables", "wording"},
-    "formats": {"aggregate", "catalogue", "names", "records", "report", "tables"},
+    "report": {"aggregate", "diagnosis", "names", "records", "tables", "wording"},
+    "formats": {"aggregate", "diagnosis", "names", "records", "report", "tables"},
     "screen": {"aggregate", "names", "report", "tables", "wording"},
     "terminal": {"screen", "wording"},
-    "render": {"catalogue", "explain", "names", "records", "tables", "wording"},
+    "render": {"diagnosis", "names", "records", "tables", "wording"},
     "borrowed": {"errors", "files"},
     "stage": {"borrowed"},
     "calls": set(),
@@ -91,18 +88,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # 5
     "session": {
-        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
-        *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
+        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "cgroup"),
+        *("containers", "diagnosis", "errors", "events", "headers", "holders", "kernel"),
         *("plan", "privileges", "procfs", "records", "reserve", "runtimes", "steps", "symbols"),
     },
     # 6
     "check": {
-        *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
+        *("__init__", "cgroup", "diagnosis", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
     "watch": {
-        *("aggregate", "catalogue", "errors", "formats", "names", "records", "report", "screen"),
+        *("aggregate", "diagnosis", "errors", "formats", "names", "records", "report", "screen"),
         *("privileges", "session", "terminal"),
     },
     # 7
@@ -111,17 +108,21 @@ MAY_IMPORT: dict[str, set[str]] = {
             "__init__",
             "aggregate",
             "check",
+            "diagnosis",
             "doctor",
             "documents",
             "errors",
             "events",
-            "explain",
             "names",
             "plan",
         ),
         *("formats", "records", "rehearse", "render", "report", "session", "watch"),
     },
     "__main__": {"cli"},
+}
+# A package is one room to all others. Within, a file may import only those that stand before it.
+WITHIN: dict[str, tuple[str, ...]] = {
+    "diagnosis": (*("__init__", "verdict", "advice", "texts", "lookup"),),
 }
 PURE = (
     *(
@@ -131,12 +132,10 @@ PURE = (
         "events",
         "plan",
         "records",
-        "causes",
         "containers",
-        "texts",
-        "catalogue",
+        "diagnosis",
     ),
-    *("explain", "aggregate", "callers", "limits", "wording", "report", "formats", "screen"),
+    *("aggregate", "callers", "limits", "wording", "report", "formats", "screen"),
 )
 # A pure room's whole outside world.
 PURE_MAY_IMPORT = {
@@ -196,6 +195,21 @@ def room_of(path: Path) -> str:
 TREES = {room_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+def package_of(room: str) -> str:
+    package = room.partition(".")[0]
+    return package if package in WITHIN else room
+
+
+def trees_of(package: str) -> dict[str, ast.Module]:
+    return {room: tree for room, tree in TREES.items() if package_of(room) == package}
+
+
+def known_by(package: str) -> set[str]:
+    """Return the rooms outside of itself that a room imports, packages as one."""
+    rooms = {each for tree in trees_of(package).values() for each in imports(tree)[0]}
+    return {package_of(room) for room in rooms} - {package}
+
+
 def imports(tree: ast.AST) -> tuple[set[str], set[str]]:
     """Return the rooms and the outside modules that a file imports, wherever in it."""
     rooms, outside = set(), set()
@@ -219,18 +233,33 @@ def imports(tree: ast.AST) -> tuple[set[str], set[str]]:
 
 
 def test_every_room_has_its_place_in_the_house() -> None:
-    assert sorted(MAY_IMPORT) == sorted(TREES)
+    assert sorted(MAY_IMPORT) == sorted({package_of(room) for room in TREES})
 
 
-@pytest.mark.parametrize("room", sorted(TREES))
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_a_room_knows_only_those_below_it(room: str) -> None:
-    rooms, _ = imports(TREES[room])
+    assert set() == known_by(room) - MAY_IMPORT[room]
 
-    assert set() == rooms - MAY_IMPORT[room]
+
+@pytest.mark.parametrize("package", sorted(WITHIN))
+def test_within_a_package_no_arrow_goes_back_up(package: str) -> None:
+    inner = {
+        room[len(package) + 1 :] or "__init__": {
+            each[len(package) + 1 :] or "__init__"
+            for each in imports(tree)[0]
+            if package_of(each) == package
+        }
+        for room, tree in trees_of(package).items()
+    }
+    order = WITHIN[package]
+
+    assert sorted(order) == sorted(inner)
+    for number, room in enumerate(order):
+        assert inner[room] <= set(order[:number]), room
 
 
 def test_no_arrow_of_the_table_is_for_nothing() -> None:
-    idle = {room: MAY_IMPORT[room] - imports(tree)[0] for room, tree in TREES.items()}
+    idle = {room: MAY_IMPORT[room] - known_by(room) for room in MAY_IMPORT}
 
     assert {} == {room: names for room, names in idle.items() if names}
 
@@ -244,13 +273,14 @@ def test_no_arrow_goes_back_up() -> None:
 
 @pytest.mark.parametrize("room", PURE)
 def test_a_pure_room_has_no_file_clock_or_library(room: str) -> None:
-    _, outside = imports(TREES[room])
+    for tree in trees_of(room).values():
+        _, outside = imports(tree)
 
-    assert set() == outside - PURE_MAY_IMPORT
-    assert not any(
-        isinstance(node, ast.Name) and node.id in ("open", "print", "input", "__import__")
-        for node in ast.walk(TREES[room])
-    )
+        assert set() == outside - PURE_MAY_IMPORT
+        assert not any(
+            isinstance(node, ast.Name) and node.id in ("open", "print", "input", "__import__")
+            for node in ast.walk(tree)
+        )
 
 
 @pytest.mark.parametrize("module", sorted(OWNERS))

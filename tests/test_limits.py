@@ -10,7 +10,8 @@ from conftest import INITIAL_PID, INITIAL_USER
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import catalogue, limits
+from fork_trace import limits
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.limits import (
     UNLIMITED,
     Big,

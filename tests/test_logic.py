@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from fork_trace import causes, events, steps
+from fork_trace import events, steps
 from fork_trace.backends.settings import Config
+from fork_trace.diagnosis import verdict as causes
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ERESTARTNOINTR = 513

@@ -11,7 +11,8 @@ from pages import __main__ as pages
 from pages import causes, manual
 from readme import put_into
 
-from fork_trace import aggregate, catalogue, cli, records, report
+from fork_trace import aggregate, cli, records, report
+from fork_trace.diagnosis import advice as catalogue
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "FIELDS", "CAUSES", "OVERHEAD"]
 SECTIONS += ["PRIVILEGES", "FILES", "EXIT STATUS", "EXAMPLES", "BUGS", "SEE ALSO"]

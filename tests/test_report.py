@@ -21,7 +21,8 @@ from conftest import (
     widths,
 )
 
-from fork_trace import aggregate, catalogue, report, steps
+from fork_trace import aggregate, report, steps
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.records import Failure, Holder
 
 GOLDEN = """\

@@ -9,7 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fork_trace import catalogue, cli, documents, explain
+from fork_trace import cli, documents
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import lookup as explain
 
 TEXT = documents.text(documents.RUNBOOK)
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)

@@ -25,7 +25,6 @@ from conftest import (
 
 from fork_trace import (
     aggregate,
-    catalogue,
     check,
     cli,
     events,
@@ -35,6 +34,7 @@ from fork_trace import (
     report,
     steps,
 )
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.records import Frame
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))

@@ -19,7 +19,8 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import aggregate, catalogue, report, screen, steps
+from fork_trace import aggregate, report, screen, steps
+from fork_trace.diagnosis import advice as catalogue
 from fork_trace.wording import columns
 
 MOMENT = screen.Moment("alpha", 200.4, 5.2, "q or Ctrl-C ends it")

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from conftest import make_failure, table_of, threads_max, widest, widths
 
-from fork_trace import aggregate, catalogue, steps, tables
+from fork_trace import aggregate, steps, tables
+from fork_trace.diagnosis import advice as catalogue
 
 
 @pytest.mark.parametrize("entry", catalogue.ENTRIES, ids=lambda entry: entry.cause)

@@ -22,7 +22,6 @@ from conftest import make_summary as make_end
 from fork_trace import (
     aggregate,
     callers,
-    causes,
     cfi,
     cgroup,
     containers,
@@ -40,6 +39,7 @@ from fork_trace import (
     wording,
 )
 from fork_trace.demangle import Demangler
+from fork_trace.diagnosis import verdict as causes
 from fork_trace.errors import ForkTraceError
 
 MOST_SHOWN = 1 << 16

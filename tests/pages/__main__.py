@@ -8,7 +8,8 @@ from pathlib import Path
 
 from readme import put_into
 
-from fork_trace import __version__, catalogue, cli, documents
+from fork_trace import __version__, cli, documents
+from fork_trace.diagnosis import advice as catalogue
 from pages import causes, manual
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from readme import Place
 
-from fork_trace.catalogue import Entry
+from fork_trace.diagnosis.advice import Entry
 
 PLACE = Place("<!-- causes: begin, written by scripts/build-docs -->", "<!-- causes: end -->")
 _MOST_ERRNOS = 3

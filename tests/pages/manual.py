@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fork_trace.catalogue import Entry
+from fork_trace.diagnosis.advice import Entry
 
 _FILES = (
     ("/proc/PID, /proc/sys", "the state of processes, and the limits of the host"),

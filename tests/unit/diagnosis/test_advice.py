@@ -11,8 +11,9 @@ from conftest import MadeHost, make_evidence
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import catalogue, check, containers, rehearse, steps
-from fork_trace.catalogue import BY_CAUSE, ENTRIES, Entry
+from fork_trace import check, containers, rehearse, steps
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.advice import BY_CAUSE, ENTRIES, Entry
 
 # The contract: what a record's `step` and `cause` can be.
 STEP_NAMES = [

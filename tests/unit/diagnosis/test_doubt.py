@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from fork_trace import causes, steps
+from fork_trace import steps
+from fork_trace.diagnosis import verdict as causes
 from fork_trace.events import Key
 
 KEY = Key(

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from fork_trace import catalogue, causes, events, records, steps
+from fork_trace import events, records, steps
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import verdict as causes
 
 HOST = causes.Host(page_bytes=4096, hugetlb_pages=0)
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fork_trace import catalogue, texts
-from fork_trace.catalogue import Entry, StepEntry
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import texts
+from fork_trace.diagnosis.advice import Entry, StepEntry
+from fork_trace.diagnosis.texts import Text
 from fork_trace.errors import ForkTraceError
-from fork_trace.texts import Text
 
 # What people have in hand beside the names of the book: the knobs, and functions within a step.
 _CAUSE_ALIASES = {

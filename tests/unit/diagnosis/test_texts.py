@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fork_trace import catalogue, texts
+from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import texts
 
 BOTH = ("EAGAIN", "ENOMEM")
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_catalogue import CAUSES, STEP_NAMES
+from test_advice import CAUSES, STEP_NAMES
 from test_texts import SEEN
 
-from fork_trace import cli, explain, texts
+from fork_trace import cli
+from fork_trace.diagnosis import lookup as explain
+from fork_trace.diagnosis import texts
 from fork_trace.errors import ForkTraceError
 
 
