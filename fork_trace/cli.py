@@ -56,9 +56,9 @@ def _columns(start: str) -> Iterable[tuple[str, str]]:
 
 
 def _book(_start: str) -> Iterable[tuple[str, str]]:
-    from fork_trace.diagnosis import lookup as explain
+    from fork_trace.diagnosis import lookup
 
-    return explain.offers()
+    return lookup.offers()
 
 
 def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
@@ -474,10 +474,10 @@ class _Words(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.option("--runbook", is_flag=True, help="The runbook: from a symptom to its cure.")
 def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
-    """Tell what a step, cause, errno or error text means
+    """Explain a step, cause, errno or error text
 
-    And how to confirm it, what relieves it now and what cures it. Needs no root
-    and no kernel. Without a word it lists all causes.
+    And how to verify, mitigate and fix it. Needs neither root nor BPF. Without
+    arguments, it lists all causes.
 
     \b
     fork-trace explain pids-cgroup
@@ -486,16 +486,16 @@ def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> Non
     fork-trace explain --runbook           # five symptoms, each to its cure
     """
     from fork_trace import documents
-    from fork_trace.diagnosis import lookup as explain
+    from fork_trace.diagnosis import lookup
 
     if runbook:
         if words or as_json:
             raise click.UsageError("--runbook takes neither words nor --json.")
         sys.stdout.write(documents.text(documents.RUNBOOK))
         return
-    answer = explain.look_up(words)
+    answer = lookup.look_up(words)
     if as_json:
-        print(json_line(explain.as_json(answer)))
+        print(json_line(lookup.as_json(answer)))
     else:
         sys.stdout.write(render.explanation(answer))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fork_trace import records, report, tables
 from fork_trace.aggregate import Row, Table
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.advice import means
 from fork_trace.names import json_line, safe
 from fork_trace.records import Header, Summary
 from fork_trace.report import PLAIN, More
@@ -106,7 +106,7 @@ def whole(
             "cause": cause,
             "host": host,
             "count": group.count,
-            "means": catalogue.means(cause),
+            "means": means(cause),
             "latest": json.loads(records.to_json(group.latest)),
         }
         for cause, _ in counted.causes.most_common()

@@ -1,14 +1,14 @@
 """The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
 
 A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. The
-names are stable; README.md documents them. What a record means is `causes`' and `catalogue`'s.
+names are stable; README.md documents them. What a record means is `diagnosis`'.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any, TypeVar, Union
 
@@ -54,6 +54,15 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """One thing to do about a failure."""
+
+    kind: str  # "verify", "mitigate" or "fix"
+    text: str  # whole sentences
+    commands: tuple[str, ...] = ()  # to paste into a shell; words in capitals are to be filled in
+
+
+@dataclass(frozen=True)
 class Failure:
     """One fork that the kernel refused, or `count` alike of which this is one."""
 
@@ -80,7 +89,7 @@ class Failure:
     evidence: tuple[Evidence, ...] = ()
     caller: str | None = None
     stack: tuple[Frame, ...] = ()
-    advice: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
     also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
     # Who held the pool right after, most first, or up to 10 s before; None: not read.
     holders: tuple[Holder, ...] | None = None
@@ -181,18 +190,25 @@ def _check(record: Any) -> None:
             raise ValueError(f"{item.name} is no {type_.partition('[')[0]}")
 
 
+def _advice(values: Mapping[str, Any]) -> Advice:
+    advice = _build(Advice, values)
+    return replace(advice, commands=tuple(str(item) for item in advice.commands))
+
+
 def _failure(values: dict[str, Any]) -> Failure:
     values["evidence"] = tuple(_build(Evidence, item) for item in values.get("evidence", ()))
     values["stack"] = tuple(_build(Frame, item) for item in values.get("stack", ()))
     if values.get("holders") is not None:
         values["holders"] = tuple(_build(Holder, item) for item in values["holders"])
-    for name in ("flags", "advice", "also"):
+    values["advice"] = tuple(_advice(item) for item in values.get("advice", ()))
+    for name in ("flags", "also"):
         values[name] = tuple(str(item) for item in values.get(name, ()))
     failure = _build(Failure, values)
     _check(failure)
     if failure.count < 1:
         raise ValueError("count is not positive")
-    for item in (*failure.evidence, *failure.stack, *(failure.holders or ())):
+    holders = failure.holders or ()
+    for item in (*failure.evidence, *failure.stack, *failure.advice, *holders):
         _check(item)
     return failure
 

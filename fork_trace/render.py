@@ -9,11 +9,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import advice
 from fork_trace.names import json_line, safe
-from fork_trace.records import Holder
+from fork_trace.records import Advice, Holder
 from fork_trace.tables import draw
-from fork_trace.wording import amount, held, short, tail, wrap
+from fork_trace.wording import advised, amount, held, short, tail, wrap
 
 if TYPE_CHECKING:
     # The book of texts is not for those who watch.
@@ -136,52 +136,50 @@ def explanation(answer: Answer) -> str:
     if answer.step is not None:
         lines += wrap(f"{answer.step.name}: {answer.step.what}", "", "  ")
     elif answer.kind == "list":
-        lines += wrap("What can refuse a fork or a thread, the most frequent first:", "", "")
+        lines += wrap("What can make a fork or a thread fail, most frequent first:", "", "")
     elif answer.kind == "errno":
-        lines += wrap(f"{answer.errno} from a fork or a thread, the most frequent first:", "", "")
+        lines += wrap(f"{answer.errno} from a fork or a thread, most frequent first:", "", "")
     for each in answer.texts:
         lines += wrap(_said(each.application, each.text), "", "  ")
         lines += wrap(each.note, "    ", "    ") if each.note else []
     if answer.texts:
-        tells = f", as it says {answer.errno}" if answer.errno else ""
-        lines += wrap(f"It can be{tells}, the likeliest first:", "", "")
+        tells = f" (it says {answer.errno})" if answer.errno else ""
+        lines += wrap(f"Possible causes{tells}, likeliest first:", "", "")
     if len(answer.causes) == 1:
         return "\n".join([*lines, *([""] if lines else []), *_whole(answer)]) + "\n"
-    for entry in answer.causes:
-        errnos = ", ".join(entry.errnos) or "any errno"
-        lines += ["", *wrap(f"{entry.cause} ({errnos})", "  ", "    ")]
-        lines += wrap(entry.means, "    ", "    ")
-    lines += ["", "`fork-trace explain CAUSE` tells how to confirm and to cure one of them."]
+    for cause in answer.causes:
+        errnos = ", ".join(cause.errnos) or "any errno"
+        lines += ["", *wrap(f"{cause.slug} ({errnos})", "  ", "    ")]
+        lines += wrap(cause.means, "    ", "    ")
+    lines += ["", "`fork-trace explain CAUSE` says how to verify and fix one of them."]
     return "\n".join(lines) + "\n"
 
 
 def _whole(answer: Answer) -> list[str]:
-    (entry,) = answer.causes
-    lines = wrap(f"{entry.cause}: {entry.means}", "", "  ")
-    steps = ", ".join(answer.steps_of(entry.cause)) or "none of its own"
-    lines += ["", *wrap(f"errno: {', '.join(entry.errnos) or 'any'}", "  ", "         ")]
-    lines += wrap(f"limit: {entry.limit.replace('`', '')}", "  ", "         ")
+    from fork_trace.diagnosis import lookup
+
+    (cause,) = answer.causes
+    lines = wrap(f"{cause.slug}: {cause.means}", "", "  ")
+    steps = ", ".join(lookup.steps_of(cause)) or "none of its own"
+    lines += ["", *wrap(f"errno: {', '.join(cause.errnos) or 'any'}", "  ", "         ")]
+    lines += wrap(f"limit: {cause.limit.replace('`', '')}", "  ", "         ")
     lines += wrap(f"step:  {steps}", "  ", "         ")
     lines += ["", "With fork-trace"]
-    for sentence in catalogue.by_tool(entry.cause):
+    for sentence in lookup.by_tool(cause):
         lines += wrap(sentence, "  ", "    ")
-    for heading, remedy in (
-        ("To confirm", entry.confirm),
-        ("For now", entry.relieve),
-        ("For good", entry.cure),
-    ):
-        lines += ["", heading]
+    for kind, remedies in lookup.remedies_of(cause):
+        lines += ["", kind.capitalize()]
         by_sentence: dict[str, list[str]] = {}
-        for key, sentence in catalogue.offline(remedy).items():
-            by_sentence.setdefault(sentence, []).append(catalogue.VARIANTS[key])
+        for key, remedy in advice.offline(kind, remedies).items():
+            sentence = advised(remedy).partition(": ")[2]
+            by_sentence.setdefault(sentence, []).append(advice.VARIANTS.get(key, key))
         for sentence, names in by_sentence.items():
             where = ", ".join(names)
             lines += wrap(f"{where}: {sentence}" if where else sentence, "  ", "    ")
-    if entry.myths:
-        lines += ["", "What is wrongly believed"]
-        for myth in entry.myths:
-            lines += wrap(myth, "  ", "    ")
-    texts = answer.texts_of(entry.cause)
+    lines += ["", "Common misconceptions"]
+    for myth in cause.myths:
+        lines += wrap(myth, "  ", "    ")
+    texts = lookup.texts_of(cause)
     if texts:
         lines += ["", "What applications print"]
         for each in texts:
@@ -209,7 +207,7 @@ def check(found: dict[str, Any], is_all: bool) -> str:
     pools = found["limits"]
     bad = [pool for pool in pools if pool["level"] in ("full", "near")]
     counts = ", ".join(f"{found['counts'][level]} {word}" for level, word in _LEVEL_WORDS.items())
-    first = "fine as far as it could be read" if found["counts"]["unknown"] else "fine"
+    first = "ok (some limits unreadable)" if found["counts"]["unknown"] else "fine"
     if bad:
         first = f"{bad[0]['level']}: {safe(bad[0]['cause'])}, {_used(bad[0])}, {_place(bad[0])}"
     lines = wrap(f"{first}; {counts}", "", "  ")
@@ -236,7 +234,7 @@ def check(found: dict[str, Any], is_all: bool) -> str:
         text = f"fine: {found['counts']['fine']}, the fullest is {most['cause']}, {_used(most)}"
         lines += wrap(f"{text}, {_place(most)}; --all shows them", "", "  ")
     for level, reason, words in (
-        ("fine", "free", "nothing to refuse"),
+        ("fine", "free", "not limited"),
         ("unknown", "why", "not known"),
     ):
         places: dict[tuple[str, str], list[str]] = {}
@@ -283,8 +281,8 @@ def _near(pool: dict[str, Any]) -> list[str]:
     if pool["holders"] is not None:
         who = [Holder(**each) for each in pool["holders"]]
         lines += wrap(held(who, pool["holders_total"], pool["used"]), "  ", "    ")
-    for sentence in pool["advice"]:
-        lines += wrap(safe(sentence), "  -> ", "     ")
+    for each in pool["advice"]:
+        lines += wrap(safe(advised(Advice(**each))), "  -> ", "     ")
     return lines
 
 

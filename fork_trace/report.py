@@ -11,10 +11,21 @@ from dataclasses import dataclass
 
 from fork_trace import tables
 from fork_trace.aggregate import Group, Row, Table
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.advice import means
 from fork_trace.names import safe
 from fork_trace.records import Evidence, Failure, Header, Summary
-from fork_trace.wording import WIDTH, amount, columns, count, cut, held, middle, short, wrap
+from fork_trace.wording import (
+    WIDTH,
+    advised,
+    amount,
+    columns,
+    count,
+    cut,
+    held,
+    middle,
+    short,
+    wrap,
+)
 
 _CGROUPS = "/sys/fs/cgroup/"
 _LEAST_PLACE, _GOOD_PLACE = 12, 24
@@ -65,11 +76,11 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
     if latest.comm is None:
         return Told(_NO_ROOM, (f"{number} x a refusal in {safe(latest.step)}",), ())
     if latest.certainty == "observed":
-        where = f"seen refusing in {safe(latest.function or latest.step)}"
+        where = f"rejected by {safe(latest.function or latest.step)} (observed)"
     elif latest.step == "copy_process":
-        where = "refused somewhere in copy_process"
+        where = "rejected somewhere in copy_process"
     else:
-        where = f"inferred at {safe(latest.step)}, by the state at that instant"
+        where = f"inferred at {safe(latest.step)} from kernel state"
     host = "" if on is None else f" on {safe(on)}"
     facts = [
         f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {safe(latest.comm or '?')}"
@@ -77,30 +88,27 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
         f"cgroup {safe(latest.cgroup or '?')}"
     ]
     if latest.also:
-        facts.append(f"It can be as well: {', '.join(map(safe, latest.also))}.")
+        facts.append(f"Also possible: {', '.join(map(safe, latest.also))}.")
     facts += [_sentence(item) for item in latest.evidence]
     facts += _holders(latest)
-    title = f"{safe(cause)}: {catalogue.means(cause)}"
-    return Told(title, tuple(facts), tuple(safe(sentence) for sentence in latest.advice))
+    title = f"{safe(cause)}: {means(cause)}"
+    return Told(title, tuple(facts), tuple(safe(advised(each)) for each in latest.advice))
 
 
 def tell_briefly(cause: str, latest: Failure) -> Told:
-    """Say of a cause only what it means, the deciding number, who holds it, and what relieves now."""
+    """Say of a cause only what it means, the deciding number, who holds it, and what mitigates it."""
     facts = [_sentence(item) for item in latest.evidence[:1]]
-    advice = next(
-        (each for each in latest.advice if each.startswith(catalogue.FOR_NOW)),
-        latest.advice[0] if latest.advice else "",
-    )
+    mitigations = [each for each in latest.advice if each.kind == "mitigate"]
     return Told(
-        f"{safe(cause)}: {catalogue.means(cause)}",
+        f"{safe(cause)}: {means(cause)}",
         (*facts, *_holders(latest)),
-        (safe(advice),) if advice else (),
+        tuple(safe(advised(each)) for each in (mitigations or latest.advice)[:1]),
     )
 
 
 def tell_in_a_line(cause: str, width: int) -> str:
     """Say of a cause only what it means, in one line; its numbers are in the table."""
-    return cut(f"{safe(cause)}: {catalogue.means(cause).partition(';')[0]}", width)
+    return cut(f"{safe(cause)}: {means(cause).partition(';')[0]}", width)
 
 
 def _holders(failure: Failure) -> list[str]:
@@ -246,7 +254,7 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
         # Tests that are inline on every kernel are marked in the table; this is about this kernel.
         gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
         if gaps:
-            text = f"no function to watch on this kernel for: {', '.join(gaps)}"
+            text = f"not observable on this kernel: {', '.join(gaps)}"
             found.append(safe(f"{text} (`fork-trace doctor` says why)"))
     return found
 

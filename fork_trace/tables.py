@@ -27,7 +27,7 @@ _NARROWABLE = ("command", "caller", "cgroup", "container", "parent", "host")
 _DROPPED = ("ERRNO", "USED/LIMIT", "NEW", "FIRST", "PER S", "LAST")
 # Stands behind each letter that takes two columns; no cell has it, as `safe` escapes it.
 _FILLER = "\0"
-INFERRED = "* inferred from the numbers at that instant, not seen refusing"
+INFERRED = "* inferred from kernel state, not observed"
 
 # With wcwidth installed tabulate would count those letters itself, and differently.
 tabulate.WIDE_CHARS_MODE = False

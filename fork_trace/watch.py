@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from fork_trace import aggregate, formats, privileges, records, report, screen
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis import advice
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.records import Failure, Header, Summary
@@ -333,7 +333,7 @@ def capture(
         if not output.failed:
             print(
                 f"Captured to {safe(output.path)}. To show it again, here or for a ticket:\n"
-                f"  fork-trace report {catalogue.shell(output.path)} [--format markdown]",
+                f"  fork-trace report {advice.shell(output.path)} [--format markdown]",
                 file=sys.stderr,
             )
         else:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from fork_trace.names import safe
-from fork_trace.records import Holder
+from fork_trace.records import Advice, Holder
 
 WIDTH = 79
 
@@ -95,19 +95,25 @@ def wrap(text: str, first: str, rest: str, width: int = WIDTH) -> list[str]:
     )
 
 
+def advised(advice: Advice) -> str:
+    """Write advice as one sentence, its commands last."""
+    commands = "; ".join(f"`{command}`" for command in advice.commands)
+    return f"{advice.kind.capitalize()}: {advice.text} {commands}".rstrip()
+
+
 def held(holders: Sequence[Holder], total: int | None, value: int | None) -> str:
     """Say who holds a pool, of which `value` was used at the refusal and `total` when it was read."""
     if not holders:
-        return "held by: nobody any more when /proc was read"
+        return "held by: nobody, by the time /proc was read"
     parts = [_holding(holder) for holder in holders]
     if total is None:
-        parts.append("and more, as /proc was too large to read it all")
+        parts.append("and more: /proc was too large to be read in time")
     else:
         others = total - sum(holder.tasks + holder.zombies for holder in holders)
         if others > 0:
             parts.append(f"others {others}")
         if value not in (None, total):
-            parts.append(f"{total} in all by then")
+            parts.append(f"{total} total when sampled")
     return f"held by: {'; '.join(parts)}"
 
 

@@ -21,7 +21,7 @@ from fork_trace import (
     steps,
     tables,
 )
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.causes import CAUSES
 from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -75,7 +75,7 @@ def test_every_command_and_option_has_its_help(name: str) -> None:
 
 
 def test_every_cause_is_in_the_table_of_causes() -> None:
-    causes = [entry.cause for entry in catalogue.ENTRIES]
+    causes = [cause.slug for cause in CAUSES]
     listed = re.findall(r"^\| `([a-z-]+)` \|", section("Causes"), re.MULTILINE)
 
     assert sorted(causes) == sorted(listed)
@@ -111,7 +111,16 @@ def test_every_rung_and_backend_is_named() -> None:
     ("record", "types"),
     [
         ("header", [records.Header]),
-        ("failure", [records.Failure, records.Evidence, records.Frame, records.Holder]),
+        (
+            "failure",
+            [
+                records.Failure,
+                records.Evidence,
+                records.Frame,
+                records.Holder,
+                records.Advice,
+            ],
+        ),
         ("summary", [records.Summary]),
     ],
 )

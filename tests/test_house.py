@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 2
     "containers": set(),
     "diagnosis": {"containers", "errors", "events", "records", "steps"},
-    "limits": set(),
+    "limits": {"diagnosis"},
     # 3
     "aggregate": {"errors", "records"},
     "callers": {"records"},
@@ -122,7 +122,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # A package is one room to all others. Within, a file may import only those that stand before it.
 WITHIN: dict[str, tuple[str, ...]] = {
-    "diagnosis": (*("__init__", "verdict", "advice", "texts", "lookup"),),
+    "diagnosis": (
+        *("__init__", "readings", "cause", "evidence"),
+        *("causes.namespaces", "causes.arguments", "causes.descriptors", "causes.memory"),
+        *("causes.policy", "causes.state", "causes.tasks", "causes"),
+        *("verdict", "advice", "texts", "lookup"),
+    ),
 }
 PURE = (
     *(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fork_trace import limits
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.limits import (
     UNLIMITED,
     Big,
@@ -190,13 +190,13 @@ def test_a_kernel_that_does_not_tell_how_it_counts_is_said_so() -> None:
 
     assert users(tallies, is_by_namespace=None)["uid 1000"].note is None
     tallies[(42, 1000)] = Tally(4, 100, JAVA, False)
-    assert "does not tell" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
+    assert "does not say" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
 
 
 def test_a_user_namespace_that_may_not_be_read_is_said_so() -> None:
     tally = Tally(6, 100, JAVA, False, is_guess=True)
 
-    assert "apart" in (users({(INITIAL_USER, 1000): tally})["uid 1000"].note or "")
+    assert "separately" in (users({(INITIAL_USER, 1000): tally})["uid 1000"].note or "")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_100_percent_is_exactly_when_the_next_one_fails(used: int, limit: int) -
     assert (used >= limit) == (limits.threads(used, limit).level(80, 100) == "full")
 
 
-def test_every_cause_is_one_of_the_catalogue() -> None:
+def test_every_cause_is_a_known_one() -> None:
     found = [
         limits.threads(1, 2),
         *limits.cgroups([CgroupLimit("/a", 7, 7, 23)]),
@@ -320,4 +320,4 @@ def test_every_cause_is_one_of_the_catalogue() -> None:
         *limits.mappings([Most(JAVA, 7)], 64),
     ]
 
-    assert set() == {each.cause for each in found} - set(catalogue.BY_CAUSE)
+    assert set() == {each.cause for each in found} - set(BY_SLUG)

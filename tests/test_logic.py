@@ -16,7 +16,7 @@ import pytest
 
 from fork_trace import events, steps
 from fork_trace.backends.settings import Config
-from fork_trace.diagnosis import verdict as causes
+from fork_trace.diagnosis.causes import arguments
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ERESTARTNOINTR = 513
@@ -471,7 +471,7 @@ def test_every_rule_of_the_logic_has_its_words() -> None:
     text += (CHECKOUT / "bpf" / "kernel_state.h").read_text()
     bits = sorted(int(bit) for bit in re.findall(r"rules \|= (\d+);", text))
 
-    assert [1 << bit for bit in range(len(causes._RULES))] == bits
+    assert [1 << bit for bit in range(len(arguments._RULES))] == bits
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from conftest import (
     HOSTILE,
     STACK,
     is_harmless,
+    make_advice,
     make_evidence,
     make_failure,
     make_header,
@@ -22,7 +23,8 @@ from conftest import (
 )
 
 from fork_trace import aggregate, report, steps
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.advice import advise
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.records import Failure, Holder
 
 GOLDEN = """\
@@ -31,23 +33,23 @@ GOLDEN = """\
 COUNT  COMMAND  CALLER  CAUSE          ERRNO   USED/LIMIT
    23  sh       _Fork   pids-cgroup    EAGAIN  7/7
     1  java     ?       threads-max *  EAGAIN  101/100
-* inferred from the numbers at that instant, not seen refusing
+* inferred from kernel state, not observed
 
 pids-cgroup: a cgroup has reached its pids.max; every thread counts
-  23 x EAGAIN, seen refusing in cgroup_can_fork; last: sh[42] clone, cgroup
-    /app.service
+  23 x EAGAIN, rejected by cgroup_can_fork (observed); last: sh[42] clone,
+    cgroup /app.service
   pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service
-  -> Raise the limit.
+  -> Mitigate: Raise the limit.
 
 threads-max: the host has as many threads as kernel.threads-max allows
-  1 x EAGAIN, inferred at threads_max, by the state at that instant; last:
-    java[43] clone3, cgroup ?
+  1 x EAGAIN, inferred at threads_max from kernel state; last: java[43] clone3,
+    cgroup ?
   kernel.threads-max: 101 of 100 tasks, the whole host
-  -> Raise it.
+  -> Mitigate: Raise it.
 
 6.1.0-test, fexit by libbpf, 2 s; lost samples: 0; missed calls: 0; counted
   without a sample: 3; outside the filter: 5
-no function to watch on this kernel for: dup_fd (`fork-trace doctor` says why)
+not observable on this kernel: dup_fd (`fork-trace doctor` says why)
 """
 
 
@@ -74,10 +76,10 @@ def test_a_small_report_reads_like_this() -> None:
 @pytest.mark.parametrize(
     ("certainty", "step", "function", "words"),
     [
-        ("observed", "dup_fd", "dup_fd", "seen refusing in dup_fd;"),
-        ("observed", "seccomp", None, "seen refusing in seccomp;"),
-        ("inferred", "threads_max", None, "inferred at threads_max, by the state at that instant;"),
-        ("inferred", "copy_process", None, "refused somewhere in copy_process;"),
+        ("observed", "dup_fd", "dup_fd", "rejected by dup_fd (observed);"),
+        ("observed", "seccomp", None, "rejected by seccomp (observed);"),
+        ("inferred", "threads_max", None, "inferred at threads_max from kernel state;"),
+        ("inferred", "copy_process", None, "rejected somewhere in copy_process;"),
     ],
 )
 def test_a_report_says_how_its_cause_is_known(
@@ -91,12 +93,12 @@ def test_a_report_says_how_its_cause_is_known(
 @pytest.mark.parametrize(
     ("also", "line"),
     [
-        (("pid-max",), "  It can be as well: pid-max."),
+        (("pid-max",), "  Also possible: pid-max."),
         (
             ("memory-cgroup", "kernel-memory"),
-            "  It can be as well: memory-cgroup, kernel-memory.",
+            "  Also possible: memory-cgroup, kernel-memory.",
         ),
-        (("\x1b[2J",), "  It can be as well: \\x1b[2J."),
+        (("\x1b[2J",), "  Also possible: \\x1b[2J."),
     ],
 )
 def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
@@ -109,7 +111,7 @@ def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
 
 
 def test_all_that_fits_as_well_fits_80_columns() -> None:
-    every = tuple(entry.cause for entry in catalogue.ENTRIES)
+    every = tuple(cause.slug for cause in CAUSES)
 
     assert max(map(len, details(make_failure(also=every), 1))) < 80
 
@@ -145,13 +147,13 @@ def held(total: int | None, *holders: Holder) -> str:
             7,
             [{"comm": None, "pid": None, "tasks": 0, "processes": 0, "zombies": 7}],
         ),
-        ("held by: java[4121] 5 tasks (1 process); 5 in all by then", 5, [{"tasks": 5}]),
+        ("held by: java[4121] 5 tasks (1 process); 5 total when sampled", 5, [{"tasks": 5}]),
         (
-            "held by: java[4121] 5 tasks (1 process); and more, as /proc was too large to read it all",
+            "held by: java[4121] 5 tasks (1 process); and more: /proc was too large to be read in time",
             None,
             [{"tasks": 5}],
         ),
-        ("held by: nobody any more when /proc was read", 0, []),
+        ("held by: nobody, by the time /proc was read", 0, []),
     ],
 )
 def test_who_holds_the_pool_is_a_sentence(
@@ -228,7 +230,7 @@ def test_no_field_of_a_record_reaches_the_report_raw(name: str, text: str) -> No
 def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
     failure = make_failure(
         evidence=(make_evidence(name=text, unit=text, where=text),),
-        advice=(text,),
+        advice=(make_advice(kind=text, text=text, commands=(text,)),),
         container={"name": text},
     )
     header = make_header(
@@ -247,9 +249,9 @@ def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
 
 
 def test_the_whole_default_report_fits_80_columns() -> None:
-    failures = [widest(step, entry) for step in steps.STEPS for entry in catalogue.ENTRIES]
+    failures = [widest(step, cause) for step in steps.STEPS for cause in CAUSES]
     failures = [
-        replace(failure, advice=catalogue.advice(failure.cause, failure.evidence, 1000))
+        replace(failure, advice=advise(failure.cause, failure.evidence, 1000))
         for failure in failures
     ]
 
@@ -260,7 +262,9 @@ def test_the_whole_default_report_fits_80_columns() -> None:
 
 def test_a_long_path_stays_whole_for_copying() -> None:
     path = "/sys/fs/cgroup/" + "a-very-long.slice/" * 8
-    failure = make_failure(evidence=(make_evidence(where=path),), advice=(f"Look at {path}.",))
+    failure = make_failure(
+        evidence=(make_evidence(where=path),), advice=(make_advice(text=f"Look at {path}."),)
+    )
 
     lines = "\n".join(details(failure, 1))
 
@@ -379,7 +383,7 @@ def test_a_verdict_without_bounds_has_the_whole_path() -> None:
 
 
 def test_the_verdict_is_one_line_under_80_columns_with_the_widest_values() -> None:
-    failure = widest(steps.STEPS[4], catalogue.ENTRIES[0])
+    failure = widest(steps.STEPS[4], CAUSES[0])
 
     text = report.verdict(table_of(failure), 86_400, ["a" * 64, "b"])
 
@@ -411,9 +415,9 @@ def test_of_several_hosts_each_has_its_row_its_numbers_and_its_last_line() -> No
 
     assert text.startswith("1 cause, 5 failures on 2 hosts; worst: sh on host1 in /of-host1 at ")
     assert "    3  host1  sh" in text
-    assert "\n  3 x EAGAIN on host1, seen refusing" in text
+    assert "\n  3 x EAGAIN on host1, rejected by cgroup_can_fork" in text
     assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host1\n" in text
-    assert "\npids-cgroup on host0\n  2 x EAGAIN on host0, seen refusing" in text
+    assert "\npids-cgroup on host0\n  2 x EAGAIN on host0, rejected by cgroup_can_fork" in text
     assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host0\n" in text
     assert "\nhost0, 6.1.0-test, fexit by libbpf" in text
     assert max(widths(text)) < 80
@@ -428,8 +432,12 @@ def test_of_very_many_hosts_those_with_most_failures_are_told_and_the_others_nam
     assert "also on host3 (6), host4 (5), host5 (4) and 2 more hosts; `--by host,cause`" in text
 
 
-def test_in_brief_a_cause_has_its_number_its_holders_and_what_relieves_now() -> None:
-    advice = ("To confirm: look.", "For now: raise it.", "For good: raise it there.")
+def test_in_brief_a_cause_has_its_number_its_holders_and_what_mitigates_it() -> None:
+    advice = (
+        make_advice(kind="verify", text="Look."),
+        make_advice(text="Raise it.", commands=("echo 8 > pids.max", "true")),
+        make_advice(kind="fix"),
+    )
     failure = make_failure(
         advice=advice,
         evidence=(make_evidence(), make_evidence(where="/elsewhere")),
@@ -441,5 +449,5 @@ def test_in_brief_a_cause_has_its_number_its_holders_and_what_relieves_now() -> 
         "pids-cgroup: a cgroup has reached its pids.max; every thread counts",
         "  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service",
         "  held by: java[4121] 7 tasks (1 process)",
-        "  -> For now: raise it.",
+        "  -> Mitigate: Raise it. `echo 8 > pids.max`; `true`",
     ] == report.tell_briefly("pids-cgroup", failure).lines()

@@ -34,7 +34,7 @@ from fork_trace import (
     report,
     steps,
 )
-from fork_trace.diagnosis import advice as catalogue
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.records import Frame
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
@@ -44,6 +44,7 @@ TYPES = {
     "failure": records.Failure,
     "summary": records.Summary,
     "evidence": records.Evidence,
+    "advice": records.Advice,
     "frame": records.Frame,
     "holder": records.Holder,
 }
@@ -122,7 +123,7 @@ def test_every_key_is_described() -> None:
 def test_what_can_be_named_is_what_the_code_names() -> None:
     parts = PUBLISHED["definitions"]
 
-    assert [entry.cause for entry in catalogue.ENTRIES] == parts["cause"]["enum"]
+    assert [cause.slug for cause in CAUSES] == parts["cause"]["enum"]
     assert [step.name for step in steps.STEPS] == parts["step"]["anyOf"][0]["enum"]
     assert list(plan.RUNGS) == parts["header"]["properties"]["rung"]["enum"]
     assert list(plan.BACKENDS) == parts["header"]["properties"]["backend"]["enum"]

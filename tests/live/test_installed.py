@@ -74,7 +74,7 @@ def assert_works(*program: str | Path) -> None:
     assert dict.fromkeys(SCENARIOS.values(), 23) == counts
     assert 0 == summary["lost"]
     assert schema.published() == json.loads(run(*program, "schema"))
-    assert "What is wrongly believed" in run(*program, "explain", "pids-cgroup")
+    assert "Common misconceptions" in run(*program, "explain", "pids-cgroup")
     assert documents.text(documents.RUNBOOK) == run(*program, "explain", "--runbook")
 
 

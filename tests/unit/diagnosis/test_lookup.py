@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_advice import CAUSES, STEP_NAMES
+from test_advice import SLUGS as CAUSES
+from test_advice import STEP_NAMES
 from test_texts import SEEN
 
 from fork_trace import cli
-from fork_trace.diagnosis import lookup as explain
-from fork_trace.diagnosis import texts
+from fork_trace.diagnosis import lookup, texts
 from fork_trace.errors import ForkTraceError
 
 
-def asked(*words: str) -> explain.Answer:
-    return explain.look_up(words)
+def asked(*words: str) -> lookup.Answer:
+    return lookup.look_up(words)
 
 
 def causes(*words: str) -> list[str]:
-    return [entry.cause for entry in asked(*words).causes]
+    return [cause.slug for cause in asked(*words).causes]
 
 
 def shown(*words: str) -> str:
@@ -57,18 +57,18 @@ def test_a_cause_is_told_whole(cause: str) -> None:
         "limit: ",
         "step:  ",
         "\nWith fork-trace\n",
-        "\nTo confirm\n",
-        "\nFor now\n",
-        "\nFor good\n",
-        "\nWhat is wrongly believed\n",
+        "\nVerify\n",
+        "\nMitigate\n",
+        "\nFix\n",
+        "\nCommon misconceptions\n",
     ):
         assert heading in text
 
 
-def test_a_cause_has_what_is_wrongly_believed_and_what_applications_print() -> None:
+def test_a_cause_has_its_misconceptions_and_what_applications_print() -> None:
     text = shown("fd-table-limit")
 
-    assert "What is wrongly believed\n  EMFILE from fork means fs.file-max" in text
+    assert "Common misconceptions\n  EMFILE from fork means fs.file-max" in text
     assert "What applications print\n" in shown("threads-max")
 
 
@@ -136,7 +136,7 @@ def test_an_errno_tells_all_its_causes_likeliest_first(
     answer = asked(*word.split())
 
     assert ("errno", name) == (answer.kind, answer.errno)
-    assert first == [entry.cause for entry in answer.causes][: len(first)]
+    assert first == [each.slug for each in answer.causes][: len(first)]
 
 
 @pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
@@ -147,9 +147,9 @@ def test_a_printed_text_finds_its_causes(
 
     assert "text" == answer.kind
     assert application in [each.application for each in answer.texts]
-    assert cause == answer.causes[0].cause
+    assert cause == answer.causes[0].slug
     if error:
-        assert all(not entry.errnos or error in entry.errnos for entry in answer.causes)
+        assert all(not each.errnos or error in each.errnos for each in answer.causes)
 
 
 @pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
@@ -158,7 +158,7 @@ def test_a_line_is_pasted_as_it_was_printed(
 ) -> None:
     # -bash: has an h in it, and -h is an option.
     assert json.loads(shown("--json", *line.split())) == json.loads(shown(*line.split(), "--json"))
-    assert "It can be" in shown(line) or f"{cause}: " in shown(line)
+    assert "Possible causes" in shown(line) or f"{cause}: " in shown(line)
 
 
 @pytest.mark.parametrize("words", [["-h"], ["pids-cgroup", "--help"], ["-bash:", "-h"]])
@@ -224,8 +224,11 @@ def test_json_is_one_object_with_the_same_entries() -> None:
 
     assert ("cause", "pids-cgroup") == (found["kind"], found["query"])
     assert ["cgroup_can_fork"] == entry["steps"]
-    assert {"", "docker", "podman", "kubernetes", "login-session"} <= set(entry["relieve"])
-    assert entry["confirm"][""] and entry["myths"] and entry["texts"]
+    assert {"", "docker", "podman", "kubernetes", "login-session"} <= set(entry["mitigate"])
+    assert ["cat /sys/fs/cgroup/PATH/pids.current", "cat /sys/fs/cgroup/PATH/pids.max"] == (
+        entry["verify"][""]["commands"]
+    )
+    assert entry["fix"][""]["text"] and entry["myths"] and entry["texts"]
 
 
 @pytest.mark.parametrize("query", ["", "alloc_pid", "EAGAIN", "fork: retry: No child processes"])
