@@ -158,8 +158,8 @@ def headroom(
 ) -> Headroom:
     """Compare what a cause counts with its limit, under the names that the cause has for them."""
     assert cause.check is not None
-    name, unit = cause.check
-    return Headroom(cause.slug, name, used, limit, unit, where, why, **more)
+    gauge = cause.check
+    return Headroom(cause.slug, gauge.name, used, limit, gauge.unit, where, why, **more)
 
 
 def threads(used: int | None, limit: int | None) -> Headroom:

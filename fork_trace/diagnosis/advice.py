@@ -31,7 +31,7 @@ VARIANTS: Mapping[str, str] = {
     "kubernetes-node": "all pods of a node",
     "nested": "nested pid namespace",
 }
-_SYSCTL = re.compile(r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces")
+_SYSCTL = r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces"
 
 
 def means(slug: str) -> str:
@@ -141,7 +141,7 @@ def _known(
         seen = f" ({value} of {limit} {first.unit} when the fork failed)"
     if limit is not None:
         now = f" (it was {limit})"
-    named = _SYSCTL.fullmatch(first.name) if first else None
+    named = re.fullmatch(_SYSCTL, first.name) if first else None
     is_v1_memory = where is not None and where.startswith("/sys/fs/cgroup/memory/")
     unit = shell(place.unit) if place.unit is not None else "UNIT"
     return {

@@ -3,10 +3,9 @@
 The causes themselves are in `causes`, one object each; every table of the project is derived from them.
 """
 
-from __future__ import annotations
-
+# Without annotations as strings: NamedTuple compiles each of them, and all that watch wait for it.
 from collections.abc import Mapping
-from typing import Callable, NamedTuple, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.records import Evidence
@@ -40,10 +39,11 @@ class Fit(NamedTuple):
 
 
 class Gauge(NamedTuple):
-    """What `check` compares before anything fails: a setting, and the unit of what is counted."""
+    """What `check` compares before anything fails."""
 
-    name: str
-    unit: str
+    name: str  # the setting
+    unit: str  # of what is counted
+    compares: str  # a clause
 
 
 class Remedy(NamedTuple):
@@ -78,7 +78,7 @@ class Cause(NamedTuple):
     refusals: tuple[Refusal, ...] = ()
     fits: tuple[Fit, ...] = ()
     # Its numbers: the one that decided comes first. None: it has none.
-    evidence: Callable[[KernelReadings, HostReadings], tuple[Evidence, ...]] | None = None
+    evidence: Optional[Callable[[KernelReadings, HostReadings], tuple[Evidence, ...]]] = None
     structures: tuple[str, ...] = ()  # of events.MOVED: what they are read from
     reads: str = ""  # what /proc has to add: "overcommit", "threads", "descriptors" or "files"
     pool: str = (
@@ -86,7 +86,7 @@ class Cause(NamedTuple):
     )
     # The limit is an ancestor's: what helps depends on where the limiting cgroup runs.
     is_of_cgroup: bool = False
-    check: Gauge | None = None
+    check: Optional[Gauge] = None
     aliases: tuple[str, ...] = ()  # other names that people look it up by, in small letters
     # The arguments of `fork-trace rehearse` that make it happen; "": there is no rehearsal.
     rehearsal: str = ""

@@ -23,8 +23,9 @@ def made() -> dict[Path, str]:
     readme = README.read_text(encoding="utf-8")
     schema = causes.put_into_schema(SCHEMA.read_text(encoding="utf-8"), CAUSES)
     page = manual.page("fork-trace", __version__, cli.cli, readme, CAUSES, json.loads(schema))
+    tables = put_into(readme, causes.PLACE, causes.table(CAUSES))
     return {
-        README: put_into(readme, causes.PLACE, causes.table(CAUSES)),
+        README: put_into(tables, causes.CHECKED, causes.checked_table(CAUSES)),
         SCHEMA: schema,
         MANUAL: page,
     }

@@ -1,4 +1,4 @@
-"""What documents list of the causes: the README's table, and the schema's enumeration. Pure."""
+"""What documents list of the causes: the README's two tables, and the schema's enumeration. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from readme import Place
 from fork_trace.diagnosis.cause import Cause
 
 PLACE = Place("<!-- causes: begin, written by scripts/build-docs -->", "<!-- causes: end -->")
+CHECKED = Place("<!-- checked: begin, written by scripts/build-docs -->", "<!-- checked: end -->")
 _MOST_ERRNOS = 3
 _ENUM = re.compile(r'("cause": \{\n +"enum": \[\n)[^]]*(\n +\])')
 
@@ -24,6 +25,12 @@ def table(causes: Sequence[Cause]) -> str:
 
 def _errnos(cause: Cause) -> str:
     return ", ".join(cause.errnos) if 0 < len(cause.errnos) <= _MOST_ERRNOS else "several"
+
+
+def checked_table(causes: Sequence[Cause]) -> str:
+    """Write one row for each cause whose limit `check` compares, likeliest first."""
+    rows = [f"| `{cause.slug}` | {cause.check.compares} |" for cause in causes if cause.check]
+    return "\n".join(["| cause | what is compared |", "|---|---|", *rows])
 
 
 def put_into_schema(schema: str, causes: Sequence[Cause]) -> str:

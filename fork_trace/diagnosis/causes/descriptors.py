@@ -29,7 +29,11 @@ FD_TABLE_LIMIT = Cause(
     fits=(Fit(errno.EMFILE, "fd-table", "dup_fd"),),
     evidence=_slots,
     structures=("fdtable",),
-    check=Gauge("fs.nr_open", "descriptors"),
+    check=Gauge(
+        "fs.nr_open",
+        "descriptors",
+        "the highest open descriptor of the three largest tables with `fs.nr_open`",
+    ),
     aliases=("fs.nr_open",),
     rehearsal="--host-wide fd-table-limit",
     verify=do(
@@ -127,7 +131,11 @@ FILE_MAX = Cause(
     fits=(Fit(errno.ENFILE, "", "pidfd_prepare", ASKED),),
     evidence=_open_files,
     reads="files",
-    check=Gauge("fs.file-max", "open files"),
+    check=Gauge(
+        "fs.file-max",
+        "open files",
+        "open files with `fs.file-max`; only a fork with a pidfd needs one",
+    ),
     aliases=("fs.file-max",),
     rehearsal="--host-wide pidfd-file-max",
     verify=do(

@@ -32,7 +32,12 @@ OVERCOMMIT_HEURISTIC = Cause(
     evidence=evidence.one_mapping,
     structures=("mm_struct",),
     reads="overcommit",
-    check=Gauge("largest mapping", "KiB"),
+    check=Gauge(
+        "largest mapping",
+        "KiB",
+        "in mode 0: the largest private writable mapping of the three largest processes with RAM "
+        "plus swap, the rule since Linux 5.2",
+    ),
     rehearsal="overcommit-heuristic",
     verify=do(
         "The mode is 0, and the largest mapping exceeds MemTotal plus SwapTotal{seen}.",
@@ -72,7 +77,12 @@ OVERCOMMIT_NEVER = Cause(
     evidence=evidence.commit_charge,
     structures=("mm_struct",),
     reads="overcommit",
-    check=Gauge("commit charge", "KiB"),
+    check=Gauge(
+        "commit charge",
+        "KiB",
+        "in mode 2: Committed_AS with CommitLimit less the reserves, for root and for others; and "
+        "what a fork of each of the three largest processes would add. In mode 1 nothing is refused",
+    ),
     rehearsal="--host-wide overcommit-never",
     verify=do(
         "The mode is 2, and Committed_AS is close to CommitLimit{seen}.",
@@ -112,7 +122,12 @@ THREAD_STACK = Cause(
     ),
     evidence=evidence.thread_stack,
     reads="overcommit",
-    check=Gauge("vm.max_map_count", "mappings"),
+    check=Gauge(
+        "vm.max_map_count",
+        "mappings",
+        "the mappings of the 20 largest processes with `vm.max_map_count`; the three with the most "
+        "are shown",
+    ),
     aliases=("vm.max_map_count", "rlimit_as"),
     rehearsal="thread-stack-mappings",
     verify={

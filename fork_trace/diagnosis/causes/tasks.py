@@ -39,7 +39,11 @@ PIDS_CGROUP = Cause(
     structures=("pids_cgroup",),
     pool="cgroup",
     is_of_cgroup=True,
-    check=Gauge("pids.max", "tasks"),
+    check=Gauge(
+        "pids.max",
+        "tasks",
+        "`pids.current` with `pids.max`, for each cgroup that has one, so for ancestors too",
+    ),
     aliases=("pids.max", "tasksmax", "--pids-limit", "podpidslimit"),
     rehearsal="pids-cgroup",
     verify=do(
@@ -197,7 +201,13 @@ RLIMIT_NPROC = Cause(
     evidence=_nproc,
     structures=("ucounts",),
     pool="user",
-    check=Gauge("RLIMIT_NPROC", "tasks"),
+    check=Gauge(
+        "RLIMIT_NPROC",
+        "tasks",
+        "the tasks of each user as the kernel counts them (since Linux 5.14 in each user namespace) "
+        "with the lowest soft limit among its processes. Root and holders of CAP_SYS_ADMIN or "
+        "CAP_SYS_RESOURCE are exempt; a process that has RLIMIT_NPROC 0 is left out",
+    ),
     aliases=("rlimit_nproc", "ulimit -u", "limitnproc", "nproc"),
     rehearsal="rlimit-nproc",
     verify=do(
@@ -304,7 +314,13 @@ PID_MAX = Cause(
     evidence=_pids,
     structures=("pid_namespace",),
     pool="pid-namespace",
-    check=Gauge("kernel.pid_max", "pids"),
+    check=Gauge(
+        "kernel.pid_max",
+        "pids",
+        "the numbers in use (threads, zombies, and groups and sessions whose leader has exited) "
+        "with `kernel.pid_max` less the 300 reserved ones; the same for each nested pid namespace, "
+        "whose own limit (since Linux 6.14) is visible only inside it, and is unknown here",
+    ),
     aliases=("kernel.pid_max",),
     rehearsal="--host-wide pid-max",
     verify=do(
@@ -379,7 +395,9 @@ THREADS_MAX = Cause(
     evidence=_threads,
     reads="threads",
     pool="host",
-    check=Gauge("kernel.threads-max", "threads"),
+    check=Gauge(
+        "kernel.threads-max", "threads", "all threads of the host with `kernel.threads-max`"
+    ),
     aliases=("kernel.threads-max",),
     rehearsal="--host-wide threads-max",
     verify=do(

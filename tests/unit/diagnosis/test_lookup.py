@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_advice import SLUGS as CAUSES
 from test_advice import STEP_NAMES
 from test_texts import SEEN
+from test_verdict import SLUGS
 
 from fork_trace import cli
 from fork_trace.diagnosis import lookup, texts
@@ -42,11 +42,11 @@ def refused(*words: str, capsys: Any) -> str:
 def test_without_a_word_every_cause_is_listed_with_its_errno() -> None:
     text = shown()
 
-    assert all(f"  {cause} (" in text for cause in CAUSES)
+    assert all(f"  {cause} (" in text for cause in SLUGS)
     assert "  pids-cgroup (EAGAIN)\n    a cgroup has reached its pids.max" in text
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", SLUGS)
 def test_a_cause_is_told_whole(cause: str) -> None:
     text = shown(cause)
 
@@ -207,7 +207,7 @@ def test_what_is_like_nothing_leads_to_the_list_and_is_harmless(word: str, capsy
 
 def queries() -> list[str]:
     numbers = ["EAGAIN", "ENOMEM", "EPERM", "EINVAL", "EXDEV"]
-    return ["", *CAUSES, *STEP_NAMES, *numbers, *(each.text for each in texts.TEXTS)]
+    return ["", *SLUGS, *STEP_NAMES, *numbers, *(each.text for each in texts.TEXTS)]
 
 
 def test_every_page_of_the_book_is_narrower_than_80_columns_and_without_colour() -> None:
