@@ -27,7 +27,7 @@ _HOLDERS = 5
 _LOOKED_INTO = 3
 _MAPPINGS_BUDGET_S = 1.0
 _ZOMBIES = 5
-_HIDDEN = "its /proc entries may not be read (CAP_SYS_PTRACE)"
+_HIDDEN = "its /proc entries are readable only with CAP_SYS_PTRACE"
 _NO_PID = re.compile(r"\bPID\b")
 
 
@@ -98,7 +98,7 @@ def _numbers(
     if is_host:
         found.append(limits.host_numbers(Numbers(*_values(numbers), seen.unseen), limits.HOST))
     else:
-        why = "only the host's own pid namespace shows them"
+        why = "they are visible only from the host's own pid namespace"
         found.append(limits.host_numbers(Numbers(None, None, None, False, why), limits.HOST))
         own = f"our own pid namespace {seen.own_pid}"
         # Before Linux 6.14 the host's limit is shown here too, and holds for each level.
@@ -107,8 +107,8 @@ def _numbers(
         seen.pid_tasks, seen.pid_lineages, seen.own_pid, pid_max, is_by_namespace
     )
     if seen.unplaced:
-        why = "their pid namespaces show only to root (CAP_SYS_PTRACE)"
-        where = "pid namespaces that may not be named"
+        why = "their pid namespaces are visible only with CAP_SYS_PTRACE"
+        where = "pid namespaces that cannot be identified"
         found.append(limits.headroom(PID_MAX, seen.unplaced, None, where, why))
     return found
 

@@ -118,7 +118,14 @@ def _holders(failure: Failure) -> list[str]:
     return [held(failure.holders, failure.holders_total, value)]
 
 
+# Units of what has no number: a rule that was broken, and why a number is missing.
+_NO_NUMBER = ("rule", "not read")
+
+
 def _sentence(evidence: Evidence) -> str:
+    if evidence.value is None and evidence.unit in _NO_NUMBER:
+        words = "" if evidence.unit == "rule" else f"{evidence.unit}, "
+        return f"{safe(evidence.name)}: {words}{safe(evidence.where)}"
     text = f"{safe(evidence.name)}: {amount(evidence.value, evidence.unit)}"
     if evidence.limit is not None:
         text += f" of {amount(evidence.limit, evidence.unit)}"

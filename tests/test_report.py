@@ -260,6 +260,26 @@ def test_the_whole_default_report_fits_80_columns() -> None:
     assert max(widths(text)) < 80
 
 
+@pytest.mark.parametrize(
+    ("name", "unit", "where", "line"),
+    [
+        ("flags", "rule", "CLONE_NEWNS with CLONE_FS", "  flags: CLONE_NEWNS with CLONE_FS"),
+        (
+            "struct ucounts",
+            "not read",
+            "its layout differs",
+            "  struct ucounts: not read, its layout differs",
+        ),
+    ],
+)
+def test_what_has_no_number_is_told_without_one(
+    name: str, unit: str, where: str, line: str
+) -> None:
+    item = make_evidence(name=name, value=None, limit=None, unit=unit, where=where)
+
+    assert line in details(make_failure(evidence=(item,)), 1)
+
+
 def test_a_long_path_stays_whole_for_copying() -> None:
     path = "/sys/fs/cgroup/" + "a-very-long.slice/" * 8
     failure = make_failure(

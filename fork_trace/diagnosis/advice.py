@@ -147,7 +147,7 @@ def _known(
     return {
         "seen": seen,
         "now": now,
-        "limit": "the limit" if limit is None else limit,
+        "limit": "the current one" if limit is None else limit,
         "where": "the cgroup" if where is None else where,
         "dir": _directory(where),
         "own_dir": _directory(cgroup),
