@@ -192,6 +192,7 @@ def _check(record: Any) -> None:
 
 def _advice(values: Mapping[str, Any]) -> Advice:
     advice = _build(Advice, values)
+    _check(advice)
     return replace(advice, commands=tuple(str(item) for item in advice.commands))
 
 
@@ -208,7 +209,7 @@ def _failure(values: dict[str, Any]) -> Failure:
     if failure.count < 1:
         raise ValueError("count is not positive")
     holders = failure.holders or ()
-    for item in (*failure.evidence, *failure.stack, *failure.advice, *holders):
+    for item in (*failure.evidence, *failure.stack, *holders):
         _check(item)
     return failure
 
