@@ -38,7 +38,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
-    packages=find_packages(include=["fork_trace", "fork_trace.*"]),
+    packages=find_packages(str(ROOT), include=["fork_trace", "fork_trace.*"]),
     package_data={"fork_trace": ["records.schema.json", "runbook.md"]},
     python_requires=">=3.9",
     data_files=[("share/man/man8", ["fork_trace/fork-trace.8"])],

@@ -125,7 +125,7 @@ enum ft_syscall {
  * What would have refused, by the state at the instant of the return, for a
  * failure that no watched function explains. Only tests that no program watches
  * are in it: a watched one would have told; but where a program can be left out,
- * all of them, and user space knows which were. fork_trace/causes.py puts them in
+ * all of them, and user space knows which were. fork_trace/diagnosis/causes puts them in
  * the kernel's order. The second half says what was asked or could not be read,
  * that nothing could be looked at, and that the programs of every step were
  * attached by then.

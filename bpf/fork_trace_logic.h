@@ -151,7 +151,7 @@ ft_inline void ft_level(struct ft_refusal *refusal, enum ft_level_kind kind, ft_
 
 /*
  * Which of copy_process' rules on flags does a call break? A bit for each; see
- * fork_trace/causes.py. Those that depend on the caller's state are the shell's.
+ * fork_trace/diagnosis/causes. Those that depend on the caller's state are the shell's.
  */
 ft_inline ft_u32 ft_flag_rules(ft_u64 flags)
 {

@@ -13,7 +13,10 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from fork_trace import __version__, catalogue, cgroup, holders, kernel, limits, procfs, survey
+from fork_trace import __version__, cgroup, holders, kernel, limits, procfs, survey
+from fork_trace.diagnosis.advice import advise
+from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP
 from fork_trace.errors import ForkTraceError
 from fork_trace.limits import Big, CgroupLimit, Headroom, Memory, Most, Numbers
 from fork_trace.records import Evidence
@@ -24,7 +27,7 @@ _HOLDERS = 5
 _LOOKED_INTO = 3
 _MAPPINGS_BUDGET_S = 1.0
 _ZOMBIES = 5
-_HIDDEN = "no permission to read its /proc entries (needs CAP_SYS_PTRACE)"
+_HIDDEN = "its /proc entries are readable only with CAP_SYS_PTRACE"
 _NO_PID = re.compile(r"\bPID\b")
 
 
@@ -95,7 +98,7 @@ def _numbers(
     if is_host:
         found.append(limits.host_numbers(Numbers(*_values(numbers), seen.unseen), limits.HOST))
     else:
-        why = "visible only from the host's pid namespace"
+        why = "they are visible only from the host's own pid namespace"
         found.append(limits.host_numbers(Numbers(None, None, None, False, why), limits.HOST))
         own = f"this pid namespace {seen.own_pid}"
         # Before Linux 6.14 the host's limit is shown here too, and holds for each level.
@@ -104,9 +107,9 @@ def _numbers(
         seen.pid_tasks, seen.pid_lineages, seen.own_pid, pid_max, is_by_namespace
     )
     if seen.unplaced:
-        why = "pid namespaces are visible only to root (CAP_SYS_PTRACE)"
-        where = "unidentified pid namespaces"
-        found.append(Headroom("pid-max", "kernel.pid_max", seen.unplaced, None, "pids", where, why))
+        why = "their pid namespaces are visible only with CAP_SYS_PTRACE"
+        where = "pid namespaces that cannot be identified"
+        found.append(limits.headroom(PID_MAX, seen.unplaced, None, where, why))
     return found
 
 
@@ -126,7 +129,7 @@ def _cgroups(proc: str) -> list[Headroom]:
     if found is None:
         why = "no cgroup hierarchy with the pids controller is mounted here"
         where = "pids cgroups"
-        return [Headroom("pids-cgroup", "pids.max", None, None, "tasks", where, why)]
+        return [limits.headroom(PIDS_CGROUP, None, None, where, why)]
     return limits.cgroups(CgroupLimit(*each) for each in found)
 
 
@@ -231,14 +234,18 @@ def _told(headroom: Headroom, near: float, full: float) -> dict[str, Any]:
     return told
 
 
-def _advice(headroom: Headroom) -> list[str]:
-    # The value is left out: the catalogue calls it the one at the refusal, and there is none.
+def _advice(headroom: Headroom) -> list[dict[str, Any]]:
+    # The value is left out: the advice calls it the one when the fork failed, and none has.
     setting = headroom.limit if headroom.setting is None else headroom.setting
     evidence = Evidence(headroom.name, None, setting, headroom.unit, headroom.where, "proc")
     pid = headroom.process.pid if headroom.process else None
-    sentences = catalogue.advice(headroom.cause, [evidence], headroom.uid, None, pid)
-    # How to confirm it and what relieves it. One for a process that failed fits nobody here.
-    return [each for each in sentences[:2] if not _NO_PID.search(each)]
+    found = advise(headroom.cause, [evidence], headroom.uid, None, pid)
+    # How to verify and mitigate it. What is for a process that failed fits nobody here.
+    return [
+        asdict(each)
+        for each in found[:2]
+        if not _NO_PID.search(" ".join((each.text, *each.commands)))
+    ]
 
 
 def _add_holders(headroom: Headroom, pool: dict[str, Any], proc: str) -> None:
@@ -250,7 +257,8 @@ def _add_holders(headroom: Headroom, pool: dict[str, Any], proc: str) -> None:
 
 
 def _pool_of(headroom: Headroom, proc: str) -> holders.Pool | None:
-    if headroom.cause == "pids-cgroup":
+    kind = BY_SLUG[headroom.cause].pool
+    if kind == "cgroup":
         lines = [
             each
             for each in procfs.cgroups(os.getpid(), proc)
@@ -261,11 +269,11 @@ def _pool_of(headroom: Headroom, proc: str) -> holders.Pool | None:
         path = paths.relative(headroom.where)
         paths.close()
         return holders.Pool("cgroup", hierarchy=hierarchy, path=path)
-    if headroom.cause == "rlimit-nproc":
+    if kind == "user":
         return holders.Pool("user", uid=headroom.uid, namespace=headroom.namespace)
-    if headroom.cause == "threads-max":
+    if kind == "host":
         return holders.Pool("host")
-    if headroom.cause == "pid-max":
+    if kind == "pid-namespace":
         if headroom.namespace in (None, limits.INITIAL_PID_NAMESPACE):
             return holders.Pool("host")
         return holders.Pool("pid-namespace", namespace=headroom.namespace)

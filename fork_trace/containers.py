@@ -1,6 +1,6 @@
 """A cgroup's path -> where it runs: container, pod, systemd unit or session. Pure; a form not listed is "plain".
 
-Finding the path is `cgroup`'s and `procfs`'s; what follows from the place is `catalogue`'s.
+Finding the path is `cgroup`'s and `procfs`'s; what follows from the place is `diagnosis`'.
 """
 
 from __future__ import annotations

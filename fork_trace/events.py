@@ -128,7 +128,7 @@ STATS: tuple[str, ...] = (
     "stackless",
 )
 
-# enum ft_detail, as words that `causes` decides by.
+# enum ft_detail, as words that `diagnosis` decides by.
 DETAILS: tuple[str, ...] = (
     "",
     "overcommit-guess",
@@ -553,5 +553,5 @@ def flag_names(flags: int) -> tuple[str, ...]:
 
 
 def step_name(key: Key) -> str:
-    """Name the step that a key was counted under; `causes` may know a better one."""
+    """Name the step that a key was counted under; a verdict may know a better one."""
     return steps.name_of(key.step)

@@ -1,6 +1,6 @@
 """Who holds a pool that ran out: a census of /proc right after the failure, rarely enough to cost little.
 
-What a pool's numbers mean is `causes`' and how they were read the kernel side's; nothing here forks.
+What a pool's numbers mean is `diagnosis`' and how they were read the kernel side's; nothing here forks.
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ class Holders:
 
 
 def pool_of(
-    cause: str,
+    kind: str,
     numbers: Mapping[str, int],
     uid: int | None,
     cgroup: str | None,
     pid: int,
     root: str = "/proc",
 ) -> Pool | None:
-    """Return the pool that a failure found exhausted; None: its cause has none, or it is not known.
+    """Return the pool of this kind that a failure found exhausted; None: there is none, or it is not known.
 
     `cgroup` is the path of the one that limits, as in /proc/PID/cgroup; `pid` is who failed.
     """
-    if cause == "threads-max":
+    if kind == "host":
         return Pool("host")
-    if cause == "pids-cgroup" and cgroup is not None:
+    if kind == "cgroup" and cgroup is not None:
         return Pool("cgroup", hierarchy=numbers.get("pids_hierarchy", 0), path=cgroup)
-    if cause == "pid-max":
+    if kind == "pid-namespace":
         namespace = numbers.get("pidns_inum")
         if numbers.get("pidns_level") == 0 or namespace == _INITIAL_PID_NAMESPACE:
             return Pool("host")
         return None if namespace is None else Pool("pid-namespace", namespace=namespace)
-    if cause == "rlimit-nproc":
+    if kind == "user":
         return _user_pool(numbers, uid, pid, root)
     return None
 

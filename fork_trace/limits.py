@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes.descriptors import FD_TABLE_LIMIT, FILE_MAX
+from fork_trace.diagnosis.causes.memory import OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, THREAD_STACK
+from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
 
 # include/uapi/asm-generic/resource.h: RLIM_INFINITY, "unlimited"
 UNLIMITED = (1 << 64) - 1
@@ -20,7 +26,7 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 HOST = "the whole host"
 # Worst first.
 LEVELS = ("full", "near", "unknown", "fine")
-_NOT_TOLD = "not shown in /proc"
+_NOT_TOLD = "/proc does not show it"
 
 # (inode, creator) of a namespace and of all above it that we may see, the own one first.
 Lineages = Mapping[int, Sequence[tuple[int, "int | None"]]]
@@ -142,18 +148,32 @@ class Most:
     why: str | None = None
 
 
+def headroom(
+    cause: Cause,
+    used: int | None,
+    limit: int | None,
+    where: str,
+    why: str | None = None,
+    **more: Any,
+) -> Headroom:
+    """Compare what a cause counts with its limit, under the names that the cause has for them."""
+    assert cause.check is not None
+    gauge = cause.check
+    return Headroom(cause.slug, gauge.name, used, limit, gauge.unit, where, why, **more)
+
+
 def threads(used: int | None, limit: int | None) -> Headroom:
     """Compare all threads of the host with kernel.threads-max."""
     why = _NOT_TOLD if None in (used, limit) else None
-    return Headroom("threads-max", "kernel.threads-max", used, limit, "threads", HOST, why)
+    return headroom(THREADS_MAX, used, limit, HOST, why)
 
 
 def cgroups(found: Iterable[CgroupLimit]) -> list[Headroom]:
     """Compare each limited pids cgroup with its limit; ancestors are cgroups like others."""
     return [
-        Headroom(
-            *("pids-cgroup", "pids.max", each.current, each.limit, "tasks", each.directory),
-            why="cannot read its files" if None in (each.current, each.limit) else None,
+        headroom(
+            *(PIDS_CGROUP, each.current, each.limit, each.directory),
+            why="its files could not be read" if None in (each.current, each.limit) else None,
             hits=each.hits,
         )
         for each in found
@@ -172,8 +192,8 @@ def host_numbers(numbers: Numbers, where: str) -> Headroom:
     if numbers.pid_max is not None:
         limit = numbers.pid_max - first_number(numbers.last)
     why = numbers.why or (_NOT_TOLD if None in (numbers.used, limit) else None)
-    return Headroom(
-        *("pid-max", "kernel.pid_max", numbers.used, limit, "pids", where),
+    return headroom(
+        *(PID_MAX, numbers.used, limit, where),
         why=why,
         is_at_least=numbers.is_at_least,
         setting=numbers.pid_max,
@@ -209,8 +229,8 @@ def nested_numbers(
         else:
             why = "its kernel.pid_max is readable only from inside (4194304 unless lowered)"
         found.append(
-            Headroom(
-                *("pid-max", "kernel.pid_max", count, limit, "pids", where),
+            headroom(
+                *(PID_MAX, count, limit, where),
                 why=why,
                 setting=pid_max if limit is not None else None,
                 namespace=inode,
@@ -252,11 +272,11 @@ def users(
         is_own = home_namespace in (None, own)
         note = None
         if is_by_namespace is None and len({key[0] for key in tallies}) > 1:
-            note = "in all user namespaces: it is unknown how this kernel counts"
+            note = "across all user namespaces: this kernel does not say how it counts"
         elif any(each.is_guess for each in held):
-            note = "some may be in user namespaces that count separately and are unreadable"
-        first = Headroom(
-            *("rlimit-nproc", "RLIMIT_NPROC", count, None, "tasks"),
+            note = "some may be in user namespaces that count separately, which cannot be read"
+        first = headroom(
+            *(RLIMIT_NPROC, count, None),
             f"uid {uid}" if is_own else f"uid {uid} in user namespace {home_namespace}",
             uid=uid,
             namespace=home_namespace,
@@ -276,14 +296,14 @@ def _user(
         if has_tasks:
             free = "exempt: CAP_SYS_ADMIN or CAP_SYS_RESOURCE"
             return replace(first, free=free, is_at_least=False)
-        return replace(first, why="the limit of the namespace's creator is not visible anywhere")
+        return replace(first, why="the limit of whoever created its namespaces is not visible")
     known = [each for each in held if each.lowest is not None]
     unread = sum(each.unread for each in held)
     if not known:
         if not unread:
             return replace(
                 first,
-                free="its processes have RLIMIT_NPROC 0 or have exited",
+                free="its processes have RLIMIT_NPROC 0, or have exited",
                 is_at_least=False,
             )
         return replace(first, why="cannot read /proc/PID/limits")
@@ -302,9 +322,9 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
     """Say how far memory is from a refusal, by the overcommit mode in force."""
     if state.mode == 1:
         return [
-            Headroom(
-                *("overcommit-never", "commit charge", state.committed, None, "KiB", HOST),
-                free="vm.overcommit_memory is 1: never rejected",
+            headroom(
+                *(OVERCOMMIT_NEVER, state.committed, None, HOST),
+                free="vm.overcommit_memory is 1: never refused",
             )
         ]
     if state.mode == 0:
@@ -312,21 +332,14 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
         # v5.2), only a single mapping above RAM and swap is refused. Before that, free memory
         # counted, which cannot be told from here.
         return [
-            _asking(
-                "overcommit-heuristic",
-                "largest mapping",
-                big,
-                big.largest_kib,
-                0,
-                state.ram_and_swap,
-            )
+            _asking(OVERCOMMIT_HEURISTIC, big, big.largest_kib, 0, state.ram_and_swap)
             for big in biggest
         ]
     if state.mode != 2:
         return [
-            Headroom(
-                *("overcommit-never", "commit charge", None, None, "KiB", HOST),
-                why="cannot read vm.overcommit_memory",
+            headroom(
+                *(OVERCOMMIT_NEVER, None, None, HOST),
+                why="vm.overcommit_memory could not be read",
             )
         ]
     # mm/util.c, __vm_enough_memory(): what is kept back for root, and for everybody to recover.
@@ -336,8 +349,8 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
         other_limit = max(root_limit - state.admin_reserve, 0)
     why = _NOT_TOLD if None in (state.committed, other_limit) else None
     found = [
-        Headroom(
-            *("overcommit-never", "commit charge", state.committed, limit, "KiB"),
+        headroom(
+            *(OVERCOMMIT_NEVER, state.committed, limit),
             f"{HOST}, {who}",
             why=why,
             setting=state.commit_limit,
@@ -348,21 +361,19 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
         limit = root_limit if big.is_admin else other_limit
         if limit is not None and state.user_reserve is not None:
             limit = max(limit - min(big.total_kib // 32, state.user_reserve), 0)
-        found.append(
-            _asking("overcommit-never", "commit charge", big, big.asks_kib, state.committed, limit)
-        )
+        found.append(_asking(OVERCOMMIT_NEVER, big, big.asks_kib, state.committed, limit))
     return found
 
 
 def _asking(
-    cause: str, name: str, big: Big, asks: int | None, already: int | None, limit: int | None
+    cause: Cause, big: Big, asks: int | None, already: int | None, limit: int | None
 ) -> Headroom:
     used = None if asks is None or already is None else already + asks
     why = big.why or (_NOT_TOLD if None in (used, limit) else None)
-    of_what = "including the copy that a fork of it would charge" if already else ""
+    of_what = "including the copy that its fork would ask for" if already else ""
     estimate = "estimated from VmData and VmStk" if big.is_estimate else ""
-    return Headroom(
-        *(cause, name, used, limit, "KiB", f"process {big.process.pid}"),
+    return headroom(
+        *(cause, used, limit, f"process {big.process.pid}"),
         why=why,
         note="; ".join(filter(None, (of_what, estimate))) or None,
         process=big.process,
@@ -374,11 +385,11 @@ def descriptor_tables(most: Sequence[Most], nr_open: int | None) -> list[Headroo
     # fs/file.c, alloc_fdtable(): a table has a multiple of 64 slots, at most nr_open.
     limit = None if nr_open is None else nr_open // 64 * 64
     return [
-        Headroom(
-            *("fd-table-limit", "fs.nr_open", each.value, limit, "descriptors"),
+        headroom(
+            *(FD_TABLE_LIMIT, each.value, limit),
             f"process {each.process.pid}",
             why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
-            note="the highest open descriptor; table sizes are multiples of 64",
+            note="the highest open one; a table has a multiple of 64 slots",
             setting=nr_open,
             process=each.process,
         )
@@ -389,15 +400,15 @@ def descriptor_tables(most: Sequence[Most], nr_open: int | None) -> list[Headroo
 def open_files(used: int | None, limit: int | None) -> Headroom:
     """Compare the open files of the host with fs.file-max, which a fork with a pidfd needs."""
     why = _NOT_TOLD if None in (used, limit) else None
-    note = "applies to CLONE_PIDFD only; root is exempt"
-    return Headroom("file-max", "fs.file-max", used, limit, "open files", HOST, why, note=note)
+    note = "checked for CLONE_PIDFD only, and not for root"
+    return headroom(FILE_MAX, used, limit, HOST, why, note=note)
 
 
 def mappings(most: Sequence[Most], limit: int | None) -> list[Headroom]:
     """Compare the mappings of the largest processes with vm.max_map_count; threads need two more."""
     return [
-        Headroom(
-            *("thread-stack", "vm.max_map_count", each.value, limit, "mappings"),
+        headroom(
+            *(THREAD_STACK, each.value, limit),
             f"process {each.process.pid}",
             why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
             process=each.process,

@@ -1,7 +1,7 @@
 """The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
 
 A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. The
-names are stable; README.md documents them. What a record means is `causes`' and `catalogue`'s.
+names are stable; README.md documents them. What a record means is `diagnosis`'.
 """
 
 from __future__ import annotations
@@ -56,6 +56,15 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """One thing to do about a failure."""
+
+    kind: str  # "verify", "mitigate" or "fix"
+    text: str  # whole sentences
+    commands: tuple[str, ...] = ()  # to paste into a shell; words in capitals are to be filled in
+
+
+@dataclass(frozen=True)
 class Failure:
     """One fork that the kernel refused, or `count` alike of which this is one."""
 
@@ -82,7 +91,7 @@ class Failure:
     evidence: tuple[Evidence, ...] = ()
     caller: str | None = None
     stack: tuple[Frame, ...] = ()
-    advice: tuple[str, ...] = ()
+    advice: tuple[Advice, ...] = ()
     also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
     # Who held the pool right after, most first, or up to 10 s before; None: not read.
     holders: tuple[Holder, ...] | None = None
@@ -184,7 +193,7 @@ def _with_cut_names(failure: Failure, most: int) -> Failure:
         for name in ("exe", "cgroup", "caller", "script")
         for value in (getattr(failure, name),)
     }
-    values["advice"] = tuple(cut(sentence, 2 * most) for sentence in failure.advice)
+    values["advice"] = tuple(_short_advice(each, 4 * most) for each in failure.advice)
     values["evidence"] = tuple(
         each if len(each.where) <= most else replace(each, where=cut(each.where, most))
         for each in failure.evidence
@@ -196,6 +205,12 @@ def _with_cut_names(failure: Failure, most: int) -> Failure:
         }
     is_same = all(getattr(failure, name) == value for name, value in values.items())
     return failure if is_same else replace(failure, **values)
+
+
+def _short_advice(advice: Advice, most: int) -> Advice:
+    # A command is whole or not there: half of one does something else.
+    commands = tuple(each for each in advice.commands if len(each) <= most)
+    return replace(advice, text=cut(advice.text, most), commands=commands)
 
 
 def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:
@@ -228,18 +243,26 @@ def _check(record: Any) -> None:
             raise ValueError(f"{item.name} is no {type_.partition('[')[0]}")
 
 
+def _advice(values: Mapping[str, Any]) -> Advice:
+    advice = _build(Advice, values)
+    _check(advice)
+    return replace(advice, commands=tuple(str(item) for item in advice.commands))
+
+
 def _failure(values: dict[str, Any]) -> Failure:
     values["evidence"] = tuple(_build(Evidence, item) for item in values.get("evidence", ()))
     values["stack"] = tuple(_build(Frame, item) for item in values.get("stack", ()))
     if values.get("holders") is not None:
         values["holders"] = tuple(_build(Holder, item) for item in values["holders"])
-    for name in ("flags", "advice", "also"):
+    values["advice"] = tuple(_advice(item) for item in values.get("advice", ()))
+    for name in ("flags", "also"):
         values[name] = tuple(str(item) for item in values.get(name, ()))
     failure = _build(Failure, values)
     _check(failure)
     if failure.count < 1:
         raise ValueError("count is not positive")
-    for item in (*failure.evidence, *failure.stack, *(failure.holders or ())):
+    holders = failure.holders or ()
+    for item in (*failure.evidence, *failure.stack, *holders):
         _check(item)
     return failure
 

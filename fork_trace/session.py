@@ -1,6 +1,6 @@
 """One run from facts to the last event: arm, gather, close. It emits records and prints nothing.
 
-Deciding is `plan`'s, meaning is `causes`', showing is `render`'s. On the libbpf path nothing here forks,
+Deciding is `plan`'s, meaning is `diagnosis`', showing is `render`'s. On the libbpf path nothing here forks,
 starts a thread or runs a program.
 """
 
@@ -18,8 +18,6 @@ from typing import Any
 from fork_trace import (
     __version__,
     callers,
-    catalogue,
-    causes,
     cgroup,
     containers,
     events,
@@ -35,6 +33,12 @@ from fork_trace import (
 )
 from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
+from fork_trace.diagnosis.advice import advise
+from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.diagnosis.causes.state import UNKNOWN
+from fork_trace.diagnosis.evidence import gather
+from fork_trace.diagnosis.readings import HostReadings, KernelReadings, ProcReadings
+from fork_trace.diagnosis.verdict import INFERRED, Verdict, diagnose, errno_name
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
 from fork_trace.ration import SHORT_RECORD_BYTES, Ration
@@ -243,7 +247,7 @@ class Session:
         self._is_pids_v2 = self._paths.is_pids_v2()
         self._symbols = Symbols()
         self._limits = kernel.limits()
-        self._host = causes.Host(
+        self._host = HostReadings(
             page_bytes=os.sysconf("SC_PAGE_SIZE"), hugetlb_pages=kernel.hugetlb_pages()
         )
         self._filter = filter_
@@ -285,7 +289,7 @@ class Session:
         self._sampled = 0  # events read so far
         # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
         # apart: how many records each verdict is in.
-        self._ledger: ledger.Ledger[causes.Verdict] = ledger.Ledger()
+        self._ledger: ledger.Ledger[Verdict] = ledger.Ledger()
         self._harvest_at_s = 0.0
         self._folded: Counter[int] = Counter()
         self._latest: dict[bytes, Failure] = {}
@@ -298,7 +302,7 @@ class Session:
         self._names = runtimes.Names()
         self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
         # Read, and not made a record of yet: its stack is to be unwound.
-        self._owed: deque[tuple[bytes, events.Event, _Look, causes.Verdict, Any]] = deque()
+        self._owed: deque[tuple[bytes, events.Event, _Look, Verdict, Any]] = deque()
 
     @property
     def plan(self) -> Plan:
@@ -481,16 +485,16 @@ class Session:
                     if above is not None:
                         self._paths.note(level.number, self._is_pids_v2, above)
 
-    def _held(
-        self, event: events.Event, look: _Look, verdict: causes.Verdict
-    ) -> holders.Holders | None:
+    def _held(self, event: events.Event, look: _Look, verdict: Verdict) -> holders.Holders | None:
         """Say who holds the pool that ran out; our /proc must show all that can be in it."""
         if not self._sees_all_pids:
             return None
         path = self._limiting_path(event, look)
         path = None if path is None else self._paths.relative(path)
         return self._keeper.look(
-            holders.pool_of(verdict.cause, event.numbers, event.key.uid, path, event.pid)
+            holders.pool_of(
+                BY_SLUG[verdict.cause].pool, event.numbers, event.key.uid, path, event.pid
+            )
         )
 
     def settle(self, drains: bool = False, ending_s: float = _ENDING_S) -> list[Failure]:
@@ -578,7 +582,7 @@ class Session:
         counts: Counter[tuple[Any, Any, str]] = Counter()
         told_why: tuple[str | None, str, str]
         by_cause: Counter[str] = Counter()
-        diagnosed: dict[bytes, causes.Verdict] = {}
+        diagnosed: dict[bytes, Verdict] = {}
         cgroups: dict[bytes, str | None] = {}
         for raw_key, told, number in self._ledger.totals(self._backend.tallies()):
             key = events.decode_key(raw_key)
@@ -590,12 +594,12 @@ class Session:
                 cgroups[owner] = self._own_cgroup((), key)
             by_cause[verdict.cause] += number
             told_of = (key.command, key.user, cgroups[owner], key.call, key.creates)
-            told_why = (causes.errno_name(key.error), verdict.step, verdict.cause)
+            told_why = (errno_name(key.error), verdict.step, verdict.cause)
             counts[told_of, told_why, verdict.certainty] += number
         for step, count in self._backend.folded().items():
-            by_cause["unknown"] += count
-            told_why = (None, steps.name_of(step), "unknown")
-            counts[(None,) * 5, told_why, causes.INFERRED] += count
+            by_cause[UNKNOWN.slug] += count
+            told_why = (None, steps.name_of(step), UNKNOWN.slug)
+            counts[(None,) * 5, told_why, INFERRED] += count
         totals = [
             {**dict(zip(_TOTAL, (*told_of, *told_why, certainty))), "count": number}
             for (told_of, told_why, certainty), number in counts.most_common()
@@ -605,7 +609,7 @@ class Session:
     def _function(self, step: str) -> str | None:
         return next((probe.function for probe in self.plan.probes if probe.step == step), None)
 
-    def _diagnose(self, key: events.Key, event: events.Event | None = None) -> causes.Verdict:
+    def _diagnose(self, key: events.Key, event: events.Event | None = None) -> Verdict:
         """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
         watched = {
             probe.step for probe in self.plan.probes if probe.step and probe.stage <= _stage_of(key)
@@ -613,17 +617,18 @@ class Session:
         if self.plan.can_leave_out and not key.is_observed:
             # The kernel counts it before the failure gets here.
             watched -= self._backend.left_out().keys()
-        after = causes.After(overcommit_memory=self._limits.get("vm.overcommit_memory"))
+        after = ProcReadings(overcommit_memory=self._limits.get("vm.overcommit_memory"))
         if event is not None and "threads-unknown" in key.fits:
-            after = replace(after, threads_are_far=_are_threads_far())
+            after = after._replace(threads_are_far=_are_threads_far())
         if (
             event is not None
             and self._sees_all_pids
             and key.fits & {"overcommit", "overcommit-unknown"}
         ):
             mode = procfs.number("sys/vm/overcommit_memory")
-            after = replace(after, overcommit_memory=mode, has_huge_mapping=self._has_huge(event))
-        return causes.diagnose(key, watched, after)
+            is_huge = self._has_huge(event)
+            after = after._replace(overcommit_memory=mode, has_huge_mapping=is_huge)
+        return diagnose(key, watched, after)
 
     def _has_huge(self, event: events.Event) -> bool | None:
         """Say whether one mapping of a process exceeds RAM and swap; looked at once in a while."""
@@ -646,39 +651,40 @@ class Session:
         now, then = procfs.number(f"{event.pid}/statm", field=5), event.numbers.get("data_pages")
         return now is None or then is None or now < then
 
-    def _host_after(self, verdict: causes.Verdict, event: events.Event) -> causes.Host:
+    def _host_after(self, verdict: Verdict, event: events.Event) -> HostReadings:
         """Read what the kernel side could not, right after; only what this cause is about."""
         host = self._host
-        if verdict.cause in ("overcommit-never", "overcommit-heuristic", "thread-stack"):
+        reads = BY_SLUG[verdict.cause].reads
+        if reads == "overcommit":
             # The pools can have been resized since the start.
-            host = replace(host, hugetlb_pages=kernel.hugetlb_pages())
+            host = host._replace(hugetlb_pages=kernel.hugetlb_pages())
             if "overcommit_memory" not in event.numbers:
                 mode = procfs.number("sys/vm/overcommit_memory")
-                host = replace(host, overcommit_memory=mode)
-        elif verdict.cause == "threads-max" and not (
+                host = host._replace(overcommit_memory=mode)
+        elif reads == "threads" and not (
             "nr_threads" in event.numbers and "max_threads" in event.numbers
         ):
             limit = procfs.number("sys/kernel/threads-max")
-            host = replace(host, threads=procfs.threads(), threads_max=limit)
-        elif verdict.cause == "rlimit-nofile" and self._sees_all_pids:
-            host = replace(host, descriptors=procfs.descriptors(event.pid))
-        elif verdict.cause == "file-max":
+            host = host._replace(threads=procfs.threads(), threads_max=limit)
+        elif reads == "descriptors" and self._sees_all_pids:
+            host = host._replace(descriptors=procfs.descriptors(event.pid))
+        elif reads == "files":
             files = procfs.number("sys/fs/file-nr")
-            host = replace(host, files=files, files_max=procfs.number("sys/fs/file-max"))
+            host = host._replace(files=files, files_max=procfs.number("sys/fs/file-max"))
         return host
 
     def _caller(self, event: events.Event) -> Caller:
         return Caller(event.pid if self._sees_all_pids else None, event.key.uid)
 
     def _failure(
-        self, event: events.Event, look: _Look, verdict: causes.Verdict, most_s: float
+        self, event: events.Event, look: _Look, verdict: Verdict, most_s: float
     ) -> Failure:
         key = event.key
         is_open = verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step)
         # Before a fork had failed nothing could be explained: of the next one more is known.
         if is_open and not key.is_observed and not key.is_alone:
             self._wanted = Stage.UNEXPLAINED
-        seen = causes.Seen(
+        seen = KernelReadings(
             numbers=event.numbers,
             levels=event.levels,
             uid=key.uid,
@@ -687,7 +693,8 @@ class Session:
             flags=event.flags,
             cgroup_name=lambda level: self._level_path(event, look, level),
         )
-        evidence = causes.evidence(verdict.cause, seen, self._host_after(verdict, event))
+        host = self._host_after(verdict, event)
+        evidence = gather(BY_SLUG[verdict.cause], seen, host)
         exe = look.exe
         if exe is None and look.stack is not None:
             exe = self._symbols.program(look.stack)
@@ -722,7 +729,7 @@ class Session:
             syscall=key.syscall,
             flags=events.flag_names(event.flags),
             creates=key.creates,
-            errno=causes.errno_name(key.error),
+            errno=errno_name(key.error),
             step=step,
             function=self._function(step) if key.is_observed else None,
             cause=verdict.cause,
@@ -732,7 +739,7 @@ class Session:
             stack=stack,
             stack_by=stack_by,
             script=_shown(script),
-            advice=catalogue.advice(
+            advice=advise(
                 verdict.cause,
                 evidence,
                 event.numbers.get("nproc_uid", key.uid),
@@ -816,11 +823,11 @@ class Session:
             container=self._container(own_cgroup, key),
             syscall=key.call,
             creates=key.creates,
-            errno=causes.errno_name(key.error),
+            errno=errno_name(key.error),
             function=self._function(step) if key.is_observed else None,
             cause=verdict.cause,
             certainty=verdict.certainty,
-            advice=catalogue.advice(verdict.cause, (), key.user, own_cgroup),
+            advice=advise(verdict.cause, (), key.user, own_cgroup),
             also=verdict.also,
             watched=self._watched(key),
         )
@@ -850,8 +857,8 @@ class Session:
             errno=None,
             step=step,
             function=None,
-            cause="unknown",
-            certainty=causes.INFERRED,
+            cause=UNKNOWN.slug,
+            certainty=INFERRED,
         )
 
 

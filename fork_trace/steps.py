@@ -1,7 +1,7 @@
 """The ordered steps of a fork in the kernel which this program can blame, and what each is.
 
 The numbers are the wire's (enum ft_step in bpf/fork_trace.h). What a refusal
-means is the business of `causes`.
+means is the business of `diagnosis`.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def take(
     for done, pid in enumerate(pids):
         if clock() > end_s:
             left = len(pids) - done
-            pass_.survey.unseen = f"stopped after {budget_s:.0f} s with {left} processes unread"
+            pass_.survey.unseen = f"{left} processes had not been read after {budget_s:.0f} s"
             break
         pass_.add(pid)
     return pass_.result(set(pids))

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import settings
 from ttys import Tty
 
-from fork_trace import catalogue, steps
+from fork_trace import steps
+from fork_trace.diagnosis.cause import Cause
 from fork_trace.output import aggregate
 from fork_trace.records import (
     VERSION,
+    Advice,
     Evidence,
     Failure,
     Frame,
@@ -55,6 +57,11 @@ def make_holder(**changes: Any) -> Holder:
     return Holder(**{**values, **changes})
 
 
+def make_advice(**changes: Any) -> Advice:
+    values: dict[str, Any] = {"kind": "mitigate", "text": "Raise the limit.", "commands": ()}
+    return Advice(**{**values, **changes})
+
+
 def make_failure(**changes: Any) -> Failure:
     """One fork refused by pids.max, with everything known."""
     values: dict[str, Any] = {
@@ -81,7 +88,7 @@ def make_failure(**changes: Any) -> Failure:
         "evidence": (make_evidence(),),
         "caller": "_Fork",
         "stack": (),
-        "advice": ("Raise the limit.",),
+        "advice": (make_advice(),),
     }
     return Failure(**{**values, **changes})
 
@@ -143,17 +150,17 @@ def threads_max() -> Failure:
         certainty="inferred",
         evidence=(evidence,),
         caller=None,
-        advice=("Raise it.",),
+        advice=(make_advice(text="Raise it."),),
     )
 
 
-def widest(step: steps.Step, entry: catalogue.Entry) -> Failure:
+def widest(step: steps.Step, cause: Cause) -> Failure:
     return make_failure(
         count=1_428_571,
         comm="c" * 15,
         caller="std::__1::basic_" * 4,
         step=step.name,
-        cause=entry.cause,
+        cause=cause.slug,
         certainty="inferred",
         evidence=(make_evidence(value=4_194_304, limit=4_194_304),),
     )

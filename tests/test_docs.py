@@ -10,8 +10,9 @@ import click
 import pytest
 from conftest import MadeHost, make_failure
 
-from fork_trace import __version__, catalogue, check, plan, privileges, records, steps
+from fork_trace import __version__, check, plan, privileges, records, steps
 from fork_trace.commands import cli
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, tables
 from tests.vm.kernels import KERNELS
 
@@ -66,7 +67,7 @@ def test_every_command_and_option_has_its_help(name: str) -> None:
 
 
 def test_every_cause_is_in_the_table_of_causes() -> None:
-    causes = [entry.cause for entry in catalogue.ENTRIES]
+    causes = [cause.slug for cause in CAUSES]
     listed = re.findall(r"^\| `([a-z-]+)` \|", section("Causes"), re.MULTILINE)
 
     assert sorted(causes) == sorted(listed)
@@ -102,7 +103,16 @@ def test_every_rung_and_backend_is_named() -> None:
     ("record", "types"),
     [
         ("header", [records.Header]),
-        ("failure", [records.Failure, records.Evidence, records.Frame, records.Holder]),
+        (
+            "failure",
+            [
+                records.Failure,
+                records.Evidence,
+                records.Frame,
+                records.Holder,
+                records.Advice,
+            ],
+        ),
         ("summary", [records.Summary]),
     ],
 )

@@ -293,33 +293,33 @@ def test_a_proc_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "numbers", "pool"),
+    ("kind", "numbers", "pool"),
     [
-        ("threads-max", {}, HOST),
-        ("pids-cgroup", {"pids_hierarchy": 8}, V1),
-        ("pids-cgroup", {}, V2),
-        ("pid-max", {"pidns_level": 0, "pidns_inum": INITIAL_PID}, HOST),
-        ("pid-max", {"pidns_level": 2, "pidns_inum": 7}, Pool("pid-namespace", namespace=7)),
-        ("pid-max", {"pidns_level": 2}, None),
-        ("pid-max", {}, None),
-        ("rlimit-nproc", {"nproc_level": 0}, Pool("user", uid=5)),
+        ("host", {}, HOST),
+        ("cgroup", {"pids_hierarchy": 8}, V1),
+        ("cgroup", {}, V2),
+        ("pid-namespace", {"pidns_level": 0, "pidns_inum": INITIAL_PID}, HOST),
+        ("pid-namespace", {"pidns_level": 2, "pidns_inum": 7}, Pool("pid-namespace", namespace=7)),
+        ("pid-namespace", {"pidns_level": 2}, None),
+        ("pid-namespace", {}, None),
+        ("user", {"nproc_level": 0}, Pool("user", uid=5)),
         (
-            "rlimit-nproc",
+            "user",
             {"nproc_level": 0, "nproc_uid": 6},
             Pool("user", uid=6, namespace=INITIAL_USER),
         ),
-        ("rlimit-nproc", {"nproc_uid": 6}, None),
-        ("overcommit-never", {}, None),
-        ("fd-table-limit", {}, None),
-        ("unknown", {}, None),
+        ("user", {"nproc_uid": 6}, None),
+        ("", {}, None),
     ],
 )
-def test_a_cause_has_its_pool_or_none(cause: str, numbers: dict[str, int], pool: Any) -> None:
-    assert pool == holders.pool_of(cause, numbers, 5, "/app", 42)
+def test_a_kind_of_pool_is_found_by_the_numbers_or_not_at_all(
+    kind: str, numbers: dict[str, int], pool: Any
+) -> None:
+    assert pool == holders.pool_of(kind, numbers, 5, "/app", 42)
 
 
 def test_a_cgroup_that_is_not_known_is_no_pool() -> None:
-    assert holders.pool_of("pids-cgroup", {}, 5, None, 42) is None
+    assert holders.pool_of("cgroup", {}, 5, None, 42) is None
 
 
 class Clock:
@@ -535,7 +535,7 @@ def test_a_user_is_charged_for_the_namespaces_that_it_made(monkeypatch: pytest.M
         assert expected == all_of(Pool("user", OWNER, inside), monkeypatch)
         assert {} == all_of(Pool("user", UID + 2, INITIAL_USER), monkeypatch)
         numbers = {"nproc_uid": OWNER, "nproc_level": 1}
-        pool = holders.pool_of("rlimit-nproc", numbers, OWNER, None, master)
+        pool = holders.pool_of("user", numbers, OWNER, None, master)
         assert pool == Pool("user", OWNER, inside)
 
 

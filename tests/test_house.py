@@ -26,12 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"errors", "steps"},
     "records": {"errors", "names"},
     # 2
-    "causes": {"events", "records", "steps"},
     "containers": set(),
-    "texts": set(),
-    "catalogue": {"containers", "records"},
-    "explain": {"catalogue", "errors", "texts"},
-    "limits": set(),
+    "diagnosis": {"containers", "errors", "events", "records", "steps"},
+    "limits": {"diagnosis"},
     # 3
     "callers": {"records"},
     "ledger": {"events"},
@@ -82,14 +79,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "records",
     },
     "output.report": {
-        *("catalogue", "names", "output.aggregate", "output.report_options"),
+        *("diagnosis", "names", "output.aggregate", "output.report_options"),
         *("output.tables", "output.units", "output.wording", "records"),
     },
     "output.summary": {"output.aggregate", "output.report_options", "records"},
     "output.formats": {"output.aggregate", "output.report_options", "records"},
     "output.formats.table": {"output.report"},
     "output.formats.json": {
-        *("catalogue", "names", "output.aggregate", "output.report"),
+        *("diagnosis", "names", "output.aggregate", "output.report"),
         *("output.report_options", "output.summary", "records"),
     },
     "output.formats.jsonl": {
@@ -117,7 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "output.doctor": {"names", "output.tables", "output.wording"},
     "output.check": {"names", "output.tables", "output.units", "output.wording", "records"},
     "output.rehearsals": {"names", "output.tables", "output.wording"},
-    "output.explanation": {"catalogue", "explain", "output.wording"},
+    "output.explanation": {"diagnosis", "output.wording"},
     "borrowed": {"errors", "files"},
     "stage": {"borrowed"},
     "calls": set(),
@@ -138,14 +135,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # 5
     "session": {
-        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "catalogue"),
-        *("causes", "cgroup", "containers", "errors", "events", "headers", "holders", "kernel"),
+        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "cgroup"),
+        *("containers", "diagnosis", "errors", "events", "headers", "holders", "kernel"),
         *("ledger", "plan", "privileges", "procfs", "ration", "records", "reserve", "runtimes"),
         *("steps", "symbols"),
     },
     # 6
     "check": {
-        *("__init__", "catalogue", "cgroup", "errors", "holders", "kernel", "limits", "procfs"),
+        *("__init__", "cgroup", "diagnosis", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
     "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
@@ -156,8 +153,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands.child": {"errors"},
     "commands.startup": {"commands.options", "records", "session"},
     "commands.capture_run": {
-        *("catalogue", "commands.child", "commands.startup", "commands.stop_signals"),
-        *("errors", "names", "output.aggregate", "output.capture_file", "output.formats"),
+        *("commands.child", "commands.startup", "commands.stop_signals"),
+        *(
+            "diagnosis",
+            "errors",
+            "names",
+            "output.aggregate",
+            "output.capture_file",
+            "output.formats",
+        ),
         *("output.live.terminal", "output.report_options", "output.summary", "records"),
         *("session",),
     },
@@ -180,12 +184,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands.check": {"check", "commands.options", "names", "output.check"},
     "commands.doctor": {"commands.options", "doctor", "names", "output.doctor"},
-    "commands.explain": {"commands.options", "documents", "explain", "names", "output.explanation"},
+    "commands.explain": {
+        *("commands.options", "diagnosis", "documents", "names", "output.explanation"),
+    },
     "commands.rehearse": {"commands.options", "errors", "output.rehearsals", "rehearse"},
     "commands.schema": {"documents"},
     # 8; what it loads by name is beside it
     "commands.cli": {"__init__", "errors", "names"},
     "__main__": {"commands.cli"},
+}
+# A package is one room to all others. Within, a file may import only those that stand before it.
+WITHIN: dict[str, tuple[str, ...]] = {
+    "diagnosis": (
+        *("__init__", "readings", "cause", "evidence"),
+        *("causes.namespaces", "causes.arguments", "causes.descriptors", "causes.memory"),
+        *("causes.policy", "causes.state", "causes.tasks", "causes"),
+        *("verdict", "advice", "texts", "lookup"),
+    ),
 }
 PURE = (
     *(
@@ -195,10 +210,8 @@ PURE = (
         "events",
         "plan",
         "records",
-        "causes",
         "containers",
-        "texts",
-        "catalogue",
+        "diagnosis",
     ),
 )
 # A pure room's whole outside world.
@@ -263,6 +276,21 @@ def room_of(path: Path) -> str:
 TREES = {room_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+def package_of(room: str) -> str:
+    package = room.partition(".")[0]
+    return package if package in WITHIN else room
+
+
+def trees_of(package: str) -> dict[str, ast.Module]:
+    return {room: tree for room, tree in TREES.items() if package_of(room) == package}
+
+
+def known_by(package: str) -> set[str]:
+    """Return the rooms outside of itself that a room imports, packages as one."""
+    rooms = {each for tree in trees_of(package).values() for each in imports(tree)[0]}
+    return {package_of(room) for room in rooms} - {package}
+
+
 def imports(tree: ast.AST) -> tuple[set[str], set[str]]:
     """Return the rooms and the outside modules that a file imports, wherever in it."""
     rooms, outside = set(), set()
@@ -286,18 +314,33 @@ def imports(tree: ast.AST) -> tuple[set[str], set[str]]:
 
 
 def test_every_room_has_its_place_in_the_house() -> None:
-    assert sorted(MAY_IMPORT) == sorted(TREES)
+    assert sorted(MAY_IMPORT) == sorted({package_of(room) for room in TREES})
 
 
-@pytest.mark.parametrize("room", sorted(TREES))
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_a_room_knows_only_those_below_it(room: str) -> None:
-    rooms, _ = imports(TREES[room])
+    assert set() == known_by(room) - MAY_IMPORT[room]
 
-    assert set() == rooms - MAY_IMPORT[room]
+
+@pytest.mark.parametrize("package", sorted(WITHIN))
+def test_within_a_package_no_arrow_goes_back_up(package: str) -> None:
+    inner = {
+        room[len(package) + 1 :] or "__init__": {
+            each[len(package) + 1 :] or "__init__"
+            for each in imports(tree)[0]
+            if package_of(each) == package
+        }
+        for room, tree in trees_of(package).items()
+    }
+    order = WITHIN[package]
+
+    assert sorted(order) == sorted(inner)
+    for number, room in enumerate(order):
+        assert inner[room] <= set(order[:number]), room
 
 
 def test_no_arrow_of_the_table_is_for_nothing() -> None:
-    idle = {room: MAY_IMPORT[room] - imports(tree)[0] for room, tree in TREES.items()}
+    idle = {room: MAY_IMPORT[room] - known_by(room) for room in MAY_IMPORT}
 
     assert {} == {room: names for room, names in idle.items() if names}
 
@@ -311,13 +354,14 @@ def test_no_arrow_goes_back_up() -> None:
 
 @pytest.mark.parametrize("room", PURE)
 def test_a_pure_room_has_no_file_clock_or_library(room: str) -> None:
-    _, outside = imports(TREES[room])
+    for tree in trees_of(room).values():
+        _, outside = imports(tree)
 
-    assert set() == outside - PURE_MAY_IMPORT
-    assert not any(
-        isinstance(node, ast.Name) and node.id in ("open", "print", "input", "__import__")
-        for node in ast.walk(TREES[room])
-    )
+        assert set() == outside - PURE_MAY_IMPORT
+        assert not any(
+            isinstance(node, ast.Name) and node.id in ("open", "print", "input", "__import__")
+            for node in ast.walk(tree)
+        )
 
 
 @pytest.mark.parametrize("module", sorted(OWNERS))

@@ -10,7 +10,8 @@ from conftest import INITIAL_PID, INITIAL_USER
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import catalogue, limits
+from fork_trace import limits
+from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.limits import (
     UNLIMITED,
     Big,
@@ -189,7 +190,7 @@ def test_a_kernel_that_does_not_tell_how_it_counts_is_said_so() -> None:
 
     assert users(tallies, is_by_namespace=None)["uid 1000"].note is None
     tallies[(42, 1000)] = Tally(4, 100, JAVA, False)
-    assert "unknown how" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
+    assert "does not say" in (users(tallies, is_by_namespace=None)["uid 1000"].note or "")
 
 
 def test_a_user_namespace_that_may_not_be_read_is_said_so() -> None:
@@ -307,7 +308,7 @@ def test_100_percent_is_exactly_when_the_next_one_fails(used: int, limit: int) -
     assert (used >= limit) == (limits.threads(used, limit).level(80, 100) == "full")
 
 
-def test_every_cause_is_one_of_the_catalogue() -> None:
+def test_every_cause_is_a_known_one() -> None:
     found = [
         limits.threads(1, 2),
         *limits.cgroups([CgroupLimit("/a", 7, 7, 23)]),
@@ -319,4 +320,4 @@ def test_every_cause_is_one_of_the_catalogue() -> None:
         *limits.mappings([Most(JAVA, 7)], 64),
     ]
 
-    assert set() == {each.cause for each in found} - set(catalogue.BY_CAUSE)
+    assert set() == {each.cause for each in found} - set(BY_SLUG)

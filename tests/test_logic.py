@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from fork_trace import causes, events, steps
+from fork_trace import events, steps
 from fork_trace.backends.settings import Config
+from fork_trace.diagnosis.causes import arguments
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ERESTARTNOINTR = 513
@@ -482,7 +483,7 @@ def test_every_rule_of_the_logic_has_its_words() -> None:
     text += (CHECKOUT / "bpf" / "kernel_state.h").read_text()
     bits = sorted(int(bit) for bit in re.findall(r"rules \|= (\d+);", text))
 
-    assert [1 << bit for bit in range(len(causes._RULES))] == bits
+    assert [1 << bit for bit in range(len(arguments._RULES))] == bits
 
 
 @pytest.mark.parametrize(

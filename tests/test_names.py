@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from conftest import HOSTILE, is_harmless, make_failure
+from conftest import HOSTILE, is_harmless, make_advice, make_failure
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -60,7 +60,9 @@ def test_text_that_is_text_comes_back_as_it_was(text: str) -> None:
 def test_a_record_with_bytes_in_every_name_is_read_by_those_who_want_characters() -> None:
     odd = "\udcff\udcfe" * 2048
     line = records.to_json(
-        make_failure(comm=odd, exe=odd, cgroup=odd, container={"name": odd}, advice=(odd,))
+        make_failure(
+            comm=odd, exe=odd, cgroup=odd, container={"name": odd}, advice=(make_advice(text=odd),)
+        )
     )
 
     assert r"\udc" not in line

@@ -11,8 +11,10 @@ from pages import __main__ as pages
 from pages import causes, manual
 from readme import put_into
 
-from fork_trace import catalogue, records
+from fork_trace import records
 from fork_trace.commands import cli
+from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, report
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "FIELDS", "CAUSES", "OVERHEAD"]
@@ -51,10 +53,10 @@ def test_what_is_written_is_current() -> None:
     assert [] == pages.stale(), "run scripts/build-docs"
 
 
-def test_a_change_of_the_catalogue_makes_it_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "ENTRIES", catalogue.ENTRIES[1:])
+def test_a_change_of_the_causes_makes_it_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "CAUSES", CAUSES[1:])
 
-    assert [pages.README, pages.MANUAL] == pages.stale()
+    assert [pages.README, pages.SCHEMA, pages.MANUAL] == pages.stale()
 
 
 def test_groff_has_nothing_to_say_and_no_line_is_too_long(drawn: str) -> None:
@@ -74,12 +76,12 @@ def test_every_command_stands_there_with_its_options(name: str, drawn: str) -> N
         assert flat(option.help or "") in flat(found[1])
 
 
-@pytest.mark.parametrize("entry", catalogue.ENTRIES, ids=lambda entry: entry.cause)
-def test_every_cause_stands_there_with_its_meaning(entry: catalogue.Entry, drawn: str) -> None:
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.slug)
+def test_every_cause_stands_there_with_its_meaning(cause: Cause, drawn: str) -> None:
     text = section(drawn, "CAUSES")
 
-    assert f"       {entry.cause} (" in text
-    assert entry.means in flat(text)
+    assert f"       {cause.slug} (" in text
+    assert cause.means in flat(text)
 
 
 def test_every_column_and_field_stands_there(drawn: str) -> None:
@@ -131,6 +133,6 @@ def test_the_script_says_what_is_stale_and_refuses_what_it_does_not_know(
 ) -> None:
     assert 0 == pages.main(["--check"])
     assert 2 == pages.main(["--frobnicate"])
-    monkeypatch.setattr(catalogue, "ENTRIES", catalogue.ENTRIES[1:])
+    monkeypatch.setattr(pages, "CAUSES", CAUSES[1:])
     assert 1 == pages.main(["--check"])
     assert "README.md is stale\n" == capsys.readouterr().out

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import (
     capture_text,
+    make_advice,
     make_evidence,
     make_failure,
     make_header,
@@ -22,7 +23,9 @@ from fork_trace import records
 from fork_trace.errors import ForkTraceError
 from fork_trace.records import Frame
 
+ADVICE = {"kind": "fix", "text": "Raise the limit.", "commands": ["sysctl kernel.pid_max=N"]}
 FULL = make_failure(
+    advice=(make_advice(**{**ADVICE, "commands": ("sysctl kernel.pid_max=N",)}), make_advice()),
     evidence=(make_evidence(), make_evidence(limit=None)),
     stack=(Frame(4096, "_Fork", "/lib/libc.so.6"), Frame(1, None, None)),
     container={"id": "abc", "name": None},
@@ -231,6 +234,9 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
         (FULL, {"comm": 5}),
         (FULL, {"pid": "\x1b[31m"}),
         (FULL, {"evidence": [5]}),
+        (FULL, {"advice": ["Raise the limit."]}),
+        (FULL, {"advice": [{**ADVICE, "text": None}]}),
+        (FULL, {"advice": [{**ADVICE, "commands": "reboot"}]}),
         (FULL, {"evidence": [{**make_evidence().__dict__, "value": "many"}]}),
         (FULL, {"evidence": [{**make_evidence().__dict__, "where": None}]}),
         (FULL, {"container": ["name"]}),

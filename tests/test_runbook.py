@@ -9,8 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fork_trace import catalogue, documents, explain
+from fork_trace import documents
 from fork_trace.commands import cli
+from fork_trace.diagnosis import lookup
+from fork_trace.diagnosis.advice import means, offline
+from fork_trace.diagnosis.causes import BY_SLUG
 
 TEXT = documents.text(documents.RUNBOOK)
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -73,7 +76,7 @@ def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> No
     ]
 
     assert 1 == len(sections)
-    assert explain.look_up(symptom.split()).texts
+    assert lookup.look_up(symptom.split()).texts
     assert "cure" in sections[0]
     assert "# fork-trace " in sections[0]
 
@@ -81,7 +84,7 @@ def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> No
 @pytest.mark.parametrize(("symptom", "table"), TABLES, ids=lambda value: value[:20])
 def test_the_causes_under_a_symptom_can_print_it(symptom: str, table: str) -> None:
     causes = re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)
-    possible = {entry.cause for entry in explain.look_up(symptom.split()).causes}
+    possible = {cause.slug for cause in lookup.look_up(symptom.split()).causes}
 
     assert causes
     assert set() == set(causes) - possible
@@ -98,17 +101,16 @@ def test_what_the_reports_say_of_a_cause_is_what_the_book_says() -> None:
 
     assert {"pid-namespace-dead", "pids-cgroup"} <= set(told)
     for cause, text in told.items():
-        assert catalogue.means(cause) == " ".join(text.split())
+        assert means(cause) == " ".join(text.split())
 
 
-def test_its_advice_is_what_the_book_says_without_the_numbers() -> None:
-    for cause, label, words in (
-        ("pid-namespace-dead", "For now", "start the shell or program anew"),
-        ("pids-cgroup", "For good", "raise pids.max in whatever makes the cgroup"),
-        ("rlimit-nproc", "For now", "raises it for the running process and its children"),
+def test_its_advice_is_what_the_causes_say_without_the_numbers() -> None:
+    for slug, kind, words in (
+        ("pid-namespace-dead", "mitigate", "Restart the shell or program"),
+        ("pids-cgroup", "fix", "Raise pids.max in whatever creates the cgroup"),
+        ("rlimit-nproc", "mitigate", "raise the limit of the running process"),
     ):
-        entry = catalogue.BY_CAUSE[cause]
-        remedy = entry.relieve if label == "For now" else entry.cure
+        remedies = dict(lookup.remedies_of(BY_SLUG[slug]))[kind]
 
-        assert words in catalogue.offline(remedy)[""]
+        assert words in offline(kind, remedies)[""].text
         assert words in FLAT

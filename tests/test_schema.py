@@ -23,8 +23,9 @@ from conftest import (
     make_summary,
 )
 
-from fork_trace import catalogue, check, events, plan, records, steps
+from fork_trace import check, events, plan, records, steps
 from fork_trace.commands import cli
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, summary
 from fork_trace.output.formats.json import whole as whole_report
 from fork_trace.output.report_options import PLAIN, ReportOptions
@@ -37,6 +38,7 @@ TYPES = {
     "failure": records.Failure,
     "summary": records.Summary,
     "evidence": records.Evidence,
+    "advice": records.Advice,
     "frame": records.Frame,
     "holder": records.Holder,
 }
@@ -115,7 +117,7 @@ def test_every_key_is_described() -> None:
 def test_what_can_be_named_is_what_the_code_names() -> None:
     parts = PUBLISHED["definitions"]
 
-    assert [entry.cause for entry in catalogue.ENTRIES] == parts["cause"]["enum"]
+    assert [cause.slug for cause in CAUSES] == parts["cause"]["enum"]
     assert [step.name for step in steps.STEPS] == parts["step"]["anyOf"][0]["enum"]
     assert list(plan.RUNGS) == parts["header"]["properties"]["rung"]["enum"]
     assert list(plan.BACKENDS) == parts["header"]["properties"]["backend"]["enum"]

@@ -136,7 +136,7 @@ def test_a_pass_that_takes_too_long_says_what_it_left_out(made_host: MadeHost) -
     found = take(made_host, clock=lambda: next(clock))
 
     assert 1 == found.processes
-    assert "stopped after 10 s with 1 processes unread" == found.unseen
+    assert "1 processes had not been read after 10 s" == found.unseen
 
 
 def test_a_proc_that_hides_others_is_told(made_host: MadeHost) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace import catalogue, records
+from fork_trace import records
 from fork_trace.commands.child import Child
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
+from fork_trace.diagnosis import advice
 from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 from fork_trace.output import formats, summary
@@ -170,7 +171,7 @@ def _closed(file: CaptureFile) -> bool:
         return False
     print(
         f"Captured to {safe(file.path)}. To show it again, here or for a ticket:\n"
-        f"  fork-trace report {catalogue.shell(file.path)} [--format markdown]",
+        f"  fork-trace report {advice.shell(file.path)} [--format markdown]",
         file=sys.stderr,
     )
     return True

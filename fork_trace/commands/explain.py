@@ -23,9 +23,9 @@ class _Words(click.Command):
 
 
 def _offers(_start: str) -> Iterable[tuple[str, str]]:
-    from fork_trace import explain
+    from fork_trace.diagnosis import lookup
 
-    return explain.offers()
+    return lookup.offers()
 
 
 @click.command("explain", cls=_Words)
@@ -50,7 +50,8 @@ def command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
     fork-trace explain unable to create native thread
     fork-trace explain --runbook           # five symptoms, each with its fix
     """
-    from fork_trace import documents, explain, names
+    from fork_trace import documents, names
+    from fork_trace.diagnosis import lookup
     from fork_trace.output.explanation import explanation
 
     if runbook:
@@ -58,8 +59,8 @@ def command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
             raise click.UsageError("--runbook takes no words and no --json.")
         sys.stdout.write(documents.text(documents.RUNBOOK))
         return
-    answer = explain.look_up(words)
+    answer = lookup.look_up(words)
     if as_json:
-        print(names.json_line(explain.as_json(answer)))
+        print(names.json_line(lookup.as_json(answer)))
     else:
         sys.stdout.write(explanation(answer))

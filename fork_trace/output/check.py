@@ -8,8 +8,8 @@ from typing import Any
 from fork_trace.names import safe
 from fork_trace.output.tables import draw
 from fork_trace.output.units import amount, short
-from fork_trace.output.wording import held, tail, wrap
-from fork_trace.records import Holder
+from fork_trace.output.wording import advised, held, tail, wrap
+from fork_trace.records import Advice, Holder
 
 _LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "unknown", "fine": "ok"}
 _WHERE_WIDTH = 25
@@ -109,8 +109,8 @@ def _near(pool: dict[str, Any]) -> list[str]:
     if pool["holders"] is not None:
         who = [Holder(**each) for each in pool["holders"]]
         lines += wrap(held(who, pool["holders_total"], pool["used"]), "  ", "    ")
-    for sentence in pool["advice"]:
-        lines += wrap(safe(sentence), "  -> ", "     ")
+    for each in pool["advice"]:
+        lines += wrap(safe(advised(Advice(**each))), "  -> ", "     ")
     return lines
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fork_trace import catalogue
-from fork_trace.output.wording import wrap
+from fork_trace.diagnosis import advice
+from fork_trace.output.wording import advised, wrap
 
 if TYPE_CHECKING:
     # The book of texts is not for those who watch.
-    from fork_trace.explain import Answer
+    from fork_trace.diagnosis.lookup import Answer
 
 
 def explanation(answer: Answer) -> str:
@@ -31,41 +31,39 @@ def explanation(answer: Answer) -> str:
         lines += wrap(f"Possible causes{tells}, most likely first:", "", "")
     if len(answer.causes) == 1:
         return "\n".join([*lines, *([""] if lines else []), *_whole(answer)]) + "\n"
-    for entry in answer.causes:
-        errnos = ", ".join(entry.errnos) or "any errno"
-        lines += ["", *wrap(f"{entry.cause} ({errnos})", "  ", "    ")]
-        lines += wrap(entry.means, "    ", "    ")
+    for cause in answer.causes:
+        errnos = ", ".join(cause.errnos) or "any errno"
+        lines += ["", *wrap(f"{cause.slug} ({errnos})", "  ", "    ")]
+        lines += wrap(cause.means, "    ", "    ")
     lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
     return "\n".join(lines) + "\n"
 
 
 def _whole(answer: Answer) -> list[str]:
-    (entry,) = answer.causes
-    lines = wrap(f"{entry.cause}: {entry.means}", "", "  ")
-    steps = ", ".join(answer.steps_of(entry.cause)) or "none"
-    lines += ["", *wrap(f"errno: {', '.join(entry.errnos) or 'any'}", "  ", "         ")]
-    lines += wrap(f"limit: {entry.limit.replace('`', '')}", "  ", "         ")
+    from fork_trace.diagnosis import lookup
+
+    (cause,) = answer.causes
+    lines = wrap(f"{cause.slug}: {cause.means}", "", "  ")
+    steps = ", ".join(lookup.steps_of(cause)) or "none"
+    lines += ["", *wrap(f"errno: {', '.join(cause.errnos) or 'any'}", "  ", "         ")]
+    lines += wrap(f"limit: {cause.limit.replace('`', '')}", "  ", "         ")
     lines += wrap(f"step:  {steps}", "  ", "         ")
     lines += ["", "With fork-trace"]
-    for sentence in catalogue.by_tool(entry.cause):
+    for sentence in lookup.by_tool(cause):
         lines += wrap(sentence, "  ", "    ")
-    for heading, remedy in (
-        ("Verify", entry.confirm),
-        ("Mitigate", entry.relieve),
-        ("Fix", entry.cure),
-    ):
-        lines += ["", heading]
+    for kind, remedies in lookup.remedies_of(cause):
+        lines += ["", kind.capitalize()]
         by_sentence: dict[str, list[str]] = {}
-        for key, sentence in catalogue.offline(remedy).items():
-            by_sentence.setdefault(sentence, []).append(catalogue.VARIANTS[key])
+        for key, remedy in advice.offline(kind, remedies).items():
+            sentence = advised(remedy).partition(": ")[2]
+            by_sentence.setdefault(sentence, []).append(advice.VARIANTS.get(key, key))
         for sentence, names in by_sentence.items():
             where = ", ".join(names)
             lines += wrap(f"{where}: {sentence}" if where else sentence, "  ", "    ")
-    if entry.myths:
-        lines += ["", "Common misconceptions"]
-        for myth in entry.myths:
-            lines += wrap(myth, "  ", "    ")
-    texts = answer.texts_of(entry.cause)
+    lines += ["", "Common misconceptions"]
+    for myth in cause.myths:
+        lines += wrap(myth, "  ", "    ")
+    texts = lookup.texts_of(cause)
     if texts:
         lines += ["", "What applications print"]
         for each in texts:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fork_trace import catalogue
+from fork_trace.diagnosis.advice import means
 from fork_trace.names import safe
 from fork_trace.output import tables
 from fork_trace.output.aggregate import Group, Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.units import amount, count, short
-from fork_trace.output.wording import WIDTH, columns, cut, held, middle, wrap
+from fork_trace.output.wording import WIDTH, advised, columns, cut, held, middle, wrap
 from fork_trace.records import Evidence, Failure, Header, Summary
 
 _CGROUPS = "/sys/fs/cgroup/"
@@ -66,8 +66,8 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
         facts.append(f"Also possible: {', '.join(map(safe, latest.also))}.")
     facts += [_sentence(item) for item in latest.evidence]
     facts += _holders(latest)
-    title = f"{safe(cause)}: {catalogue.means(cause)}"
-    return Told(title, tuple(facts), tuple(safe(sentence) for sentence in latest.advice))
+    title = f"{safe(cause)}: {means(cause)}"
+    return Told(title, tuple(facts), tuple(safe(advised(each)) for each in latest.advice))
 
 
 def _several(latest: Failure) -> str:
@@ -84,22 +84,19 @@ def _last(latest: Failure) -> str:
 
 
 def tell_briefly(cause: str, latest: Failure) -> Told:
-    """Say of a cause only what it means, the deciding number, who holds it, and what relieves now."""
+    """Say of a cause only what it means, the deciding number, who holds it, and what mitigates it."""
     facts = [_sentence(item) for item in latest.evidence[:1]]
-    advice = next(
-        (each for each in latest.advice if each.startswith(catalogue.FOR_NOW)),
-        latest.advice[0] if latest.advice else "",
-    )
+    mitigations = [each for each in latest.advice if each.kind == "mitigate"]
     return Told(
-        f"{safe(cause)}: {catalogue.means(cause)}",
+        f"{safe(cause)}: {means(cause)}",
         (*facts, *_holders(latest)),
-        (safe(advice),) if advice else (),
+        tuple(safe(advised(each)) for each in (mitigations or latest.advice)[:1]),
     )
 
 
 def tell_in_a_line(cause: str, width: int) -> str:
     """Say of a cause only what it means, in one line; its numbers are in the table."""
-    return cut(f"{safe(cause)}: {catalogue.means(cause).partition(';')[0]}", width)
+    return cut(f"{safe(cause)}: {means(cause).partition(';')[0]}", width)
 
 
 def _holders(failure: Failure) -> list[str]:
@@ -109,7 +106,14 @@ def _holders(failure: Failure) -> list[str]:
     return [held(failure.holders, failure.holders_total, value)]
 
 
+# Units of what has no number: a rule that was broken, and why a number is missing.
+_NO_NUMBER = ("rule", "not read")
+
+
 def _sentence(evidence: Evidence) -> str:
+    if evidence.value is None and evidence.unit in _NO_NUMBER:
+        words = "" if evidence.unit == "rule" else f"{evidence.unit}, "
+        return f"{safe(evidence.name)}: {words}{safe(evidence.where)}"
     text = f"{safe(evidence.name)}: {amount(evidence.value, evidence.unit)}"
     if evidence.limit is not None:
         text += f" of {amount(evidence.limit, evidence.unit)}"

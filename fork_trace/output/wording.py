@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fork_trace.names import safe
 from fork_trace.output.units import count
-from fork_trace.records import Holder
+from fork_trace.records import Advice, Holder
 
 WIDTH = 79
 
@@ -72,6 +72,12 @@ def wrap(text: str, first: str, rest: str, width: int = WIDTH) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def advised(advice: Advice) -> str:
+    """Write advice as one sentence, its commands last."""
+    commands = "; ".join(f"`{command}`" for command in advice.commands)
+    return f"{advice.kind.capitalize()}: {advice.text} {commands}".rstrip()
 
 
 def held(holders: Sequence[Holder], total: int | None, value: int | None) -> str:

@@ -24,7 +24,6 @@ from conftest import make_summary as make_end
 from fork_trace import (
     budget,
     callers,
-    causes,
     cfi,
     cgroup,
     containers,
@@ -39,6 +38,10 @@ from fork_trace import (
 )
 from fork_trace.budget import Budget, OverBudgetError
 from fork_trace.demangle import Demangler
+from fork_trace.diagnosis import evidence
+from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.diagnosis.readings import HostReadings, KernelReadings
+from fork_trace.diagnosis.verdict import diagnose, errno_name
 from fork_trace.errors import ForkTraceError
 from fork_trace.output import aggregate, formats, report, wording
 from fork_trace.output.live import screen
@@ -65,16 +68,18 @@ def event(data: bytes) -> None:
     if len(data) < events.EVENT_BYTES:
         return
     found = events.decode(data)
-    verdict = causes.diagnose(found.key, [found.key.syscall], causes.After())
-    seen = causes.Seen(found.numbers, found.levels, uid=found.key.uid, step=verdict.step)
-    told = causes.evidence(verdict.cause, seen, causes.Host(page_bytes=4096, hugetlb_pages=0))
+    verdict = diagnose(found.key, [found.key.syscall])
+    seen = KernelReadings(found.numbers, found.levels, uid=found.key.uid, step=verdict.step)
+    told = evidence.gather(
+        BY_SLUG[verdict.cause], seen, HostReadings(page_bytes=4096, hugetlb_pages=0)
+    )
     place = containers.place(found.cgroup_path).as_record()
     failure = make_failure(
         comm=found.key.comm,
         cgroup=found.cgroup_path,
         container=place,
         flags=events.flag_names(found.flags),
-        errno=causes.errno_name(found.key.error),
+        errno=errno_name(found.key.error),
         cause=verdict.cause,
         evidence=told,
     )

@@ -62,14 +62,14 @@ def test_a_screen_marks_what_is_new_and_q_ends_it_with_the_summary(
     assert row[1] in ("+1", "+2", "+3")  # a slow machine sees them come one by one
     assert "rlimit-nproc" in row
     assert lines[0].endswith("q or Ctrl-C to stop")
-    assert any(line.startswith("  -> For now: ") for line in lines)
+    assert any(line.startswith("  -> Mitigate: ") for line in lines)
     assert max(map(len, lines)) < size[0]
 
     tty.type("q")
     summary = ends(tty)
 
     assert "1 cause, 8 failures" in summary
-    assert "For good: " in summary
+    assert "Fix: " in summary
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -103,7 +103,7 @@ def test_a_dumb_terminal_gets_a_line_for_each_change_and_each_cause_once(
     assert len(news(before)) >= 2
     assert 8 == sum(news(before))
     assert 1 == before.count("TIME ")
-    assert 1 == before.count("-> For now: ")
+    assert 1 == before.count("-> Mitigate: ")
 
 
 def test_what_is_piped_is_appended(build: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write the man page and the README's table of causes: `scripts/build-docs`, with --check only compare."""
+"""Write the man page, and the causes into README and schema: `scripts/build-docs`, with --check only compare."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from pathlib import Path
 import click
 from readme import put_into
 
-from fork_trace import __version__, catalogue, documents
+from fork_trace import __version__, documents
 from fork_trace.commands import cli
+from fork_trace.diagnosis.causes import CAUSES
 from pages import causes, manual
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 README = CHECKOUT / "README.md"
+SCHEMA = CHECKOUT / "fork_trace" / documents.SCHEMA
 MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
 
 
 def made() -> dict[Path, str]:
     """Each file with the text that it should have."""
     readme = README.read_text(encoding="utf-8")
-    page = manual.page(
-        "fork-trace",
-        __version__,
-        click.Group(
-            "fork-trace", {each: cli.load(each) for each in cli.COMMANDS}, help=cli.cli.help
-        ),
-        readme,
-        catalogue.ENTRIES,
-        json.loads(documents.text(documents.SCHEMA)),
+    schema = causes.put_into_schema(SCHEMA.read_text(encoding="utf-8"), CAUSES)
+    commands = click.Group(
+        "fork-trace", {each: cli.load(each) for each in cli.COMMANDS}, help=cli.cli.help
     )
-    return {README: put_into(readme, causes.PLACE, causes.table(catalogue.ENTRIES)), MANUAL: page}
+    page = manual.page("fork-trace", __version__, commands, readme, CAUSES, json.loads(schema))
+    tables = put_into(readme, causes.PLACE, causes.table(CAUSES))
+    return {
+        README: put_into(tables, causes.CHECKED, causes.checked_table(CAUSES)),
+        SCHEMA: schema,
+        MANUAL: page,
+    }
 
 
 def stale() -> list[Path]:

@@ -1,4 +1,4 @@
-"""The man page, from the commands, the catalogue, the schema and sections of the README. Pure.
+"""The man page, from the commands, the causes, the schema and sections of the README. Pure.
 
 Nothing is told here that is not told there, but for FILES and SEE ALSO.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fork_trace.catalogue import Entry
+from fork_trace.diagnosis.cause import Cause
 
 _FILES = (
     ("/proc/PID, /proc/sys", "the state of processes, and the limits of the host"),
@@ -40,7 +40,7 @@ def page(
     version: str,
     group: click.Group,
     readme: str,
-    entries: Sequence[Entry],
+    causes: Sequence[Cause],
     schema: Mapping[str, Any],
 ) -> str:
     """Write the whole page."""
@@ -55,7 +55,7 @@ def page(
         *(".SH DESCRIPTION", *_introduction(readme)),
         *(".SH COMMANDS", *_commands(group)),
         *(".SH FIELDS", *_fields(readme, schema)),
-        *(".SH CAUSES", *_causes(entries)),
+        *(".SH CAUSES", *_causes(causes)),
         *(".SH OVERHEAD", *_markdown(_section(readme, "Overhead"))),
         *(".SH PRIVILEGES", *_markdown(_section(readme, "Privileges"))),
         ".SH FILES",
@@ -135,6 +135,7 @@ def _fields(readme: str, schema: Mapping[str, Any]) -> list[str]:
     for kind, text in (
         ("failure", "In a failure record of a capture or of \\-\\-json:"),
         ("evidence", "In its evidence:"),
+        ("advice", "In its advice:"),
         ("summary", "In the summary record that ends a capture:"),
         ("limit", "In the limits of check \\-\\-json:"),
     ):
@@ -151,13 +152,13 @@ def _described(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     return str(schema["definitions"][part["$ref"].rpartition("/")[2]]["description"])
 
 
-def _causes(entries: Sequence[Entry]) -> list[str]:
-    lines = ["\\fBfork\\-trace explain CAUSE\\fR tells how to confirm and to cure each."]
-    for entry in entries:
-        errnos = ", ".join(entry.errnos) or "any errno"
-        is_limit = entry.limit != entry.means and not entry.limit.startswith("none")
-        text = entry.means + (f". Limit: {entry.limit}" if is_limit else "")
-        lines += _item(f"{_code(entry.cause)} ({errnos})", text)
+def _causes(causes: Sequence[Cause]) -> list[str]:
+    lines = ["\\fBfork\\-trace explain CAUSE\\fR says how to verify, mitigate and fix each."]
+    for cause in causes:
+        errnos = ", ".join(cause.errnos) or "any errno"
+        is_limit = cause.limit != cause.means and not cause.limit.startswith("none")
+        text = cause.means + (f". Limit: {cause.limit}" if is_limit else "")
+        lines += _item(f"{_code(cause.slug)} ({errnos})", text)
     return lines
 
 

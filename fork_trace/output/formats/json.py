@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fork_trace import catalogue, records
+from fork_trace import records
+from fork_trace.diagnosis.advice import means
 from fork_trace.names import json_line
 from fork_trace.output import report
 from fork_trace.output.aggregate import Table
@@ -39,7 +40,7 @@ def whole(
             "cause": cause,
             "host": host,
             "count": group.count,
-            "means": catalogue.means(cause),
+            "means": means(cause),
             "latest": json.loads(records.to_json(group.latest)),
         }
         for cause, _ in counted.causes.most_common()

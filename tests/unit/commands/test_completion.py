@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fork_trace import catalogue, explain, rehearse
+from fork_trace import rehearse
+from fork_trace.diagnosis import lookup
+from fork_trace.diagnosis.advice import means
+from fork_trace.diagnosis.causes import CAUSES
 
 ENVIRON = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 TIMEOUT_S = 60
@@ -49,15 +52,15 @@ def shell(*argv: str, text: str = "") -> str:
 def test_explain_is_offered_every_cause_step_and_errno() -> None:
     found = words("fork-trace explain ")
 
-    assert {entry.cause for entry in catalogue.ENTRIES} <= set(found)
-    assert {step.name.split()[0] for step in catalogue.STEPS} <= set(found)
+    assert {cause.slug for cause in CAUSES} <= set(found)
+    assert {step.name.split()[0] for step in lookup.STEPS} <= set(found)
     assert {"EAGAIN", "ENOMEM", "PostgreSQL"} <= set(found)
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("word", [word for word, _ in explain.offers()])
+@pytest.mark.parametrize("word", [word for word, _ in lookup.offers()])
 def test_what_explain_is_offered_it_explains(word: str) -> None:
-    assert explain.look_up([word]).causes
+    assert lookup.look_up([word]).causes
     assert " " not in word
 
 
@@ -102,7 +105,7 @@ def test_every_rehearsal_is_offered() -> None:
 def test_zsh_is_told_what_each_is() -> None:
     found = offered("fork-trace explain pid-m", "zsh")
 
-    assert ["plain", "pid-max", catalogue.means("pid-max")] == found
+    assert ["plain", "pid-max", means("pid-max")] == found
 
 
 def test_bash_completes() -> None:

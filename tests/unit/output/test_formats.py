@@ -13,6 +13,7 @@ from conftest import (
     HOSTILE,
     STACK,
     is_harmless,
+    make_advice,
     make_evidence,
     make_failure,
     make_header,
@@ -185,7 +186,7 @@ def test_no_name_reaches_any_format_raw(format_: str, text: str) -> None:
         step=text,
         function=text,
         evidence=(make_evidence(name=text, unit=text, where=text),),
-        advice=(text,),
+        advice=(make_advice(text=text, commands=(text,)),),
         also=(text,),
     )
 
@@ -222,14 +223,19 @@ def test_any_name_keeps_its_cell_in_markdown(text: str) -> None:
         ("a ` alone <b>", r"a \` alone \<b\>"),
         ("two `` `x` <b>", r"two \`\` \`x\` \<b\>"),
         ("*bold* _it_", r"\*bold\* \_it\_"),
-        ("- x", r"\- x"),
-        ("1. x", r"1\. x"),
     ],
 )
 def test_of_a_sentence_only_commands_are_markup(text: str, written: str) -> None:
-    failure = make_failure(advice=(text,))
+    failure = make_failure(advice=(make_advice(text=text),))
 
-    assert f"\n- {written}\n" in whole(failure, format_="markdown")
+    assert f"\n- Mitigate: {written}\n" in whole(failure, format_="markdown")
+
+
+@pytest.mark.parametrize(("name", "written"), [("- x", r"\- x"), ("1. x", r"1\. x")])
+def test_a_name_that_begins_a_line_begins_no_list(name: str, written: str) -> None:
+    failure = make_failure(evidence=(make_evidence(name=name),))
+
+    assert f"\n- {written}: 7 of 7 tasks" in whole(failure, format_="markdown")
 
 
 def test_markdown_begins_with_the_verdict_and_has_each_cause() -> None:

@@ -10,6 +10,7 @@ from conftest import (
     HOSTILE,
     STACK,
     is_harmless,
+    make_advice,
     make_evidence,
     make_failure,
     make_header,
@@ -21,7 +22,9 @@ from conftest import (
     widths,
 )
 
-from fork_trace import catalogue, steps
+from fork_trace import steps
+from fork_trace.diagnosis.advice import advise
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, report
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
 from fork_trace.records import Failure, Holder
@@ -38,13 +41,13 @@ pids-cgroup: a cgroup has reached its pids.max; every thread counts
   23 x EAGAIN, rejected by cgroup_can_fork (observed); last: sh[42] clone,
     cgroup /app.service
   pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service
-  -> Raise the limit.
+  -> Mitigate: Raise the limit.
 
 threads-max: the host has as many threads as kernel.threads-max allows
   1 x EAGAIN, inferred at threads_max from kernel state; last: java[43] clone3,
     cgroup ?
   kernel.threads-max: 101 of 100 tasks, the whole host
-  -> Raise it.
+  -> Mitigate: Raise it.
 
 6.1.0-test, fexit via libbpf, 2 s; lost samples: 0; missed calls: 0; counted
   but not sampled (rate limit): 3; filtered out: 5
@@ -110,7 +113,7 @@ def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
 
 
 def test_all_that_fits_as_well_fits_80_columns() -> None:
-    every = tuple(entry.cause for entry in catalogue.ENTRIES)
+    every = tuple(cause.slug for cause in CAUSES)
 
     assert max(map(len, details(make_failure(also=every), 1))) < 80
 
@@ -255,7 +258,7 @@ def test_no_field_of_a_record_reaches_the_report_raw(name: str, text: str) -> No
 def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
     failure = make_failure(
         evidence=(make_evidence(name=text, unit=text, where=text),),
-        advice=(text,),
+        advice=(make_advice(kind=text, text=text, commands=(text,)),),
         container={"name": text},
     )
     header = make_header(
@@ -274,9 +277,9 @@ def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
 
 
 def test_the_whole_default_report_fits_80_columns() -> None:
-    failures = [widest(step, entry) for step in steps.STEPS for entry in catalogue.ENTRIES]
+    failures = [widest(step, cause) for step in steps.STEPS for cause in CAUSES]
     failures = [
-        replace(failure, advice=catalogue.advice(failure.cause, failure.evidence, 1000))
+        replace(failure, advice=advise(failure.cause, failure.evidence, 1000))
         for failure in failures
     ]
 
@@ -285,9 +288,31 @@ def test_the_whole_default_report_fits_80_columns() -> None:
     assert max(widths(text)) < 80
 
 
+@pytest.mark.parametrize(
+    ("name", "unit", "where", "line"),
+    [
+        ("flags", "rule", "CLONE_NEWNS with CLONE_FS", "  flags: CLONE_NEWNS with CLONE_FS"),
+        (
+            "struct ucounts",
+            "not read",
+            "its layout differs",
+            "  struct ucounts: not read, its layout differs",
+        ),
+    ],
+)
+def test_what_has_no_number_is_told_without_one(
+    name: str, unit: str, where: str, line: str
+) -> None:
+    item = make_evidence(name=name, value=None, limit=None, unit=unit, where=where)
+
+    assert line in details(make_failure(evidence=(item,)), 1)
+
+
 def test_a_long_path_stays_whole_for_copying() -> None:
     path = "/sys/fs/cgroup/" + "a-very-long.slice/" * 8
-    failure = make_failure(evidence=(make_evidence(where=path),), advice=(f"Look at {path}.",))
+    failure = make_failure(
+        evidence=(make_evidence(where=path),), advice=(make_advice(text=f"Look at {path}."),)
+    )
 
     lines = "\n".join(details(failure, 1))
 
@@ -415,7 +440,7 @@ def test_a_verdict_without_bounds_has_the_whole_path() -> None:
 
 
 def test_the_verdict_is_one_line_under_80_columns_with_the_widest_values() -> None:
-    failure = widest(steps.STEPS[4], catalogue.ENTRIES[0])
+    failure = widest(steps.STEPS[4], CAUSES[0])
 
     text = report.verdict(table_of(failure), 86_400, ["a" * 64, "b"])
 
@@ -464,8 +489,12 @@ def test_of_very_many_hosts_those_with_most_failures_are_told_and_the_others_nam
     assert "also on host3 (6), host4 (5), host5 (4) and 2 more hosts; `--by host,cause`" in text
 
 
-def test_in_brief_a_cause_has_its_number_its_holders_and_what_relieves_now() -> None:
-    advice = ("To confirm: look.", "For now: raise it.", "For good: raise it there.")
+def test_in_brief_a_cause_has_its_number_its_holders_and_what_mitigates_it() -> None:
+    advice = (
+        make_advice(kind="verify", text="Look."),
+        make_advice(text="Raise it.", commands=("echo 8 > pids.max", "true")),
+        make_advice(kind="fix"),
+    )
     failure = make_failure(
         advice=advice,
         evidence=(make_evidence(), make_evidence(where="/elsewhere")),
@@ -477,5 +506,5 @@ def test_in_brief_a_cause_has_its_number_its_holders_and_what_relieves_now() -> 
         "pids-cgroup: a cgroup has reached its pids.max; every thread counts",
         "  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service",
         "  held by: java[4121] 7 tasks (1 process)",
-        "  -> For now: raise it.",
+        "  -> Mitigate: Raise it. `echo 8 > pids.max`; `true`",
     ] == report.tell_briefly("pids-cgroup", failure).lines()

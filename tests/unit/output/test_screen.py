@@ -10,6 +10,7 @@ import pytest
 from conftest import (
     HOSTILE,
     is_harmless,
+    make_advice,
     make_evidence,
     make_failure,
     make_holder,
@@ -19,15 +20,21 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import catalogue, steps
+from fork_trace import steps
+from fork_trace.diagnosis import causes
+from fork_trace.diagnosis.cause import Cause
 from fork_trace.output import aggregate, report, times
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.wording import columns
 
 MOMENT = screen.Moment("alpha", 200.4, 5.2, "q or Ctrl-C")
-CAUSES = [entry.cause for entry in catalogue.ENTRIES]
-ADVICE = ("To confirm: look there.", "For now: raise it.", "For good: raise it for good.")
+CAUSES = [cause.slug for cause in causes.CAUSES]
+ADVICE = (
+    make_advice(kind="verify", text="Look there."),
+    make_advice(text="Raise it."),
+    make_advice(kind="fix", text="Raise it permanently."),
+)
 
 
 def texts(lines: list[screen.Line]) -> list[str]:
@@ -72,7 +79,7 @@ def test_no_screen_is_wider_or_longer_than_its_terminal(
     size: tuple[int, int], counts: list[int], more: ReportOptions, name: str, lost: tuple[int, int]
 ) -> None:
     counted = several(*counts)
-    counted.add(widest(steps.STEPS[0], catalogue.ENTRIES[0]))
+    counted.add(widest(steps.STEPS[0], causes.CAUSES[0]))
     counted.add(make_failure(comm=name, caller=name, cgroup=name))
     moment = screen.Moment(name, 1e6, None, "q or Ctrl-C", *lost)
 
@@ -83,20 +90,20 @@ def test_no_screen_is_wider_or_longer_than_its_terminal(
 
 
 @pytest.mark.parametrize("width", [40, 60, 79, 80])
-@pytest.mark.parametrize("entry", catalogue.ENTRIES, ids=lambda entry: entry.cause)
-def test_no_cause_is_cut_on_a_narrow_screen(entry: catalogue.Entry, width: int) -> None:
-    failure = widest(steps.STEPS[4], entry)
+@pytest.mark.parametrize("cause", causes.CAUSES, ids=lambda cause: cause.slug)
+def test_no_cause_is_cut_on_a_narrow_screen(cause: Cause, width: int) -> None:
+    failure = widest(steps.STEPS[4], cause)
     counted = table_of(make_failure(), failure)
     new = {counted.rows()[0].key: 999}
 
     _, verdict, _, heading, *lines = frame(counted, (width, 24), new)
     appended = screen.appended(counted.rows(), counted.by, new, width - 1)
 
-    assert verdict.endswith((" at pids.max 4194304/4194304", f"worst: {entry.cause}"))
-    assert entry.cause in lines[0][heading.index("CAUSE") :].split("*")[0].split()
-    assert entry.cause in appended[0].replace("*", " ").split()
+    assert verdict.endswith((" at pids.max 4194304/4194304", f"worst: {cause.slug}"))
+    assert cause.slug in lines[0][heading.index("CAUSE") :].split("*")[0].split()
+    assert cause.slug in appended[0].replace("*", " ").split()
     at = screen.heading(counted.by, width - 1).index("CAUSE")
-    assert appended[0][at:].startswith(entry.cause)
+    assert appended[0][at:].startswith(cause.slug)
 
 
 def test_lost_samples_are_told_as_soon_as_there_are_any_and_what_that_means() -> None:
@@ -141,7 +148,7 @@ def test_at_80_by_24_the_worst_of_four_causes_has_its_advice_and_each_is_named()
 
     lines = frame(counted)
 
-    assert "  -> For now: raise it." in lines
+    assert "  -> Mitigate: Raise it." in lines
     assert all(any(line.startswith(f"{cause}: ") for line in lines) for cause in others)
 
 
@@ -227,7 +234,7 @@ def test_no_name_reaches_a_screen_raw(text: str) -> None:
         cgroup=text,
         cause=text,
         evidence=(make_evidence(name=text, unit=text, where=text),),
-        advice=(text,),
+        advice=(make_advice(text=text, commands=(text,)),),
         holders=(make_holder(comm=text),),
         holders_total=1,
     )

@@ -7,19 +7,21 @@ from dataclasses import replace
 import pytest
 from conftest import make_failure, table_of, threads_max, widest, widths
 
-from fork_trace import catalogue, steps
+from fork_trace import steps
+from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, tables
 
 
-@pytest.mark.parametrize("entry", catalogue.ENTRIES, ids=lambda entry: entry.cause)
-def test_the_default_table_fits_80_columns_with_the_widest_values(entry: catalogue.Entry) -> None:
-    failure = widest(steps.STEPS[4], entry)
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.slug)
+def test_the_default_table_fits_80_columns_with_the_widest_values(cause: Cause) -> None:
+    failure = widest(steps.STEPS[4], cause)
     counted = table_of(failure, replace(failure, count=8_571_428, errno="ENOMEM"))
 
     text = tables.rows(counted.rows(), counted.by)
 
     assert max(widths(text)) < 80
-    assert entry.cause in text
+    assert cause.slug in text
     assert "9999999" in text
     assert "4194304/4194304" in text
 
@@ -84,7 +86,7 @@ def test_of_a_path_the_end_is_kept_and_of_a_name_the_beginning(
 @pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, ("host", *aggregate.DEFAULT_BY)])
 def test_a_cause_is_never_cut_and_names_share_what_is_left(by: tuple[str, ...]) -> None:
     counted = aggregate.Table(by)
-    counted.add(widest(steps.STEPS[0], catalogue.ENTRIES[0]), "host" * 9)
+    counted.add(widest(steps.STEPS[0], CAUSES[0]), "host" * 9)
     counted.add(make_failure(cause="user-namespace-denied", certainty="inferred"), "alpha")
 
     heading, *lines = tables.rows(counted.rows(), by).splitlines()
@@ -101,7 +103,7 @@ def test_a_cause_is_never_cut_and_names_share_what_is_left(by: tuple[str, ...]) 
 def test_columns_are_dropped_before_any_cause_is_cut(
     width: int, times: bool, by: tuple[str, ...]
 ) -> None:
-    failures = [widest(steps.STEPS[4], entry) for entry in catalogue.ENTRIES]
+    failures = [widest(steps.STEPS[4], cause) for cause in CAUSES]
     counted = table_of(*failures, by=by)
     new = {row.key: 999 for row in counted.rows()}
 
@@ -112,9 +114,7 @@ def test_columns_are_dropped_before_any_cause_is_cut(
     assert max(map(len, [heading, *lines])) <= width
     assert ["COUNT", "CAUSE"] == [name for name in heading.split() if name in ("COUNT", "CAUSE")]
     at = heading.index("CAUSE")
-    assert {entry.cause for entry in catalogue.ENTRIES} == {
-        line[at:].split()[0].rstrip("*") for line in lines
-    }
+    assert {cause.slug for cause in CAUSES} == {line[at:].split()[0].rstrip("*") for line in lines}
 
 
 def test_of_what_is_dropped_the_errno_goes_first_and_the_command_last() -> None:

@@ -10,9 +10,14 @@ import pytest
 from conftest import MadeHost, make_evidence
 from hypothesis import given
 from hypothesis import strategies as some
+from test_verdict import SLUGS
 
-from fork_trace import catalogue, check, containers, rehearse, steps
-from fork_trace.catalogue import BY_CAUSE, ENTRIES, Entry
+from fork_trace import check, containers, rehearse
+from fork_trace.diagnosis import lookup
+from fork_trace.diagnosis.advice import VARIANTS, advise, means, offline, shell
+from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
+from fork_trace.records import Advice
 
 # The contract: what a record's `step` and `cause` can be.
 STEP_NAMES = [
@@ -67,40 +72,6 @@ STEP_NAMES = [
     "pid_namespace_late",
     "signal_late",
 ] + ["mmap (thread stack)", "mprotect (thread stack)"]
-CAUSES = [
-    "pids-cgroup",
-    "rlimit-nproc",
-    "threads-max",
-    "pid-max",
-    "pid-namespace-dead",
-    "pid-taken",
-    "set-tid-refused",
-    "overcommit-never",
-    "overcommit-heuristic",
-    "mapping-limit",
-    "memory-cgroup",
-    "kernel-memory",
-    "fd-table-limit",
-    "rlimit-nofile",
-    "file-max",
-    "namespace-limit",
-    "namespace-depth",
-    "mount-limit",
-    "user-namespace-denied",
-    "namespace-denied",
-    "unshared-namespace",
-    "cgroup-refused",
-    "deadline-policy",
-    "exec-in-progress",
-    "invalid-flags",
-    "perf-events",
-    "sched-ext",
-    "security-module",
-    "signal-pending",
-    "seccomp",
-    "thread-stack",
-    "unknown",
-]
 
 ID = "0123456789ab" + "c" * 52
 POD = "kubepods-burstable-podd3b07384_d113_4ec6_9c1a_0123456789ab.slice"
@@ -145,16 +116,20 @@ HOSTILE = [
     "\\x2d",
     "!x",
 ]
-by_cause = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.cause)
+by_cause = pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.slug)
 
 
-def commands(text: str) -> list[str]:
-    return re.findall(r"`([^`]*)`", text)
+def commands(advice: tuple[Advice, ...]) -> list[str]:
+    return [command for each in advice for command in each.commands]
 
 
-def advised(cause: str, place: str, **changes: object) -> tuple[str, ...]:
+def said(advice: Advice) -> str:
+    return " ".join((advice.text, *advice.commands))
+
+
+def advised(slug: str, place: str, **changes: object) -> tuple[Advice, ...]:
     evidence = make_evidence(where=PLACES[place], **changes)
-    return catalogue.advice(cause, [evidence], 1000, PLACES[place], 42)
+    return advise(slug, [evidence], 1000, PLACES[place], 42)
 
 
 def parse(script: str) -> str:
@@ -165,51 +140,50 @@ def parse(script: str) -> str:
     return done.stderr.decode()
 
 
-def test_every_cause_of_the_contract_has_its_entry_and_only_one() -> None:
-    assert sorted(CAUSES) == sorted(entry.cause for entry in ENTRIES)
+def test_every_cause_of_the_contract_is_there_and_only_once() -> None:
+    assert sorted(SLUGS) == sorted(cause.slug for cause in CAUSES)
 
 
 def test_every_step_of_the_contract_has_its_entry_in_the_kernel_s_order() -> None:
-    assert STEP_NAMES == [step.name for step in catalogue.STEPS]
+    assert STEP_NAMES == [step.name for step in lookup.STEPS]
 
 
-def test_every_step_that_is_watched_has_its_entry_with_the_same_words() -> None:
-    told = {
-        step.name: catalogue.BY_STEP[step.name].what
-        for step in steps.STEPS
-        if step.name in STEP_NAMES
-    }
+def test_every_step_has_causes_and_every_cause_has_a_step() -> None:
+    named = {cause.slug for step in lookup.STEPS for cause in step.causes}
 
-    assert {step.name: step.what for step in steps.STEPS if step.name in told} == told
+    assert sorted(SLUGS) == sorted(named)
+    assert all(step.what for step in lookup.STEPS)
 
 
-def test_every_step_has_causes_that_exist_and_every_cause_has_a_step() -> None:
-    named = {cause for step in catalogue.STEPS for cause in step.causes}
+def test_what_a_step_decides_itself_comes_before_want_of_memory() -> None:
+    slugs = [cause.slug for cause in lookup.BY_STEP["alloc_pid"].causes]
 
-    assert sorted(CAUSES) == sorted(named)
-    assert all(step.what for step in catalogue.STEPS)
+    assert ["pid-max", "pid-namespace-dead"] == slugs[:2]
+    assert ["memory-cgroup", "kernel-memory"] == slugs[-2:]
 
 
-def test_check_looks_at_what_the_book_says(made_host: MadeHost) -> None:
-    found: set[str] = set()
+def test_check_looks_at_what_the_causes_say(made_host: MadeHost) -> None:
+    found: set[tuple[str, str, str]] = set()
     for mode in ("0", "2"):
         made_host.write("sys/vm/overcommit_memory", mode)
         told = check.examine(80, 100, str(made_host.root))
-        found |= {each["cause"] for each in told["limits"]}
+        found |= {(each["cause"], each["name"], each["unit"]) for each in told["limits"]}
 
-    assert catalogue.CHECKED == found
+    assert {(each.slug, *each.check[:2]) for each in CAUSES if each.check} == found
 
 
 def test_a_rehearsal_is_named_for_every_cause_that_has_one() -> None:
     expected = {each.cause for each in rehearse.SCENARIOS}
     named = {
-        cause: rehearse.find(words.split()[-1]) for cause, words in catalogue.REHEARSED.items()
+        cause.slug: rehearse.find(cause.rehearsal.split()[-1])
+        for cause in CAUSES
+        if cause.rehearsal
     }
 
     assert expected == set(named)
-    for cause, scenario in named.items():
-        assert cause == scenario.cause
-        assert scenario.host_wide == catalogue.REHEARSED[cause].startswith("--host-wide ")
+    for slug, scenario in named.items():
+        assert slug == scenario.cause
+        assert scenario.host_wide == BY_SLUG[slug].rehearsal.startswith("--host-wide ")
 
 
 def test_what_is_seen_with_refused_only_is_told_so() -> None:
@@ -217,41 +191,66 @@ def test_what_is_seen_with_refused_only_is_told_so() -> None:
         each.cause for each in rehearse.SCENARIOS if each.is_early and each.cause != "thread-stack"
     }
 
-    assert catalogue.REFUSED == early
-    assert "capture --refused" in catalogue.by_tool("seccomp")[0]
+    assert early == {cause.slug for cause in CAUSES if cause.is_early}
+    assert "capture --refused" in lookup.by_tool(BY_SLUG["seccomp"])[0]
 
 
 @by_cause
-def test_an_entry_tells_all_and_each_sentence_ends(entry: Entry) -> None:
-    assert entry.means and entry.limit
-    assert not entry.means.endswith(".")
-    for remedy in (entry.confirm, entry.relieve, entry.cure):
-        sentences = catalogue.offline(remedy)
-        assert "" in sentences
-        assert set(sentences) <= set(catalogue.VARIANTS)
-        assert all(sentence.endswith(".") for sentence in sentences.values())
-    assert entry.myths
-    assert all(": " in myth and myth.endswith(".") for myth in entry.myths)
+def test_a_cause_tells_all_and_each_sentence_ends(cause: Cause) -> None:
+    assert cause.means and cause.limit
+    assert not cause.means.endswith(".")
+    for kind, remedies in lookup.remedies_of(cause):
+        variants = offline(kind, remedies)
+        assert "" in variants
+        limits = {"vm.max_map_count", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_MEMLOCK", "commit charge"}
+        assert set(variants) <= set(VARIANTS) | limits
+        for each in variants.values():
+            assert each.text[0].isupper()
+            assert each.text.endswith(".")
+            assert "`" not in "".join(each.commands)
+    assert cause.myths
+    assert all(": " in myth and myth.endswith(".") for myth in cause.myths)
 
 
 @by_cause
-def test_advice_confirms_first_then_relieves_then_cures(entry: Entry) -> None:
-    sentences = catalogue.advice(entry.cause, [make_evidence()], 1000, None, 42)
+def test_advice_verifies_first_then_mitigates_then_fixes(cause: Cause) -> None:
+    advice = advise(cause.slug, [make_evidence()], 1000, None, 42)
 
-    assert ["To confirm", "For now", "For good"] == [text.partition(":")[0] for text in sentences]
+    assert ["verify", "mitigate", "fix"] == [each.kind for each in advice]
 
 
 @by_cause
-def test_advice_without_any_number_shows_no_hole_and_no_none(entry: Entry) -> None:
-    for sentence in catalogue.advice(entry.cause, [], None):
-        assert not re.search(r"None|\{[a-z_]+\}|\?", sentence)
+def test_advice_without_any_number_shows_no_hole_and_no_none(cause: Cause) -> None:
+    for each in advise(cause.slug, [], None):
+        assert not re.search(r"None|\{[a-z_]+\}|\?", said(each))
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_every_command_is_one_for_a_shell(place: str) -> None:
-    advice = [text for cause in BY_CAUSE for text in advised(cause, place)]
+    found = [command for slug in BY_SLUG for command in commands(advised(slug, place))]
 
-    assert "" == parse("\n".join(command for text in advice for command in commands(text)))
+    assert "" == parse("\n".join(found))
+
+
+def test_a_command_is_no_prose() -> None:
+    """What stands in a sentence cannot be pasted; a command begins with a program."""
+    programs = {
+        *("aa-complain", "ausearch", "bpftool", "capsh", "cat", "chrt", "cut", "dmesg", "docker"),
+        *("echo", "export", "fork-trace", "free", "grep", "kubectl", "ls", "lsns", "lsof"),
+        *("nsenter", "perf", "pmap", "podman", "prlimit", "ps", "readlink", "setcap"),
+        *("setenforce", "strace", "swapon", "sysctl", "systemctl", "systemd-run", "ulimit"),
+        *("uname", "unshare", "wc"),
+    }
+    found = [
+        command
+        for cause in CAUSES
+        for kind, remedies in lookup.remedies_of(cause)
+        for each in offline(kind, remedies).values()
+        for command in each.commands
+    ]
+
+    assert programs == {command.split()[0] for command in found}
+    assert not [command for command in found if command.endswith((".", ";", ","))]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
@@ -259,13 +258,11 @@ def test_a_hostile_name_is_quoted_and_never_a_format(name: str) -> None:
     script = []
     for directory in (f"/sys/fs/cgroup/{name}", f"/sys/fs/cgroup/system.slice/{name}.service"):
         evidence = make_evidence(where=directory, name=name)
-        for cause in BY_CAUSE:
-            sentences = catalogue.advice(cause, [evidence], 1000, directory, 42)
-            assert 3 == len(sentences)
-            found = [command for text in sentences for command in commands(text)]
-            assert all(
-                catalogue.shell(directory) in each for each in found if "/sys/fs/cgroup/" in each
-            )
+        for slug in BY_SLUG:
+            advice = advise(slug, [evidence], 1000, directory, 42)
+            assert 3 == len(advice)
+            found = commands(advice)
+            assert all(shell(directory) in each for each in found if "/sys/fs/cgroup/" in each)
             script += found
 
     assert not any("\n" in command for command in script)
@@ -274,7 +271,7 @@ def test_a_hostile_name_is_quoted_and_never_a_format(name: str) -> None:
 
 @given(some.text(some.characters(blacklist_characters="\0"), min_size=1, max_size=12))
 def test_a_shell_reads_back_any_name(name: str) -> None:
-    script = f"printf %s {catalogue.shell(name)}"
+    script = f"printf %s {shell(name)}"
     done = subprocess.run(
         ["bash", "-c", script.encode("utf-8", "surrogatepass")], capture_output=True, check=True
     )
@@ -283,7 +280,7 @@ def test_a_shell_reads_back_any_name(name: str) -> None:
 
 
 def test_a_harmless_name_is_not_quoted() -> None:
-    assert "/sys/fs/cgroup/app.service" == catalogue.shell("/sys/fs/cgroup/app.service")
+    assert "/sys/fs/cgroup/app.service" == shell("/sys/fs/cgroup/app.service")
 
 
 @pytest.mark.parametrize(
@@ -319,16 +316,16 @@ def test_a_harmless_name_is_not_quoted() -> None:
         ("pod", f"echo N > {PLACES['pod']}/pids.max", "podPidsLimit"),
         ("pod's container", f"cri-containerd-{ID}.scope/pids.max", "/etc/crio/crio.conf"),
         ("pods", "echo N > /sys/fs/cgroup/kubepods.slice/pids.max", "systemReserved"),
-        ("plain", "echo N > /sys/fs/cgroup/app/pids.max", "whatever makes the cgroup"),
+        ("plain", "echo N > /sys/fs/cgroup/app/pids.max", "whatever creates the cgroup"),
         # what a container or unit makes for itself is not its own setting
-        ("inner", f"echo N > {PLACES['inner']}/pids.max", "whatever makes the cgroup"),
+        ("inner", f"echo N > {PLACES['inner']}/pids.max", "whatever creates the cgroup"),
     ],
 )
 def test_a_pids_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_good: str) -> None:
-    _, relieve, cure = advised("pids-cgroup", place)
+    _, mitigate, fix = advised("pids-cgroup", place)
 
-    assert now in relieve
-    assert for_good in cure
+    assert now in said(mitigate)
+    assert for_good in said(fix)
 
 
 @pytest.mark.parametrize(
@@ -356,17 +353,17 @@ def test_a_pids_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_goo
     ],
 )
 def test_a_memory_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_good: str) -> None:
-    _, relieve, cure = advised("memory-cgroup", place)
+    _, mitigate, fix = advised("memory-cgroup", place)
 
-    assert now in relieve
-    assert for_good in cure
+    assert now in said(mitigate)
+    assert for_good in said(fix)
 
 
 @pytest.mark.parametrize(
     ("place", "for_good"),
     [
-        ("service", "LimitNPROC=N under [Service] (`systemctl edit app.service`"),
-        ("scope", "keeps the limits of what started it"),
+        ("service", "systemctl edit app.service"),
+        ("scope", "keeps the limits of whatever started it"),
         ("session", "/etc/security/limits.d/90-nproc.conf"),
         ("user unit", "/etc/security/limits.d/90-nproc.conf"),
         ("docker", "docker run --ulimit nproc=N:N"),
@@ -380,18 +377,20 @@ def test_a_memory_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_g
 def test_a_user_s_limit_is_raised_where_the_process_gets_it(place: str, for_good: str) -> None:
     evidence = make_evidence(name="RLIMIT_NPROC", where="uid 1000, the whole host")
 
-    confirm, relieve, cure = catalogue.advice("rlimit-nproc", [evidence], 1000, PLACES[place], 42)
+    verify, mitigate, fix = advise("rlimit-nproc", [evidence], 1000, PLACES[place], 42)
 
-    assert "ps -L -U 1000 " in confirm
-    assert "prlimit --pid 42 --nproc=N:N" in relieve
-    assert for_good in cure
+    assert "ps -L -U 1000 " in said(verify)
+    assert ("prlimit --pid 42 --nproc=N:N",) == mitigate.commands
+    assert for_good in said(fix)
 
 
 def test_the_limiting_cgroup_decides_and_not_the_caller_s() -> None:
     slice_ = make_evidence(where="/sys/fs/cgroup/app.slice")
     own = "/app.slice/app.service"
 
-    assert "--runtime app.slice TasksMax" in catalogue.advice("pids-cgroup", [slice_], 0, own)[1]
+    mitigate = advise("pids-cgroup", [slice_], 0, own)[1]
+
+    assert ("systemctl set-property --runtime app.slice TasksMax=N",) == mitigate.commands
 
 
 @pytest.mark.parametrize(
@@ -405,13 +404,13 @@ def test_the_limiting_cgroup_decides_and_not_the_caller_s() -> None:
     ],
 )
 def test_a_cgroup_is_found_however_it_is_named(where: str, directory: str) -> None:
-    confirm = catalogue.advice("pids-cgroup", [make_evidence(where=where)])[0]
+    verify = advise("pids-cgroup", [make_evidence(where=where)])[0]
 
-    assert f"`cat {directory}/pids.current`" in confirm
+    assert f"cat {directory}/pids.current" in verify.commands
 
 
 @pytest.mark.parametrize(
-    ("limit", "confirm", "now"),
+    ("limit", "verify", "now"),
     [
         ("vm.max_map_count", "wc -l < /proc/42/maps", "sysctl vm.max_map_count=N"),
         ("RLIMIT_AS", "address space", "prlimit --pid 42 --as=unlimited"),
@@ -422,31 +421,31 @@ def test_a_cgroup_is_found_however_it_is_named(where: str, directory: str) -> No
     ],
 )
 def test_the_advice_on_a_thread_s_stack_is_about_the_limit_it_hit(
-    limit: str, confirm: str, now: str
+    limit: str, verify: str, now: str
 ) -> None:
     evidence = make_evidence(name=limit, value=10, limit=9, unit="KiB", where="the process")
 
-    sentences = catalogue.advice("thread-stack", [evidence], 0, None, 42)
+    advice = advise("thread-stack", [evidence], 0, None, 42)
 
-    assert confirm in sentences[0]
-    assert now in sentences[1]
+    assert verify in said(advice[0])
+    assert now in said(advice[1])
 
 
 @pytest.mark.parametrize("kind", ["user", "mnt", "uts", "ipc", "pid", "cgroup", "net", "time"])
 def test_the_advice_on_a_namespace_limit_names_its_sysctl(kind: str) -> None:
     evidence = make_evidence(name=f"user.max_{kind}_namespaces", value=5, limit=5)
 
-    confirm, now, _ = catalogue.advice("namespace-limit", [evidence])
+    verify, mitigate, _ = advise("namespace-limit", [evidence])
 
-    assert f"`sysctl user.max_{kind}_namespaces`" in confirm
-    assert f"`lsns --type {kind}`" in confirm
-    assert f"`sysctl user.max_{kind}_namespaces=N` (it was 5)" in now
+    assert (f"sysctl user.max_{kind}_namespaces", f"lsns --type {kind}") == verify.commands
+    assert (f"sysctl user.max_{kind}_namespaces=N",) == mitigate.commands
+    assert "(it was 5)" in mitigate.text
 
 
 def test_a_name_that_is_no_sysctl_comes_into_no_command() -> None:
     evidence = make_evidence(name="user.max_$(x)_namespaces")
 
-    assert "`sysctl user.max_TYPE_namespaces`" in catalogue.advice("namespace-limit", [evidence])[0]
+    assert "sysctl user.max_TYPE_namespaces" in advise("namespace-limit", [evidence])[0].commands
 
 
 @pytest.mark.parametrize(("level", "is_nested"), [(0, False), (2, True)])
@@ -455,35 +454,36 @@ def test_a_full_pid_namespace_within_the_host_is_raised_inside_it(
 ) -> None:
     where = f"pid namespace 4026 (level {level}), the fullest of its levels"
 
-    now = catalogue.advice("pid-max", [make_evidence(where=where)], 0, None, 42)[1]
+    mitigate = advise("pid-max", [make_evidence(where=where)], 0, None, 42)[1]
 
-    assert is_nested == ("nsenter --target 42 --pid sysctl kernel.pid_max=N" in now)
+    nested = "nsenter --target 42 --pid sysctl kernel.pid_max=N"
+    assert (nested if is_nested else "sysctl kernel.pid_max=N",) == mitigate.commands
 
 
 def test_the_numbers_of_the_evidence_stand_in_the_advice() -> None:
     evidence = make_evidence(name="fs.nr_open", value=128, limit=64, unit="descriptor slots")
 
-    confirm, now, _ = catalogue.advice("fd-table-limit", [evidence], 0)
+    verify, mitigate, _ = advise("fd-table-limit", [evidence], 0)
 
-    assert "(128 of 64 descriptor slots at the refusal)" in confirm
-    assert "(it was 64)" in now
+    assert "(128 of 64 descriptor slots when the fork failed)" in verify.text
+    assert "(it was 64)" in mitigate.text
 
 
 def test_a_cause_of_a_newer_version_has_no_advice_and_says_so() -> None:
-    assert () == catalogue.advice("deadline-policy-9", [], 0)
-    assert "does not know" in catalogue.means("deadline-policy-9")
+    assert () == advise("deadline-policy-9", [], 0)
+    assert "does not know" in means("deadline-policy-9")
 
 
 def test_the_highest_pid_that_is_named_is_the_kernel_s() -> None:
-    assert f"at most {4 * 1024 * 1024}" in catalogue.advice("pid-max", [], 0)[1]
+    assert f"at most {4 * 1024 * 1024}" in advise("pid-max", [], 0)[1].text
 
 
 def test_every_kind_of_place_has_advice_on_every_cause() -> None:
     kinds = {containers.place(path).kind for path in PLACES.values()}
 
     assert {"kubernetes", "docker", "podman", "login-session", "plain"} <= kinds
-    assert all(3 == len(advised(cause, place)) for cause in BY_CAUSE for place in PLACES)
+    assert all(3 == len(advised(slug, place)) for slug in BY_SLUG for place in PLACES)
 
 
 def test_quoting_is_the_standard_library_s_where_it_serves() -> None:
-    assert shlex.quote("a b") == catalogue.shell("a b")
+    assert shlex.quote("a b") == shell("a b")

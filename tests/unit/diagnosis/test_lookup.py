@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_catalogue import CAUSES, STEP_NAMES
+from test_advice import STEP_NAMES
 from test_texts import SEEN
+from test_verdict import SLUGS
 
-from fork_trace import explain, texts
 from fork_trace.commands import cli
+from fork_trace.diagnosis import lookup, texts
 from fork_trace.errors import ForkTraceError
 
 
-def asked(*words: str) -> explain.Answer:
-    return explain.look_up(words)
+def asked(*words: str) -> lookup.Answer:
+    return lookup.look_up(words)
 
 
 def causes(*words: str) -> list[str]:
-    return [entry.cause for entry in asked(*words).causes]
+    return [cause.slug for cause in asked(*words).causes]
 
 
 def shown(*words: str) -> str:
@@ -41,11 +42,11 @@ def refused(*words: str, capsys: Any) -> str:
 def test_without_a_word_every_cause_is_listed_with_its_errno() -> None:
     text = shown()
 
-    assert all(f"  {cause} (" in text for cause in CAUSES)
+    assert all(f"  {cause} (" in text for cause in SLUGS)
     assert "  pids-cgroup (EAGAIN)\n    a cgroup has reached its pids.max" in text
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", SLUGS)
 def test_a_cause_is_told_whole(cause: str) -> None:
     text = shown(cause)
 
@@ -64,7 +65,7 @@ def test_a_cause_is_told_whole(cause: str) -> None:
         assert heading in text
 
 
-def test_a_cause_has_what_is_wrongly_believed_and_what_applications_print() -> None:
+def test_a_cause_has_its_misconceptions_and_what_applications_print() -> None:
     text = shown("fd-table-limit")
 
     assert "Common misconceptions\n  EMFILE from fork means fs.file-max" in text
@@ -135,7 +136,7 @@ def test_an_errno_tells_all_its_causes_likeliest_first(
     answer = asked(*word.split())
 
     assert ("errno", name) == (answer.kind, answer.errno)
-    assert first == [entry.cause for entry in answer.causes][: len(first)]
+    assert first == [each.slug for each in answer.causes][: len(first)]
 
 
 @pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
@@ -146,9 +147,9 @@ def test_a_printed_text_finds_its_causes(
 
     assert "text" == answer.kind
     assert application in [each.application for each in answer.texts]
-    assert cause == answer.causes[0].cause
+    assert cause == answer.causes[0].slug
     if error:
-        assert all(not entry.errnos or error in entry.errnos for entry in answer.causes)
+        assert all(not each.errnos or error in each.errnos for each in answer.causes)
 
 
 @pytest.mark.parametrize(("line", "application", "error", "cause"), SEEN)
@@ -205,7 +206,7 @@ def test_what_is_like_nothing_leads_to_the_list_and_is_harmless(word: str, capsy
 
 def queries() -> list[str]:
     numbers = ["EAGAIN", "ENOMEM", "EPERM", "EINVAL", "EXDEV"]
-    return ["", *CAUSES, *STEP_NAMES, *numbers, *(each.text for each in texts.TEXTS)]
+    return ["", *SLUGS, *STEP_NAMES, *numbers, *(each.text for each in texts.TEXTS)]
 
 
 def test_every_page_of_the_book_is_narrower_than_80_columns_and_without_colour() -> None:
@@ -222,8 +223,11 @@ def test_json_is_one_object_with_the_same_entries() -> None:
 
     assert ("cause", "pids-cgroup") == (found["kind"], found["query"])
     assert ["cgroup_can_fork"] == entry["steps"]
-    assert {"", "docker", "podman", "kubernetes", "login-session"} <= set(entry["relieve"])
-    assert entry["confirm"][""] and entry["myths"] and entry["texts"]
+    assert {"", "docker", "podman", "kubernetes", "login-session"} <= set(entry["mitigate"])
+    assert ["cat /sys/fs/cgroup/PATH/pids.current", "cat /sys/fs/cgroup/PATH/pids.max"] == (
+        entry["verify"][""]["commands"]
+    )
+    assert entry["fix"][""]["text"] and entry["myths"] and entry["texts"]
 
 
 @pytest.mark.parametrize("query", ["", "alloc_pid", "EAGAIN", "fork: retry: No child processes"])

@@ -1,45 +1,66 @@
 """What applications print when a fork or a thread is refused, and the causes it can be. Pure text.
 
 The texts are from the applications' sources and from reports of their users; `...` stands for what
-differs. The causes themselves are `catalogue`'s.
+differs. Each names its causes by their objects.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
+
+from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes.arguments import CGROUP_REFUSED
+from fork_trace.diagnosis.causes.memory import (
+    KERNEL_MEMORY,
+    MEMORY_CGROUP,
+    OVERCOMMIT_HEURISTIC,
+    OVERCOMMIT_NEVER,
+    THREAD_STACK,
+)
+from fork_trace.diagnosis.causes.namespaces import (
+    MOUNT_LIMIT,
+    NAMESPACE_DENIED,
+    NAMESPACE_DEPTH,
+    NAMESPACE_LIMIT,
+    PID_NAMESPACE_DEAD,
+    UNSHARED_NAMESPACE,
+    USER_NAMESPACE_DENIED,
+)
+from fork_trace.diagnosis.causes.policy import SECCOMP
+from fork_trace.diagnosis.causes.state import DEADLINE_POLICY, EXEC_IN_PROGRESS
+from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
 
 # Nearly every text is one of these, with an errno in it or lost.
 _PROCESS = (
-    *("pids-cgroup", "rlimit-nproc", "overcommit-heuristic", "overcommit-never", "pid-max"),
-    *("threads-max", "pid-namespace-dead", "memory-cgroup", "kernel-memory"),
+    *(PIDS_CGROUP, RLIMIT_NPROC, OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, PID_MAX),
+    *(THREADS_MAX, PID_NAMESPACE_DEAD, MEMORY_CGROUP, KERNEL_MEMORY),
 )
 # posix_spawn and vfork copy no mappings, so that overcommit has no say.
 _SPAWN = (
-    *("pids-cgroup", "rlimit-nproc", "pid-max", "threads-max", "pid-namespace-dead"),
-    *("memory-cgroup", "kernel-memory"),
+    *(PIDS_CGROUP, RLIMIT_NPROC, PID_MAX, THREADS_MAX, PID_NAMESPACE_DEAD),
+    *(MEMORY_CGROUP, KERNEL_MEMORY),
 )
 _THREAD = (
-    *("pids-cgroup", "rlimit-nproc", "thread-stack", "pid-max", "threads-max"),
-    *("exec-in-progress", "deadline-policy", "seccomp", "unshared-namespace"),
+    *(PIDS_CGROUP, RLIMIT_NPROC, THREAD_STACK, PID_MAX, THREADS_MAX),
+    *(EXEC_IN_PROGRESS, DEADLINE_POLICY, SECCOMP, UNSHARED_NAMESPACE),
 )
 # Go's runtime and others map the stacks of their threads otherwise, with an error of their own.
-_CLONE = ("pids-cgroup", "rlimit-nproc", "pid-max", "threads-max", "seccomp")
+_CLONE = (PIDS_CGROUP, RLIMIT_NPROC, PID_MAX, THREADS_MAX, SECCOMP)
 _NAMESPACE = (
-    *("namespace-limit", "namespace-depth", "user-namespace-denied", "namespace-denied"),
-    *("mount-limit", "kernel-memory"),
+    *(NAMESPACE_LIMIT, NAMESPACE_DEPTH, USER_NAMESPACE_DENIED, NAMESPACE_DENIED),
+    *(MOUNT_LIMIT, KERNEL_MEMORY),
 )
 _BOTH = ("EAGAIN", "ENOMEM")
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """One message of one application."""
 
     application: str
     text: str
     errnos: tuple[str, ...]  # those that it can carry; it seldom names them
-    causes: tuple[str, ...]  # likeliest first
+    causes: tuple[Cause, ...]  # likeliest first
     note: str = ""
 
 
@@ -49,28 +70,28 @@ TEXTS: tuple[Text, ...] = (
         "fork: retry: Resource temporarily unavailable",
         ("EAGAIN",),
         _PROCESS,
-        "bash tries again after 1, 2, 4 and 8 seconds, then gives up",
+        "bash retries after 1, 2, 4 and 8 seconds, then gives up",
     ),
     Text(
         "bash",
         "fork: retry: No child processes",
         ("EAGAIN",),
         _PROCESS,
-        "the same as Resource temporarily unavailable: bash has overwritten the errno",
+        "same as Resource temporarily unavailable: bash has overwritten the errno",
     ),
     Text(
         "bash",
         "fork: Interrupted system call",
         ("EAGAIN",),
         _PROCESS,
-        "a child ended while bash waited to try again: it has overwritten the errno",
+        "a child exited while bash waited to retry, which overwrote the errno",
     ),
     Text("bash", "bash: fork: Resource temporarily unavailable", ("EAGAIN",), _PROCESS),
     Text("bash", "bash: fork: Cannot allocate memory", ("ENOMEM",), _PROCESS),
     Text("dash", "sh: ...: Cannot fork", _BOTH, _PROCESS, "it does not say which errno"),
     Text("zsh", "zsh: fork failed: ...", _BOTH, _PROCESS),
     Text("sudo", "sudo: unable to fork: ...", _BOTH, _PROCESS),
-    Text("ssh", "shell request failed on channel 0", (), _PROCESS, "the log of sshd has the errno"),
+    Text("ssh", "shell request failed on channel 0", (), _PROCESS, "sshd's log has the errno"),
     Text("ssh", "sshd: error: fork: ...", _BOTH, _PROCESS),
     Text(
         "ssh",
@@ -86,7 +107,7 @@ TEXTS: tuple[Text, ...] = (
         "Can't fork, trying again in 5 seconds",
         ("EAGAIN",),
         _PROCESS,
-        "perl tries again, for ever",
+        "perl retries forever",
     ),
     Text("systemd", "Failed to fork: ...", _BOTH, _PROCESS),
     Text(
@@ -94,46 +115,46 @@ TEXTS: tuple[Text, ...] = (
         "Failed to run 'start' task: ...",
         _BOTH,
         _PROCESS,
-        "an older systemd; newer ones say Failed to spawn 'start' task",
+        "older systemd; newer versions say Failed to spawn 'start' task",
     ),
     Text(
         "systemd",
         "Failed to spawn 'start' task: ...",
         ("EAGAIN", "ENOMEM", "EBUSY"),
-        (*_SPAWN, "cgroup-refused"),
-        "Device or resource busy: processes sit in a cgroup with controllers (CLONE_INTO_CGROUP)",
+        (*_SPAWN, CGROUP_REFUSED),
+        "Device or resource busy: the cgroup has controllers enabled for its children (CLONE_INTO_CGROUP)",
     ),
     Text(
         "kernel",
         "cgroup: fork rejected by pids controller in ...",
         ("EAGAIN",),
-        ("pids-cgroup",),
-        "said once per cgroup; it names who forked, the limit can be an ancestor's",
+        (PIDS_CGROUP,),
+        "logged once per cgroup; it names the cgroup that forked, but the limit can be an ancestor's",
     ),
     Text(
         "kernel",
         "__vm_enough_memory: pid: ..., no enough memory for the allocation",
         ("ENOMEM",),
-        ("overcommit-never", "overcommit-heuristic", "thread-stack"),
+        (OVERCOMMIT_NEVER, OVERCOMMIT_HEURISTIC, THREAD_STACK),
     ),
     Text(
         "kernel",
         "SLUB: Unable to allocate memory on node",
         ("ENOMEM",),
-        ("memory-cgroup", "kernel-memory"),
+        (MEMORY_CGROUP, KERNEL_MEMORY),
     ),
     Text(
         "docker",
         "OCI runtime create failed: ... unable to start container process: ...",
         ("EAGAIN", "ENOMEM", "ENOSPC", "EPERM"),
-        (*_CLONE, "thread-stack", *_NAMESPACE, "pid-namespace-dead", "memory-cgroup"),
-        "what stands behind it tells: fork/exec, pthread_create or unshare",
+        (*_CLONE, THREAD_STACK, *_NAMESPACE, PID_NAMESPACE_DEAD, MEMORY_CGROUP),
+        "the rest of the line tells which: fork/exec, pthread_create or unshare",
     ),
     Text(
         "docker",
         "OCI runtime exec failed: ... unable to start container process: ...",
         ("EAGAIN", "ENOMEM", "EPERM"),
-        (*_CLONE, "pid-namespace-dead", "memory-cgroup", "kernel-memory"),
+        (*_CLONE, PID_NAMESPACE_DEAD, MEMORY_CGROUP, KERNEL_MEMORY),
     ),
     Text(
         "docker",
@@ -145,7 +166,7 @@ TEXTS: tuple[Text, ...] = (
         "docker",
         "runtime/cgo: pthread_create failed: Operation not permitted",
         ("EPERM",),
-        ("seccomp",),
+        (SECCOMP,),
         "an old seccomp profile answers EPERM for clone3",
     ),
     Text(
@@ -153,19 +174,19 @@ TEXTS: tuple[Text, ...] = (
         "fork/exec ...containerd-shim-runc-v2: resource temporarily unavailable",
         ("EAGAIN",),
         _SPAWN,
-        "it is containerd that could not fork, in the cgroup of its own service",
+        "containerd itself could not fork, in the cgroup of its own service",
     ),
     Text(
         "runc",
         "nsexec...: failed to unshare remaining namespaces: ...",
         ("ENOSPC", "EPERM", "ENOMEM"),
-        (*_NAMESPACE, "seccomp"),
+        (*_NAMESPACE, SECCOMP),
     ),
     Text(
         "runc",
         "nsexec...: failed to unshare user namespace: ...",
         ("ENOSPC", "EPERM"),
-        ("user-namespace-denied", "namespace-limit", "namespace-depth", "seccomp"),
+        (USER_NAMESPACE_DENIED, NAMESPACE_LIMIT, NAMESPACE_DEPTH, SECCOMP),
     ),
     Text(
         "kubernetes",
@@ -177,7 +198,7 @@ TEXTS: tuple[Text, ...] = (
         "kubernetes",
         "failed to create shim task: ...",
         ("EAGAIN", "ENOMEM", "ENOSPC"),
-        (*_CLONE, "memory-cgroup", "namespace-limit"),
+        (*_CLONE, MEMORY_CGROUP, NAMESPACE_LIMIT),
     ),
     Text(
         "Jenkins",
@@ -189,8 +210,8 @@ TEXTS: tuple[Text, ...] = (
         "Jenkins",
         "java.io.IOException: Cannot run program ... error=12, Cannot allocate memory",
         ("ENOMEM",),
-        ("overcommit-heuristic", "overcommit-never", *_SPAWN),
-        "older Java forks; newer ones start a helper by posix_spawn",
+        (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, *_SPAWN),
+        "older Java forks; newer versions start a helper with posix_spawn",
     ),
     Text(
         "JVM",
@@ -198,14 +219,14 @@ TEXTS: tuple[Text, ...] = (
         "process/resource limits reached",
         ("EAGAIN",),
         _THREAD,
-        "no shortage of heap: a larger heap makes it worse",
+        "the heap is not the problem: a larger one makes it worse",
     ),
     Text(
         "JVM",
         "java.lang.OutOfMemoryError: unable to create new native thread",
         ("EAGAIN",),
         _THREAD,
-        "no shortage of heap: a larger heap makes it worse",
+        "the heap is not the problem: a larger one makes it worse",
     ),
     Text(
         "JVM",
@@ -217,7 +238,7 @@ TEXTS: tuple[Text, ...] = (
         "JVM",
         '[os,thread] Failed to start thread "..." - pthread_create failed (EPERM) for attributes: ...',
         ("EPERM",),
-        ("seccomp",),
+        (SECCOMP,),
         "an old seccomp profile answers EPERM for clone3",
     ),
     Text(
@@ -225,14 +246,14 @@ TEXTS: tuple[Text, ...] = (
         "System.OutOfMemoryException",
         _BOTH,
         _THREAD,
-        "if its stack has Thread.Start: a thread was refused, whatever memory there is",
+        "if its stack has Thread.Start, a thread was refused, however much memory there is",
     ),
     Text(
         ".NET",
         "Failed to create CoreCLR, HRESULT: 0x8007000E",
         _BOTH,
         _THREAD,
-        "HRESULT says out of memory; a thread of the runtime itself was refused",
+        "the HRESULT says out of memory, but one of the runtime's own threads was refused",
     ),
     Text(
         ".NET",
@@ -246,7 +267,7 @@ TEXTS: tuple[Text, ...] = (
         "runtime: failed to create new OS thread (have ... already; errno=11)",
         ("EAGAIN",),
         _CLONE,
-        "Go suggests ulimit -u, which is one of several",
+        "Go suggests ulimit -u, which is only one of several limits",
     ),
     Text("Go", "runtime: may need to increase max user processes (ulimit -u)", ("EAGAIN",), _CLONE),
     Text("Go", "fork/exec ...: resource temporarily unavailable", ("EAGAIN",), _SPAWN),
@@ -255,13 +276,13 @@ TEXTS: tuple[Text, ...] = (
         "Go",
         "fork/exec ...: operation not permitted",
         ("EPERM",),
-        ("user-namespace-denied", "namespace-denied", "seccomp"),
+        (USER_NAMESPACE_DENIED, NAMESPACE_DENIED, SECCOMP),
     ),
     Text(
         "Go",
         "fork/exec ...: no space left on device",
         ("ENOSPC",),
-        ("namespace-limit", "namespace-depth", "mount-limit"),
+        (NAMESPACE_LIMIT, NAMESPACE_DEPTH, MOUNT_LIMIT),
     ),
     Text("Node", "Error: spawn EAGAIN", ("EAGAIN",), _SPAWN),
     Text("Node", "Error: spawn ... EAGAIN", ("EAGAIN",), _SPAWN),
@@ -276,7 +297,7 @@ TEXTS: tuple[Text, ...] = (
         "uv_thread_create(t.get(), start_thread, this))' failed",
         ("EAGAIN",),
         _THREAD,
-        "the runtime could not make its own threads, and aborts",
+        "the runtime could not create its own threads, and aborts",
     ),
     Text("Node", "Error: spawn ENOMEM", ("ENOMEM",), _PROCESS),
     Text("Python", "can't start new thread", ("EAGAIN",), _THREAD, "it does not say which errno"),
@@ -315,14 +336,14 @@ TEXTS: tuple[Text, ...] = (
         "MISCONF Redis is configured to save RDB snapshots",
         _BOTH,
         _PROCESS,
-        "what clients see; the log tells if a fork failed (Can't save in background: fork), or the disk",
+        "what clients see; the log says whether it was a fork (Can't save in background: fork) or the disk",
     ),
     Text(
         "Redis",
         "Can't save in background: fork: Cannot allocate memory",
         ("ENOMEM",),
-        ("overcommit-heuristic", "overcommit-never", "memory-cgroup", "kernel-memory"),
-        "Redis asks for vm.overcommit_memory=1 in its own log at the start",
+        (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, MEMORY_CGROUP, KERNEL_MEMORY),
+        "at startup, Redis asks for vm.overcommit_memory=1 in its log",
     ),
     Text(
         "Redis",
@@ -334,7 +355,7 @@ TEXTS: tuple[Text, ...] = (
         "Redis",
         "Can't rewrite append only file in background: fork: Cannot allocate memory",
         ("ENOMEM",),
-        ("overcommit-heuristic", "overcommit-never", "memory-cgroup", "kernel-memory"),
+        (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, MEMORY_CGROUP, KERNEL_MEMORY),
     ),
     Text(
         "MySQL",
@@ -353,37 +374,37 @@ TEXTS: tuple[Text, ...] = (
     ),
     Text("git", "error: cannot fork() for ...", _BOTH, _PROCESS),
     Text("Chrome", "pthread_create: Resource temporarily unavailable (11)", ("EAGAIN",), _THREAD),
-    Text("Chrome", "Zygote could not fork", (), (*_PROCESS, "seccomp")),
+    Text("Chrome", "Zygote could not fork", (), (*_PROCESS, SECCOMP)),
     Text(
         "Chrome",
         "Failed to move to new namespace: PID namespaces supported, Network namespace supported, "
         "but failed: errno = ...",
         ("EPERM", "ENOSPC"),
-        ("user-namespace-denied", "seccomp", "namespace-limit", "namespace-denied"),
+        (USER_NAMESPACE_DENIED, SECCOMP, NAMESPACE_LIMIT, NAMESPACE_DENIED),
     ),
     Text(
         "bubblewrap",
         "bwrap: Creating new namespace failed: ...",
         ("ENOSPC", "EPERM", "EACCES"),
-        ("namespace-limit", "namespace-depth", "user-namespace-denied", "seccomp"),
+        (NAMESPACE_LIMIT, NAMESPACE_DEPTH, USER_NAMESPACE_DENIED, SECCOMP),
     ),
     Text(
         "unshare",
         "unshare: unshare failed: No space left on device",
         ("ENOSPC",),
-        ("namespace-limit", "namespace-depth", "mount-limit"),
+        (NAMESPACE_LIMIT, NAMESPACE_DEPTH, MOUNT_LIMIT),
     ),
     Text(
         "unshare",
         "unshare: unshare failed: Operation not permitted",
         ("EPERM",),
-        ("user-namespace-denied", "namespace-denied", "seccomp"),
+        (USER_NAMESPACE_DENIED, NAMESPACE_DENIED, SECCOMP),
     ),
     Text(
         "unshare",
         "unshare: fork failed: Cannot allocate memory",
         ("ENOMEM",),
-        ("pid-namespace-dead", "memory-cgroup", "kernel-memory", "overcommit-never"),
+        (PID_NAMESPACE_DEAD, MEMORY_CGROUP, KERNEL_MEMORY, OVERCOMMIT_NEVER),
     ),
     Text(
         "OpenBLAS",

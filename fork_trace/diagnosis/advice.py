@@ -1,0 +1,165 @@
+"""What to do about a failure: the remedies of its cause, for the place where it happened. Pure text.
+
+The remedies are the causes' own; where a cgroup runs is `containers`'. The commands are checked by the
+tests as far as a shell can: each parses, whatever a name holds.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from fork_trace import containers
+from fork_trace.containers import Place
+from fork_trace.diagnosis.cause import Remedies, Remedy
+from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.records import Advice, Evidence
+
+# Kinds of place and of limit, in the words of `explain`.
+VARIANTS: Mapping[str, str] = {
+    "": "",
+    "systemd-service": "systemd service",
+    "systemd-scope": "systemd scope",
+    "slice": "systemd slice",
+    "login-session": "login session",
+    "user-unit": "unit of a user's systemd",
+    "docker": "docker",
+    "podman": "podman",
+    "kubernetes": "kubernetes pod",
+    "kubernetes-container": "one container of a pod",
+    "kubernetes-node": "all pods of a node",
+    "nested": "nested pid namespace",
+}
+_SYSCTL = r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces"
+
+
+def means(slug: str) -> str:
+    """Say in one clause what a cause is; of an unknown slug only that."""
+    cause = BY_SLUG.get(slug)
+    return cause.means if cause else "a cause that this version does not know"
+
+
+def advise(
+    slug: str,
+    evidence: Sequence[Evidence] = (),
+    uid: int | None = None,
+    cgroup: str | None = None,
+    pid: int | None = None,
+) -> tuple[Advice, ...]:
+    """Say what to do about a failure: how to verify the cause, how to mitigate it, how to fix it.
+
+    `cgroup` is the caller's own, by path or directory; `pid` the process that failed. A cause of a
+    newer version has no advice.
+    """
+    cause = BY_SLUG.get(slug)
+    if cause is None:
+        return ()
+    first = evidence[0] if evidence else None
+    place = containers.place(cgroup)
+    if cause.is_of_cgroup:
+        # That cgroup can stand far above the caller's; what helps is up to whoever made it.
+        place = containers.place(first.where if first else None)
+        if place.inner is not None:
+            # A cgroup that the container or unit made for itself: its own setting is not at fault.
+            place = containers.PLAIN
+    keys = _keys(place, first)
+    known = _known(first, uid, pid, place, cgroup)
+    told = (("verify", cause.verify), ("mitigate", cause.mitigate), ("fix", cause.fix))
+    return tuple(_filled(kind, choose(remedies, keys), known) for kind, remedies in told)
+
+
+def _filled(kind: str, remedy: Remedy, known: Mapping[str, object]) -> Advice:
+    # Names from the host may hold braces; they are values here, never formats.
+    commands = tuple(command.format_map(known) for command in remedy.commands)
+    return Advice(kind, remedy.text.format_map(known), commands)
+
+
+def offline(kind: str, remedies: Remedies) -> dict[str, Advice]:
+    """Return remedies by variant, with words in capitals for what differs."""
+    variants = {"": remedies} if isinstance(remedies, Remedy) else remedies
+    known = _known(None, None, None, containers.PLAIN, None)
+    return {key: _filled(kind, remedy, known) for key, remedy in variants.items()}
+
+
+def choose(remedies: Remedies, keys: Sequence[str]) -> Remedy:
+    """Return the remedy for the first of these variants that is told apart."""
+    if isinstance(remedies, Remedy):
+        return remedies
+    return next(remedies[key] for key in (*keys, "") if key in remedies)
+
+
+def _keys(place: Place, first: Evidence | None) -> tuple[str, ...]:
+    keys: list[str] = [first.name] if first is not None and first.name else []
+    if first is not None and "pid namespace" in first.where and "(level 0)" not in first.where:
+        keys.append("nested")
+    if place.kind == "kubernetes":
+        if place.id is not None:
+            keys.append("kubernetes-container")
+        elif place.pod is None:
+            keys.append("kubernetes-node")
+    if place.user is not None:
+        keys.append("user-unit")
+    return (*keys, place.kind)
+
+
+def shell(text: str) -> str:
+    """Quote a name for a shell command; one with control characters in the form of bash ($'...')."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.encode("utf-8", "surrogatepass").decode("latin-1")
+    return "$'" + "".join(_ansi_c(char) for char in escaped) + "'"
+
+
+def _ansi_c(char: str) -> str:
+    if char in "\\'":
+        return "\\" + char
+    return char if " " <= char <= "~" else f"\\x{ord(char):02x}"
+
+
+def _directory(where: str | None) -> str:
+    """Write a cgroup's directory for a shell; words in capitals where it is not known."""
+    number = re.fullmatch(r"cgroup id ([0-9]+)", where or "")
+    if number:
+        # The id is the directory's inode (since Linux 5.5, on 64-bit kernels).
+        return f'"$(find /sys/fs/cgroup -type d -inum {number[1]})"'
+    if where is None or not where.startswith("/"):
+        return "/sys/fs/cgroup/PATH"
+    if where.startswith("/sys/fs/cgroup"):
+        return shell(where)
+    return shell("/sys/fs/cgroup" + where.rstrip("/"))
+
+
+def _known(
+    first: Evidence | None, uid: int | None, pid: int | None, place: Place, cgroup: str | None
+) -> dict[str, object]:
+    where = first.where if first else None
+    value = first.value if first else None
+    limit = first.limit if first else None
+    seen = now = ""
+    if first is not None and value is not None and limit is not None:
+        seen = f" ({value} of {limit} {first.unit} when the fork failed)"
+    if limit is not None:
+        now = f" (it was {limit})"
+    named = re.fullmatch(_SYSCTL, first.name) if first else None
+    is_v1_memory = where is not None and where.startswith("/sys/fs/cgroup/memory/")
+    unit = shell(place.unit) if place.unit is not None else "UNIT"
+    return {
+        "seen": seen,
+        "now": now,
+        "limit": "the current one" if limit is None else limit,
+        "where": "the cgroup" if where is None else where,
+        "dir": _directory(where),
+        "own_dir": _directory(cgroup),
+        "uid": "UID" if uid is None else uid,
+        "pid": "PID" if pid is None else pid,
+        "unit": unit,
+        "id": place.id[:12] if place.id else "CONTAINER",
+        "owner": "UID" if place.user is None else place.user,
+        "sysctl": named[0] if named else "user.max_TYPE_namespaces",
+        "nstype": named[1] if named else "TYPE",
+        "mem_now": "memory.usage_in_bytes" if is_v1_memory else "memory.current",
+        "mem_max": "memory.limit_in_bytes" if is_v1_memory else "memory.max",
+        "mem_events": "memory.failcnt" if is_v1_memory else "memory.events",
+        "mem_property": "MemoryLimit" if is_v1_memory else "MemoryMax",
+    }

@@ -1,0 +1,173 @@
+"""Causes: what the caller asked for in clone or clone3."""
+
+from __future__ import annotations
+
+import errno
+
+from fork_trace.diagnosis.cause import ASKED, Cause, Fit, Refusal, do
+from fork_trace.diagnosis.causes.namespaces import NEW_NAMESPACE
+from fork_trace.diagnosis.readings import HostReadings, KernelReadings
+from fork_trace.records import Evidence
+
+# By bit of `flag_rules`.
+_RULES = (
+    "CLONE_NEWNS with CLONE_FS",
+    "CLONE_NEWUSER with CLONE_FS",
+    "CLONE_THREAD without CLONE_SIGHAND",
+    "CLONE_SIGHAND without CLONE_VM",
+    "CLONE_THREAD with CLONE_NEWUSER or CLONE_NEWPID",
+    "CLONE_PIDFD with CLONE_DETACHED",
+    "CLONE_NEWIPC with CLONE_SYSVSEM",
+    "CLONE_PARENT by the init of a pid namespace",
+)
+
+
+def _rules(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
+    rules = seen.numbers.get("flag_rules")
+    if rules is None:
+        return ()
+    broken = [text for bit, text in enumerate(_RULES) if rules & 1 << bit]
+    return tuple(Evidence("flags", None, None, "rule", text, "kernel") for text in broken)
+
+
+INVALID_FLAGS = Cause(
+    slug="invalid-flags",
+    errnos=("EINVAL", "EPERM", "E2BIG", "EFAULT"),
+    means="the arguments of clone contradict each other, or this kernel does not know them",
+    limit="none: the arguments of clone or clone3",
+    steps=(
+        *("clone_args", "kernel_clone", "copy_process", "clone_flags", "copy_namespaces"),
+        "copy_thread",
+    ),
+    refusals=(
+        Refusal("clone_args"),
+        Refusal("kernel_clone", errno.EINVAL),
+        Refusal("clone_flags"),
+        *(Refusal(step, errno.EINVAL) for step in NEW_NAMESPACE if step != "copy_pid_ns"),
+        Refusal("copy_thread"),
+        Refusal("pidfd_prepare", errno.EFAULT),
+    ),
+    fits=(
+        Fit(errno.EINVAL, "flags", "clone_flags", place=1),
+        Fit(errno.EINVAL, "", "clone_flags", ASKED, 9),
+        Fit(errno.EPERM, "asked-tls", "copy_thread", ASKED, 3),
+        # copy_process itself only writes the pidfd for the caller.
+        Fit(errno.EFAULT, "asked-pidfd", "copy_process", ASKED, 1),
+        Fit(errno.EFAULT, "", "clone_args", ASKED, 9),
+        Fit(errno.E2BIG, "", "clone_args", ASKED, 9),
+    ),
+    evidence=_rules,
+    rehearsal="invalid-flags",
+    is_early=True,
+    verify=do(
+        "Look at the arguments; clone(2) says what each errno means.",
+        "strace -f -e trace=clone,clone3,fork,vfork -p {pid}",
+    ),
+    mitigate=do(
+        "Nothing on the host helps: use a version of the library or runtime that fits this kernel.",
+        "uname -r",
+    ),
+    fix=do(
+        "Correct the call: CLONE_THREAD needs CLONE_SIGHAND, which needs CLONE_VM; CLONE_NEWNS and "
+        "CLONE_NEWUSER exclude CLONE_FS; E2BIG means a newer struct clone_args than the kernel's."
+    ),
+    myths=(
+        "A kernel without clone3 answers EINVAL: it answers ENOSYS, and libc then calls clone.",
+    ),
+)
+
+SET_TID_REFUSED = Cause(
+    slug="set-tid-refused",
+    errnos=("EPERM", "EINVAL"),
+    means="the caller may not choose the child's pid (clone3 set_tid), or the number is out of range",
+    limit="CAP_CHECKPOINT_RESTORE, and `kernel.pid_max`, for set_tid",
+    steps=("alloc_pid",),
+    refusals=(Refusal("alloc_pid", errno.EINVAL), Refusal("alloc_pid", errno.EPERM)),
+    fits=(
+        Fit(errno.EINVAL, "asked-tid", "alloc_pid", ASKED, 1),
+        Fit(errno.EPERM, "asked-tid", "alloc_pid", ASKED, 2),
+    ),
+    rehearsal="set-tid-denied",
+    verify=do(
+        "For EPERM, decode CapEff: cap_checkpoint_restore is missing. EINVAL means a number below 1 "
+        "or from pid_max up, or more numbers than pid namespace levels.",
+        "grep CapEff /proc/{pid}/status",
+        "capsh --decode=CAPEFF",
+    ),
+    mitigate={
+        "": do(
+            "Run it as root, or give it the capability (Linux 5.9; before that, cap_sys_admin).",
+            "setcap cap_checkpoint_restore+ep PROGRAM",
+        ),
+        "docker": do(
+            "Add the capability (Linux 5.9; before that, SYS_ADMIN).",
+            "docker run --cap-add CHECKPOINT_RESTORE IMAGE",
+        ),
+        "podman": do(
+            "Add the capability (Linux 5.9; before that, SYS_ADMIN).",
+            "podman run --cap-add CHECKPOINT_RESTORE IMAGE",
+        ),
+    },
+    fix=do(
+        "Ask only for numbers from 1 to pid_max - 1, one for each level, with the capability in the "
+        "user namespace that owns the pid namespace."
+    ),
+    myths=("Root in a container may choose pids: containers do not have the capability.",),
+)
+
+PID_TAKEN = Cause(
+    slug="pid-taken",
+    errnos=("EEXIST",),
+    means="the caller asked for a specific pid (clone3 set_tid) that is in use",
+    limit="none: the pid asked for with `set_tid` is in use",
+    steps=("alloc_pid",),
+    refusals=(Refusal("alloc_pid", errno.EEXIST),),
+    fits=(Fit(errno.EEXIST, "", "alloc_pid", ASKED),),
+    rehearsal="set-tid-taken",
+    verify=do(
+        "Look up the pid asked for. A zombie, thread, process group or session holds it as well.",
+        "ps -L -p NUMBER",
+    ),
+    mitigate=do("Wait until that pid is free, or end whatever holds it."),
+    fix=do("Restore into a fresh pid namespace.", "unshare --pid --fork --mount-proc COMMAND"),
+    myths=("`ps -p` shows nothing, so the pid is free: threads and groups hold numbers as well.",),
+)
+
+CGROUP_REFUSED = Cause(
+    slug="cgroup-refused",
+    errnos=("EBUSY", "EACCES", "EOPNOTSUPP", "ENOENT", "ENODEV", "EBADF", "EINVAL", "ENOSPC"),
+    means="the cgroup given with CLONE_INTO_CGROUP does not accept the child",
+    limit="the cgroup given with CLONE_INTO_CGROUP does not accept the child",
+    steps=("cgroup_can_fork",),
+    # cgroup_css_set_fork and cpuset_can_fork answer only to CLONE_INTO_CGROUP.
+    refusals=(Refusal("cgroup_can_fork"),),
+    fits=tuple(
+        Fit(number, "asked-cgroup", "cgroup_can_fork", ASKED, place)
+        for number, place in (
+            (errno.EINVAL, 2),
+            (errno.EACCES, 1),
+            (errno.ENOSPC, 3),
+            (errno.EBADF, 1),
+            (errno.ENOENT, 1),
+            (errno.ENODEV, 1),
+            (errno.EBUSY, 1),
+            (errno.EOPNOTSUPP, 1),
+        )
+    ),
+    rehearsal="into-cgroup-busy",
+    verify=do(
+        "Look at the cgroup asked for. EBUSY: it enables controllers for its children; EOPNOTSUPP: "
+        "it is threaded or invalid; EACCES: cgroup.procs is not writable; ENOENT: it was removed.",
+        "cat CGROUP/cgroup.type CGROUP/cgroup.subtree_control",
+    ),
+    mitigate=do(
+        "Start the child in a leaf below that cgroup, or make it a leaf by disabling each "
+        "controller that it lists.",
+        "echo -CONTROLLER > CGROUP/cgroup.subtree_control",
+    ),
+    fix=do(
+        "Put processes in leaf cgroups only (cgroups(7), no internal processes). Under systemd, set "
+        "Delegate=yes and DelegateSubgroup= for units that create cgroups."
+    ),
+    myths=("Device or resource busy means a mount or a device: here a cgroup has children.",),
+)

@@ -1,0 +1,214 @@
+"""What failed and why: the step, the errno and the state that a failed fork met in, its cause out. Pure.
+
+The rules are the causes' own; here is how they are weighed against each other.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from fork_trace.diagnosis.cause import REFUSES, UNREAD, Cause, Fit
+from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.diagnosis.causes.memory import (
+    KERNEL_MEMORY,
+    MEMORY_CGROUP,
+    OVERCOMMIT_HEURISTIC,
+    OVERCOMMIT_NEVER,
+)
+from fork_trace.diagnosis.causes.namespaces import PID_NAMESPACE_DEAD
+from fork_trace.diagnosis.causes.state import UNKNOWN
+from fork_trace.diagnosis.causes.tasks import THREADS_MAX
+from fork_trace.diagnosis.readings import ProcReadings
+from fork_trace.events import Key
+from fork_trace.steps import BY_NAME, BY_NUMBER, name_of
+
+OBSERVED = "observed"
+INFERRED = "inferred"
+
+
+class Verdict(NamedTuple):
+    """Why a fork failed, at which step, and whether that was observed or concluded."""
+
+    cause: str
+    certainty: str
+    step: str = "copy_process"
+    also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
+
+
+# Where Python knows two names of a number, it gives the C library's: these are the kernel's.
+_KERNEL_NAMES = {errno.EDEADLK: "EDEADLK", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
+def errno_name(number: int) -> str:
+    """Name an errno as the kernel does; an unknown one stays visible as unknown:N."""
+    return _KERNEL_NAMES.get(number) or errno.errorcode.get(number, f"unknown:{number}")
+
+
+def _by_step() -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {}
+    for cause in CAUSES:
+        for refusal in cause.refusals:
+            if not refusal.detail:
+                found.setdefault(refusal.step, {})[refusal.errno] = cause.slug
+    return found
+
+
+def _by_state() -> dict[int, tuple[tuple[Fit, Cause], ...]]:
+    found: dict[int, list[tuple[Fit, Cause]]] = {}
+    for cause in CAUSES:
+        for fit in cause.fits:
+            found.setdefault(fit.errno, []).append((fit, cause))
+    return {number: tuple(sorted(rows, key=_place)) for number, rows in found.items()}
+
+
+def _place(row: tuple[Fit, Cause]) -> tuple[bool, int, int]:
+    fit = row[0]
+    if fit.strength != REFUSES:
+        return True, 0, fit.place
+    # copy_process has number 0, and is what is left when no step of it is known.
+    return False, BY_NAME[fit.step].number or len(BY_NAME), fit.place
+
+
+# A step that was observed refusing -> its cause by errno; 0 is any other errno. ENOMEM is always
+# memory unless it stands here.
+BY_STEP: Mapping[str, Mapping[int, str]] = _by_step()
+# The same where a detail decides.
+BY_DETAIL: Mapping[tuple[str, int, str], str] = {
+    (refusal.step, refusal.errno, refusal.detail): cause.slug
+    for cause in CAUSES
+    for refusal in cause.refusals
+    if refusal.detail
+}
+# For a failure that no watched step explains: what can fit, by errno. Those that refuse stand in the
+# kernel's order, so that of two causes at once the one that the kernel meets first is blamed.
+BY_STATE: Mapping[int, tuple[tuple[Fit, Cause], ...]] = _by_state()
+
+
+_UNREAD = ProcReadings()
+
+
+def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNREAD) -> Verdict:
+    """Name the cause of a failure by its step, errno and deciding detail, or by the state it met.
+
+    `watched` are the steps whose functions have a program: what is silent there has let the call pass.
+    `after` serves only where the kernel side could not read or decide; the cause is inferred then.
+    """
+    name = name_of(key.step)
+    is_seen = key.is_observed or name in ("seccomp", "kernel_clone", "mmap", "mprotect")
+    if name == "copy_process" and key.is_memcg:
+        return Verdict(MEMORY_CGROUP.slug, OBSERVED)
+    if BY_NUMBER.get(key.step) is None or (not is_seen and name != "copy_process"):
+        return Verdict(UNKNOWN.slug, INFERRED, name)
+    if not is_seen:
+        return _judged_by_state(key, watched, after)
+    certainty = OBSERVED if key.is_observed else INFERRED
+    if name == "__vm_enough_memory":
+        return _overcommit(key.detail, after, certainty)
+    is_of_memcg = key.is_memcg or "memcg" in key.fits
+    if (name, key.error, key.detail) == ("alloc_pid", errno.ENOMEM, "") and not is_of_memcg:
+        # Whether its init lives could not be read: both stay possible.
+        return Verdict(PID_NAMESPACE_DEAD.slug, INFERRED, name, (KERNEL_MEMORY.slug,))
+    by_errno = BY_STEP.get(name, {})
+    cause = (
+        BY_DETAIL.get((name, key.error, key.detail))
+        or BY_DETAIL.get(("", 0, key.detail))
+        or by_errno.get(key.error)
+    )
+    if cause is None and key.error == errno.ENOMEM:
+        return _memory(key, certainty, name)
+    cause = cause or by_errno.get(0)
+    return Verdict(cause, certainty, name) if cause else Verdict(UNKNOWN.slug, INFERRED, name)
+
+
+def _memory(key: Key, certainty: str, step: str) -> Verdict:
+    if key.is_memcg:
+        return Verdict(MEMORY_CGROUP.slug, OBSERVED, step)
+    if "memcg" in key.fits:
+        return Verdict(MEMORY_CGROUP.slug, INFERRED, step, (KERNEL_MEMORY.slug,))
+    return Verdict(KERNEL_MEMORY.slug, certainty, step)
+
+
+def _overcommit(detail: str, after: ProcReadings, certainty: str) -> Verdict:
+    step = "__vm_enough_memory"
+    heuristic, never = OVERCOMMIT_HEURISTIC.slug, OVERCOMMIT_NEVER.slug
+    if detail == "overcommit-guess":
+        return Verdict(heuristic, certainty, step)
+    if detail == "overcommit-never":
+        return Verdict(never, certainty, step)
+    if detail.startswith("overcommit-") or after.overcommit_memory == 1:
+        return Verdict(UNKNOWN.slug, INFERRED, step)
+    # The mode was read too late to be sure: both rules stay possible, unless no mapping is so large.
+    if after.has_huge_mapping is False or (after.overcommit_memory is None):
+        rest = () if after.has_huge_mapping is False else (heuristic,)
+        return Verdict(never, INFERRED, step, rest)
+    rules = [heuristic, never]
+    is_never = after.overcommit_memory == 2
+    return Verdict(rules[is_never], INFERRED, step, (rules[not is_never],))
+
+
+# Steps whose silence proves nothing. kernel/fork.c has pidfd_prepare for others too: a compiler can
+# put its body into copy_process and emit the function all the same, as Debian's 6.12 does.
+_SILENT = ("copy_process", "pidfd_prepare")
+
+
+def _candidates(
+    key: Key, watched: Collection[str], after: ProcReadings
+) -> Iterator[tuple[Fit, Verdict]]:
+    """Yield what the state allows, by the overcommit rule where that decides."""
+    for fit, cause in BY_STATE.get(key.error, ()):
+        step = fit.step
+        if step in watched and step not in _SILENT:
+            if not fit.later_step:
+                continue
+            step = fit.later_step
+        if fit.word and fit.word not in key.fits:
+            continue
+        if cause is THREADS_MAX and fit.strength != REFUSES and after.threads_are_far:
+            continue
+        if cause is not OVERCOMMIT_NEVER:
+            yield fit, Verdict(cause.slug, INFERRED, step)
+            continue
+        if fit.strength == UNREAD and "copies-mm" not in key.fits:
+            continue
+        verdict = _overcommit(key.detail, after, INFERRED)
+        if verdict.cause == UNKNOWN.slug:  # mode 1 refuses nothing
+            continue
+        if not key.detail and after.overcommit_memory == 0 and after.has_huge_mapping is False:
+            continue  # nor does mode 0, unless a mapping is so large
+        yield fit, verdict
+
+
+def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict:
+    strong: list[Verdict] = []
+    weak: list[tuple[Fit, Verdict]] = []
+    doubtful: list[Verdict] = []
+    if "unjudged" in key.fits:
+        # There was no room to look, or what was seen did not fit the error: blame nobody.
+        return Verdict(UNKNOWN.slug, INFERRED)
+    for fit, verdict in _candidates(key, watched, after):
+        # All mappings together pass RAM and swap, but the rule asks for one at a time.
+        if verdict.cause == OVERCOMMIT_HEURISTIC.slug and not after.has_huge_mapping:
+            doubtful += [verdict] * (after.has_huge_mapping is None)
+        elif fit.strength == REFUSES:
+            strong.append(verdict)
+        else:
+            weak.append((fit, verdict))
+    # A cgroup full of page cache is near its limit all the time: that alone decides nothing.
+    if strong and strong[0].cause == MEMORY_CGROUP.slug:
+        strong += [each for _, each in weak if each.cause == KERNEL_MEMORY.slug]
+    # A number that could not be read leaves its cause possible, whatever else fits.
+    unread = [each for fit, each in weak if fit.strength == UNREAD]
+    possible = [each for _, each in weak]
+    found = strong + unread if strong else possible
+    if not strong and doubtful:
+        # Where a memory cgroup has a limit at all, that is likelier than one such mapping.
+        found = [each for each in possible if each.cause == MEMORY_CGROUP.slug] + doubtful
+        found += [each for each in possible if each.cause != MEMORY_CGROUP.slug]
+    if not found:
+        return Verdict(UNKNOWN.slug, INFERRED)
+    first = found[0]
+    also = [*first.also, *(cause for each in found[1:] for cause in (each.cause, *each.also))]
+    distinct = dict.fromkeys(cause for cause in also if cause not in (first.cause, UNKNOWN.slug))
+    return Verdict(first.cause, INFERRED, first.step, tuple(distinct))
