@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hostile
 import pytest
-from conftest import make_failure
+from conftest import make_advice, make_failure
 
 from fork_trace import budget, cfi, elf, names, perfmap, records, runs, symbols
 from fork_trace.budget import Budget, Kept, OverBudgetError
@@ -315,7 +315,7 @@ def long_stack(symbol: str) -> tuple[records.Frame, ...]:
 def test_a_record_has_at_most_64_kb_and_tells_what_it_lacks(char: str) -> None:
     whole = make_failure(
         **{name: char * 4096 for name in ("exe", "cgroup", "caller", "script")},
-        advice=(char * 9000,) * 4,
+        advice=(make_advice(text=char * 9000, commands=(char * 9000,)),) * 4,
         container={"runtime": "docker", "id": char * 4096, "name": None, "pod": char * 4096},
         stack=long_stack(char * 512),
         stack_by="unwinding",
