@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 
 from fork_trace import files
+from fork_trace.mounts import OwnMounts, View
 
 _MOST_BYTES = 16 << 20
 _MOST_NAME = 512
@@ -49,8 +50,8 @@ class _Map:
 class PerfMaps:
     """The perf maps of the processes that failed lately."""
 
-    def __init__(self, root: str = "/proc") -> None:
-        self._root = root
+    def __init__(self, own: OwnMounts, root: str = "/proc") -> None:
+        self._mounts, self._root = own, root
         self._maps: OrderedDict[int, _Map] = OrderedDict()
 
     def name(self, pid: int | None, uid: int, address: int) -> str | None:
@@ -70,15 +71,15 @@ class PerfMaps:
         return name
 
     def _read(self, pid: int, uid: int, known: _Map | None) -> _Map | None:
-        path = f"{self._root}/{pid}/root/tmp/perf-{self._inner_pid(pid)}.map"
+        view = View(self._mounts, pid, self._root)
+        path = f"tmp/perf-{self._inner_pid(pid)}.map"
         try:
-            fd, status = files.open_regular(path, follows=False)
+            named, _ = files.below(f"{self._root}/{pid}/root", path, view)
+            fd, status = files.regular(named, (uid, 0))
         except OSError:
             # None yet: as good as an empty one, so that it is not looked for at each frame.
             return known or _Map(0, b"")
         try:
-            if status.st_uid not in (uid, 0):
-                return known or _Map(0, b"")
             if known is not None and known.size == status.st_size:
                 known.read_s = time.monotonic()
                 return known

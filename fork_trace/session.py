@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -61,6 +61,7 @@ _UNWINDING_S = 0.02
 _MOST_OWED = 500
 _ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
 _ENDING_S = 2.0  # for those that still wait at the end
+_HURRIED_S = 0.5  # for the names of all callers, once a signal ends the run
 _WAITING_STACKS = 512  # whose sample is not read yet
 _LOOKS = 512  # processes of which it is remembered what /proc showed
 _WHOLE = 256  # keys whose latest sample is kept with its stack, most of what a sample takes
@@ -271,6 +272,8 @@ class Session:
         self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
         # Read, and not made a record of yet: its stack is to be unwound.
         self._owed: deque[tuple[bytes, events.Event, _Look, causes.Verdict, Any]] = deque()
+        self._signals: Callable[[], int] = lambda: 0  # by which the run was told to end
+        self._hurried_s = 0.0  # since then, for names
 
     @property
     def plan(self) -> Plan:
@@ -338,7 +341,13 @@ class Session:
         self._owed += zip(raws, sampled, seen, verdicts, held)
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
-        return self._told(_UNWINDING_S)
+        failures = self._told(_UNWINDING_S)
+        self._symbols.rest()
+        return failures
+
+    def heed(self, signals: Callable[[], int]) -> None:
+        """Cut short what takes long once the run was told to end, and leave it at the second time."""
+        self._signals = signals
 
     def _attach_more(self) -> None:
         with privileges.lent() if self.lends else nullcontext():
@@ -380,6 +389,27 @@ class Session:
             oldest = next(iter(self._whole))
             del self._whole[oldest]
             self._latest[oldest] = replace(self._latest[oldest], stack=(), stack_by=None)
+
+    def _frames(
+        self, event: events.Event, stack: events.Stack | None
+    ) -> tuple[tuple[Frame, ...], str | None]:
+        """Name who called, as long as nobody waits for the end of this run."""
+        began_s = time.monotonic()
+
+        def is_late() -> bool:
+            signals = self._signals()
+            spent_s = self._hurried_s + time.monotonic() - began_s
+            return signals > 1 or (signals == 1 and spent_s > _HURRIED_S)
+
+        try:
+            caller = self._caller(event)
+            return self._symbols.frames(caller, event.user_frames, stack, _ONE_STACK_S, is_late)
+        except MemoryError:
+            # Of a host that has no memory left it is more to know what refused than who asked.
+            return (), None
+        finally:
+            if self._signals():
+                self._hurried_s += time.monotonic() - began_s
 
     def _look(self, event: events.Event) -> _Look:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
@@ -458,7 +488,7 @@ class Session:
         failures = self.poll(0.0)
         # A program that ran while it was detached may still be at its last lines.
         deadline_s = time.monotonic() + _SETTLE_S
-        while not self._is_settled() and time.monotonic() < deadline_s:
+        while not self._is_settled() and time.monotonic() < deadline_s and self._signals() < 2:
             failures += self.poll(0.01)
         return failures + self.settle(drains=True)
 
@@ -638,16 +668,7 @@ class Session:
             exe = self._symbols.program(look.stack)
         arguments = look.stack.arguments if look.stack else ()
         script = callers.script(exe, arguments)
-        stack: tuple[Frame, ...] = ()
-        stack_by = None
-        # Of a host that has no memory left it is more to know what refused than who asked.
-        with suppress(MemoryError):
-            stack, stack_by = self._symbols.frames(
-                self._caller(event),
-                event.user_frames,
-                look.stack if unwinds else None,
-                _ONE_STACK_S,
-            )
+        stack, stack_by = self._frames(event, look.stack if unwinds else None)
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns
         own_cgroup = self._own_cgroup(look.cgroups, key)

@@ -12,7 +12,7 @@ import struct
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fork_trace import callers, files, procfs, unwind
@@ -20,11 +20,14 @@ from fork_trace.cfi import Row, Tables
 from fork_trace.demangle import Demangler
 from fork_trace.elf import BadElfError, Elf
 from fork_trace.events import Place, Stack
+from fork_trace.mounts import Mount, OwnMounts, UntouchedError, View, device_name
 from fork_trace.perfmap import PerfMaps
 from fork_trace.procfs import Mapping
 from fork_trace.records import Frame
 
 _OPEN_FILES = 64  # a descriptor each; of 1,024 that a shell usually allows
+_LOST_FILES = 1024  # of which it is remembered why they are not read
+_IDLE_S = 2.0  # after it a file is closed: an open one keeps its file system from being unmounted
 _LAYOUTS = 256  # processes whose mappings are kept
 _ROWS = 20_000
 _NAMES = 20_000
@@ -39,7 +42,15 @@ _C_LIBRARIES = (
 )
 # A rule takes 0.05 ms, so this is 100,000 of them, or a file that was made to take long.
 _MOST_ON_FILE_S = 5.0
-_DEBUG_ROOT = "/usr/lib/debug/.build-id"
+_DEBUG_ROOT = "/usr/lib/debug"
+# Where inodes are numbered otherwise by stat than in maps: the layer's number, a subvolume's device.
+_RENUMBERED = ("overlay", "btrfs", "bcachefs")
+# A file's descriptor that names it, and the mount that it was named on.
+_Way = Callable[[], "tuple[int, Mount]"]
+_Key = tuple[str, int]  # device and inode as maps tells them
+
+
+_LATE = "not looked up: the run was told to end"
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,15 @@ class Caller:
 class _File:
     """A file that is open, and its tables."""
 
-    def __init__(self, fd: int, path: str) -> None:
-        self.fd, self.path = fd, path
+    def __init__(self, fd: int, status: os.stat_result, path: str) -> None:
+        self.fd, self.status, self.path = fd, status, path
+        self.used_s = time.monotonic()
         self.debug: _File | None = None  # the separate file with its symbols
         self.spent_s = 0.0  # on its unwind tables
-        self.elf = Elf(lambda size, offset: os.pread(fd, size, offset))
+        self.elf = Elf(lambda size, offset: files.piece(fd, size, offset))
         self.tables = Tables(self.elf)
         # What its rules and names are remembered under, also when it is opened again.
-        self.name = self.elf.build_id or f"{path}:{os.fstat(fd).st_mtime_ns}"
+        self.name = self.elf.build_id or f"{path}:{status.st_mtime_ns}"
 
     def close(self) -> None:
         os.close(self.fd)
@@ -95,9 +107,14 @@ class Symbols:
     def __init__(self) -> None:
         self.machine = os.uname().machine
         self._demangler = Demangler()
-        self._perf_maps = PerfMaps()
-        self._files: OrderedDict[tuple[str, int], _File | None] = OrderedDict()
-        self._keys: dict[str, tuple[str, int]] = {}  # build id -> the file among these
+        own = procfs.mappings(os.getpid())
+        self._mounts = OwnMounts({mapping.device for mapping in own if mapping.path})
+        self._own = View(self._mounts)
+        self._perf_maps = PerfMaps(self._mounts)
+        self._files: OrderedDict[_Key, _File] = OrderedDict()  # the one used last comes last
+        # Not to be had: since when, and what a person is told of it, if anything.
+        self._lost: dict[_Key, tuple[float, str]] = {}
+        self._keys: dict[str, _Key] = {}  # build id -> the file among these
         self._paths: dict[str, str] = {}  # build id -> where it was
         self._programs: dict[tuple[int, str], str | None] = {}  # inode, path in its mount -> path
         self._missed: set[str] = set()  # build ids of libraries that were looked for
@@ -105,7 +122,7 @@ class Symbols:
         self._rows: dict[tuple[str, int], Row | None] = {}
         self._names: dict[tuple[str, int], str | None] = {}
         # Most callers share our C library: it is known before anybody exits.
-        for mapping in procfs.mappings(os.getpid()):
+        for mapping in own:
             if mapping.path and os.path.basename(mapping.path).startswith(
                 ("libc.", "libc-", "ld-")
             ):
@@ -150,11 +167,13 @@ class Symbols:
         places: Sequence[Place],
         stack: Stack | None = None,
         most_s: float = 60.0,
+        is_late: Callable[[], bool] = lambda: False,
     ) -> tuple[tuple[Frame, ...], str | None]:
         """Name the frames of a stack, innermost first, and say how they were found.
 
         That is by "unwinding", or else as "frame-pointers" led the kernel; None: there is no stack.
         One that takes longer than `most_s` is tried once more, as what was read of its files is kept.
+        Once `is_late`, what is not named yet stays without a name.
         """
         layout = self._layout_of(caller, places, stack)
         addresses, how = [place.address for place in places], "frame-pointers"
@@ -163,16 +182,22 @@ class Symbols:
             for _ in range(2):
                 deadline_s = time.monotonic() + most_s
                 found = self._unwound(stack, layout, caller, deadline_s)
-                if time.monotonic() < deadline_s:
+                if time.monotonic() < deadline_s or is_late():
                     break
             # A single address is no stack: the tables had no rule for the very first step.
             if len(found) > 1:
                 addresses, how = found, "unwinding"
         # What goes with the process comes first: a large symbol table takes a while.
-        compiled = {address: self._compiled(address, layout, caller) for address in addresses}
+        compiled = {
+            address: None if is_late() else self._compiled(address, layout, caller)
+            for address in addresses
+        }
         by_address = {place.address: place for place in places}
         frames = []
         for index, address in enumerate(addresses):
+            if is_late():
+                frames.append(Frame(address, None, None, note=_LATE))
+                continue
             # A call that never returns is the last thing in its function: look at the call itself.
             frame = self._frame(address, int(index > 0), layout, caller, by_address.get(address))
             if compiled[address] is not None:
@@ -225,16 +250,16 @@ class Symbols:
         root = os.path.dirname(program.path)
         names = {program.elf.interpreter() or "", *_C_LIBRARIES}
         while True:
-            for name in names:
-                path = os.path.join(root, name.lstrip("/"))
-                if name and os.path.isfile(path):
-                    status = os.stat(path)
-                    file = self._opened(_device_and_inode(status), [(path, None)], path)
-                    if file is not None and file.elf.build_id == build_id:
-                        return
+            for name in filter(None, names):
+                file = self._at(os.path.join(root, name.lstrip("/")), self._within(root, name))
+                if file is not None and file.elf.build_id == build_id:
+                    return
             if root in ("/", ""):
                 return
             root = os.path.dirname(root)
+
+    def _within(self, directory: str, name: str) -> _Way:
+        return lambda: files.within(directory, name, self._own)
 
     def _program_of(self, stack: Stack) -> list[Mapping]:
         """Where the program of a process that is gone lay, by the end of its code."""
@@ -247,7 +272,7 @@ class Symbols:
         return self._laid(file, bias) if bias >= 0 and bias % 4096 == 0 else []
 
     def _laid(self, file: _File, bias: int) -> list[Mapping]:
-        key = _device_and_inode(os.fstat(file.fd))
+        key = _device_and_inode(file.status)
         return [
             Mapping(
                 each.vaddr + bias, each.vaddr + bias + each.filesz, each.offset, *key, file.path
@@ -259,22 +284,21 @@ class Symbols:
         if stack.exe is None or stack.exe_inode is None:
             return None
         key = (stack.exe_inode, stack.exe)
-        if key not in self._programs:
-            if len(self._programs) >= 1024:
-                self._programs.clear()
-            self._programs[key] = procfs.find_in_mounts(
-                stack.exe, stack.exe_inode, stack.exe_device
-            )
-        path = self._programs[key]
-        if path is None:
-            return None
-        try:
-            status = os.stat(path)
-        except OSError:
-            return None
-        if status.st_ino != stack.exe_inode:
-            return None
-        return self._opened(_device_and_inode(status), [(path, stack.exe_inode)], path)
+        if key in self._programs:
+            path = self._programs[key]
+            return None if path is None else self._at(path, self._below(path), stack.exe_inode)
+        if len(self._programs) >= 1024:
+            self._programs.clear()
+        self._programs[key] = None
+        for path in self._mounts.find(stack.exe, device_name(*stack.exe_device)):
+            file = self._at(path, self._below(path), stack.exe_inode)
+            if file is not None:
+                self._programs[key] = path
+                return file
+        return None
+
+    def _below(self, path: str) -> _Way:
+        return lambda: files.below("/", path, self._own)
 
     def program(self, stack: Stack) -> str | None:
         """Return the path of a program that has exited, if a file of its inode is still there."""
@@ -369,9 +393,12 @@ class Symbols:
         if mapping is not None and mapping.path:
             offset = address - mapping.start + mapping.file_offset
             file = self._mapped(mapping, caller.pid)
-            if file is not None:
+            # What the kernel read at the refusal tells another file that lies there by now.
+            build_id = None if place is None else place.build_id
+            if file is not None and (build_id is None or _is_of(file, build_id)):
                 return self._in_file(address, file, offset, back)
-            return Frame(address, None, _shown(mapping.path), offset)
+            note = self._why_lost(_keys_of(mapping, caller.pid)[1]) if file is None else None
+            return Frame(address, None, _shown(mapping.path), offset, build_id, note or None)
         if (
             mapping is None
             and place is not None
@@ -400,101 +427,172 @@ class Symbols:
             self._names[key] = None if raw is None else self._demangler.text(raw)
         return self._names[key]
 
-    @staticmethod
-    def _debug(file: _File) -> Elf | None:
+    def _debug(self, file: _File) -> Elf | None:
         """Open the separate debug file of a file, if one is installed."""
         build_id = file.elf.build_id
         if build_id is None:
             return None
-        path = f"{_DEBUG_ROOT}/{build_id[:2]}/{build_id[2:]}.debug"
+        name = f".build-id/{build_id[:2]}/{build_id[2:]}.debug"
         try:
-            found = _open(path, path, None)
-        except BadElfError:
+            found = _File(
+                *files.regular(files.within(_DEBUG_ROOT, name, self._own)[0]),
+                f"{_DEBUG_ROOT}/{name}",
+            )
+        except (OSError, ValueError, struct.error):
             return None
-        if found is not None and found.elf.build_id != build_id:
+        if found.elf.build_id != build_id:
             found.close()
             return None
         file.debug = found
-        return None if found is None else found.elf
+        return found.elf
 
     def _by_build_id(self, build_id: str | None) -> _File | None:
         """Return the file of a build id, if it was seen and is the same still."""
         if build_id is None or build_id not in self._keys:
             return None
         path = self._paths[build_id]
-        file = self._opened(self._keys[build_id], [(path, None)], path)
+        file = self._known(self._keys[build_id]) or self._at(path, self._below(path))
         # A file that was replaced since has another build id: its names would be wrong ones.
         return file if file and file.elf.build_id == build_id else None
+
+    def _known(self, key: _Key) -> _File | None:
+        """Return a file that is open."""
+        file = self._files.get(key)
+        if file is not None:
+            self._files.move_to_end(key)
+            file.used_s = time.monotonic()
+        return file
 
     def _mapped(self, mapping: Mapping, pid: int | None) -> _File | None:
         """Return the file of a mapping; None if it has none, or cannot be read."""
         if not mapping.path:
             return None
-        ways: list[tuple[str, int | None]] = []
-        if pid is not None:
-            # The very file, even if it was deleted or replaced; or the one of that name in its root.
-            ways.append((f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", None))
-            ways.append((f"/proc/{pid}/root{mapping.path}", mapping.inode))
-        ways.append((mapping.path, mapping.inode))
-        return self._opened((mapping.device, mapping.inode), ways, mapping.path)
-
-    def _opened(
-        self, key: tuple[str, int], ways: Iterable[tuple[str, int | None]], path: str
-    ) -> _File | None:
-        """Open a file by the first way that leads to it, each with the inode that it must have."""
-        if key in self._files:
-            self._files.move_to_end(key)
-            return self._files[key]
-        file = None
+        keys = _keys_of(mapping, pid)
+        for key in keys:
+            file = self._known(key)
+            if file is not None:
+                return file
+        if any(self._why_lost(key) is not None for key in keys):
+            return None
         try:
-            file = next(filter(None, (_open(way, path, inode) for way, inode in ways)), None)
-        except BadElfError:
-            # It will not get any better: that is remembered too.
-            self._remember(key, None)
-        if file is not None:
-            self._remember(key, file)
-            if file.elf.build_id:
-                if len(self._paths) >= _PATHS:
-                    self._paths.clear()
-                    self._keys.clear()
-                self._paths[file.elf.build_id] = path
-                self._keys[file.elf.build_id] = key
-        return file
+            View(self._mounts, pid).demand_device(mapping.device, mapping.path)
+            for way, is_exact in self._ways(mapping, pid):
+                file = self._tried(way, is_exact, mapping, pid)
+                if file is not None:
+                    return file
+        except UntouchedError as error:
+            self._lose(keys[-1], str(error))
+        except OSError:
+            pass
+        return None
 
-    def _remember(self, key: tuple[str, int], file: _File | None) -> None:
+    def _ways(self, mapping: Mapping, pid: int | None) -> Iterator[tuple[_Way, bool]]:
+        """How the file of a mapping can be found, and whether that finds no other one."""
+        path = mapping.path or ""
+        if pid is not None:
+            view = View(self._mounts, pid)
+            # The very file, even if it was deleted or replaced; or the one of that name in its root.
+            link = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+            yield lambda: files.linked(link, view), True
+            yield lambda: files.below(f"/proc/{pid}/root", path, view), False
+        yield self._below(path), False
+
+    def _tried(self, way: _Way, is_exact: bool, mapping: Mapping, pid: int | None) -> _File | None:
+        """Open the file of a mapping by one way; None if it is not there, or another one."""
+        try:
+            named, mount = way()
+            fd, status = files.regular(named)
+        except UntouchedError:
+            raise
+        except (OSError, ValueError):
+            return None
+        shared, own = _keys_of(mapping, pid)
+        if _device_and_inode(status) == shared:
+            return self._kept(fd, status, mapping.path or "", shared)
+        is_it = mount.type in _RENUMBERED and (
+            is_exact
+            or (
+                status.st_ino == mapping.inode
+                and (mount.device == mapping.device or mount.type == "overlay")
+            )
+        )
+        if not is_it:
+            os.close(fd)
+            return None
+        # Its numbers may be another file's as well: what was found is for this process alone.
+        return self._kept(fd, status, mapping.path or "", own)
+
+    def _at(self, path: str, way: _Way, inode: int | None = None) -> _File | None:
+        """Open a file of our own root; None if it is not there, of another inode, or no ELF file."""
+        try:
+            fd, status = files.regular(way()[0])
+        except (OSError, ValueError):
+            return None
+        key = _device_and_inode(status)
+        known = self._known(key)
+        if known is not None or inode not in (None, status.st_ino) or self._why_lost(key):
+            os.close(fd)
+            return known if inode in (None, status.st_ino) else None
+        return self._kept(fd, status, path, key)
+
+    def _kept(self, fd: int, status: os.stat_result, path: str, key: _Key) -> _File | None:
+        try:
+            file = _File(fd, status, path)
+        except (BadElfError, struct.error):
+            os.close(fd)
+            # It will not get any better: that is remembered too.
+            self._lose(key, "")
+            return None
         self._files[key] = file
         while len(self._files) > _OPEN_FILES:
-            _, oldest = self._files.popitem(last=False)
-            if oldest is not None:
-                oldest.close()
+            self._files.popitem(last=False)[1].close()
+        if file.elf.build_id:
+            if len(self._paths) >= _PATHS:
+                self._paths.clear()
+                self._keys.clear()
+            self._paths[file.elf.build_id] = path
+            self._keys[file.elf.build_id] = key
+        return file
+
+    def _lose(self, key: _Key, why: str) -> None:
+        if len(self._lost) >= _LOST_FILES:
+            self._lost.clear()
+        self._lost[key] = (time.monotonic(), why)
+
+    def _why_lost(self, key: _Key) -> str | None:
+        """Say why a file is not read, "" if there is nothing to be said of it; None: it may be tried."""
+        since_s, why = self._lost.get(key, (-_IDLE_S, ""))
+        return why if time.monotonic() - since_s < _IDLE_S else None
+
+    def rest(self) -> None:
+        """Close the files that nobody asked for lately; to be called once in a while."""
+        long_ago_s = time.monotonic() - _IDLE_S
+        while self._files:
+            key = next(iter(self._files))
+            if self._files[key].used_s > long_ago_s:
+                break
+            self._files.pop(key).close()
 
     def close(self) -> None:
         """Close every file."""
         while self._files:
-            _, file = self._files.popitem()
-            if file is not None:
-                file.close()
+            self._files.popitem()[1].close()
+        self._mounts.close()
 
 
-def _open(way: str, path: str, inode: int | None) -> _File | None:
-    """Open a file; None if it cannot be had or is another one, BadElfError if it makes no sense."""
-    try:
-        fd, status = files.open_regular(way)
-    except (OSError, ValueError):
-        return None
-    if inode is not None and status.st_ino != inode:
-        os.close(fd)
-        return None
-    try:
-        return _File(fd, path)
-    except (OSError, BadElfError, struct.error) as error:
-        os.close(fd)
-        raise BadElfError(str(error)) from None
+def _keys_of(mapping: Mapping, pid: int | None) -> tuple[_Key, _Key]:
+    """What a mapping's file is kept under: for all processes, or where that is in doubt, for one."""
+    return (mapping.device, mapping.inode), (f"{mapping.device} of {pid}", mapping.inode)
 
 
 def _device_and_inode(status: os.stat_result) -> tuple[str, int]:
     """As a line of maps has them."""
-    return (f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}", status.st_ino)
+    return (device_name(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino)
+
+
+def _is_of(file: _File, build_id: str) -> bool:
+    # The kernel fills a shorter one up with zeros (lib/buildid.c).
+    return (file.elf.build_id or "").ljust(len(build_id), "0") == build_id
 
 
 def _program_key(stack: Stack) -> tuple[int, str]:

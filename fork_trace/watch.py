@@ -32,15 +32,17 @@ _MOST_WAITING_BYTES = 32 << 20
 
 
 class Ending:
-    """Notes the signals that end a run, so that it ends with its report."""
+    """Notes the signals that end a run, so that it ends with its report; at the second one, at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.count = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
+        self.count += 1
 
 
 def _why_not(path: str, status: os.stat_result, force: bool) -> tuple[str, str] | None:
@@ -149,11 +151,13 @@ class Output:
                     file=sys.stderr,
                 )
 
-    def close(self) -> None:
+    def close(self, ending: Ending | None = None) -> None:
         """Write the rest, with a little patience, and close the file."""
         deadline = time.monotonic() + _PATIENCE_S
         self.flush()
         while self.failed and time.monotonic() < deadline:
+            if ending is not None and ending.count > 1:
+                break
             time.sleep(0.1)
             self.flush()
         if self.dropped and not self.failed:
@@ -206,12 +210,12 @@ class Command:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
-    def end(self, number: int) -> None:
+    def end(self, ending: Ending) -> None:
         """Hand on the signal that ends the capture, and wait a little."""
-        if self.poll() is None:
-            os.kill(self._pid, number)
+        if self.poll() is None and ending.signal is not None:
+            os.kill(self._pid, ending.signal)
             deadline = time.monotonic() + _PATIENCE_S
-            while self.poll() is None and time.monotonic() < deadline:
+            while self.poll() is None and time.monotonic() < deadline and ending.count < 2:
                 time.sleep(0.02)
 
     def as_json(self) -> dict[str, Any]:
@@ -277,6 +281,7 @@ def capture(
     """
     counted = aggregate.Table(by)
     header = session.header()
+    session.heed(lambda: ending.count)
     progress = _Progress()
 
     def take(failures: Sequence[Failure]) -> None:
@@ -315,8 +320,7 @@ def capture(
             timeout_s = min(timeout_s, max(0.0, duration_s - session.elapsed_s()))
         take(session.poll(0.0 if ended else timeout_s))
     if command and ended == "signal":
-        assert ending.signal is not None
-        command.end(ending.signal)
+        command.end(ending)
     take(session.stop())
     summary = session.finish(ended, command.as_json() if command else None)
     summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
@@ -328,7 +332,7 @@ def capture(
     if command and command.status is None:
         print(f"fork-trace: {safe(argv[0])} still runs.", file=sys.stderr)
     if output:
-        output.close()
+        output.close(ending)
         if not output.failed:
             print(
                 f"Captured to {safe(output.path)}. To show it again, here or for a ticket:\n"
@@ -414,6 +418,7 @@ def live(
     """Show what fails at each interval until the duration, a signal or a key ends it; then a summary."""
     counted = aggregate.Table(by)
     header = session.header()
+    session.heed(lambda: ending.count)
     terminal = Terminal(wants_lines=no_clear or as_json)
     how_to_end = f"{terminal.how_to_end} with a summary."
     _give_up(lends=session.lends)

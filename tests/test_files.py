@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from fork_trace import files
 
 
@@ -22,17 +20,6 @@ def test_nobody_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (str(tmp_path / "pipe"), str(tmp_path), "/dev/zero", "a\0b"):
         assert files.read(path, 10) is None
-
-
-def test_a_link_is_followed_only_where_that_is_wanted(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"1")
-    (tmp_path / "link").symlink_to(tmp_path / "f")
-    fd, status = files.open_regular(str(tmp_path / "link"))
-    os.close(fd)
-
-    assert 1 == status.st_size
-    with pytest.raises(OSError):
-        files.open_regular(str(tmp_path / "link"), follows=False)
 
 
 def test_a_file_that_has_no_end_is_read_as_far_as_is_allowed() -> None:

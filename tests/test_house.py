@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aggregate": {"errors", "records"},
     "callers": {"records"},
     # 4
-    "files": set(),
+    "mounts": set(),
+    "files": {"mounts"},
     "kernel": {"files", "plan"},
     "headers": {"files", "plan"},
     "procfs": set(),
@@ -46,10 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cfi": {"elf"},
     "unwind": {"cfi", "events"},
     "demangle": set(),
-    "perfmap": {"files"},
+    "perfmap": {"files", "mounts"},
     "runtimes": {"containers", "files"},
     "symbols": {
-        *("callers", "cfi", "demangle", "elf", "events", "files", "perfmap", "procfs"),
+        *("callers", "cfi", "demangle", "elf", "events", "files", "mounts", "perfmap", "procfs"),
         *("records", "unwind"),
     },
     "survey": {"holders", "limits", "procfs"},

@@ -41,6 +41,7 @@ from fork_trace import (
 )
 from fork_trace.demangle import Demangler
 from fork_trace.errors import ForkTraceError
+from fork_trace.mounts import Mounts
 
 MOST_SHOWN = 1 << 16
 _demangler = Demangler()
@@ -233,7 +234,7 @@ def proc(data: bytes) -> None:
             names.json_line(containers.place(line.path).as_record())
         for mount in cgroup.mounts(place):
             names.json_line(mount.path)
-        procfs.find_in_mounts("/srv/app", 1, (8, 1), place)
+        Mounts(data).at("/srv/app")
         assert files.read(f"{place}/0/maps", 1 << 20) == data
 
 
