@@ -9,6 +9,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +399,82 @@ def test_a_file_that_has_cost_too_much_costs_no_more(
     named.note(SELF, [where], stack)
 
     assert "frame-pointers" == named.frames(SELF, [where], stack)[1]
+
+
+def mapped(path: Path, name: str | None = None, inode: int | None = None) -> procfs.Mapping:
+    """A line of maps that tells this file, at an address where this process maps nothing."""
+    device, number = symbols._device_and_inode(path.stat())
+    return procfs.Mapping(0x1000, 0x2000, 0, device, inode or number, name or str(path))
+
+
+def test_a_link_that_has_the_name_of_a_deleted_file_is_not_followed(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built = build(tmp_path, "ours.so")
+    line = mapped(built, f"{built} (deleted)")
+    (tmp_path / "ours.so (deleted)").symlink_to(built)
+
+    assert named._mapped(line, os.getpid()) is None
+    (tmp_path / "ours.so (deleted)").unlink()
+    os.link(built, tmp_path / "ours.so (deleted)")
+    assert named._mapped(line, os.getpid()) is not None
+
+
+def test_a_file_of_another_inode_is_another_file(named: symbols.Symbols, tmp_path: Path) -> None:
+    built = build(tmp_path, "ours.so")
+
+    assert named._mapped(mapped(built, inode=1), os.getpid()) is None
+    assert named._mapped(mapped(built), os.getpid()) is not None
+
+
+def test_a_frame_says_why_its_file_is_not_read(named: symbols.Symbols, tmp_path: Path) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    own = named._mounts
+    named._mounts.relied_on = ()
+    for device, each in own.now().by_device.items():
+        own.now().by_device[device] = each._replace(type="nfs4")
+
+    (frame,) = frames(named, where)
+
+    assert (None, str(tmp_path / "ours.so")) == (frame.symbol, frame.file)
+    assert "not read: its file system, nfs4, may never answer" == frame.note
+
+
+def test_a_file_that_is_not_the_one_that_the_kernel_saw_lends_no_name(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+
+    (frame,) = frames(named, replace(where, build_id=ID[::-1]))
+
+    assert (None, ID[::-1]) == (frame.symbol, frame.build_id)
+
+
+def test_files_that_nobody_asks_for_are_closed_and_opened_again(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    frames(named, where)
+    named.rest()
+    held = {os.readlink(f"/proc/self/fd/{file.fd}") for file in named._files.values()}
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbols._IDLE_S + 0.1)
+    named.rest()
+
+    assert str(tmp_path / "ours.so") in held
+    assert 0 == len(named._files)
+    assert "refuse_here" == gone(named, where)[0].symbol
+
+
+def test_once_the_run_is_told_to_end_nothing_more_is_looked_up(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    places = [place(library.refuse_here), place(library.refuse_there)]
+    answers = iter([False, False, False, True])
+    named.note(SELF, places, None)
+
+    found, _ = named.frames(SELF, places, is_late=lambda: next(answers))
+
+    assert ["refuse_here", None] == [frame.symbol for frame in found]
+    assert [None, "not looked up: the run was told to end"] == [frame.note for frame in found]

@@ -80,6 +80,8 @@ static through *mapped(const char *path, off_t offset)
 
 	if (fd < 0 || code == MAP_FAILED)
 		die(path);
+	/* Or else its end would wait for who answers for the file to hear of that. */
+	close(fd);
 	return (through *)code;
 }
 
