@@ -41,7 +41,7 @@ from fork_trace import (
 )
 from fork_trace.demangle import Demangler
 from fork_trace.errors import ForkTraceError
-from fork_trace.mounts import Mounts
+from fork_trace.mounts import Mounts, OwnMounts
 
 MOST_SHOWN = 1 << 16
 _demangler = Demangler()
@@ -201,13 +201,15 @@ def map_(data: bytes) -> None:
         tmp = Path(place, "42/root/tmp")
         tmp.mkdir(parents=True)
         (tmp / "perf-42.map").write_bytes(data)
-        maps = perfmap.PerfMaps(place)
+        own = OwnMounts()
+        maps = perfmap.PerfMaps(own, place)
         status = (tmp / "perf-42.map").stat()
         for address in (0, 0x1000, 0x1010, (1 << 64) - 1):
             name = maps.name(42, status.st_uid, address)
             if name is not None:
                 assert is_harmless(names.safe(name))
                 callers.function(name)
+        own.close()
 
 
 def symbol(data: bytes) -> None:

@@ -44,9 +44,9 @@ def run(*argv: object, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, argv)), check=True, capture_output=True, text=True, **how)
 
 
-def build_static(target: Path, source: str) -> Path:
+def build_static(target: Path, source: str, *options: str) -> Path:
     run("cc", "-O2", "-static", "-fomit-frame-pointer", "-Wall", "-Werror", "-pthread",
-        "-o", target, PROGRAMS / f"{source}.c")  # fmt: skip
+        *options, "-o", target, PROGRAMS / f"{source}.c")  # fmt: skip
     return target
 
 
@@ -66,12 +66,13 @@ def container(place: Path) -> str:
     """A script that calls from a root of its own: an overlay in a mount namespace of its own."""
     for name in ("lower", "upper", "work", "merged"):
         (place / name).mkdir()
-    program = build_static(place / "called", "called")
-    for name, layer in zip(LAYERS, ("lower", "upper")):
-        shutil.copy(program, place / layer / name)
+    for number, (name, layer) in enumerate(zip(LAYERS, ("lower", "upper"))):
+        # Of a build id of its own: nothing that is known of the other one shall be found for it.
+        build_static(place / layer / name, "called", f"-Wl,--build-id=0x{number:040x}")
     shutil.copy("/bin/busybox", place / "lower/busybox")
     (place / "lower/old").mkdir()
-    calls = "; ".join(f"/{name} popen" for name in LAYERS)
+    # Time and again, so that it is still there when it is looked at, slow as that is under strace.
+    calls = "; ".join(f"/{name} popen 20" for name in LAYERS)
     inner = f"/busybox umount -l /old; {calls}"
     options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
     return (
