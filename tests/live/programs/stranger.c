@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define UID 1234
+#define UID 61003
 #define NAMED __attribute__((noinline, noclone, noipa))
 
 typedef int asked(void);
