@@ -24,6 +24,8 @@ _LOCAL = frozenset(
         *("ubifs", "jffs2", "hfsplus", "minix"),
     }
 )
+# A user can mount 100,000 in a namespace of his own; what is not read is not known, and not asked.
+_MOST_BYTES, _MOST_OWN_BYTES = 1 << 20, 16 << 20
 _LINE = re.compile(rb"^(\d+) \d+ (\d+):(\d+) (\S+) (\S+) [^\n]*? - (\S+)", re.M)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -88,23 +90,25 @@ class OwnMounts:
     def __init__(self, relied_on: Container[str] = (), proc: str = "/proc") -> None:
         self.relied_on = relied_on
         self._known: Mounts | None = None
-        # Of ours alone the file is kept open: it holds on to all that is mounted there.
-        self._fd = os.open(f"{proc}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.poll()
-        self._changes.register(self._fd, select.POLLPRI)
-        # What memfd_create and shared memory lie on is mounted nowhere.
-        fd = os.memfd_create("fork-trace", os.MFD_CLOEXEC)
         try:
-            self.memory = Mount(mount_number(fd), _device(os.fstat(fd)), "/", "", "tmpfs")
-        finally:
-            os.close(fd)
+            # Of ours alone the file is kept open: it holds on to all that is mounted there.
+            self._fd = os.open(f"{proc}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            self._changes.register(self._fd, select.POLLPRI)
+        except OSError:
+            self._fd = -1  # then nothing is known to be local, and nothing is asked
+        self.memory = _memory()
 
     def now(self) -> Mounts:
         """Return them as they are now."""
         has_changed = any(events & select.POLLERR for _, events in self._changes.poll(0))
         if self._known is None or has_changed:
-            os.lseek(self._fd, 0, os.SEEK_SET)
-            self._known = Mounts(_read(self._fd))
+            self._known = None
+            try:
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                self._known = Mounts(_read(self._fd, _MOST_OWN_BYTES))
+            except OSError:
+                return Mounts(b"")
         return self._known
 
     def of_device(self, device: str) -> Mount | None:
@@ -146,7 +150,7 @@ class View:
         except OSError:
             return None
         try:
-            return Mounts(_read(fd))
+            return Mounts(_read(fd, _MOST_BYTES))
         except OSError:
             return None
         finally:
@@ -216,15 +220,30 @@ def mount_number(fd: int) -> int:
     finally:
         os.close(info)
     _, _, rest = raw.partition(b"mnt_id:")
-    return int(rest.split(None, 1)[0]) if rest else -1
+    if not rest:
+        raise OSError("no mount is told")
+    return int(rest.split(None, 1)[0])
+
+
+def _memory() -> Mount:
+    """Tell what memfd_create and shared memory lie on, which is mounted nowhere."""
+    try:
+        fd = os.memfd_create("fork-trace", os.MFD_CLOEXEC)
+    except OSError:
+        return Mount(-1, "", "/", "", "tmpfs")
+    try:
+        return Mount(mount_number(fd), _device(os.fstat(fd)), "/", "", "tmpfs")
+    finally:
+        os.close(fd)
 
 
 def _device(status: os.stat_result) -> str:
     return device_name(os.major(status.st_dev), os.minor(status.st_dev))
 
 
-def _read(fd: int) -> bytes:
-    pieces = []
-    while piece := os.read(fd, 1 << 16):
+def _read(fd: int, most: int) -> bytes:
+    pieces, size = [], 0
+    while size < most and (piece := os.read(fd, 1 << 16)):
         pieces.append(piece)
+        size += len(piece)
     return b"".join(pieces)

@@ -251,7 +251,7 @@ class Symbols:
         names = {program.elf.interpreter() or "", *_C_LIBRARIES}
         while True:
             for name in filter(None, names):
-                file = self._at(os.path.join(root, name.lstrip("/")), self._within(root, name))
+                file = self._at(self._within(root, name))
                 if file is not None and file.elf.build_id == build_id:
                     return
             if root in ("/", ""):
@@ -286,12 +286,12 @@ class Symbols:
         key = (stack.exe_inode, stack.exe)
         if key in self._programs:
             path = self._programs[key]
-            return None if path is None else self._at(path, self._below(path), stack.exe_inode)
+            return None if path is None else self._at(self._below(path), stack.exe_inode)
         if len(self._programs) >= 1024:
             self._programs.clear()
         self._programs[key] = None
         for path in self._mounts.find(stack.exe, device_name(*stack.exe_device)):
-            file = self._at(path, self._below(path), stack.exe_inode)
+            file = self._at(self._below(path), stack.exe_inode)
             if file is not None:
                 self._programs[key] = path
                 return file
@@ -409,7 +409,8 @@ class Symbols:
             if file is not None:
                 return self._in_file(address, file, place.offset, back)
             known = self._paths.get(place.build_id)
-            return Frame(address, None, known and _shown(known), place.offset, place.build_id)
+            symbol = self._names.get((place.build_id, place.offset - back))
+            return Frame(address, symbol, known and _shown(known), place.offset, place.build_id)
         return Frame(address, None, None)
 
     def _in_file(self, address: int, file: _File, offset: int, back: int) -> Frame:
@@ -451,7 +452,7 @@ class Symbols:
         if build_id is None or build_id not in self._keys:
             return None
         path = self._paths[build_id]
-        file = self._known(self._keys[build_id]) or self._at(path, self._below(path))
+        file = self._known(self._keys[build_id]) or self._at(self._below(path))
         # A file that was replaced since has another build id: its names would be wrong ones.
         return file if file and file.elf.build_id == build_id else None
 
@@ -522,15 +523,21 @@ class Symbols:
         # Its numbers may be another file's as well: what was found is for this process alone.
         return self._kept(fd, status, mapping.path or "", own)
 
-    def _at(self, path: str, way: _Way, inode: int | None = None) -> _File | None:
+    def _at(self, way: _Way, inode: int | None = None) -> _File | None:
         """Open a file of our own root; None if it is not there, of another inode, or no ELF file."""
         try:
             fd, status = files.regular(way()[0])
         except (OSError, ValueError):
             return None
+        # Links within our root may have led here, and shall not be needed to come again.
+        path = os.readlink(f"/proc/self/fd/{fd}")
         key = _device_and_inode(status)
         known = self._known(key)
-        if known is not None or inode not in (None, status.st_ino) or self._why_lost(key):
+        if (
+            known is not None
+            or inode not in (None, status.st_ino)
+            or self._why_lost(key) is not None
+        ):
             os.close(fd)
             return known if inode in (None, status.st_ino) else None
         return self._kept(fd, status, path, key)

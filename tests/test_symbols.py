@@ -478,3 +478,27 @@ def test_once_the_run_is_told_to_end_nothing_more_is_looked_up(
 
     assert ["refuse_here", None] == [frame.symbol for frame in found]
     assert [None, "not looked up: the run was told to end"] == [frame.note for frame in found]
+
+
+def test_a_name_is_known_where_its_file_is_gone_as_well(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    frames(named, where)
+    built.unlink()
+    named.close()
+
+    assert "refuse_here" == gone(named, where)[0].symbol
+
+
+def test_a_library_that_a_link_led_to_is_found_again_without_it(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    built = build(tmp_path / "real", "ours.so")
+    (tmp_path / "lib").symlink_to("real")
+    file = named._at(named._within(str(tmp_path), "/lib/ours.so"))
+
+    assert file is not None
+    assert str(built) == named._paths[ID] == file.path
