@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import select
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 # What the kernel answers for by itself. All else is not asked: FUSE, network and cluster file systems,
@@ -49,36 +49,57 @@ def device_name(major: int, minor: int) -> str:
     return f"{major:02x}:{minor:02x}"
 
 
-def _text(field: bytes) -> str:
-    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field))
+def _bytes(field: bytes) -> bytes:
+    return _ESCAPED.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
+
+
+def _mount(line: re.Match[bytes]) -> Mount:
+    number, major, minor, root, point, type_ = line.groups()
+    return Mount(
+        int(number),
+        device_name(int(major), int(minor)),
+        os.fsdecode(_bytes(root)),
+        os.fsdecode(_bytes(point)),
+        type_.decode("ascii", "replace"),
+    )
 
 
 class Mounts:
-    """The mounts of one mountinfo."""
+    """The mounts of one mountinfo, which can be so many that they are searched as they are."""
 
     def __init__(self, raw: bytes) -> None:
-        self.all = tuple(
-            Mount(
-                int(number),
-                device_name(int(major), int(minor)),
-                _text(root),
-                _text(point),
-                type_.decode("ascii", "replace"),
-            )
-            for number, major, minor, root, point, type_ in _LINE.findall(raw)
-        )
-        self.by_number = {each.number: each for each in self.all}
-        self.by_device = {each.device: each for each in self.all}
+        self._raw = b"\n" + raw
+
+    def of_number(self, number: int) -> Mount | None:
+        """Return the mount of a number; None: it is another's."""
+        return self._line_at(self._raw.find(b"\n%d " % number) + 1)
+
+    def of_device(self, device: str) -> Mount | None:
+        """Return a mount of a file system; None: it is not mounted here."""
+        major, _, minor = device.partition(":")
+        if not minor:
+            return None
+        # Nothing else begins so between two blanks: those within a field are written as \040.
+        found = self._raw.find(b" %d:%d /" % (int(major, 16), int(minor, 16)))
+        return self._line_at(self._raw.rfind(b"\n", 0, found) + 1) if found >= 0 else None
 
     def at(self, path: str) -> Mount | None:
         """Return the mount that a path without links lies on; None: none is told."""
-        found = None
-        for each in self.all:
-            is_above = f"{path}/".startswith(f"{each.point.rstrip('/')}/")
+        found, longest, wanted = None, b"", os.fsencode(path) + b"/"
+        for match in _LINE.finditer(self._raw):
+            point = _bytes(match[5])
             # Of those on the same place the last one is seen.
-            if is_above and (found is None or len(each.point) >= len(found.point)):
-                found = each
-        return found
+            if len(point) >= len(longest) and wanted.startswith(point.rstrip(b"/") + b"/"):
+                found, longest = match, point
+        return None if found is None else _mount(found)
+
+    def all(self) -> Iterator[Mount]:
+        """Return each of them."""
+        return map(_mount, _LINE.finditer(self._raw))
+
+    def _line_at(self, begin: int) -> Mount | None:
+        match = _LINE.match(self._raw, begin) if begin > 0 else None
+        return None if match is None else _mount(match)
 
 
 class OwnMounts:
@@ -113,16 +134,16 @@ class OwnMounts:
 
     def of_device(self, device: str) -> Mount | None:
         """Return a mount of a file system of ours; None: it is not mounted here."""
-        return self.memory if device == self.memory.device else self.now().by_device.get(device)
+        return self.memory if device == self.memory.device else self.now().of_device(device)
 
     def of_number(self, number: int) -> Mount | None:
         """Return one of our mounts; None: it is another's."""
-        return self.memory if number == self.memory.number else self.now().by_number.get(number)
+        return self.memory if number == self.memory.number else self.now().of_number(number)
 
     def find(self, path: str, device: str) -> list[str]:
         """Name the places where a path within a file system can be seen here; nothing is asked."""
         found = []
-        for each in self.now().all:
+        for each in self.now().all():
             inner = each.root.rstrip("/")
             if each.device == device and path.startswith(f"{inner}/"):
                 found.append(f"{each.point.rstrip('/')}{path[len(inner) :]}")
@@ -165,7 +186,7 @@ class View:
             theirs = self._theirs()
             if theirs is None:
                 raise OSError("the process is gone")
-            mount = theirs.by_device.get(device)
+            mount = theirs.of_device(device)
             if mount is None:
                 # Before 6.8 (def3ae83da02, "fs: store real path instead of fake path in backing
                 # file f_path") maps tells the device of the layer, which may be mounted nowhere.
@@ -180,7 +201,7 @@ class View:
         mount = self._own.of_number(number)
         if mount is None and self._pid is not None:
             theirs = self._theirs()
-            mount = None if theirs is None else theirs.by_number.get(number)
+            mount = None if theirs is None else theirs.of_number(number)
         return self._demand(mount)
 
     def _demand(self, mount: Mount | None) -> Mount:

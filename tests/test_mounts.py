@@ -52,9 +52,14 @@ def test_a_path_lies_on_the_nearest_mount_above_it(path: str, type_: str) -> Non
 def test_numbers_and_paths_are_those_of_maps() -> None:
     found = Mounts(LINES)
 
-    assert [21, 22, 23, 24, 25, 26] == sorted(found.by_number)
-    assert "/with space" == found.by_device["08:02"].point
-    assert "00:12b" == found.by_number[26].device
+    assert [21, 22, 23, 24, 25, 26] == [each.number for each in found.all()]
+    assert list(found.all()) == [found.of_number(number) for number in range(21, 27)]
+    assert list(found.all()) == [found.of_device(each.device) for each in found.all()]
+    assert ("/root", "/with space") == (list(found.all())[1].root, list(found.all())[1].point)
+    assert "00:12b" == list(found.all())[5].device
+    for nowhere in (Mounts(b""), found):
+        assert (None, None) == (nowhere.of_number(2), nowhere.of_device("00:6"))
+        assert nowhere.of_device("") is None
     assert Mounts(b"").at("/") is None
 
 
@@ -131,7 +136,7 @@ def test_of_our_own_files_the_mount_is_known() -> None:
     for mapping in procfs.mappings(os.getpid()):
         if mapping.path and os.path.exists(mapping.path):
             fd = os.open(mapping.path, os.O_PATH)
-            found += mounts.mount_number(fd) in own.now().by_number
+            found += own.now().of_number(mounts.mount_number(fd)) is not None
             os.close(fd)
     own.close()
 
@@ -140,12 +145,12 @@ def test_of_our_own_files_the_mount_is_known() -> None:
 
 def test_what_is_mounted_meanwhile_is_seen(tmp_path: Path) -> None:
     own = OwnMounts()
-    before = len(own.now().all)
+    before = len(list(own.now().all()))
     if subprocess.run(["mount", "-t", "tmpfs", "ours", tmp_path], capture_output=True).returncode:
         pytest.skip("needs the right to mount; run it as root")
     try:
-        assert before + 1 == len(own.now().all)
+        assert before + 1 == len(list(own.now().all()))
     finally:
         subprocess.run(["umount", tmp_path], check=True)
-    assert before == len(own.now().all)
+    assert before == len(list(own.now().all()))
     own.close()

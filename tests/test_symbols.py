@@ -427,17 +427,17 @@ def test_a_file_of_another_inode_is_another_file(named: symbols.Symbols, tmp_pat
     assert named._mapped(mapped(built), os.getpid()) is not None
 
 
-def test_a_frame_says_why_its_file_is_not_read(named: symbols.Symbols, tmp_path: Path) -> None:
+def test_a_frame_says_why_its_file_is_not_read(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
-    own = named._mounts
+    monkeypatch.setattr(mounts, "_LOCAL", frozenset())
     named._mounts.relied_on = ()
-    for device, each in own.now().by_device.items():
-        own.now().by_device[device] = each._replace(type="nfs4")
 
     (frame,) = frames(named, where)
 
     assert (None, str(tmp_path / "ours.so")) == (frame.symbol, frame.file)
-    assert "not read: its file system, nfs4, may never answer" == frame.note
+    assert (frame.note or "").startswith("not read: its file system, ")
 
 
 def test_a_file_that_is_not_the_one_that_the_kernel_saw_lends_no_name(
