@@ -529,8 +529,12 @@ class Symbols:
             fd, status = files.regular(way()[0])
         except (OSError, ValueError):
             return None
-        # Links within our root may have led here, and shall not be needed to come again.
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        try:
+            # Links within our root may have led here, and shall not be needed to come again.
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            os.close(fd)
+            return None
         key = _device_and_inode(status)
         known = self._known(key)
         if (
