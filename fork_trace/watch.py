@@ -32,15 +32,17 @@ _MOST_WAITING_BYTES = 32 << 20
 
 
 class Ending:
-    """Notes the signals that end a run, so that it ends with its report."""
+    """Notes the signals that end a run, so that it ends with its report; at the second one, at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.count = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
+        self.count += 1
 
 
 class Output:
@@ -95,11 +97,13 @@ class Output:
                     file=sys.stderr,
                 )
 
-    def close(self) -> None:
+    def close(self, ending: Ending | None = None) -> None:
         """Write the rest, with a little patience, and close the file."""
         deadline = time.monotonic() + _PATIENCE_S
         self.flush()
         while self.failed and time.monotonic() < deadline:
+            if ending is not None and ending.count > 1:
+                break
             time.sleep(0.1)
             self.flush()
         if self.dropped and not self.failed:
@@ -152,12 +156,12 @@ class Command:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
-    def end(self, number: int) -> None:
+    def end(self, ending: Ending) -> None:
         """Hand on the signal that ends the capture, and wait a little."""
         if self.poll() is None:
-            os.kill(self._pid, number)
+            os.kill(self._pid, ending.signal or signal.SIGTERM)
             deadline = time.monotonic() + _PATIENCE_S
-            while self.poll() is None and time.monotonic() < deadline:
+            while self.poll() is None and time.monotonic() < deadline and ending.count < 2:
                 time.sleep(0.02)
 
     def as_json(self) -> dict[str, Any]:
@@ -223,6 +227,7 @@ def capture(
     """
     counted = aggregate.Table(by)
     header = session.header()
+    session.heed(lambda: ending.count)
     progress = _Progress()
 
     def take(failures: Sequence[Failure]) -> None:
@@ -249,7 +254,7 @@ def capture(
         session.give_up_privileges(may_signal=command is not None)
     except ForkTraceError:
         if command:
-            command.end(signal.SIGTERM)
+            command.end(ending)
         raise
     ended = ""
     while not ended:
@@ -266,9 +271,8 @@ def capture(
             timeout_s = min(timeout_s, max(0.0, duration_s - session.elapsed_s()))
         take(session.poll(0.0 if ended else timeout_s))
     if command and ended == "signal":
-        assert ending.signal is not None
-        command.end(ending.signal)
-    take(session.stop(hurries=ended == "signal"))
+        command.end(ending)
+    take(session.stop())
     summary = session.finish(ended, command.as_json() if command else None)
     summary = replace(summary, rows=tuple(formats.json_rows(counted, more)))
     progress.clear()
@@ -279,7 +283,7 @@ def capture(
     if command and command.status is None:
         print(f"fork-trace: {safe(argv[0])} still runs.", file=sys.stderr)
     if output:
-        output.close()
+        output.close(ending)
         if not output.failed:
             print(
                 f"Captured to {safe(output.path)}. To show it again, here or for a ticket:\n"
@@ -371,6 +375,7 @@ def live(
     elif not as_json:
         view = _Appended(terminal, session, counted)
     is_told = is_over = False
+    session.heed(lambda: max(ending.count, is_told))
     try:
         terminal.enter()
         if view:
@@ -387,7 +392,7 @@ def live(
                 if terminal.attend():
                     break
             is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
-            _take(session.stop(is_told) if is_over else session.settle(), counted, as_json)
+            _take(session.stop() if is_over else session.settle(), counted, as_json)
             if view and not (is_over and terminal.redraws):
                 view.show()
     finally:

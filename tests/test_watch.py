@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 from conftest import make_failure, make_header, make_summary
@@ -85,3 +88,27 @@ def read_all(reader: int, output: watch.Output) -> str:
         output.flush()
     os.close(reader)
     return text.decode()
+
+
+def test_a_second_signal_ends_the_waiting_for_a_file_and_for_a_command(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)}
+    try:
+        ending = watch.Ending()
+        for count in (1, 2):
+            os.kill(os.getpid(), SIGINT)
+            assert (count, SIGINT) == (ending.count, ending.signal)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    command = watch.Command(["sh", "-c", "trap '' INT; exec sleep 60"], False)
+    time.sleep(0.2)
+    began_s = time.monotonic()
+    command.end(ending)
+    _, output = piped(tmp_path)
+    output.write(make_header())
+    output.failed = "No space left on device"
+    output.close(ending)
+
+    assert time.monotonic() - began_s < 2
+    os.kill(command._pid, signal.SIGKILL)
+    os.waitpid(command._pid, 0)
