@@ -54,9 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demangle": set(),
     "perfmap": {"budget", "files", "mounts", "runs"},
     "runtimes": {"containers", "files"},
+    "symbol_files": {"budget", "cfi", "elf", "events", "files", "mounts", "procfs"},
     "symbols": {
-        *("budget", "callers", "cfi", "demangle", "elf", "events", "files", "mounts", "names"),
-        *("perfmap", "procfs", "records", "unwind"),
+        *("budget", "callers", "cfi", "demangle", "events", "mounts", "names", "perfmap"),
+        *("procfs", "records", "symbol_files", "unwind"),
     },
     "survey": {"holders", "limits", "procfs"},
     "backends": {"errors", "plan"},
@@ -370,7 +371,7 @@ def test_only_one_room_opens_what_a_stranger_may_have_placed() -> None:
 
 
 def test_whoever_reads_the_files_of_callers_opens_none_by_itself() -> None:
-    readers = {"symbols", "elf", "cfi", "unwind", "demangle", "callers"}
+    readers = {"symbols", "symbol_files", "elf", "cfi", "unwind", "demangle", "callers"}
 
     assert not readers & set(TOUCHES)
     assert not {

@@ -17,7 +17,7 @@ import building
 import pytest
 from building import ID
 
-from fork_trace import cfi, mounts, procfs, symbols
+from fork_trace import cfi, mounts, procfs, symbol_files, symbols
 from fork_trace.events import Place, Stack
 from fork_trace.mounts import OwnMounts
 from fork_trace.records import Frame
@@ -97,7 +97,7 @@ def test_a_name_is_known_after_the_process_and_its_mappings_are_gone(
 def test_a_file_that_was_replaced_since_lends_nobody_its_names(
     named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(symbols, "_OPEN_FILES", 1)
+    monkeypatch.setattr(symbol_files, "_OPEN_FILES", 1)
     built = build(tmp_path, "ours.so")
     where = place(ctypes.CDLL(str(built)).refuse_here)
     named.note(SELF, [where], None)
@@ -300,7 +300,7 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
     status = copy.stat()
     named._files._paths[ID], named._files._keys[ID] = (
         str(copy),
-        symbols.device_and_inode(status),
+        symbol_files.device_and_inode(status),
     )
     assert "refuse_here" == gone(named, where)[0].symbol
     os.truncate(copy, 100)
@@ -312,7 +312,7 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
 def test_more_files_than_are_kept_open_are_named_all_the_same(
     named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(symbols, "_OPEN_FILES", 1)
+    monkeypatch.setattr(symbol_files, "_OPEN_FILES", 1)
     wheres = []
     for number in range(3):
         build_id = f"{number:040x}"
@@ -414,7 +414,7 @@ def test_a_file_that_has_cost_too_much_costs_no_more_and_has_its_names_later(
 
 def mapped(path: Path, name: str | None = None, inode: int | None = None) -> procfs.Mapping:
     """A line of maps that tells this file, at an address where this process maps nothing."""
-    device, number = symbols.device_and_inode(path.stat())
+    device, number = symbol_files.device_and_inode(path.stat())
     return procfs.Mapping(0x1000, 0x2000, 0, device, inode or number, name or str(path))
 
 
@@ -469,7 +469,7 @@ def test_files_that_nobody_asks_for_are_closed_and_opened_again(
     named.rest()
     held = {os.readlink(f"/proc/self/fd/{file.fd}") for file in named._files._files.values()}
     now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbols._IDLE_S + 0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbol_files._IDLE_S + 0.1)
     named.rest()
 
     assert str(tmp_path / "ours.so") in held
@@ -488,14 +488,14 @@ def test_a_file_that_rests_costs_on_where_it_was_left(
     assert file is not None
     file.elf.budget.left, file.elf.budget.per_s = 5.0, 0.0
     now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbols._IDLE_S + 0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbol_files._IDLE_S + 0.1)
     named.rest()
     assert not file.is_open
     again = named._files.by_build_id(ID)
 
     assert again is file and file.is_open
     assert 5.0 == file.elf.budget.left
-    named._files._files[symbols.device_and_inode(file.status)].used_s -= 10
+    named._files._files[symbol_files.device_and_inode(file.status)].used_s -= 10
     named.rest()
     os.utime(built)
     anew = named._files.by_build_id(ID)
