@@ -13,6 +13,7 @@ import time
 
 from fork_trace import budget, files
 from fork_trace.budget import Budget, Kept, OverBudgetError
+from fork_trace.mounts import OwnMounts, View
 from fork_trace.runs import Runs
 
 # Lines are remembered by blocks of the file, whose numbers have 16 bits; addresses have 48.
@@ -77,8 +78,8 @@ class _Map:
 class PerfMaps:
     """The perf maps of the processes that failed lately."""
 
-    def __init__(self, root: str = "/proc", above: Budget | None = None) -> None:
-        self._root = root
+    def __init__(self, own: OwnMounts, root: str = "/proc", above: Budget | None = None) -> None:
+        self._mounts, self._root = own, root
         self._above = above
         self._maps: Kept[int, _Map] = Kept(_KEPT_MAPS_BYTES)
         self._names: Kept[tuple[int, int, int], str | None] = Kept(_KEPT_NAMES_BYTES)
@@ -107,9 +108,11 @@ class PerfMaps:
     def _look(self, pid: int, uid: int, address: int, known: _Map | None) -> str | None:
         if self._above is not None:
             self._above.pay(_LOOK_COST)
-        path = f"{self._root}/{pid}/root/tmp/perf-{self._inner_pid(pid)}.map"
+        view = View(self._mounts, pid, self._root, self._above)
+        path = f"tmp/perf-{self._inner_pid(pid)}.map"
         try:
-            fd, status = files.open_regular(path, follows=False)
+            named, _ = files.below(f"{self._root}/{pid}/root", path, view)
+            fd, status = files.regular(named, (uid, 0))
         except OSError:
             # None yet: as good as an empty one, so that it is not looked for at each frame.
             if known is None:
@@ -117,7 +120,7 @@ class PerfMaps:
             return None
         try:
             file = (status.st_dev, status.st_ino)
-            end = status.st_size if status.st_uid in (uid, 0) else 0
+            end = status.st_size
             if known is None or known.file != file or end < known.at:
                 known = self._keep(pid, file, known, end == 0)
             known.looked_s = time.monotonic()

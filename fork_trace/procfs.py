@@ -114,40 +114,6 @@ def _mapping(
     )
 
 
-def find_in_mounts(
-    path: str, inode: int, device: tuple[int, int], root: str = "/proc"
-) -> str | None:
-    """Find a file by its path within its filesystem, in our mounts; None if it is not there."""
-    try:
-        lines = _read(f"{root}/self/mountinfo").splitlines()
-    except OSError:
-        return None
-    number = b"%d:%d" % device
-    for line in lines:
-        # id parent device root mount-point ... (proc(5)); nothing else is asked, it could hang
-        parts = line.split(b" ", 5)
-        if len(parts) < 6 or parts[2] != number:
-            continue
-        inner, mount = (os.fsdecode(_ESCAPED.sub(_unescaped, part)) for part in parts[3:5])
-        inner = inner.rstrip("/")
-        if not path.startswith(f"{inner}/"):
-            continue
-        found = f"{mount.rstrip('/')}{path[len(inner) :]}"
-        try:
-            if os.stat(found).st_ino == inode:
-                return found
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 8) & 0xFF])
-
-
 def descriptors(pid: int, root: str = "/proc") -> int | None:
     """Count the open descriptors of a process; None if it is gone or may not be seen."""
     try:

@@ -42,6 +42,7 @@ class Frame:
     file: str | None
     offset: int | None = None  # of the address in the file
     build_id: str | None = None  # of the file
+    note: str | None = None  # why there is no symbol, where that was a choice
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -297,12 +297,12 @@ class Session:
         self._looks: dict[int, _Look] = {}
         self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
         self._ration = Ration()
-        self._hurries = False  # what is owed waits for the end, which is near
         self._keeper = holders.Keeper()
         self._names = runtimes.Names()
         self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
         # Read, and not made a record of yet: its stack is to be unwound.
         self._owed: deque[tuple[bytes, events.Event, _Look, Verdict, Any]] = deque()
+        self._signals: Callable[[], int] = lambda: 0  # by which the run was told to end
 
     @property
     def plan(self) -> Plan:
@@ -377,7 +377,13 @@ class Session:
             self._harvest()
         if len(self._stacks) > _WAITING_STACKS:
             self._stacks.clear()  # their samples were lost
-        return self._told(0.0 if self._hurries else _UNWINDING_S)
+        failures = self._told(0.0 if self._signals() else _UNWINDING_S)
+        self._symbols.rest()
+        return failures
+
+    def heed(self, signals: Callable[[], int]) -> None:
+        """Cut short what takes long once the run was told to end, and leave it at the second time."""
+        self._signals = signals
 
     def _attach_more(self) -> None:
         with privileges.lent() if self._lends else nullcontext():
@@ -394,6 +400,14 @@ class Session:
         """
         failures = []
         until_s = time.monotonic() + budget_s
+
+        def is_late() -> bool:
+            nonlocal until_s
+            signals, now_s = self._signals(), time.monotonic()
+            if signals:
+                until_s = min(until_s, now_s + _HURRIED_S)
+            return signals > 1 or (signals == 1 and now_s > until_s)
+
         while self._owed:
             left_s = until_s - time.monotonic()
             is_too_much = len(self._owed) > _MOST_OWED
@@ -404,7 +418,7 @@ class Session:
             if drains:
                 # It is unwound twice and named once at most.
                 most_s = max(0.0, min(most_s, left_s / 3))
-            failure = self._failure(event, look, verdict, most_s)
+            failure = self._failure(event, look, verdict, most_s, is_late)
             if who is not None:
                 failure = replace(failure, holders=who.top, holders_total=who.total)
             # struct ft_event: the key follows the time
@@ -444,6 +458,23 @@ class Session:
             del self._whole[oldest]
             if oldest in self._latest:
                 self._latest[oldest] = replace(self._latest[oldest], stack=(), stack_by=None)
+
+    def _frames(
+        self,
+        event: events.Event,
+        stack: events.Stack | None,
+        most_s: float,
+        is_late: Callable[[], bool],
+    ) -> tuple[tuple[Frame, ...], str | None]:
+        """Name who called, within this time."""
+        caller = self._caller(event)
+        try:
+            return self._symbols.frames(
+                caller, event.user_frames, stack if most_s else None, most_s, is_late
+            )
+        except MemoryError:
+            # Of a host that has no memory left it is more to know what refused than who asked.
+            return (), None
 
     def _look(self, event: events.Event) -> _Look:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
@@ -514,14 +545,14 @@ class Session:
                 failures.append(self._fold_step(number, rest))
         return failures
 
-    def stop(self, hurries: bool = False) -> list[Failure]:
-        """Stop watching and return every failure that is still owed; with fewer stacks if it hurries."""
+    def stop(self) -> list[Failure]:
+        """Stop watching and return every failure that is still owed; told to end, with fewer names."""
         self._backend.detach()
-        self._hurries = hurries
         failures = self.poll(0.0)
         # A program that ran while it was detached may still be at its last lines.
+        hurries = self._signals() > 0
         deadline_s = time.monotonic() + (_HURRIED_S if hurries else _SETTLE_S)
-        while not self._is_settled() and time.monotonic() < deadline_s:
+        while not self._is_settled() and time.monotonic() < deadline_s and self._signals() < 2:
             failures += self.poll(0.01)
         return failures + self.settle(True, _HURRIED_S if hurries else _ENDING_S)
 
@@ -677,7 +708,12 @@ class Session:
         return Caller(event.pid if self._sees_all_pids else None, event.key.uid)
 
     def _failure(
-        self, event: events.Event, look: _Look, verdict: Verdict, most_s: float
+        self,
+        event: events.Event,
+        look: _Look,
+        verdict: Verdict,
+        most_s: float,
+        is_late: Callable[[], bool],
     ) -> Failure:
         key = event.key
         is_open = verdict.step == "copy_process" or verdict.also or self._is_in_detail(verdict.step)
@@ -700,16 +736,7 @@ class Session:
             exe = self._symbols.program(look.stack)
         arguments = look.stack.arguments if look.stack else ()
         script = callers.script(exe, arguments)
-        stack: tuple[Frame, ...] = ()
-        stack_by = None
-        # Of a host that has no memory left it is more to know what refused than who asked.
-        with suppress(MemoryError):
-            stack, stack_by = self._symbols.frames(
-                self._caller(event),
-                event.user_frames,
-                look.stack if most_s else None,
-                most_s,
-            )
+        stack, stack_by = self._frames(event, look.stack, most_s, is_late)
         step = verdict.step
         time_ns = event.time_ns + self._epoch_offset_ns
         own_cgroup = self._own_cgroup(look.cgroups, key)

@@ -17,6 +17,7 @@ from conftest import make_advice, make_failure
 from fork_trace import budget, cfi, elf, names, perfmap, records, runs, symbols
 from fork_trace.budget import Budget, Kept, OverBudgetError
 from fork_trace.events import Place
+from fork_trace.mounts import OwnMounts
 from fork_trace.procfs import Mapping
 from fork_trace.ration import Ration
 from fork_trace.symbols import Caller
@@ -188,7 +189,7 @@ def test_a_map_of_more_lines_than_any_honest_one_has_names_nothing_and_takes_lit
     tmp_path: Path,
 ) -> None:
     proc(tmp_path, hostile.perf_map(300_000))
-    maps = perfmap.PerfMaps(str(tmp_path))
+    maps = perfmap.PerfMaps(OwnMounts(), str(tmp_path))
     with peak() as most:
         assert patiently(maps, 0x10005) is None
 
@@ -200,7 +201,7 @@ def test_of_a_map_that_grows_only_what_was_appended_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = proc(tmp_path, hostile.perf_map(100_000))
-    maps = perfmap.PerfMaps(str(tmp_path))
+    maps = perfmap.PerfMaps(OwnMounts(), str(tmp_path))
     assert "a" == patiently(maps, 0x10005)
     known = maps._maps.get(42)
     assert known is not None and known.kept_bytes < 1 << 20
@@ -220,7 +221,7 @@ def test_of_a_map_that_grows_only_what_was_appended_is_read(
 
 def test_a_map_that_is_not_read_to_its_end_names_nothing(tmp_path: Path) -> None:
     proc(tmp_path, hostile.perf_map(200_000) + b"10005 1 newer\n")
-    maps = perfmap.PerfMaps(str(tmp_path))
+    maps = perfmap.PerfMaps(OwnMounts(), str(tmp_path))
 
     assert maps.name(42, UID, 0x10005) is None
     assert "newer" == patiently(maps, 0x10005)
@@ -228,7 +229,7 @@ def test_a_map_that_is_not_read_to_its_end_names_nothing(tmp_path: Path) -> None
 
 def test_a_map_that_was_written_anew_is_read_anew_on_the_same_budget(tmp_path: Path) -> None:
     path = proc(tmp_path, hostile.perf_map(50_000))
-    maps = perfmap.PerfMaps(str(tmp_path))
+    maps = perfmap.PerfMaps(OwnMounts(), str(tmp_path))
     assert "a" == maps.name(42, UID, 0x10005)
     known = maps._maps.get(42)
     assert known is not None
@@ -294,7 +295,7 @@ def test_a_process_that_maps_more_than_any_honest_one_is_not_kept(
         found.note(Caller(7, UID), [Place(many[9].start)], None)
 
     assert len(calls) < 5
-    assert found._layouts.size < 1024
+    assert found._layouts.kept.size < 1024
     found.close()
 
 

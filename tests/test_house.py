@@ -33,7 +33,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "callers": {"records"},
     "ledger": {"events"},
     # 4
-    "files": set(),
+    "budget": set(),
+    "mounts": {"budget"},
+    "files": {"mounts"},
     "kernel": {"files", "plan"},
     "headers": {"files", "plan"},
     "procfs": set(),
@@ -43,18 +45,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privileges": {"files"},
     "destination": {"errors", "files"},
     "reserve": set(),
-    "budget": set(),
     "ration": {"budget", "records"},
     "runs": set(),
     "elf": {"budget", "runs"},
     "cfi": {"elf"},
     "unwind": {"budget", "cfi", "events"},
     "demangle": set(),
-    "perfmap": {"budget", "files", "runs"},
+    "perfmap": {"budget", "files", "mounts", "runs"},
     "runtimes": {"containers", "files"},
+    "symbol_files": {"budget", "cfi", "elf", "events", "files", "mounts", "procfs"},
     "symbols": {
-        *("budget", "callers", "cfi", "demangle", "elf", "events", "files", "names", "perfmap"),
-        *("procfs", "records", "unwind"),
+        *("budget", "callers", "cfi", "demangle", "events", "mounts", "names", "perfmap"),
+        *("procfs", "records", "symbol_files", "unwind"),
     },
     "survey": {"holders", "limits", "procfs"},
     "backends": {"errors", "plan"},
@@ -150,7 +152,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": set(),
     "commands.options": {"events", "output.aggregate", "output.report_options", "plan"},
     "commands.stop_signals": set(),
-    "commands.child": {"errors"},
+    "commands.child": {"commands.stop_signals", "errors"},
     "commands.startup": {"commands.options", "records", "session"},
     "commands.capture_run": {
         *("commands.child", "commands.startup", "commands.stop_signals"),
@@ -264,6 +266,46 @@ MAKERS = {
     },
     "os.posix_spawn": {"refusals", "refused_namespaces"},
     "os.posix_spawnp": {"commands.child"},
+}
+# Who touches paths by itself -> why none of them can be a stranger's. All else goes through `files`.
+TOUCHES = {
+    "files": "the one way to open what strangers placed",
+    "mounts": "mountinfo and fdinfo of procfs, whose names are numbers",
+    "backends": "the package's own object",
+    "backends.bcc": "a memfd of our own",
+    "backends.kprobe_events": "tracefs",
+    "backends.libbpf": "a descriptor that the kernel gave",
+    "borrowed": "sysctls and cgroups that a rehearsal borrows, by names of ours",
+    "cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
+    "check": "procfs",
+    "commands.cli": "/dev/null",
+    "commands.report": "captures that the user names",
+    "destination": "the capture file that the user names",
+    "headers": "the kernel's headers, below /lib/modules and /usr/src",
+    "holders": "procfs",
+    "kernel": "procfs, sysfs and tracefs",
+    "perfmap": "procfs: the status of a process",
+    "procfs": "procfs",
+    "refusals": "procfs, in a rehearsal",
+    "refused_arguments": "a cgroup of the rehearsal's own",
+    "refused_namespaces": "procfs, in a rehearsal",
+    "refused_threads": "a descriptor of the rehearsal's own",
+    "runtimes": "directories that root's runtimes made",
+    "users": "procfs, in a rehearsal",
+}
+TOUCHING = {
+    *(
+        "open",
+        "os.open",
+        "os.stat",
+        "os.lstat",
+        "os.statvfs",
+        "os.scandir",
+        "os.listdir",
+        "os.walk",
+    ),
+    *("os.access", "os.path.exists", "os.path.lexists", "os.path.isfile", "os.path.isdir"),
+    *("os.path.islink", "os.path.getsize", "os.path.getmtime", "os.path.samefile"),
 }
 NO_ROOMS = {"utils", "util", "common", "helpers", "manager", "core", "base"}
 
@@ -437,6 +479,29 @@ def test_each_command_and_each_format_has_the_file_that_is_loaded_for_it() -> No
     assert {f"commands.{name}" for name in COMMANDS} <= set(TREES)
     assert {f"output.formats.{name}" for name in FORMATS} == {
         room for room in TREES if room.startswith("output.formats.")
+    }
+
+
+def test_only_one_room_opens_what_a_stranger_may_have_placed() -> None:
+    rooms = {
+        room
+        for room, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in TOUCHING
+    }
+
+    assert sorted(TOUCHES) == sorted(rooms)
+
+
+def test_whoever_reads_the_files_of_callers_opens_none_by_itself() -> None:
+    readers = {"symbols", "symbol_files", "elf", "cfi", "unwind", "demangle", "callers"}
+
+    assert not readers & set(TOUCHES)
+    assert not {
+        (room, ast.unparse(node.func))
+        for room in readers
+        for node in ast.walk(TREES[room])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.pread", "os.read")
     }
 
 

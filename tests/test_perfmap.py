@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from fork_trace import perfmap
+from fork_trace.mounts import OwnMounts
 
 UID = os.getuid()
+
+
+def maps_of(root: Path) -> perfmap.PerfMaps:
+    return perfmap.PerfMaps(OwnMounts(), str(root))
 
 
 def proc(root: Path, text: bytes, inner: int = 7, name: str | None = None) -> perfmap.PerfMaps:
     (root / "42/root/tmp").mkdir(parents=True, exist_ok=True)
     (root / "42/status").write_text(f"Name:\tjava\nNSpid:\t42\t{inner}\n")
     (root / f"42/root/tmp/{name or f'perf-{inner}.map'}").write_bytes(text)
-    return perfmap.PerfMaps(str(root))
+    return maps_of(root)
 
 
 MAP = b"""\
@@ -57,7 +62,7 @@ def test_a_map_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
         pytest.skip("only root can give a file away; run it as root")
 
     assert maps.name(42, UID + 8, 0x1108) is None
-    assert perfmap.PerfMaps(str(tmp_path)).name(42, UID + 7, 0x1108) == "Interpreter"
+    assert maps_of(tmp_path).name(42, UID + 7, 0x1108) == "Interpreter"
 
 
 def test_neither_a_link_nor_a_pipe_is_read(tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def test_neither_a_link_nor_a_pipe_is_read(tmp_path: Path) -> None:
     assert maps.name(42, UID, 0x1108) is None
     there.unlink()
     os.mkfifo(there)
-    assert perfmap.PerfMaps(str(tmp_path)).name(42, UID, 0x1108) is None
+    assert maps_of(tmp_path).name(42, UID, 0x1108) is None
 
 
 def test_a_map_that_grew_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +88,7 @@ def test_a_map_that_grew_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_without_a_process_or_a_map_there_is_no_name(tmp_path: Path) -> None:
-    maps = perfmap.PerfMaps(str(tmp_path))
+    maps = maps_of(tmp_path)
 
     assert maps.name(None, UID, 0x1000) is None
     assert maps.name(42, UID, 0x1000) is None

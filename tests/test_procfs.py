@@ -49,31 +49,6 @@ def test_mappings_are_those_that_hold_code(tmp_path: Path) -> None:
     ] == found
 
 
-def mounts(root: Path, *lines: str) -> str:
-    (root / "self").mkdir(exist_ok=True)
-    (root / "self" / "mountinfo").write_text("".join(f"{line}\n" for line in lines))
-    return str(root)
-
-
-def test_a_file_is_found_in_the_mount_of_its_filesystem(tmp_path: Path) -> None:
-    place = tmp_path / "with space" / "bin"
-    place.mkdir(parents=True)
-    (place / "app").write_text("")
-    inode = (place / "app").stat().st_ino
-    mount = str(tmp_path / "with space").replace(" ", "\\040")
-    root = mounts(
-        tmp_path,
-        "21 1 8:1 / / rw - ext4 /dev/sda1 rw",
-        f"22 21 8:2 /root {mount} rw,relatime shared:1 - ext4 /dev/sda2 rw",
-        "not a line",
-    )
-
-    assert str(place / "app") == procfs.find_in_mounts("/root/bin/app", inode, (8, 2), root)
-    assert procfs.find_in_mounts("/root/bin/app", inode, (8, 3), root) is None
-    assert procfs.find_in_mounts("/root/bin/app", inode + 1, (8, 2), root) is None
-    assert procfs.find_in_mounts("/other/bin/app", inode, (8, 2), root) is None
-
-
 def test_a_path_of_any_bytes_can_be_opened_again(tmp_path: Path) -> None:
     root = write(tmp_path, "maps", b"1000-2000 r-xp 00000000 fe:01 1 /opt/\xff.so\n")
 

@@ -575,7 +575,8 @@ def owing(count: int, told: list[bool]) -> session.Session:
     found._owed = deque((bytes(events.EVENT_BYTES), None, None, None, None) for _ in range(count))
     found._latest, found._ledger, found._ration = {}, ledger.Ledger(), Ration()
     found._keep = lambda _key, _failure: None
-    found._failure = lambda _event, _look, _verdict, most_s: (
+    found._signals = lambda: 0
+    found._failure = lambda _event, _look, _verdict, most_s, _is_late: (
         told.append(most_s > 0) or make_failure()
     )
     return found  # type: ignore[no-any-return]
@@ -626,6 +627,32 @@ def test_at_the_end_nothing_is_left_over() -> None:
 
     assert 5 == len(owing(5, told)._told(-1.0, drains=True))
     assert [False] * 5 == told
+
+
+@pytest.mark.parametrize(
+    ("signals", "waited_s", "is_late"),
+    [(0, 99.0, False), (1, 0.0, False), (1, 0.4, True), (2, 0.0, True)],
+)
+def test_told_to_end_it_names_for_a_moment_and_told_twice_no_more(
+    monkeypatch: pytest.MonkeyPatch, signals: int, waited_s: float, is_late: bool
+) -> None:
+    """However long it had, as the signal may come while it names the last ones."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found: Any = owing(1, [])
+    found._signals = lambda: signals
+    late: list[bool] = []
+
+    def failure(*args: Any) -> Any:
+        args[4]()
+        now[0] += waited_s
+        late.append(args[4]())
+        return make_failure()
+
+    found._failure = failure
+    found._told(10.0, drains=True)
+
+    assert [is_late] == late
 
 
 class Table:

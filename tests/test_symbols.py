@@ -9,6 +9,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import building
 import pytest
 from building import ID
 
-from fork_trace import cfi, procfs, symbols
+from fork_trace import cfi, mounts, procfs, symbol_files, symbols
 from fork_trace.events import Place, Stack
+from fork_trace.mounts import OwnMounts
 from fork_trace.records import Frame
 from fork_trace.symbols import Caller
 
@@ -95,14 +97,14 @@ def test_a_name_is_known_after_the_process_and_its_mappings_are_gone(
 def test_a_file_that_was_replaced_since_lends_nobody_its_names(
     named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(symbols, "_OPEN_FILES", 1)
+    monkeypatch.setattr(symbol_files, "_OPEN_FILES", 1)
     built = build(tmp_path, "ours.so")
     where = place(ctypes.CDLL(str(built)).refuse_here)
     named.note(SELF, [where], None)
     built.unlink()
     build(tmp_path, "ours.so", ID[::-1])
     other = build(tmp_path, "other.so", ID[:-1] + "8")
-    named._layouts.clear()
+    named._layouts.kept.clear()
     frames(named, place(ctypes.CDLL(str(other)).refuse_here, ID[:-1] + "8"))
 
     (frame,) = gone(named, Place(0xDEAD, ID, where.offset))
@@ -144,7 +146,7 @@ def test_the_c_library_is_known_before_anybody_fails(named: symbols.Symbols) -> 
         for mapping in procfs.mappings(os.getpid())
         if os.path.basename(mapping.path or "").startswith("libc.so")
     }
-    build_id = next(known for known, file in named._paths.items() if file == path)
+    build_id = next(known for known, file in named._files._paths.items() if file == path)
 
     (frame,) = gone(named, place(libc.getpid, build_id))
 
@@ -233,7 +235,7 @@ def test_a_program_that_is_gone_is_found_by_its_inode_and_the_end_of_its_code(
         exe_device=(os.major(status.st_dev), os.minor(status.st_dev)),
         exe=str(built),
     )
-    if procfs.find_in_mounts(str(built), status.st_ino, stack.exe_device) is None:
+    if str(built) not in OwnMounts().find(str(built), mounts.device_name(*stack.exe_device)):
         pytest.skip(
             "the directory of this test is on a filesystem whose mount tells another device"
         )
@@ -281,8 +283,8 @@ def test_a_hostile_file_is_no_crash(named: symbols.Symbols, tmp_path: Path) -> N
     for broken in (b"", b"\x7fELF", image[: len(image) // 2], b"\x7fELF" + b"\xff" * 4096):
         built.write_bytes(broken)
         fresh = symbols.Symbols()
-        fresh._paths.update(named._paths)
-        fresh._keys.update(named._keys)
+        fresh._files._paths.update(named._files._paths)
+        fresh._files._keys.update(named._files._keys)
 
         assert 1 == len(gone(fresh, where))
         fresh.close()
@@ -296,7 +298,10 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
     copy = tmp_path / "copy.so"
     shutil.copy(built, copy)
     status = copy.stat()
-    named._paths[ID], named._keys[ID] = str(copy), symbols._device_and_inode(status)
+    named._files._paths[ID], named._files._keys[ID] = (
+        str(copy),
+        symbol_files.device_and_inode(status),
+    )
     assert "refuse_here" == gone(named, where)[0].symbol
     os.truncate(copy, 100)
     named._names.clear()
@@ -307,7 +312,7 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
 def test_more_files_than_are_kept_open_are_named_all_the_same(
     named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(symbols, "_OPEN_FILES", 1)
+    monkeypatch.setattr(symbol_files, "_OPEN_FILES", 1)
     wheres = []
     for number in range(3):
         build_id = f"{number:040x}"
@@ -319,7 +324,7 @@ def test_more_files_than_are_kept_open_are_named_all_the_same(
     found = frames(named, *wheres)
 
     assert ["f0", "f1", "f2"] == [frame.symbol for frame in found]
-    assert len(named._files) == 1
+    assert len(named._files._files) == 1
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -394,7 +399,7 @@ def test_a_file_that_has_cost_too_much_costs_no_more_and_has_its_names_later(
     where = place(library.refuse_here, into=0)
     stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
     named.note(SELF, [where], stack)
-    file = named._by_build_id(ID)
+    file = named._files.by_build_id(ID)
     assert file is not None
     file.elf.budget.left, file.elf.budget.per_s = 0.0, 0.0
 
@@ -405,3 +410,131 @@ def test_a_file_that_has_cost_too_much_costs_no_more_and_has_its_names_later(
     found, how = named.frames(SELF, [where], stack)
     assert ["refuse_here", "refuse_there"] == [frame.symbol for frame in found]
     assert "unwinding" == how
+
+
+def mapped(path: Path, name: str | None = None, inode: int | None = None) -> procfs.Mapping:
+    """A line of maps that tells this file, at an address where this process maps nothing."""
+    device, number = symbol_files.device_and_inode(path.stat())
+    return procfs.Mapping(0x1000, 0x2000, 0, device, inode or number, name or str(path))
+
+
+def test_a_link_that_has_the_name_of_a_deleted_file_is_not_followed(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    built = build(tmp_path, "ours.so")
+    line = mapped(built, f"{built} (deleted)")
+    (tmp_path / "ours.so (deleted)").symlink_to(built)
+
+    assert named._files.mapped(line, os.getpid()) is None
+    (tmp_path / "ours.so (deleted)").unlink()
+    os.link(built, tmp_path / "ours.so (deleted)")
+    assert named._files.mapped(line, os.getpid()) is not None
+
+
+def test_a_file_of_another_inode_is_another_file(named: symbols.Symbols, tmp_path: Path) -> None:
+    built = build(tmp_path, "ours.so")
+
+    assert named._files.mapped(mapped(built, inode=1), os.getpid()) is None
+    assert named._files.mapped(mapped(built), os.getpid()) is not None
+
+
+def test_a_frame_says_why_its_file_is_not_read(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    monkeypatch.setattr(mounts, "_LOCAL", frozenset())
+    named._files._mounts.relied_on = ()
+
+    (frame,) = frames(named, where)
+
+    assert (None, str(tmp_path / "ours.so")) == (frame.symbol, frame.file)
+    assert (frame.note or "").startswith("not read: its file system, ")
+
+
+def test_a_file_that_is_not_the_one_that_the_kernel_saw_lends_no_name(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+
+    (frame,) = frames(named, replace(where, build_id=ID[::-1]))
+
+    assert (None, ID[::-1]) == (frame.symbol, frame.build_id)
+
+
+def test_files_that_nobody_asks_for_are_closed_and_opened_again(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    frames(named, where)
+    named.rest()
+    held = {os.readlink(f"/proc/self/fd/{file.fd}") for file in named._files._files.values()}
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbol_files._IDLE_S + 0.1)
+    named.rest()
+
+    assert str(tmp_path / "ours.so") in held
+    assert not any(file.is_open for file in named._files._files.values())
+    assert "refuse_here" == gone(named, where)[0].symbol
+
+
+def test_a_file_that_rests_costs_on_where_it_was_left(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever fails once in a while would have its whole table paid for at each time."""
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    frames(named, where)
+    file = named._files.by_build_id(ID)
+    assert file is not None
+    file.elf.budget.left, file.elf.budget.per_s = 5.0, 0.0
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + symbol_files._IDLE_S + 0.1)
+    named.rest()
+    assert not file.is_open
+    again = named._files.by_build_id(ID)
+
+    assert again is file and file.is_open
+    assert 5.0 == file.elf.budget.left
+    named._files._files[symbol_files.device_and_inode(file.status)].used_s -= 10
+    named.rest()
+    os.utime(built)
+    anew = named._files.by_build_id(ID)
+    assert anew is not None and anew is not file
+
+
+def test_once_the_run_is_told_to_end_nothing_more_is_looked_up(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    library = ctypes.CDLL(str(build(tmp_path, "ours.so")))
+    places = [place(library.refuse_here), place(library.refuse_there)]
+    answers = iter([False, False, False, True])
+    named.note(SELF, places, None)
+
+    found, _ = named.frames(SELF, places, is_late=lambda: next(answers))
+
+    assert ["refuse_here", None] == [frame.symbol for frame in found]
+    assert [None, "not looked up: the run was told to end"] == [frame.note for frame in found]
+
+
+def test_a_name_is_known_where_its_file_is_gone_as_well(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(tmp_path, "ours.so")
+    where = place(ctypes.CDLL(str(built)).refuse_here)
+    frames(named, where)
+    built.unlink()
+    named.close()
+
+    assert "refuse_here" == gone(named, where)[0].symbol
+
+
+def test_a_library_that_a_link_led_to_is_found_again_without_it(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    built = build(tmp_path / "real", "ours.so")
+    (tmp_path / "lib").symlink_to("real")
+    file = named._files._at(named._files._within(str(tmp_path), "/lib/ours.so"))
+
+    assert file is not None
+    assert str(built) == named._files._paths[ID] == file.path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -99,6 +98,7 @@ def capture(
     write = formats.writer(request.format_)
     sink = _Records(request, file)
     header = session.header()
+    session.heed(lambda: signals.count)
     print(start_line(header, request.how_to_end()), file=sys.stderr, flush=True)
     sink.emit(header)
     child = _started(session, request)
@@ -106,14 +106,13 @@ def capture(
         session.give_up_privileges(may_signal=child is not None)
     except ForkTraceError:
         if child:
-            child.end(signal.SIGTERM)
+            child.end(signals)
         raise
     progress = _Progress()
     ended = _watch(session, signals, request, child, sink, progress)
     if child and ended == "signal":
-        assert signals.signal is not None
-        child.end(signals.signal)
-    sink.take(session.stop(hurries=ended == "signal"))
+        child.end(signals)
+    sink.take(session.stop())
     last = session.finish(ended, child.as_json() if child else None)
     last = replace(last, rows=tuple(summary.json_rows(sink.counted, request.report)))
     progress.clear()
@@ -123,7 +122,7 @@ def capture(
         sys.stdout.flush()
     if child and child.status is None:
         print(f"fork-trace: {safe(request.argv[0])} is still running.", file=sys.stderr)
-    if file and not _closed(file):
+    if file and not _closed(file, signals):
         return 2
     return 1 if last.failures else 0
 
@@ -165,8 +164,8 @@ def _watch(
     return ended
 
 
-def _closed(file: CaptureFile) -> bool:
-    file.close()
+def _closed(file: CaptureFile, signals: StopSignals) -> bool:
+    file.close(lambda: signals.count > 1)
     if file.failed:
         return False
     print(

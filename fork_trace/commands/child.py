@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from fork_trace.commands.stop_signals import StopSignals
 from fork_trace.errors import ForkTraceError
 
 _PATIENCE_S = 5.0  # for a command that was told to end
@@ -53,12 +54,12 @@ class Child:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
-    def end(self, number: int) -> None:
+    def end(self, signals: StopSignals) -> None:
         """Hand on the signal that ends the capture, and wait a little."""
         if self.poll() is None:
-            os.kill(self._pid, number)
+            os.kill(self._pid, signals.signal or signal.SIGTERM)
             deadline = time.monotonic() + _PATIENCE_S
-            while self.poll() is None and time.monotonic() < deadline:
+            while self.poll() is None and time.monotonic() < deadline and signals.count < 2:
                 time.sleep(0.02)
 
     def as_json(self) -> dict[str, Any]:

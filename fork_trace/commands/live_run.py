@@ -73,6 +73,7 @@ def _watch(
     """Read failures and show them until the run ends; return what ended it."""
     duration_s = request.duration_s
     is_told = is_over = False
+    session.heed(lambda: max(signals.count, is_told))
     if view:
         view.show(session.elapsed_s(), *session.lost())
     while not is_over:
@@ -87,7 +88,7 @@ def _watch(
             if terminal.attend():
                 break
         is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
-        _take(session.stop(is_told) if is_over else session.settle(), counted, request.as_json)
+        _take(session.stop() if is_over else session.settle(), counted, request.as_json)
         if view and not (is_over and terminal.redraws):
             view.show(session.elapsed_s(), *session.lost())
     return "signal" if is_told else "duration"

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Callable
 
 from fork_trace import destination, records
 from fork_trace.names import safe
@@ -68,11 +69,11 @@ class CaptureFile:
                     file=sys.stderr,
                 )
 
-    def close(self) -> None:
+    def close(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Write the rest, with a little patience, and close the file."""
         deadline = time.monotonic() + _PATIENCE_S
         self.flush()
-        while self.failed and time.monotonic() < deadline:
+        while self.failed and time.monotonic() < deadline and not is_hurried():
             time.sleep(0.1)
             self.flush()
         if self.dropped and not self.failed:

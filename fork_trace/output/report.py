@@ -301,6 +301,8 @@ def stacks(rows: Iterable[Row]) -> list[str]:
             lines += wrap(f"#{number:<2} {name}{where}", "  ", "      ")
             if frame.symbol is None and frame.file is not None and frame.build_id is not None:
                 lines.append(f"      build id {safe(frame.build_id)}")
+            if frame.note is not None:
+                lines += wrap(safe(frame.note), "      ", "      ")
         if sample.frames_left_out:
             left_out = count(sample.frames_left_out, "frame", "frames")
             lines.append(f"  ... {left_out} further out were left out")

@@ -43,6 +43,7 @@ from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import diagnose, errno_name
 from fork_trace.errors import ForkTraceError
+from fork_trace.mounts import Mounts, OwnMounts
 from fork_trace.output import aggregate, formats, report, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
@@ -260,7 +261,8 @@ def map_(data: bytes) -> None:
         tmp = Path(place, "42/root/tmp")
         tmp.mkdir(parents=True)
         uid = tmp.stat().st_uid
-        maps = perfmap.PerfMaps(place)
+        own = OwnMounts()
+        maps = perfmap.PerfMaps(own, place)
         for part in (data[: len(data) // 2], data):
             (tmp / "perf-42.map").write_bytes(part)
             maps._names.clear()
@@ -273,8 +275,9 @@ def map_(data: bytes) -> None:
                     assert is_harmless(names.safe(name))
                     callers.function(name)
             assert maps.kept_bytes < MOST_KEPT_BYTES
-        again = perfmap.PerfMaps(place)
+        again = perfmap.PerfMaps(own, place)
         assert told == [again.name(42, uid, address) for address in addresses]
+        own.close()
 
 
 def symbol(data: bytes) -> None:
@@ -301,7 +304,7 @@ def proc(data: bytes) -> None:
             names.json_line(containers.place(line.path).as_record())
         for mount in cgroup.mounts(place):
             names.json_line(mount.path)
-        procfs.find_in_mounts("/srv/app", 1, (8, 1), place)
+        Mounts(data).at("/srv/app")
         assert files.read(f"{place}/0/maps", 1 << 20) == data
 
 

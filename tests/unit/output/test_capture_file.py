@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 from conftest import make_failure, make_header, make_summary
 
+from fork_trace.commands.child import Child
+from fork_trace.commands.stop_signals import StopSignals
 from fork_trace.output import capture_file
 from fork_trace.output.capture_file import CaptureFile
 from fork_trace.records import to_json
@@ -64,3 +69,27 @@ def read_all(reader: int, output: CaptureFile) -> str:
         output.flush()
     os.close(reader)
     return text.decode()
+
+
+def test_a_second_signal_ends_the_waiting_for_a_file_and_for_a_command(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)}
+    try:
+        ending = StopSignals()
+        for count in (1, 2):
+            os.kill(os.getpid(), SIGINT)
+            assert (count, SIGINT) == (ending.count, ending.signal)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    command = Child(["sh", "-c", "trap '' INT; exec sleep 60"], False)
+    time.sleep(0.2)
+    began_s = time.monotonic()
+    command.end(ending)
+    _, output = piped(tmp_path)
+    output.write(make_header())
+    output.failed = "No space left on device"
+    output.close(lambda: ending.count > 1)
+
+    assert time.monotonic() - began_s < 2
+    os.kill(command._pid, signal.SIGKILL)
+    os.waitpid(command._pid, 0)
