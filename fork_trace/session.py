@@ -725,7 +725,7 @@ class Session:
         )
         evidence = causes.evidence(verdict.cause, seen, self._host_after(verdict, event))
         exe = look.exe
-        if exe is None and look.stack is not None:
+        if exe is None and look.stack is not None and not is_late():
             exe = self._symbols.program(look.stack)
         arguments = look.stack.arguments if look.stack else ()
         script = callers.script(exe, arguments)
