@@ -27,7 +27,8 @@ _LOCAL = frozenset(
     }
 )
 # A user can mount 100,000 in a namespace of his own; what is not read is not known, and not asked.
-_MOST_BYTES, _MOST_OWN_BYTES = 1 << 20, 16 << 20
+# Of ours the list is kept: 10,000 containers have some 4 MB.
+_MOST_BYTES, _MOST_OWN_BYTES = 1 << 20, 4 << 20
 _LOOK_COST, _KB_COST = 10, 10  # of a mount, and of a list of them: the kernel writes it for us
 _LINE = re.compile(rb"^(\d+) \d+ (\d+):(\d+) (\S+) (\S+) [^\n]*? - (\S+)", re.M)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
@@ -79,12 +80,19 @@ class Mounts:
 
     def of_device(self, device: str) -> Mount | None:
         """Return a mount of a file system; None: it is not mounted here."""
+        return next(self.all_of_device(device), None)
+
+    def all_of_device(self, device: str) -> Iterator[Mount]:
+        """Return each mount of a file system."""
         major, _, minor = device.partition(":")
         if not minor:
-            return None
+            return
         # Nothing else begins so between two blanks: those within a field are written as \040.
-        found = self._raw.find(b" %d:%d /" % (int(major, 16), int(minor, 16)))
-        return self._line_at(self._raw.rfind(b"\n", 0, found) + 1) if found >= 0 else None
+        wanted, found = b" %d:%d /" % (int(major, 16), int(minor, 16)), -1
+        while (found := self._raw.find(wanted, found + 1)) >= 0:
+            mount = self._line_at(self._raw.rfind(b"\n", 0, found) + 1)
+            if mount is not None:
+                yield mount
 
     def at(self, path: str) -> Mount | None:
         """Return the mount that a path without links lies on; None: none is told."""
@@ -95,10 +103,6 @@ class Mounts:
             if len(point) >= len(longest) and wanted.startswith(point.rstrip(b"/") + b"/"):
                 found, longest = match, point
         return None if found is None else _mount(found)
-
-    def all(self) -> Iterator[Mount]:
-        """Return each of them."""
-        return map(_mount, _LINE.finditer(self._raw))
 
     def _line_at(self, begin: int) -> Mount | None:
         match = _LINE.match(self._raw, begin) if begin > 0 else None
@@ -146,9 +150,9 @@ class OwnMounts:
     def find(self, path: str, device: str) -> list[str]:
         """Name the places where a path within a file system can be seen here; nothing is asked."""
         found = []
-        for each in self.now().all():
+        for each in self.now().all_of_device(device):
             inner = each.root.rstrip("/")
-            if each.device == device and path.startswith(f"{inner}/"):
+            if path.startswith(f"{inner}/"):
                 found.append(f"{each.point.rstrip('/')}{path[len(inner) :]}")
         return found
 

@@ -732,7 +732,7 @@ class Session:
         host = self._host_after(verdict, event)
         evidence = gather(BY_SLUG[verdict.cause], seen, host)
         exe = look.exe
-        if exe is None and look.stack is not None:
+        if exe is None and look.stack is not None and not is_late():
             exe = self._symbols.program(look.stack)
         arguments = look.stack.arguments if look.stack else ()
         script = callers.script(exe, arguments)
