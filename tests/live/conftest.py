@@ -168,7 +168,7 @@ def capture(
         text=True,
         timeout=timeout_s,
         # For accuracy.making and own_cgroups, which some of them run.
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"},
     )
     assert done.returncode in (0, 1), done.stderr
     return read_capture(file, done)

@@ -9,9 +9,9 @@ from pathlib import Path
 from readme import put_into
 
 from fork_trace import __version__, catalogue, cli, documents
-from pages import causes, manual
+from docs import causes, manual
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
 MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
 

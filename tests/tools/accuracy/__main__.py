@@ -22,7 +22,7 @@ from accuracy.capturing import RUNGS
 from accuracy.judging import WRONG, Cell
 from fork_trace.rehearse import SCENARIOS, find
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
 NATIVE = "native"
 VM_TIMEOUT_S = 3600
@@ -78,14 +78,14 @@ def _run(kernel: str, scenarios: Sequence[str], share: str | None) -> Told:
     _note(f"{kernel} begins")
     module = ["-m", "accuracy.capturing", kernel, *scenarios]
     python = str(CHECKOUT / ".venv" / "bin" / "python")
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}/tests/tools:{CHECKOUT}/tests"}
     environment.pop("FORK_TRACE_VM_SHARE", None)
     if share:
         environment["FORK_TRACE_VM_SHARE"] = share
     command = [python, *module]
     if kernel != NATIVE:
         # The guest shows the checkout at the place that it has here.
-        inner = 'exec env PYTHONPATH=tests .venv/bin/python "$@"'
+        inner = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python "$@"'
         command = [str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel]
         command += ["--timeout", str(VM_TIMEOUT_S), "--", "sh", "-c", inner, "sh", *module]
     with tempfile.TemporaryFile() as said:
