@@ -19,28 +19,29 @@ import building
 import own_cgroups
 import pytest
 import schema
-from accuracy.judging import COUNT
-
-from fork_trace.rehearse import Scenario
 
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
 TESTS = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
-REHEARSING_TIMEOUT_S = 900
 
 # Nobody else's forks are at stake there.
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))
 
-# Thread stacks are seen without --refused, and by functions of their own.
-STACK_STEPS = ("mmap", "mprotect")
 
-# What newer kernels cannot be made to refuse, by design: (scenario, in the reason why not).
-OUTGROWN = (("vfork-after-unshare-time", "lets posix_spawn pass"),)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run last what cannot be undone."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what no watcher of this lane is for, and run last what cannot be undone."""
+    idle = [item for item in items if _is_for_nobody(item)]
+    if idle:
+        config.hook.pytest_deselected(items=idle)
+        items[:] = [item for item in items if item not in idle]
     items.sort(key=lambda item: item.get_closest_marker("irreversible") is not None)
+
+
+def _is_for_nobody(item: pytest.Item) -> bool:
+    return any(
+        str(mark.kwargs.get("reason", "")).startswith("got empty parameter set")
+        for mark in item.iter_markers("skip")
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -128,10 +129,23 @@ def any_host() -> dict[str, Any]:
 class Captured:
     """One capture: its records and what the command printed."""
 
-    header: dict[str, Any]
-    failures: list[dict[str, Any]]
-    summary: dict[str, Any]
+    records: list[dict[str, Any]]
     done: subprocess.CompletedProcess[str]
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The first record."""
+        return self.records[0]
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Those of failures."""
+        return [record for record in self.records if record["type"] == "failure"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last record."""
+        return self.records[-1]
 
     def of(self, comm: str | None) -> list[dict[str, Any]]:
         """The failures of one command."""
@@ -176,13 +190,7 @@ def capture(
 
 def read_capture(file: Path, done: subprocess.CompletedProcess[str]) -> Captured:
     """Read the file of a capture that has ended; each record must fit the published schema."""
-    records = schema.read(file.read_text())
-    return Captured(
-        header=records[0],
-        failures=[record for record in records if record["type"] == "failure"],
-        summary=records[-1],
-        done=done,
-    )
+    return Captured(schema.read(file.read_text()), done)
 
 
 def start(*argv: str) -> subprocess.Popen[str]:
@@ -201,57 +209,6 @@ def functions(failure: dict[str, Any]) -> list[str | None]:
     return [frame["symbol"] for frame in failure["stack"]]
 
 
-@dataclass
-class Rehearsed:
-    """One capture around several rehearsals, and what each of these said of itself."""
-
-    captured: Captured
-    told: dict[str, dict[str, Any]]
-
-    def of(self, scenario: Scenario) -> list[dict[str, Any]]:
-        """The failures of one rehearsal; skips, or ends well, where it cannot be made."""
-        told = self.told[scenario.name]
-        failures = self.captured.of(scenario.comm)
-        if "not_here" in told:
-            assert failures == []
-            if any(scenario.name == name and why in told["not_here"] for name, why in OUTGROWN):
-                return []
-            pytest.skip(told["not_here"])
-        if "error" in told and not IS_GUEST:
-            pytest.skip(told["error"])
-        assert told.get("failures") == {scenario.errno: COUNT}, told
-        return failures
-
-
-def assert_counted(rehearsed: Rehearsed, scenario: Scenario) -> None:
-    """Each failure of a rehearsal has the right cause, errno and call, and is counted once."""
-    failures = rehearsed.of(scenario)
-    if "not_here" in rehearsed.told[scenario.name]:
-        return  # outgrown: `of` has seen that nothing failed
-    captured = rehearsed.captured
-
-    assert failures
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
-    assert {total["cause"] for total in captured.totals(scenario.comm)} == {scenario.cause}
-
-
-def rehearse(directory: Path, scenarios: Sequence[Scenario], *options: str) -> Rehearsed:
-    """Capture some rehearsals, each COUNT times; one that cannot be made does not end it."""
-    file = directory / "told.jsonl"
-    captured = capture(
-        directory / "capture.jsonl",
-        *(sys.executable, "-m", "accuracy.making", *(["--host-wide"] if IS_GUEST else [])),
-        *(str(file), *(scenario.name for scenario in scenarios)),
-        options=options,
-        timeout_s=REHEARSING_TIMEOUT_S,
-    )
-    told = [json.loads(line) for line in file.read_text().splitlines()]
-    return Rehearsed(captured, {each["scenario"]: each for each in told})
-
-
 def first_evidence(failures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first evidence, which must be the same in all of them."""
     (evidence,) = {json.dumps(failure["evidence"][0]) for failure in failures}
@@ -265,6 +222,29 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("programs")
 
     return lambda name: building.program(place, name)
+
+
+@pytest.fixture(scope="session")
+def made(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One pass of rehearsals under all watchers: a rehearsing.Pass."""
+    from .rehearsing import make_pass
+
+    return make_pass(tmp_path_factory.mktemp("pass"), build)
+
+
+@pytest.fixture(scope="session")
+def rehearsed(watcher: str, made: Any) -> Any:
+    """That pass as one watcher saw it: a rehearsing.Rehearsed."""
+    from .rehearsing import rehearsed_by
+
+    return rehearsed_by(made, watcher)
+
+
+@pytest.fixture(scope="session")
+def captured(rehearsed: Any) -> Captured:
+    """What that watcher recorded."""
+    recorded: Captured = rehearsed.captured
+    return recorded
 
 
 @pytest.fixture

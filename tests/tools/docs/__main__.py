@@ -8,8 +8,8 @@ from pathlib import Path
 
 from readme import put_into
 
-from fork_trace import __version__, catalogue, cli, documents
 from docs import causes, manual
+from fork_trace import __version__, catalogue, cli, documents
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
