@@ -28,6 +28,28 @@ TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))
 
 
+# Each start costs five to ten seconds under emulation: told at the end of a run, by command.
+_STARTS: Counter[str] = Counter()
+
+
+def _note_start(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "subprocess.Popen" or not isinstance(arguments[1], (list, tuple)):
+        return
+    argv = [str(word) for word in arguments[1]]
+    for before, command in zip(argv, argv[1:]):
+        if before == "fork_trace":
+            _STARTS[command] += 1
+
+
+sys.addaudithook(_note_start)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how often the tool was started."""
+    told = ", ".join(f"{count} x {name}" for name, count in sorted(_STARTS.items()))
+    terminalreporter.write_line(f"fork-trace was started {sum(_STARTS.values())} times: {told}")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what no watcher of this lane is for, and run last what cannot be undone."""
     idle = [item for item in items if _is_for_nobody(item)]

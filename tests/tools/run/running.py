@@ -55,7 +55,7 @@ def _is_there(path: str) -> bool:
 def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     """The whole command line of a lane."""
     if lane.command:
-        return [str(CHECKOUT / lane.command[0]), *lane.command[1:]]
+        return [*lane.command]
     tests = ["-q", "-p", "no:cacheprovider", *files(lane)]
     tests += [word for each in lane.deselect for word in ("--deselect", f"{LIVE}/{each}")]
     if lane.kernel is None:
