@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import MadeHost, make_failure
+from vm.kernels import KERNELS
 
 from fork_trace import (
     __version__,
@@ -22,7 +23,6 @@ from fork_trace import (
     steps,
     tables,
 )
-from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(cli.cli.commands)

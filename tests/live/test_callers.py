@@ -212,7 +212,9 @@ def test_without_stacks_the_frame_pointers_lead(rung: str, seen: dict[str, Watch
     failure = only(seen_by(seen, f"{rung}-0"), ZERO)
 
     assert "frame-pointers" == failure["stack_by"]
-    assert [] == [name for name in named(failure) if name == "outer_job"]
+    # The kernel's own walk ends where the C library keeps no frame pointer.
+    assert failure["stack"]
+    assert "outer_job" not in named(failure)
 
 
 def test_whole_stacks_are_shown_if_asked_for(seen: dict[str, Watched | None]) -> None:
