@@ -186,8 +186,9 @@ def rehearsed_by(made: Pass, watcher: str) -> Rehearsed:
     """The pass as that watcher saw it; skips where this kernel has not its way of attaching."""
     watched = made.seen[watcher]
     assert watched is not None
-    if watched.refused is not None:
-        pytest.skip(f"{watcher}: {watched.refused.partition('. ')[0]}")
+    refusal = watching.refusal(watcher, watched)
+    if refusal is not None:
+        pytest.skip(f"{watcher}: {refusal.partition('. ')[0]}")
     assert made.trouble == ""
     assert watched.done.returncode == 1, watched.done.stderr
     captured = Captured([schema.validate(record) for record in watched.records], watched.done)

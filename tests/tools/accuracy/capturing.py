@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.judging import NOT_HERE, WRONG, Verdict, judge
-from accuracy.watching import WATCHERS, Watched, rehearse, watching
+from accuracy.watching import WATCHERS, Watched, refusal, rehearse, watching
 from fork_trace.rehearse import SCENARIOS, Scenario, find
 
 # The watchers that show each; the second one sees what never reaches copy_process. By libbpf, but
@@ -67,10 +67,11 @@ def lines(
     is_native = not os.environ.get("FORK_TRACE_VM")
     for rung, (plain, early) in RUNGS.items():
         line: dict[str, Any] = {"rung": rung, "release": platform.release()}
-        by = {each.name: seen.get(plain if is_seen_by_all(each) else early) for each in scenarios}
-        refused = [each.refused for each in by.values() if each and each.refused is not None]
+        names = {each.name: plain if is_seen_by_all(each) else early for each in scenarios}
+        by = {name: seen.get(watcher) for name, watcher in names.items()}
         if None in by.values():
             continue
+        refused = [why for name, each in by.items() if each and (why := refusal(names[name], each))]
         if refused:
             line["refused"] = refused[0]
         else:

@@ -96,6 +96,16 @@ class _Watcher:
         return Watched(read_lines(self._file), done, refused)
 
 
+def refusal(name: str, watched: Watched) -> str | None:
+    """Say why one of WATCHERS does not show its attach mode; None: it does."""
+    if watched.refused is not None or not watched.records:
+        return watched.refused
+    wanted = "kprobe" if name == "bcc" else name.partition("-")[0]
+    taken = watched.records[0]["rung"]
+    # Left to itself the tool takes what is next.
+    return None if taken == wanted else f"this kernel takes {taken} in place of {wanted}"
+
+
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """Read JSON Lines; a last line without an end is of a process that was killed."""
     if not file.exists():
