@@ -5,6 +5,7 @@ FORK_TRACE_NO_SKIPS=1 turns every skip into a failure: the newest kernel must sh
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -46,6 +47,8 @@ sys.addaudithook(_note_start)
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Tell how often the tool was started."""
+    if not _STARTS:
+        return
     told = ", ".join(f"{count} x {name}" for name, count in sorted(_STARTS.items()))
     terminalreporter.write_line(f"fork-trace was started {sum(_STARTS.values())} times: {told}")
 
@@ -92,29 +95,35 @@ def doctor(*options: str) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def known(*options: str) -> dict[str, Any]:
+    """What doctor said of this kernel, asked once in a run."""
+    return doctor(*options)
+
+
 # What makes a kernel that has it all take the rung, by itself.
 TAKES = {"fexit": (), "kprobe": ("--without", "trampolines")}
 
 
 def host_by(rung: str) -> dict[str, Any]:
     """What doctor says of this kernel, where it has that rung."""
-    found = doctor(*TAKES[rung])
+    found = known(*TAKES[rung])
     if found["rung"] != rung:
-        pytest.skip(f"this kernel has the {found['rung']} rung only: see test_tracepoint.py")
+        pytest.skip(f"this kernel has the {found['rung']} rung only")
     return found
 
 
 @pytest.fixture(scope="session")
 def usable() -> dict[str, Any]:
     """This kernel, on the rung that is chosen by itself."""
-    return doctor()
+    return known()
 
 
 @pytest.fixture(scope="session")
 def host(usable: dict[str, Any]) -> dict[str, Any]:
     """This kernel, where it has the uppermost rung."""
     if usable["rung"] != "fexit":
-        pytest.skip(f"this kernel has the {usable['rung']} rung only: see test_tracepoint.py")
+        pytest.skip(f"this kernel has the {usable['rung']} rung only")
     return usable
 
 
@@ -135,7 +144,7 @@ def takes(rung: str) -> tuple[str, ...]:
 def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The options that make this kernel take each of its rungs, the lowest included."""
     if request.param == "tracepoint":
-        doctor("--rung", "tracepoint")
+        known("--rung", "tracepoint")
         return ("--rung", "tracepoint")
     host_by(request.param)
     return TAKES[request.param]
@@ -144,7 +153,7 @@ def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def any_host() -> dict[str, Any]:
     """This kernel, where it has the lowest rung, whatever else it has."""
-    return doctor("--rung", "tracepoint")
+    return known("--rung", "tracepoint")
 
 
 @dataclass
