@@ -168,10 +168,18 @@ class Captured:
         """The first record."""
         return self.records[0]
 
-    @property
+    @functools.cached_property
     def failures(self) -> list[dict[str, Any]]:
         """Those of failures."""
         return [record for record in self.records if record["type"] == "failure"]
+
+    @functools.cached_property
+    def _by_comm(self) -> dict[str | None, list[dict[str, Any]]]:
+        # Hundreds of tests ask one capture: under emulation that is half a minute.
+        found: dict[str | None, list[dict[str, Any]]] = {}
+        for failure in self.failures:
+            found.setdefault(failure["comm"], []).append(failure)
+        return found
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -180,7 +188,7 @@ class Captured:
 
     def of(self, comm: str | None) -> list[dict[str, Any]]:
         """The failures of one command."""
-        return [failure for failure in self.failures if failure["comm"] == comm]
+        return self._by_comm.get(comm, [])
 
     def count(self, comm: str | None) -> int:
         """How many failures of one command the records stand for."""

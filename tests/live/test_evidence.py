@@ -87,9 +87,16 @@ def test_the_big_process_is_told_in_three(
 ) -> None:
     notes = " ".join(rehearsed.told[scenario.name]["notes"])
 
-    assert "23 of 23 forks were refused" in notes
-    assert "23 of 23 forks went through" in notes
+    assert f"{COUNT} of {COUNT} forks were refused" in notes
+    assert f"{COUNT} of {COUNT} forks went through" in notes
     assert "posix_spawn: 5 of 5 went through; by popen: 5 of 5" in notes
+
+
+@each_of(of=named("overcommit-heuristic", "pid-namespace-dead"))
+def test_what_is_no_pool_has_no_holders(
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
+) -> None:
+    assert {None} == {failure["holders"] for failure in rehearsed.of(scenario)}
 
 
 @each_of(of=named(FULL_ABOVE.name))

@@ -1,4 +1,4 @@
-"""Every rehearsal, 23 times each, as each watcher saw it: cause, step, errno, call, count, certainty.
+"""Every rehearsal, COUNT times each, as each watcher saw it: cause, step, errno, call, count, certainty.
 
 One pass for all of them (rehearsing.py). Natively only the lowest way of attaching is there.
 """
