@@ -20,7 +20,7 @@ import pytest
 import schema
 from accuracy import capturing, watching
 from accuracy.capturing import is_seen_by_all
-from accuracy.judging import COUNT
+from accuracy.judging import COUNT, Cell
 from building import PROGRAMS
 
 from fork_trace.rehearse import SCENARIOS, Scenario
@@ -173,13 +173,12 @@ def _write_cells(
     if not share:
         return
     kernel, lane = os.environ.get("FORK_TRACE_VM", "native"), os.environ.get("FORK_TRACE_LANE", "")
-    names = ("scenario", "kernel", "rung", "result", "why")
-    cells = [
-        dict(zip(names, cell))
-        for line in capturing.lines(kernel, SCENARIOS, seen, told, trouble)
-        for cell in line.get("cells", ())
-    ]
-    Path(share, f"cells-{kernel}-{lane}.json").write_text(json.dumps({"cells": cells}))
+    lines = list(capturing.lines(kernel, SCENARIOS, seen, told, trouble))
+    cells = [Cell(*cell)._asdict() for line in lines for cell in line.get("cells", ())]
+    releases = {kernel: os.uname().release}
+    Path(share, f"cells-{kernel}-{lane}.json").write_text(
+        json.dumps({"cells": cells, "releases": releases})
+    )
 
 
 def rehearsed_by(made: Pass, watcher: str) -> Rehearsed:

@@ -23,9 +23,11 @@ def files_of(*when: str) -> set[str]:
     return {file for lane in LANES if lane.when in when for file in lane.files}
 
 
-def test_every_live_file_is_in_the_default_run_or_in_a_lane_of_its_own() -> None:
+def test_every_live_file_is_run_by_default_or_with_all() -> None:
     assert FILES
-    assert set() == FILES - files_of(DEFAULT, NAMED)
+    # How bcc starts and dies takes many minutes: in --all.
+    assert {"test_bcc.py"} == FILES - files_of(DEFAULT, NAMED)
+    assert set() == FILES - files_of(DEFAULT, NAMED, ALL)
 
 
 def test_every_file_that_the_matrix_names_is_there_or_expected() -> None:
@@ -71,7 +73,11 @@ def test_the_rehearsals_are_made_on_every_kernel_and_each_layout_of_cgroups() ->
         assert any(
             lane.kernel == kernel.version and matrix.REHEARSALS[0] in lane.files for lane in LANES
         )
-    layouts = {lane.cgroup for lane in choosing.lanes(LANES) if matrix.REHEARSALS[0] in lane.files}
+    layouts = {
+        lane.cgroup
+        for lane in choosing.lanes(LANES, is_all=True)
+        if matrix.REHEARSALS[0] in lane.files
+    }
     assert {"v1", "hybrid", "v2"} == layouts
 
 
@@ -181,8 +187,9 @@ def test_the_slowest_twenty_of_all_lanes_are_told_and_the_cells_are_collected(
     for number in range(25):
         (tmp_path / f"lane{number}.xml").write_text(JUNIT.format(number))
     cell = {"scenario": "s", "kernel": "7.2", "rung": "fexit", "result": "right", "why": ""}
-    for name in ("a", "b"):
-        (tmp_path / f"cells-{name}.json").write_text(json.dumps({"cells": [cell]}))
+    for name, cells in (("7.2-a", [cell]), ("7.2-b", [cell, cell]), ("7.2-c", [])):
+        part = {"cells": cells, "releases": {"7.2": "7.2.1-amd64"}}
+        (tmp_path / f"cells-{name}.json").write_text(json.dumps(part))
     ended = [
         running.Ended("lane1", 0, 10, 20, 9, ""),
         running.Ended("lane2", 1, 10, 20, None, "exit 1"),
@@ -193,8 +200,18 @@ def test_the_slowest_twenty_of_all_lanes_are_told_and_the_cells_are_collected(
     assert text.index("test_a::test_24") < text.index("test_a::test_5")
     assert "test_a::test_4\n" not in text
     assert "Accuracy: 2 right" in text
-    assert {"cells": [cell, cell]} == json.loads((tmp_path / "accuracy.json").read_text())
+    assert {"cells": [cell, cell], "releases": {"7.2": "7.2.1-amd64"}} == json.loads(
+        (tmp_path / "accuracy.json").read_text()
+    )
     assert "passed" in text and "FAILED: exit 1" in text
+
+
+def test_what_an_earlier_run_left_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("7.2.xml", "check.xml", "cells-7.2-x.json", "mine.xml", "notes.txt"):
+        (tmp_path / name).write_text("")
+    reading.clear(tmp_path)
+
+    assert ["mine.xml", "notes.txt"] == sorted(path.name for path in tmp_path.iterdir())
 
 
 def scripts_test(*options: str) -> subprocess.CompletedProcess[str]:

@@ -144,6 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fork-trace-test-") as directory:
         results = Path(options.results or directory).resolve()
         results.mkdir(parents=True, exist_ok=True)
+        reading.clear(results)
         ended = _run(lanes, checks, options.jobs, results)
         print(reading.told(ended, results))
     return int(any(each.why for each in ended))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from live.matrix import CHECK_BUDGET_S, Lane
+from live.matrix import CHECK_BUDGET_S, LANES, Lane
 
 from run.running import Ended, files
 
@@ -38,6 +39,13 @@ def listed(lanes: Sequence[Lane], checks: bool) -> str:
     return "\n".join(rows)
 
 
+def clear(results: Path) -> None:
+    """Take away what an earlier run left there under the names that this one uses."""
+    names = ["check.xml", *(f"{lane.name}.xml" for lane in LANES)]
+    for path in [*(results / name for name in names), *results.glob("cells-*.json")]:
+        path.unlink(missing_ok=True)
+
+
 def tests(file: Path) -> list[Test]:
     """Read the tests of one JUnit file."""
     return [
@@ -56,27 +64,36 @@ def slowest(results: Path) -> list[Test]:
     return sorted(found, key=lambda each: -each.took_s)[:_SLOWEST]
 
 
-def cells(results: Path) -> list[dict[str, str]]:
-    """The accuracy cells that the rehearsals of all lanes wrote."""
-    return [
-        cell
-        for file in sorted(results.glob("cells-*.json"))
-        for cell in json.loads(file.read_text())["cells"]
-    ]
+def collect(results: Path) -> dict[str, Any]:
+    """Put what the rehearsals of all lanes wrote together, as scripts/accuracy --cells reads it.
+
+    Of a kernel that several lanes rehearsed on, the one on cgroup v2 with all attach modes counts.
+    """
+    found: dict[str, Any] = {"cells": [], "releases": {}}
+    best: dict[str, list[dict[str, str]]] = {}
+    for file in sorted(results.glob("cells-*.json")):
+        part = json.loads(file.read_text())
+        for kernel, release in part["releases"].items():
+            found["releases"][kernel] = release
+            if len(part["cells"]) > len(best.get(kernel, ())):
+                best[kernel] = part["cells"]
+    found["cells"] = [cell for cells in best.values() for cell in cells]
+    return found
 
 
 def told(ended: Sequence[Ended], results: Path) -> str:
     """Sum up: the slowest tests, what the cells are, and each lane against its budget."""
     lines = ["", f"Slowest {_SLOWEST}:"]
     lines += [f"{each.took_s:7.1f} s  {each.lane:<12} {each.name}" for each in slowest(results)]
-    found = cells(results)
-    if found:
-        counts = {result: 0 for result in sorted({each["result"] for each in found})}
-        for each in found:
-            counts[each["result"]] += 1
-        (results / "accuracy.json").write_text(json.dumps({"cells": found}))
-        listed = ", ".join(f"{count} {result}" for result, count in counts.items())
-        lines += ["", f"Accuracy: {listed}"]
+    found = collect(results)
+    if found["cells"]:
+        (results / "accuracy.json").write_text(json.dumps(found))
+        counts = Counter(cell["result"] for cell in found["cells"])
+        listed = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+        lines += [
+            "",
+            f"Accuracy: {listed}; scripts/accuracy --cells accuracy.json shows the table.",
+        ]
     lines += ["", f"{'LANE':<14} {'TOOK':>7} {'CPU':>7} {'BUDGET':>7}"]
     for lane in ended:
         cpu = "" if lane.cpu_s is None else f"{lane.cpu_s:5.0f} s"

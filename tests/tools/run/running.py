@@ -58,6 +58,7 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
         return [*lane.command]
     tests = ["-q", "-p", "no:cacheprovider", *files(lane)]
     tests += [word for each in lane.deselect for word in ("--deselect", f"{LIVE}/{each}")]
+    tests += ["-k", lane.select] if lane.select else []
     if lane.kernel is None:
         return [".venv/bin/pytest", *tests, f"--junitxml={results}/{lane.name}.xml"]
     inner = shlex.join([".venv/bin/pytest", *tests])
