@@ -39,7 +39,7 @@ class Lane(NamedTuple):
 
 
 # Merged by others: run as soon as they are there.
-EXPECTED = ("test_flood.py", "test_hostile.py", "test_strangers.py")
+EXPECTED = ("test_flood.py", "test_forged.py", "test_hostile.py", "test_strangers.py")
 
 REHEARSALS = ("test_rehearsals.py", "test_evidence.py")
 WITH_BCC = ("fexit", "fexit-all", "kprobe", "kprobe-all", "tracepoint", "bcc")
@@ -55,7 +55,8 @@ _NATIVE = (
             *REHEARSALS,
             *("test_callers.py", "test_callers_real.py", "test_commands.py", "test_check.py"),
             *("test_storms.py", "test_screen.py", "test_dying.py", "test_privileges.py"),
-            *("test_arming.py", "test_flood.py", "test_hostile.py", "test_strangers.py"),
+            *("test_arming.py", "test_flood.py", "test_forged.py"),
+            *("test_hostile.py", "test_strangers.py"),
         ),
         watchers=("tracepoint",),
     ),
@@ -77,7 +78,7 @@ _NEWEST = (
         400,
         (
             *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
-            *("test_check.py", "test_arming.py", "test_flood.py"),
+            *("test_check.py", "test_arming.py", "test_flood.py", "test_forged.py"),
         ),
         is_strict=True,
     ),
@@ -92,7 +93,12 @@ _NEWEST = (
 )
 _OLDEST = (
     Lane("5.10", "5.10", 400, (*REHEARSALS, "test_lockdown.py"), watchers=WITH_BCC),
-    Lane("5.10-more", "5.10", 400, ("test_kprobe.py", "test_holders.py", "test_arming.py")),
+    Lane(
+        "5.10-more",
+        "5.10",
+        400,
+        ("test_kprobe.py", "test_holders.py", "test_arming.py", "test_strangers.py"),
+    ),
     # By the lowest attach mode it is killed natively.
     Lane("5.10-dying", "5.10", 300, ("test_dying.py",), select="not tracepoint"),
     Lane(
