@@ -86,14 +86,17 @@ def test_with_all_steps_the_others_are_observed_from_the_first_failure_on(
     watcher: str, scenario: Scenario, rehearsed: Rehearsed
 ) -> None:
     failures = rehearsed.of(scenario)
+    if rehearsed.is_outgrown(scenario):
+        return
+    assert {scenario.cause} == {each["cause"] for each in failures}
     if scenario.step in watched_steps(rehearsed.captured):
-        expected = (scenario.step, scenario.cause, "observed")
-        assert {expected} == {(each["step"], each["cause"], each["certainty"]) for each in failures}
+        assert {(scenario.step, "observed")} == {
+            (each["step"], each["certainty"]) for each in failures
+        }
     else:
         # Not each kernel has each of them as a function of its own.
         missing = {each["step"] for each in rehearsed.captured.header["missing"]}
         assert scenario.step in missing
-        assert {"inferred"} == {each["certainty"] for each in failures}
 
 
 @each_of("tracepoint")
