@@ -166,18 +166,25 @@ def make_pass(place: Path, build: Callable[[str], str]) -> Pass:
                 argv, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, env=environment
             )
             printed[name] = done.stdout
-    _write_cells(seen, told, trouble)
+    _leave(place, seen, told, trouble)
     return Pass(seen, told, printed, trouble)
 
 
-def _write_cells(
-    seen: Mapping[str, watching.Watched | None], told: dict[str, dict[str, Any]], trouble: str
+def _leave(
+    place: Path,
+    seen: Mapping[str, watching.Watched | None],
+    told: dict[str, dict[str, Any]],
+    trouble: str,
 ) -> None:
-    """Leave this kernel's part of the accuracy table where the run collects it."""
+    """Leave the captures, and this kernel's part of the accuracy table, where the run collects them."""
     share = os.environ.get("FORK_TRACE_VM_SHARE")
     if not share:
         return
     kernel, lane = os.environ.get("FORK_TRACE_VM", "native"), os.environ.get("FORK_TRACE_LANE", "")
+    kept = Path(share, f"pass-{kernel}-{lane}")
+    kept.mkdir(exist_ok=True)
+    for file in place.glob("*.jsonl"):
+        shutil.copy(file, kept)
     lines = list(capturing.lines(kernel, SCENARIOS, seen, told, trouble))
     cells = [Cell(*cell)._asdict() for line in lines for cell in line.get("cells", ())]
     releases = {kernel: os.uname().release}
