@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 UID = 61003  # as in stranger.c and called.c: others may be refused as well meanwhile
-OPTIONS = ("--rung", "tracepoint", "--uid", str(UID))
+OPTIONS = ("--attach", "tracepoint", "--uid", str(UID))
 NAMED = ["run_job", "middle_job", "outer_job", "main"]
 LAYERS = ("c-lower", "c-upper")
 WATCHDOG = (10, 130)
