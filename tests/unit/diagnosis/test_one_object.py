@@ -160,7 +160,7 @@ MOON_PHASE = Cause(
 """
 ASKED = """
 import errno, json, sys
-from docs import causes as docs
+from docs import causes as pages
 from readme import put_into
 from fork_trace import steps
 from fork_trace.diagnosis import advice, evidence, lookup, verdict
@@ -182,8 +182,8 @@ print(json.dumps({
     "by alias": [each.slug for each in lookup.look_up(["moon.phase"]).causes],
     "by step": [each.slug for each in lookup.look_up(["copy_thread"]).causes],
     "offered": dict(lookup.offers()).get("moon-phase"),
-    "table": "| `moon-phase` | EXDEV | `moon.phase` |" in docs.table(CAUSES),
-    "schema": '"moon-phase"' in docs.put_into_schema(open("fork_trace/records.schema.json").read(), CAUSES),
+    "table": "| `moon-phase` | EXDEV | `moon.phase` |" in pages.table(CAUSES),
+    "schema": '"moon-phase"' in pages.put_into_schema(open("fork_trace/records.schema.json").read(), CAUSES),
 }))
 """
 
@@ -206,7 +206,11 @@ class Copy:
 
     def ask(self, script: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path[:0] = ['.', {str(TESTS)!r}]\n{script}"],
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path[:0] = ['.', {str(TESTS)!r}, {str(TESTS / 'tools')!r}]\n{script}",
+            ],
             cwd=self.root,
             capture_output=True,
             text=True,
