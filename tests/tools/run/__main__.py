@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import building
 from live import matrix
 from live.matrix import Lane
 from vm import fetch, initramfs
@@ -145,6 +146,8 @@ def main() -> int:
         results = Path(options.results or directory).resolve()
         results.mkdir(parents=True, exist_ok=True)
         reading.clear(results)
+        if any("test_moved.py" in lane.files for lane in lanes):
+            building.moved(results)
         ended = _run(lanes, checks, options.jobs, results)
         print(reading.told(ended, results))
     return int(any(each.why for each in ended))
