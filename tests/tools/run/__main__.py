@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "kernel, the demo, and the installed package. Exit code 1: something failed or took longer "
         "than its budget.",
         epilog="FORK_TRACE_BUDGET_FACTOR multiplies every budget, for a slow or busy machine "
-        "(default: 1). FORK_TRACE_RESULTS is --results.",
+        "(default: 1.5). FORK_TRACE_RESULTS is --results.",
         allow_abbrev=False,
     )
     kernels = [kernel.version for kernel in KERNELS]
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--results",
         metavar="DIR",
         default=os.environ.get("FORK_TRACE_RESULTS"),
-        help="keep JUnit files, outputs and the accuracy cells there",
+        help="keep JUnit files, outputs, captures of the rehearsals and the accuracy cells there",
     )
     return parser
 
