@@ -7,19 +7,18 @@ names that no kernel has.
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import building
 import pytest
 import schema
 
 from fork_trace.rehearse import find
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-ARCH = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine(), "")
 COUNT = 5
 
 pytestmark = pytest.mark.live
@@ -43,27 +42,17 @@ session.close()
 """
 
 # Structure -> the rehearsal whose numbers stand in it.
-MOVED = {
-    "pids_cgroup": "pids-cgroup",
-    "pid_namespace": "pid-namespace-dead",
-    "mm_struct": "overcommit-heuristic",
-}
+MOVED = dict(
+    zip(building.STRUCTURES, ("pids-cgroup", "pid-namespace-dead", "overcommit-heuristic"))
+)
 
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The object for a kernel without these structures; under emulation it takes a minute to build."""
-    object_ = tmp_path_factory.mktemp("moved") / "moved.bpf.o"
-    subprocess.run(
-        [
-            *("clang", "-target", "bpf", f"-D__TARGET_ARCH_{ARCH}", "-mcpu=v2", "-O2", "-g"),
-            *(f"-D{structure}={structure}_of_no_kernel" for structure in MOVED),
-            *("-c", "bpf/fork_trace.bpf.c", "-o", str(object_)),
-        ],
-        check=True,
-        cwd=CHECKOUT,
-    )
-    return object_
+    """The object for a kernel without these structures; scripts/test has built it natively."""
+    share = os.environ.get("FORK_TRACE_VM_SHARE")
+    place = Path(share) if share else tmp_path_factory.mktemp("moved")
+    return building.moved(place)
 
 
 @pytest.mark.parametrize("rung", ["fexit", "tracepoint"])

@@ -27,6 +27,9 @@ NESTED = ("pid-namespace-full", "pid-namespace-depth")
 # checks comes after its arguments have been copied.
 ELSEWHERE = ("pidfd-pointer", "invalid-clone3", "unknown-clone3-flag")
 
+# Of one rehearsal, refused before copy_process.
+MOST_PASSED_OVER = 1
+
 pytestmark = pytest.mark.live
 
 
@@ -44,11 +47,20 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
     if rehearsed.is_outgrown(scenario):
         return  # `of` has seen that nothing failed
 
-    verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
-    assert verdict.result in (RIGHT, INFERRED), verdict.why
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
+    unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
+    if scenario.is_early and 0 < unknown <= MOST_PASSED_OVER:
+        # The kernel skips a program at a system call's ends while another watcher's is at work on that
+        # processor, and counts that: with several at once it was seen on 7.2, once in 1200 failures.
+        assert captured.summary["missed"] >= unknown
+    else:
+        verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
+        assert verdict.result in (RIGHT, INFERRED), verdict.why
+        unknown = 0
+    right = [each for each in failures if not (unknown and each["cause"] == "unknown")]
+    assert {(scenario.cause, scenario.errno, scenario.syscall, scenario.creates)} == {
+        (each["cause"], each["errno"], each["syscall"], each["creates"]) for each in right
     }
+    assert captured.count(scenario.comm) == COUNT == captured.exact(scenario.comm)
     pids = {failure["pid"] for failure in failures}
     assert len(pids) == 1
     assert scenario.name in NESTED or pids == {rehearsed.told[scenario.name]["pid"]}
@@ -152,9 +164,11 @@ def test_the_totals_are_the_sum_of_the_records(watcher: str, captured: Captured)
 
 @by("fexit-all", "kprobe-all", "bcc")
 def test_the_early_ones_are_counted_apart(watcher: str, captured: Captured) -> None:
-    early = sum(captured.count(each.comm) for each in MADE if each.is_early)
+    early = [each for scenario in MADE if scenario.is_early for each in captured.of(scenario.comm)]
+    # One of what limits.py reaches.
+    early += [each for each in captured.of("ft-limits") if each["cause"] == "thread-stack"]
 
-    assert captured.summary["early"] == early >= 2 * COUNT
+    assert captured.summary["early"] == sum(each["count"] for each in early) >= 2 * COUNT
 
 
 @by()

@@ -142,7 +142,7 @@ def test_a_lane_in_a_guest_writes_its_results_into_the_share(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("", 1), ("3", 3), ("0.5", 0.5), ("0", None), ("-1", None), ("fast", None), ("inf", None)],
+    [("", 1.5), ("3", 3), ("0.5", 0.5), ("0", None), ("-1", None), ("fast", None), ("inf", None)],
 )
 def test_the_factor_is_a_number_above_0(
     text: str, value: float | None, monkeypatch: pytest.MonkeyPatch

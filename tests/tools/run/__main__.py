@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import building
 from live import matrix
 from live.matrix import Lane
 from vm import fetch, initramfs
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "kernel, the demo, and the installed package. Exit code 1: something failed or took longer "
         "than its budget.",
         epilog="FORK_TRACE_BUDGET_FACTOR multiplies every budget, for a slow or busy machine "
-        "(default: 1). FORK_TRACE_RESULTS is --results.",
+        "(default: 1.5). FORK_TRACE_RESULTS is --results.",
         allow_abbrev=False,
     )
     kernels = [kernel.version for kernel in KERNELS]
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--results",
         metavar="DIR",
         default=os.environ.get("FORK_TRACE_RESULTS"),
-        help="keep JUnit files, outputs and the accuracy cells there",
+        help="keep JUnit files, outputs, captures of the rehearsals and the accuracy cells there",
     )
     return parser
 
@@ -145,6 +146,8 @@ def main() -> int:
         results = Path(options.results or directory).resolve()
         results.mkdir(parents=True, exist_ok=True)
         reading.clear(results)
+        if any("test_moved.py" in lane.files for lane in lanes):
+            building.moved(results)
         ended = _run(lanes, checks, options.jobs, results)
         print(reading.told(ended, results))
     return int(any(each.why for each in ended))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from building import MOVED_OBJECT
 from live.matrix import CHECK_BUDGET_S, LANES, Lane
 
 from run.running import Ended, files
@@ -41,7 +42,7 @@ def listed(lanes: Sequence[Lane], checks: bool) -> str:
 
 def clear(results: Path) -> None:
     """Take away what an earlier run left there under the names that this one uses."""
-    names = ["check.xml", *(f"{lane.name}.xml" for lane in LANES)]
+    names = ["check.xml", MOVED_OBJECT, *(f"{lane.name}.xml" for lane in LANES)]
     for path in [*(results / name for name in names), *results.glob("cells-*.json")]:
         path.unlink(missing_ok=True)
 
