@@ -134,7 +134,8 @@ class SymbolFiles:
             return None if path is None else self._at(self._below(path), stack.exe_inode)
         self._work.pay(_OPEN_COST)
         found = file = None
-        for path in self._mounts.find(stack.exe, device_name(*stack.exe_device)):
+        device = device_name(*stack.exe_device)
+        for path in self._mounts.find(stack.exe, device, self._work):
             file = self._at(self._below(path), stack.exe_inode)
             if file is not None:
                 found = path

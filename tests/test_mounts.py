@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,10 @@ def test_an_overlay_that_anybody_can_have_mounted_is_not_asked(tmp_path: Path) -
 
 
 def test_whoever_mounts_much_pays_for_the_reading_of_it(tmp_path: Path) -> None:
-    """A user has 100,000 in a namespace of his own, read again for each name of a path."""
+    """A user has 100,000 in a namespace of his own, read again for each name of a path.
+
+    Each is looked at where the device is in none of them.
+    """
     many = b"".join(b"%d 1 8:1 / /m%d rw - ext4 d rw\n" % (each, each) for each in range(2, 20_000))
     host(tmp_path, many)
     cost = Budget(4000)
@@ -126,6 +130,11 @@ def test_whoever_mounts_much_pays_for_the_reading_of_it(tmp_path: Path) -> None:
         for _ in range(50):
             view.demand_device("08:01", "/m2/x")
     assert cost.left < 1000
+    cost.left = cost.most = 60_000
+    with pytest.raises(OverBudgetError):
+        for _ in range(3):
+            with suppress(UntouchedError):
+                view.demand_device("00:99", "/m2/x")
 
 
 def test_of_a_process_that_is_gone_nothing_is_said(tmp_path: Path) -> None:
