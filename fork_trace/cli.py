@@ -61,6 +61,12 @@ def _book(_start: str) -> Iterable[tuple[str, str]]:
     return explain.offers()
 
 
+def _topics(_start: str) -> Iterable[tuple[str, str]]:
+    from fork_trace import documents
+
+    return documents.topics()
+
+
 def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
     from fork_trace import rehearse
 
@@ -472,8 +478,7 @@ class _Words(click.Command):
     shell_complete=_offering(_book),
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
-@click.option("--runbook", is_flag=True, help="The runbook: from a symptom to its cure.")
-def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
+def explain_command(words: tuple[str, ...], as_json: bool) -> None:
     """Tell what a step, cause, errno or error text means
 
     And how to confirm it, what relieves it now and what cures it. Needs no root
@@ -483,15 +488,9 @@ def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> Non
     fork-trace explain pids-cgroup
     fork-trace explain EAGAIN
     fork-trace explain unable to create native thread
-    fork-trace explain --runbook           # five symptoms, each to its cure
     """
-    from fork_trace import documents, explain
+    from fork_trace import explain
 
-    if runbook:
-        if words or as_json:
-            raise click.UsageError("--runbook takes neither words nor --json.")
-        sys.stdout.write(documents.text(documents.RUNBOOK))
-        return
     answer = explain.look_up(words)
     if as_json:
         print(json_line(explain.as_json(answer)))
@@ -499,19 +498,20 @@ def explain_command(words: tuple[str, ...], as_json: bool, runbook: bool) -> Non
         sys.stdout.write(render.explanation(answer))
 
 
-@cli.command("schema")
-def schema_command() -> None:
-    """Print the JSON Schema of the records
+@cli.command("docs")
+@click.argument("topic", required=False, shell_complete=_offering(_topics))
+def docs_command(topic: str | None) -> None:
+    """Print a page of the book, offline
 
-    Of a capture file, of --json of live, capture and report, and of what
-    --format json and `check --json` print.
+    Without TOPIC it lists the topics.
 
     \b
-    fork-trace schema > records.schema.json
+    fork-trace docs runbook                # five symptoms, each to its fix
+    fork-trace docs schema > records.schema.json
     """
     from fork_trace import documents
 
-    sys.stdout.write(documents.text(documents.SCHEMA))
+    sys.stdout.write(documents.index() if topic is None else documents.text(topic))
 
 
 @cli.command("rehearse")

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "procfs": set(),
     "cgroup": set(),
     "holders": {"records"},
-    "documents": {"files"},
+    "documents": {"errors", "files"},
     "privileges": {"files"},
     "reserve": set(),
     "elf": set(),

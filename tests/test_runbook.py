@@ -7,11 +7,10 @@ import shlex
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from fork_trace import catalogue, cli, documents, explain
 
-TEXT = documents.text(documents.RUNBOOK)
+TEXT = documents.text("runbook")
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
 PROSE, TRANSCRIPTS = "".join(PIECES[::2]), PIECES[1::2]
 FLAT = " ".join(TEXT.split())
@@ -33,22 +32,6 @@ SYMPTOMS = [
 ]
 
 
-def test_the_command_prints_it() -> None:
-    done = CliRunner().invoke(cli.cli, ["explain", "--runbook"])
-
-    assert (0, TEXT) == (done.exit_code, done.output)
-
-
-@pytest.mark.parametrize("words", [["--runbook", "EAGAIN"], ["--runbook", "--json"]])
-def test_it_is_printed_whole_or_not_at_all(words: list[str]) -> None:
-    assert 2 == CliRunner().invoke(cli.cli, ["explain", *words]).exit_code
-
-
-def test_it_fits_a_terminal() -> None:
-    assert TEXT.isascii()
-    assert max(map(len, TEXT.splitlines())) < 80
-
-
 @pytest.mark.parametrize("line", COMMANDS)
 def test_its_commands_are_commands(line: str) -> None:
     _, name, *words = shlex.split(line.replace("CAUSE", "pids-cgroup"))
@@ -64,7 +47,7 @@ def test_it_has_commands_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("symptom", SYMPTOMS)
-def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> None:
+def test_each_symptom_has_a_section_with_a_report_and_a_fix(symptom: str) -> None:
     sections = [
         part
         for part in re.split(r"^## ", TEXT, flags=re.M)
@@ -73,7 +56,7 @@ def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> No
 
     assert 1 == len(sections)
     assert explain.look_up(symptom.split()).texts
-    assert "cure" in sections[0]
+    assert "fix" in sections[0]
     assert "# fork-trace " in sections[0]
 
 
@@ -102,12 +85,12 @@ def test_what_the_reports_say_of_a_cause_is_what_the_book_says() -> None:
 
 def test_its_advice_is_what_the_book_says_without_the_numbers() -> None:
     for cause, label, words in (
-        ("pid-namespace-dead", "For now", "start the shell or program anew"),
-        ("pids-cgroup", "For good", "raise pids.max in whatever makes the cgroup"),
-        ("rlimit-nproc", "For now", "raises it for the running process and its children"),
+        ("pid-namespace-dead", "Mitigate", "start the shell or program anew"),
+        ("pids-cgroup", "Fix", "raise pids.max in whatever makes the cgroup"),
+        ("rlimit-nproc", "Mitigate", "raises it for the running process and its children"),
     ):
         entry = catalogue.BY_CAUSE[cause]
-        remedy = entry.relieve if label == "For now" else entry.cure
+        remedy = entry.relieve if label == "Mitigate" else entry.cure
 
         assert words in catalogue.offline(remedy)[""]
         assert words in FLAT

@@ -1,0 +1,54 @@
+"""What the JSON Schema says of each record, for the capture file's page and its man page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pages import blocks
+
+# Definition -> what it is called; the records first, then what they hold.
+KINDS = {
+    "header": "The header",
+    "failure": "A failure record",
+    "evidence": "Each `evidence` of a failure",
+    "frame": "Each frame of a `stack`",
+    "holder": "Each of the `holders`",
+    "summary": "The summary",
+    "row": "Each of the `rows` of a summary",
+    "total": "Each of the `totals` of a summary",
+}
+
+
+def keys(schema: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
+    """Return each key of a record with its description, the type of the record left out."""
+    for name, part in schema["definitions"][kind]["properties"].items():
+        if name != "type":
+            yield name, described(part, schema)
+
+
+def described(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """Return what a key means; a reference means what it leads to."""
+    if "description" in part:
+        text = str(part["description"])
+    elif "$ref" in part:
+        text = described(schema["definitions"][part["$ref"].rpartition("/")[2]], schema)
+    else:
+        text = "; ".join(
+            described(each, schema)
+            for each in part.get("anyOf", [])
+            if each.get("type") != "null" and ("description" in each or "$ref" in each)
+        )
+    words = part.get("enum") or part.get("items", {}).get("enum")
+    if words and len(words) <= 8:
+        text += f" ({', '.join('null' if word is None else str(word) for word in words)})"
+    return text
+
+
+def block(schema: Mapping[str, Any]) -> str:
+    """Write a section for each kind of record, one item a key."""
+    parts = []
+    for kind, title in KINDS.items():
+        listed = blocks.items(f"`{name}`: {text}" for name, text in keys(schema, kind))
+        parts.append(f"## {title}\n\n{listed}")
+    return "\n\n".join(parts)
