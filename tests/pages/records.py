@@ -10,6 +10,8 @@ from pages import blocks
 # Definition -> what it is called; the records first, then what they hold.
 KINDS = {
     "header": "The header",
+    "probe": "Each of `attached` in the header",
+    "gap": "Each of `missing` in the header",
     "failure": "A failure record",
     "evidence": "Each `evidence` of a failure",
     "frame": "Each frame of a `stack`",
@@ -21,10 +23,16 @@ KINDS = {
 
 
 def keys(schema: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
-    """Return each key of a record with its description, the type of the record left out."""
+    """Return each key of a record with its description, and those of the objects within it.
+
+    The type of the record is left out; what stands under a name of its own is told there.
+    """
     for name, part in schema["definitions"][kind]["properties"].items():
         if name != "type":
             yield name, described(part, schema)
+        for inner in (part, part.get("items", {}), *part.get("anyOf", [])):
+            for key, each in inner.get("properties", {}).items():
+                yield f"{name}.{key}", described(each, schema)
 
 
 def described(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
