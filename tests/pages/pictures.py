@@ -31,7 +31,8 @@ _GROUPS = ("fork", "fork-2000-mappings", "fork-2000-accountable", "mmap-pair", "
 def live(lines: Iterable[str], how_to_end: str) -> str:
     """Draw the screen as it stood when the last failure of a capture had come in."""
     counted, changes = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes()
-    host, new, first_ns, next_ns, last_ns = "?", {}, 0, 0, 0
+    new: Mapping[tuple[str | None, ...], int] = {}
+    host, first_ns, next_ns, last_ns = "?", 0, 0, 0
     for record in records.read("the recorded capture", lines):
         if isinstance(record, records.Header):
             host = record.host
