@@ -87,6 +87,11 @@ def docs(found: Mapping[str, Any]) -> str:
         cause = "" if each["cause"] == each["scenario"] else each["cause"]
         tail = " ".join([cause, *(f"({number})" for number in notes)]).strip()
         rows.append([each["scenario"], *marks, tail])
+    fewer = [
+        f" Under {short[kernel]} there is {', '.join(place.split()[1] for place in places)} only."
+        for kernel, places in columns.items()
+        if len(places) < len(modes)
+    ]
     room = max(len(row[0]) for row in rows)
     grid = [
         f"{name:{room}} {' '.join(f'{mark:{len(modes)}}' for mark in marks)} {cause}".rstrip()
@@ -99,7 +104,7 @@ def docs(found: Mapping[str, Any]) -> str:
             f"Under each kernel, a letter for {', '.join(modes)}, in this order: `o` every failure "
             "observed, with this cause; `i` every failure reported with this cause, some inferred "
             "from kernel state; `X` wrong; `-` cannot be made there. The cause is given where the "
-            "scenario is not named after it."
+            f"scenario is not named after it.{''.join(fewer)}"
         ),
         *("", "```", *grid, "```", ""),
     ]
