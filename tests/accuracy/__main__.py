@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from readme import put_into
+from pages.__main__ import ACCURACY
+from pages.__main__ import main as build_docs
 from vm.kernels import KERNELS
 
 from accuracy import table
@@ -23,7 +24,6 @@ from accuracy.judging import WRONG, Cell
 from fork_trace.rehearse import SCENARIOS, find
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-README = CHECKOUT / "README.md"
 NATIVE = "native"
 VM_TIMEOUT_S = 3600
 # Of what a guest said before it died.
@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=2, metavar="N", help="virtual machines at a time (default: 2)"
     )
     parser.add_argument("--captures", metavar="DIR", help="leave the captures there")
-    parser.add_argument("--write-readme", action="store_true", help="put the table into README.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="keep the cells, and put the table into the book"
+    )
     return parser
 
 
@@ -115,8 +117,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error("--jobs must be 1 or more.")
-    if options.write_readme and (options.kernel or options.scenario):
-        parser.error("--write-readme shows everything: leave --kernel and --scenario out.")
+    if options.write_docs and (options.kernel or options.scenario):
+        parser.error("--write-docs shows everything: leave --kernel and --scenario out.")
     kernels = [kernel.version for kernel in KERNELS]
     kernels = [name for name in (*kernels, NATIVE) if not options.kernel or name in options.kernel]
     if NATIVE in kernels and os.geteuid() != 0:
@@ -140,14 +142,11 @@ def main() -> int:
         results.update(zip(guests, parts))
     cells = [cell for name in kernels for cell in results[name].cells]
     causes = {name: find(name).cause for name in scenarios}
-    if options.write_readme:
-        block = table.markdown(
-            cells,
-            causes,
-            {name: results[name].release for name in kernels},
-            datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        )
-        README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
+    if options.write_docs:
+        releases = {name: results[name].release for name in kernels}
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        ACCURACY.write_text(table.data(cells, causes, releases, date))
+        build_docs([])
     print(
         json.dumps({"cells": [cell._asdict() for cell in cells]})
         if options.json
