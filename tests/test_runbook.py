@@ -7,12 +7,14 @@ import shlex
 
 import click
 import pytest
+from conftest import MadeHost
 
-from fork_trace import documents
+from fork_trace import check, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import means, offline
 from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.output import check as output
 
 TEXT = documents.text("runbook")
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -97,3 +99,18 @@ def test_its_advice_is_what_the_causes_say_without_the_numbers() -> None:
 
         assert words in offline(kind, remedies)[""].text
         assert words in FLAT
+
+
+@pytest.mark.parametrize(("page", "number"), [("runbook", 3), ("headroom", 1)])
+def test_its_checks_look_as_check_writes_them(page: str, number: int, made_host: MadeHost) -> None:
+    today = output.check(check.examine(0.001, 100, str(made_host.root)), False)
+    text = documents.text(page)
+    (heading,) = re.findall(r"^LEVEL .*$", today, re.M)
+    words = re.findall(r"\d+\s+(\w+)", re.split(r"\n\n", today)[0].rpartition(";")[2])
+
+    assert number == len(re.findall(r"^LEVEL ", text, re.M))
+    for line, row in re.findall(r"^(LEVEL .*)\n(.*)$", text, re.M):
+        assert heading.split() == line.split()
+        assert re.fullmatch(r"(full|near) +\d+%  .*", row)
+    for counts in re.findall(r"; (\d+ full,\s+[^\n]*(?:\n  [^\n]*)?)\n\n", text):
+        assert words == re.findall(r"\d+\s+(\w+)", counts)
