@@ -1,7 +1,7 @@
 """The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
 
 A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. The
-names are stable; README.md documents them. What a record means is `diagnosis`'.
+names are stable; the capture file's page documents them. What a record means is `diagnosis`'.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from accuracy import table
 from accuracy.judging import COUNT, INFERRED, NOT_HERE, RIGHT, WRONG, Cell, Verdict, judge
-from readme import put_into
 
 from fork_trace.rehearse import find
 
@@ -189,24 +189,23 @@ def test_the_table_for_a_terminal_has_each_cell_and_each_reason() -> None:
     assert text.endswith("1 right, 1 inferred-right, 1 wrong, 1 not-triggerable")
 
 
-def test_the_readme_s_table_has_the_same_with_date_and_releases() -> None:
-    block = table.markdown(CELLS, CAUSES, {"5.10": "5.10.0-1", "native": "6.18"}, "2026-01-02")
+def test_the_book_s_table_has_the_same_with_date_and_releases() -> None:
+    releases = {"5.10": "5.10.0-1", "native": "6.18.4-x"}
+    found = json.loads(table.data(CELLS, CAUSES, releases, "2026-01-02"))
+    block = table.docs(found)
+    lines = [line.split() for line in block.splitlines()]
 
-    assert "on 2026-01-02 (5.10: 5.10.0-1, native: 6.18)" in block
-    assert "| cause | scenario | 5.10 fexit | native tracepoint |" in block
-    assert "| pid-max | one | right | inferred |" in block
-    assert "| seccomp | two | - (1) | WRONG |" in block
-    assert "(1) no such kernel." in block
-
-
-def test_the_block_of_the_readme_is_replaced_and_nothing_else() -> None:
-    readme = f"before\n{table.PLACE.begin}\nold\n{table.PLACE.end}\nafter\n"
-    once = put_into(readme, table.PLACE, "new")
-
-    assert f"before\n{table.PLACE.begin}\nnew\n{table.PLACE.end}\nafter\n" == once
-    assert once == put_into(once, table.PLACE, "new")
+    assert "on 2026-01-02 (5.10.0-1, 6.18.4-x)" in block
+    assert ["scenario", "5.10", "6.18", "cause"] in lines
+    assert ["one", "o", "i", "pid-max"] in lines
+    assert ["two", "-", "X", "seccomp", "(1)"] in lines
+    assert "- (1) no such kernel." in block
 
 
-def test_a_readme_without_the_markers_is_left_alone() -> None:
-    with pytest.raises(ValueError, match="there are no lines"):
-        put_into("text", table.PLACE, "new")
+def test_what_is_kept_is_a_scenario_a_line() -> None:
+    text = table.data(CELLS, CAUSES, {"5.10": "5.10.0-1"}, "2026-01-02")
+
+    assert 2 + len(CAUSES) == len(text.splitlines())
+    assert {"5.10 fexit": "right", "native tracepoint": "inferred-right"} == (
+        json.loads(text)["scenarios"][0]["cells"]
+    )

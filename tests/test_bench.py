@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from bench import table
@@ -13,11 +14,12 @@ ARMED = {"kernel": "6.1.0", "seconds": SPREAD, "cpu_seconds": SPREAD, "peak_rss_
 
 
 def result() -> dict[str, Any]:
-    """As much of a result as README shows."""
+    """As much of a result as the book shows."""
     over = {name: 1.25 for name in OPERATIONS}
     over["getppid"], over["mmap-pair"] = 0.01, 85.4
     failing = {"made": 11000, "total": 31234, "own": 1, "reader": 2}
     return {
+        "command": "scripts/bench",
         "kernel": "6.1.0",
         "date": "2026-11-21",
         "cpu": "A processor",
@@ -37,35 +39,37 @@ def result() -> dict[str, Any]:
     }
 
 
-def rows(text: str) -> dict[str, list[str]]:
-    """The cells of each row by its first one."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return {
-        cells[0]: cells[1:]
-        for cells in ([c.strip() for c in line[1:-1].split("|")] for line in lines)
-    }
+def rows(name: str) -> list[list[str]]:
+    """What stands behind this name, wherever a line begins with it."""
+    lines = table.docs(result()).splitlines()
+    return [
+        re.split(r"  +", line[len(name) :].strip())
+        for line in lines
+        if line.startswith(f"{name}  ")
+    ]
 
 
-def test_readme_shows_each_tracer_that_was_measured_and_no_other() -> None:
-    found = rows(table.markdown(result()))
+def test_the_book_shows_each_tracer_that_was_measured_and_no_other() -> None:
+    added, failing = rows("fork-trace")
 
-    assert ["+1.25 %", "+1.25 %", "+1.25 %", "+85 %", "0"] == found["**fork-trace**"][:5]
-    assert ["31.2 k", "10,999 of 11,000", "1.40 G", "23, 37"] == found["**fork-trace**"][5:]
-    assert ["-", "0.10 G", "-"] == found["*floor: empty programs on the same functions*"][6:]
-    assert not any(name.startswith("bpftrace") for name in found)
+    assert ["+1.25 %", "+1.25 %", "+1.25 %", "+85 %", "0"] == added
+    assert ["31.2 k", "10,999 of 11,000", "1.40 G", "23", "37"] == failing
+    assert ["31.2 k", "-", "0.10 G", "-", "-"] == rows("floor: empty programs")[1]
+    assert [] == rows("bpftrace kretfunc")
 
 
 def test_arming_is_seconds_here_and_instructions_in_a_guest() -> None:
-    found = rows(table.markdown(result()))
-
-    assert ["6.1.0", "1.50 s", "1.25 s", "1.75 s", "1.5", "1.5"] == (
-        found["natively, the best rung there"]
-    )
-    assert ["6.1.0", "1.50 G", "1.25 G", "1.75 G", "-", "1.5"] == found["kprobe, bcc"]
+    assert [["6.1.0", "1.50 s", "1.25 s", "1.75 s", "2", "2"]] == rows("native, fork-trace")
+    assert [["6.1.0", "1.50 G", "1.25 G", "1.75 G", "-", "2"]] == rows("kprobe, bcc")
 
 
-def test_the_block_says_kernel_processor_and_date() -> None:
-    text = table.markdown(result())
+def test_the_block_says_kernel_processor_date_and_command() -> None:
+    text = " ".join(table.docs(result()).split())
 
     assert all(each in text for each in ("Linux 6.1.0", "A processor", "2026-11-21"))
-    assert f"({LOOPS[FAILING] / 1000:.1f} k)" in text
+    assert "Measured by `scripts/bench`" in text
+    assert f"takes {LOOPS[FAILING] / 1000:.1f} k instructions" in text
+
+
+def test_the_block_fits_a_terminal() -> None:
+    assert max(map(len, table.docs(result()).splitlines())) < 80

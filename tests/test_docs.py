@@ -1,37 +1,28 @@
-"""README and CHANGELOG against the code: what exists is documented. Each failure lists what is missing."""
+"""The book, the README and the CHANGELOG against the code: what exists is documented. Each failure lists what is missing."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+import shlex
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from conftest import MadeHost, make_failure
+from docs import roff
 from vm.kernels import KERNELS
 
-from fork_trace import __version__, check, plan, privileges, records, steps
+from fork_trace import __version__, check, documents, plan, privileges, records, steps
 from fork_trace.commands import cli
-from fork_trace.diagnosis.causes import CAUSES
-from fork_trace.output import aggregate, tables
+from fork_trace.diagnosis import lookup
+from fork_trace.output import aggregate, formats, tables
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+DOCS = CHECKOUT / "fork_trace" / "docs"
 COMMANDS = cli.COMMANDS
-
-
-def text_of(name: str) -> str:
-    path = CHECKOUT / name
-    assert path.exists(), f"there is no {name}"
-    return path.read_text(encoding="utf-8")
-
-
-def section(heading: str) -> str:
-    """Return one section of the README, without those that follow it."""
-    parts = re.split(r"^## ", text_of("README.md"), flags=re.MULTILINE)
-    found = [part for part in parts if part.startswith(heading + "\n")]
-    assert found, f"README.md has no section {heading!r}"
-    return found[0]
+BOOK = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in documents.PAGES}
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
 def missing(names: object, text: str, form: str = "{}") -> list[str]:
@@ -49,8 +40,55 @@ def headings() -> list[str]:
     return tables.rows(counted.rows(), counted.by).splitlines()[0].split()
 
 
+def run(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli.cli, ["docs", *words])
+    return done.exit_code, done.output
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+    assert len(README.encode()) <= 15_000
+
+
+def test_the_readme_shows_the_screen_and_the_overhead() -> None:
+    assert ["fork_trace/docs/live.svg", "fork_trace/docs/overhead.svg"] == re.findall(
+        r"^!\[.+\]\((.+)\)$", README, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("text", [README, *BOOK.values()], ids=["README", *BOOK])
+def test_every_link_leads_to_a_file(text: str) -> None:
+    base = CHECKOUT if text == README else DOCS
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+
+    assert [] == [link for link in links if not (base / link).exists()]
+
+
+def test_the_readme_s_symptoms_are_known_and_can_be_the_causes_beside_them() -> None:
+    rows = roff.table(roff.section(README, "Why"), "what you read")[1:]
+
+    for printed, _ in rows:
+        for text in re.findall(r"`([^`]+)`", printed):
+            assert lookup.look_up(text.split()).causes, text
+    assert 7 == len(rows)
+
+
+CODE = "".join(re.findall(r"^```\n(.*?)^```\n", README, re.MULTILINE | re.DOTALL))
+WRITTEN = [
+    *re.findall(r"^(?:\$ )?(?:exec )?(?:sudo )?(fork-trace [^#\n]*)", CODE, re.MULTILINE),
+    *re.findall(r"`(?:exec )?(?:sudo )?(fork-trace [^`]+)`", README),
+]
+
+
+@pytest.mark.parametrize("line", sorted({each.strip() for each in WRITTEN}))
+def test_every_command_of_the_readme_is_one(line: str) -> None:
+    _, name, *words = shlex.split(line.replace("TOPIC", "runbook"))
+
+    cli.load(name).make_context(name, words, resilient_parsing=False).close()
+
+
 def test_every_command_is_in_the_readme() -> None:
-    assert [] == missing(COMMANDS, text_of("README.md"), "fork-trace {}")
+    assert [] == missing(COMMANDS, README, "fork-trace {}")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -66,93 +104,119 @@ def test_every_command_and_option_has_its_help(name: str) -> None:
     assert [] == silent
 
 
-def test_every_cause_is_in_the_table_of_causes() -> None:
-    causes = [cause.slug for cause in CAUSES]
-    listed = re.findall(r"^\| `([a-z-]+)` \|", section("Causes"), re.MULTILINE)
+@pytest.mark.parametrize("name", documents.PAGES)
+def test_each_page_is_printed_and_fits_a_terminal(name: str) -> None:
+    code, printed = run(name)
 
-    assert sorted(causes) == sorted(listed)
-
-
-def test_every_column_of_the_default_report_is_explained() -> None:
-    listed = re.findall(r"^\| ([A-Z/]+) \|", section("How to read a report"), re.MULTILINE)
-
-    assert headings() == listed
+    assert 0 == code
+    assert printed.startswith("# ")
+    assert "<!--" not in printed
+    assert BOOK[name].isascii()
+    assert max(map(len, printed.splitlines())) < 80
 
 
-def test_every_column_that_can_be_asked_for_is_named() -> None:
-    assert [] == missing(aggregate.COLUMNS, section("How to read a report"))
+def test_without_a_topic_each_is_listed_with_what_it_is_about() -> None:
+    code, printed = run()
+    listed = re.findall(r"^  ([a-z-]+) +(\S.*)$", printed, re.MULTILINE)
+
+    assert 0 == code
+    assert [*documents.PAGES, "schema"] == [name for name, _ in listed]
+    assert max(map(len, printed.splitlines())) < 80
+    assert list(documents.PAGES) == [
+        name for name, _ in re.findall(r"^- \[([a-z-]+)\]\((.+)\): ", README, re.MULTILINE)
+    ]
 
 
-def test_every_step_is_named() -> None:
-    names = [step.name for step in steps.STEPS]
-
-    assert [] == missing(names, text_of("README.md"))
-
-
-def test_every_kernel_that_is_tested_is_in_the_table_of_kernels_and_no_other() -> None:
-    listed = re.findall(r"(\d+\.\d+) fexit", section("Kernels"))
-
-    assert [kernel.version for kernel in KERNELS] == listed
-
-
-def test_every_rung_and_backend_is_named() -> None:
-    assert [] == missing((*plan.RUNGS, *plan.BACKENDS), text_of("README.md"))
+def test_every_file_of_the_book_is_a_topic() -> None:
+    assert sorted(documents.PAGES) == sorted(path.stem for path in DOCS.glob("*.md"))
 
 
 @pytest.mark.parametrize(
-    ("record", "types"),
-    [
-        ("header", [records.Header]),
-        (
-            "failure",
-            [
-                records.Failure,
-                records.Evidence,
-                records.Frame,
-                records.Holder,
-                records.Advice,
-            ],
-        ),
-        ("summary", [records.Summary]),
-    ],
+    ("word", "near"), [("kernel", "kernels"), ("schem", "schema"), ("zzz", "lists them")]
 )
-def test_every_field_of_a_record_is_documented(record: str, types: list[type]) -> None:
-    row = re.search(rf"^\| `{record}` \|.*$", section("The capture file"), re.MULTILINE)
-    names = [field.name for type_ in types for field in fields(type_)]
+def test_an_unknown_topic_is_refused_with_the_nearest(
+    word: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["docs", word])
+    said = capsys.readouterr().err
 
-    assert row, f"the capture file's table has no row for {record}"
-    assert [] == missing(names, row[0], "`{}`")
+    assert 2 == ended.value.code
+    assert 1 == len(said.splitlines())
+    assert near in said
+
+
+def test_every_column_of_the_default_report_is_explained() -> None:
+    assert headings() == [row[0] for row in roff.table(BOOK["report"], "column")[1:]]
+
+
+def test_every_column_that_can_be_asked_for_is_named() -> None:
+    assert [] == missing(aggregate.COLUMNS, BOOK["report"])
+
+
+def test_every_step_is_named() -> None:
+    assert [] == missing((step.name for step in steps.STEPS), BOOK["steps"])
+    assert f"tells apart {len(lookup.STEPS)} steps" in " ".join(BOOK["steps"].split())
+
+
+def test_every_kernel_that_is_tested_is_named() -> None:
+    versions = [kernel.version for kernel in KERNELS]
+
+    assert f"Tried on Linux {', '.join(versions[:-1])} and {versions[-1]} (x86-64)" in " ".join(
+        README.split()
+    )
+    assert [] == missing(versions, BOOK["kernels"])
+
+
+def test_every_way_to_attach_and_backend_is_named() -> None:
+    assert [] == missing((*plan.RUNGS, *plan.BACKENDS), BOOK["kernels"])
+
+
+def test_every_format_and_exit_code_is_told() -> None:
+    codes = [row[0] for row in roff.table(BOOK["formats"], "exit code")[1:]]
+
+    assert [] == missing(formats.FORMATS, BOOK["formats"], "`{}`")
+    assert ["0", "1", "2", "130"] == codes
 
 
 def test_every_key_and_cause_of_a_check_is_documented(made_host: MadeHost) -> None:
     found = check.examine(80, 100, str(made_host.root))
     names = {*found, *found["limits"][0], *(each["cause"] for each in found["limits"])}
 
-    assert [] == missing(sorted(names), section("How near the limits are"), "`{}`")
+    assert [] == missing(sorted(names), BOOK["headroom"], "`{}`")
 
 
-def test_every_capability_has_its_reason_and_whether_it_is_kept() -> None:
-    rows = re.findall(r"^\| (CAP_\w+) \| .+ \| (yes|no) \|$", section("Privileges"), re.MULTILINE)
-
-    assert [
-        (each.name, "yes" if each.is_kept else "no") for each in privileges.CAPABILITIES
-    ] == rows
+def test_every_capability_has_its_reason() -> None:
+    assert [] == missing(
+        (each.name for each in privileges.CAPABILITIES), BOOK["privileges"], "- {}:"
+    )
 
 
 def test_the_format_version_is_documented() -> None:
-    assert f"format version {records.VERSION}" in section("The capture file")
+    assert f"This is format version {records.VERSION}." in " ".join(BOOK["capture-file"].split())
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
-def test_nothing_is_left_to_be_filled_in(name: str) -> None:
-    assert [] == re.findall(r"\S*(?:PLACEHOLDER|TODO|FIXME|XXX)\S*", text_of(name))
+@pytest.mark.parametrize(
+    "path", [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *DOCS.iterdir()]
+)
+def test_nothing_is_left_to_be_filled_in(path: Path) -> None:
+    if path.is_file():
+        assert [] == re.findall(r"\S*(?:PLACEHOLDER|TODO|FIXME|XXX)\S*", path.read_text())
 
 
-def test_every_script_that_the_readme_names_is_there() -> None:
-    named = sorted(set(re.findall(r"scripts/([a-z-]+)", text_of("README.md"))))
+def test_every_script_that_is_named_is_there() -> None:
+    text = "\n".join((README, *BOOK.values()))
+    named = sorted(set(re.findall(r"scripts/([a-z-]+)", text)))
 
     assert [] == [name for name in named if not (CHECKOUT / "scripts" / name).is_file()]
 
 
+def test_every_script_is_named() -> None:
+    scripts = [path.name for path in (CHECKOUT / "scripts").iterdir()]
+    text = "\n".join((README, BOOK["development"], BOOK["install"]))
+
+    assert [] == missing(set(scripts) - {"build-bpf"}, text, "scripts/{}")
+
+
 def test_the_changelog_has_the_current_version() -> None:
-    assert f"## [{__version__}]" in text_of("CHANGELOG.md")
+    assert f"## [{__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")

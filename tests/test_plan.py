@@ -554,6 +554,14 @@ def test_what_bcc_needs_and_is_not_there_is_told_with_a_remedy(feature: str, rem
     assert remedy in refusal.value.hint
 
 
+def test_the_package_with_bcc_is_named_only_where_bcc_is_the_only_way() -> None:
+    with pytest.raises(ForkTraceError) as refusal:
+        plan.make(compiling(bcc=NO))
+
+    assert "python3-bpfcc" in refusal.value.hint
+    assert "libbpf" == plan.make(capable(bcc=NO)).backend
+
+
 def test_where_neither_backend_can_do_it_both_reasons_and_remedies_are_told() -> None:
     with pytest.raises(ForkTraceError) as refusal:
         plan.make(compiling(headers=NO))

@@ -7,15 +7,16 @@ import shlex
 
 import click
 import pytest
-from click.testing import CliRunner
+from conftest import MadeHost
 
-from fork_trace import documents
+from fork_trace import check, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import means, offline
 from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.output import check as output
 
-TEXT = documents.text(documents.RUNBOOK)
+TEXT = documents.text("runbook")
 PIECES = re.split(r"^```\n(.*?)^```\n", TEXT, flags=re.MULTILINE | re.DOTALL)
 PROSE, TRANSCRIPTS = "".join(PIECES[::2]), PIECES[1::2]
 FLAT = " ".join(TEXT.split())
@@ -37,22 +38,6 @@ SYMPTOMS = [
 ]
 
 
-def test_the_command_prints_it() -> None:
-    done = CliRunner().invoke(cli.cli, ["explain", "--runbook"])
-
-    assert (0, TEXT) == (done.exit_code, done.output)
-
-
-@pytest.mark.parametrize("words", [["--runbook", "EAGAIN"], ["--runbook", "--json"]])
-def test_it_is_printed_whole_or_not_at_all(words: list[str]) -> None:
-    assert 2 == CliRunner().invoke(cli.cli, ["explain", *words]).exit_code
-
-
-def test_it_fits_a_terminal() -> None:
-    assert TEXT.isascii()
-    assert max(map(len, TEXT.splitlines())) < 80
-
-
 @pytest.mark.parametrize("line", COMMANDS)
 def test_its_commands_are_commands(line: str) -> None:
     _, name, *words = shlex.split(line.replace("CAUSE", "pids-cgroup"))
@@ -68,7 +53,7 @@ def test_it_has_commands_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("symptom", SYMPTOMS)
-def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> None:
+def test_each_symptom_has_a_section_with_a_report_and_a_fix(symptom: str) -> None:
     sections = [
         part
         for part in re.split(r"^## ", TEXT, flags=re.M)
@@ -77,7 +62,7 @@ def test_each_symptom_has_a_section_with_a_report_and_a_cure(symptom: str) -> No
 
     assert 1 == len(sections)
     assert lookup.look_up(symptom.split()).texts
-    assert "cure" in sections[0]
+    assert "fix" in sections[0]
     assert "# fork-trace " in sections[0]
 
 
@@ -114,3 +99,18 @@ def test_its_advice_is_what_the_causes_say_without_the_numbers() -> None:
 
         assert words in offline(kind, remedies)[""].text
         assert words in FLAT
+
+
+@pytest.mark.parametrize(("page", "number"), [("runbook", 3), ("headroom", 1)])
+def test_its_checks_look_as_check_writes_them(page: str, number: int, made_host: MadeHost) -> None:
+    today = output.check(check.examine(0.001, 100, str(made_host.root)), False)
+    text = documents.text(page)
+    (heading,) = re.findall(r"^LEVEL .*$", today, re.M)
+    words = re.findall(r"\d+\s+(\w+)", re.split(r"\n\n", today)[0].rpartition(";")[2])
+
+    assert number == len(re.findall(r"^LEVEL ", text, re.M))
+    for line, row in re.findall(r"^(LEVEL .*)\n(.*)$", text, re.M):
+        assert heading.split() == line.split()
+        assert re.fullmatch(r"(full|near) +\d+%  .*", row)
+    for counts in re.findall(r"; (\d+ full,\s+[^\n]*(?:\n  [^\n]*)?)\n\n", text):
+        assert words == re.findall(r"\d+\s+(\w+)", counts)

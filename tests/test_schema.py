@@ -79,7 +79,7 @@ def test_it_is_a_schema_of_draft_7() -> None:
 
 
 def test_the_command_prints_it() -> None:
-    done = CliRunner().invoke(cli.cli, ["schema"])
+    done = CliRunner().invoke(cli.cli, ["docs", "schema"])
 
     assert 0 == done.exit_code
     assert PUBLISHED == json.loads(done.output)

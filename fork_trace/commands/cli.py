@@ -16,7 +16,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.names import safe
 
 # Each has a file of its name beside this one, in which it is called `command`.
-COMMANDS = ("capture", "check", "doctor", "explain", "live", "rehearse", "report", "schema")
+COMMANDS = ("capture", "check", "docs", "doctor", "explain", "live", "rehearse", "report")
 
 
 def load(name: str) -> click.Command:

@@ -37,8 +37,7 @@ def _offers(_start: str) -> Iterable[tuple[str, str]]:
     shell_complete=options.offering(_offers),
 )
 @options.json_object
-@click.option("--runbook", is_flag=True, help="Print the runbook: from symptom to fix.")
-def command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
+def command(words: tuple[str, ...], as_json: bool) -> None:
     """Explain a step, cause, errno or error message
 
     Shows how to verify it, how to mitigate it now and how to fix it. Needs
@@ -48,17 +47,11 @@ def command(words: tuple[str, ...], as_json: bool, runbook: bool) -> None:
     fork-trace explain pids-cgroup
     fork-trace explain EAGAIN
     fork-trace explain unable to create native thread
-    fork-trace explain --runbook           # five symptoms, each with its fix
     """
-    from fork_trace import documents, names
+    from fork_trace import names
     from fork_trace.diagnosis import lookup
     from fork_trace.output.explanation import explanation
 
-    if runbook:
-        if words or as_json:
-            raise click.UsageError("--runbook takes no words and no --json.")
-        sys.stdout.write(documents.text(documents.RUNBOOK))
-        return
     answer = lookup.look_up(words)
     if as_json:
         print(names.json_line(lookup.as_json(answer)))

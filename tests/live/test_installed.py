@@ -73,9 +73,9 @@ def assert_works(*program: str | Path) -> None:
     assert f"fork-trace {__version__}" == header["tool"]
     assert dict.fromkeys(SCENARIOS.values(), 23) == counts
     assert 0 == summary["lost"]
-    assert schema.published() == json.loads(run(*program, "schema"))
+    assert schema.published() == json.loads(run(*program, "docs", "schema"))
     assert "Common misconceptions" in run(*program, "explain", "pids-cgroup")
-    assert documents.text(documents.RUNBOOK) == run(*program, "explain", "--runbook")
+    assert documents.text("runbook") == run(*program, "docs", "runbook")
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,10 @@ def within(root: Path, *argv: str, status: int = 0) -> str:
 def test_the_package_asks_for_what_it_needs(package: Path) -> None:
     depends = run("dpkg-deb", "-f", package, "Depends")
 
-    for name in ("python3-bpfcc", "python3-click", "python3-tabulate", "libbpf1"):
+    for name in ("python3-click", "python3-tabulate", "libbpf1"):
         assert name in depends
+    assert "bpfcc" not in depends
+    assert "python3-bpfcc" == run("dpkg-deb", "-f", package, "Suggests").strip()
     assert __version__ == run("dpkg-deb", "-f", package, "Version").strip()
 
 
@@ -157,6 +159,8 @@ def test_the_package_is_whole_and_has_its_documents(clean_root: Path) -> None:
     assert "" == within(clean_root, "dpkg", "--verify", "fork-trace")
     for name in (
         "/usr/share/man/man8/fork-trace.8.gz",
+        "/usr/share/man/man5/fork-trace-capture.5.gz",
+        "/usr/share/man/man7/fork-trace-causes.7.gz",
         "/usr/share/bash-completion/completions/fork-trace",
         "/usr/share/zsh/vendor-completions/_fork-trace",
         "/usr/share/fish/vendor_completions.d/fork-trace.fish",
@@ -182,18 +186,50 @@ def test_nothing_is_left_when_the_package_is_removed(clean_root: Path) -> None:
     assert [] == left
 
 
-def test_pip_installs_it_into_a_venv_that_sees_the_system(tmp_path: Path) -> None:
-    source, venv = tmp_path / "source", tmp_path / "venv"
-    shutil.copytree(CHECKOUT, source, ignore=LEFT_OUT)
-    run("/usr/bin/python3", "-m", "venv", "--system-site-packages", venv)
-    # With the environment of whoever runs this: where packages come from may stand there.
-    subprocess.run(
-        [venv / "bin" / "pip", "install", "-q", "."], cwd=source, check=True, timeout=TIMEOUT_S
+def built(*words: str | Path, cwd: Path) -> None:
+    """Run a build with the environment of whoever runs this: where packages come from may stand there."""
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S
     )
-    shutil.rmtree(source)
+    assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
 
+
+@pytest.fixture(scope="module")
+def source(_host: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of this checkout, made in a copy of it."""
+    place = tmp_path_factory.mktemp("source")
+    shutil.copytree(CHECKOUT, place / "copy", ignore=LEFT_OUT)
+    python = CHECKOUT / ".venv" / "bin" / "python"
+    built(python, "setup.py", "-q", "sdist", "--dist-dir", place, cwd=place / "copy")
+    shutil.rmtree(place / "copy")
+    (found,) = place.glob("*.tar.gz")
+    return found
+
+
+def test_the_source_archive_has_what_a_checkout_has(source: Path) -> None:
+    listed = {name.partition("/")[2] for name in run("tar", "tzf", source).split()}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout.split()
+
+    assert [] == [name for name in tracked if name not in listed]
+    assert not [name for name in listed if name.endswith((".o", ".pyc", ".so"))]
+
+
+def test_pip_installs_the_wheel_of_the_source_archive_into_a_venv(
+    source: Path, tmp_path: Path
+) -> None:
+    venv = tmp_path / "venv"
+    run("/usr/bin/python3", "-m", "venv", "--system-site-packages", venv)
+    pip = venv / "bin" / "pip"
+    built(pip, "wheel", "-q", "--no-deps", "-w", tmp_path, source, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    built(pip, "install", "-q", wheel, cwd=tmp_path)
+
+    assert f"fork_trace-{__version__}-py3-none-linux_{os.uname().machine}.whl" == wheel.name
     assert_works("env", f"PATH={venv}/bin:{ENVIRON['PATH']}", "fork-trace")
-    assert (venv / "share" / "man" / "man8" / "fork-trace.8").stat().st_size
+    for page in ("fork-trace.8", "fork-trace-capture.5", "fork-trace-causes.7"):
+        assert (venv / "share" / "man" / f"man{page[-1]}" / page).stat().st_size
     assert str(venv) in run(
         venv / "bin" / "python", "-c", "import fork_trace as f; print(f.__file__)"
     )

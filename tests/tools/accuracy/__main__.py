@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from readme import put_into
+from docs.__main__ import ACCURACY
+from docs.__main__ import main as build_docs
 from vm.kernels import KERNELS
 
 from accuracy import table
@@ -23,7 +24,6 @@ from accuracy.judging import WRONG, Cell
 from fork_trace.rehearse import SCENARIOS, find
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-README = CHECKOUT / "README.md"
 NATIVE = "native"
 VM_TIMEOUT_S = 3600
 # Of what a guest said before it died.
@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="run nothing: show what scripts/test --results DIR left in DIR/accuracy.json",
     )
-    parser.add_argument("--write-readme", action="store_true", help="put the table into README.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="keep the cells, and put the table into the book"
+    )
     return parser
 
 
@@ -157,8 +159,8 @@ def main() -> int:
         parser.error("--jobs must be 1 or more.")
     if options.cells and (options.kernel or options.scenario or options.captures):
         parser.error("--cells runs nothing: leave --kernel, --scenario and --captures out.")
-    if options.write_readme and (options.kernel or options.scenario):
-        parser.error("--write-readme shows everything: leave --kernel and --scenario out.")
+    if options.write_docs and (options.kernel or options.scenario):
+        parser.error("--write-docs shows everything: leave --kernel and --scenario out.")
     scenarios = [
         each.name for each in SCENARIOS if not options.scenario or each.name in options.scenario
     ]
@@ -166,14 +168,10 @@ def main() -> int:
         _read(parser, options.cells) if options.cells else _run_all(parser, options, scenarios)
     )
     causes = {name: find(name).cause for name in scenarios}
-    if options.write_readme:
-        block = table.markdown(
-            cells,
-            causes,
-            releases,
-            datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        )
-        README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
+    if options.write_docs:
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        ACCURACY.write_text(table.data(cells, causes, releases, date))
+        build_docs([])
     print(
         json.dumps({"cells": [cell._asdict() for cell in cells]})
         if options.json

@@ -1,18 +1,18 @@
-"""The cells as a table, for a terminal and for the README. Pure: cells in, text out."""
+"""The cells as a table, for a terminal, as data and for the book. Pure: cells in, text out."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from readme import Place
 from tabulate import tabulate
 
 from accuracy.judging import INFERRED, NOT_HERE, RIGHT, WRONG, Cell
 
-PLACE = Place("<!-- accuracy: begin -->", "<!-- accuracy: end -->")
-
 _MARKS = {RIGHT: "right", INFERRED: "inferred", WRONG: "WRONG", NOT_HERE: "-"}
+_LETTERS = {RIGHT: "o", INFERRED: "i", WRONG: "X", NOT_HERE: "-"}
 
 
 def text(cells: Sequence[Cell], causes: Mapping[str, str]) -> str:
@@ -44,23 +44,79 @@ def text(cells: Sequence[Cell], causes: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def markdown(
+def data(
     cells: Sequence[Cell], causes: Mapping[str, str], releases: Mapping[str, str], date: str
 ) -> str:
-    """Show the same as a block of the README; `releases` has what each kernel calls itself."""
-    columns, rows, reasons = _grid(cells, causes)
-    names = ", ".join(f"{kernel}: {release}" for kernel, release in releases.items())
-    heads = ["cause", "scenario", *(f"{kernel} {rung}" for kernel, rung in columns)]
-    table = [heads, ["---"] * len(heads), *rows]
-    lines = [f"Measured by `scripts/accuracy` on {date} ({names}).", ""]
-    lines += [f"| {' | '.join(row)} |" for row in table]
-    lines += [
-        "",
-        "*right*: every failure observed, with this cause; *inferred*: every one with this cause, "
-        "some concluded from the state; -: cannot be made there.",
+    """Write the cells as JSON, a scenario a line; `releases` has what each kernel calls itself."""
+    lines = []
+    for name, cause in causes.items():
+        found = {
+            f"{each.kernel} {each.rung}": f"{each.result}: {each.why}"
+            if each.result == NOT_HERE
+            else each.result
+            for each in cells
+            if each.scenario == name
+        }
+        if found:
+            lines.append(json.dumps({"scenario": name, "cause": cause, "cells": found}))
+    head = {"command": "scripts/accuracy --write-docs", "date": date, "kernels": dict(releases)}
+    rows = ",\n".join(lines)
+    return f'{json.dumps(head)[:-1]}, "scenarios": [\n{rows}\n]}}\n'
+
+
+def docs(found: Mapping[str, Any]) -> str:
+    """Show such data as a block of the book, narrower than a terminal: a letter for each cell."""
+    scenarios = found["scenarios"]
+    columns: dict[str, list[str]] = {}
+    for place in dict.fromkeys(place for each in scenarios for place in each["cells"]):
+        columns.setdefault(place.split()[0], []).append(place)
+    modes = [place.split()[1] for place in max(columns.values(), key=len)]
+    # What ran natively is named by its kernel, too.
+    short = {each: ".".join(found["kernels"][each].split(".")[:2]) for each in columns}
+    names = ", ".join(found["kernels"].values())
+    reasons: dict[str, int] = {}
+    rows = []
+    for each in scenarios:
+        marks = []
+        notes: dict[int, None] = {}
+        for places in columns.values():
+            told = [each["cells"].get(place, "").partition(": ") for place in places]
+            marks.append("".join(_LETTERS.get(result, " ") for result, _, _ in told))
+            for why in (why for _, _, why in told if why):
+                notes[reasons.setdefault(why, len(reasons) + 1)] = None
+        cause = "" if each["cause"] == each["scenario"] else each["cause"]
+        tail = " ".join([cause, *(f"({number})" for number in notes)]).strip()
+        rows.append([each["scenario"], *marks, tail])
+    fewer = [
+        f" Under {short[kernel]} there is {', '.join(place.split()[1] for place in places)} only."
+        for kernel, places in columns.items()
+        if len(places) < len(modes)
     ]
-    lines += ["", *(f"({number}) {reason}  " for reason, number in reasons.items())]
-    return "\n".join(lines).rstrip()
+    room = max(len(row[0]) for row in rows)
+    grid = [
+        f"{name:{room}} {' '.join(f'{mark:{len(modes)}}' for mark in marks)} {cause}".rstrip()
+        for name, *marks, cause in [["scenario", *short.values(), "cause"], *rows]
+    ]
+    lines = [
+        *_wrapped(f"Measured by `{found['command']}` on {found['date']} ({names})."),
+        "",
+        *_wrapped(
+            f"Under each kernel, a letter for {', '.join(modes)}, in this order: `o` every failure "
+            "observed, with this cause; `i` every failure reported with this cause, some inferred "
+            "from kernel state; `X` wrong; `-` cannot be made there. The cause is given where the "
+            f"scenario is not named after it.{''.join(fewer)}"
+        ),
+        *("", "```", *grid, "```", ""),
+    ]
+    for reason, number in reasons.items():
+        lines += _wrapped(f"({number}) {reason.rstrip('.')}.", "- ", "  ")
+    return "\n".join(lines)
+
+
+def _wrapped(words: str, first: str = "", others: str = "") -> list[str]:
+    return textwrap.wrap(
+        words, 79, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+    )
 
 
 def _grid(

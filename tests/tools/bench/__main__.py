@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from readme import put_into
+from docs.__main__ import OVERHEAD
+from docs.__main__ import main as build_docs
 from vm.kernels import KERNELS, NEWEST
 
 from bench import arming, checking, table, unwinding
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-README = CHECKOUT / "README.md"
 DEFAULT_KERNEL = "6.1"
 NATIVE_TIMES = 11
 GUEST_TIMES = 3
@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also bpftrace, bcc's trace, perf and strace, if they are installed",
     )
-    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="keep the numbers, and put them into the book"
+    )
     parser.add_argument(
         "--of", type=Path, metavar="FILE", help="measure nothing: show what --json wrote there"
     )
@@ -175,6 +177,7 @@ def main() -> None:
             ["bench.counting", "/run/share", f"--rounds={options.rounds}", *_also(options)],
         )
     result = {
+        "command": " ".join(("scripts/bench", *sys.argv[1:])),
         "kernel": counted["kernel"],
         "native_kernel": platform.release(),
         "cpu": _cpu(),
@@ -194,9 +197,9 @@ def main() -> None:
 
 def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:
     print(json.dumps(result) if options.json else table.text(result), flush=True)
-    if options.write_readme:
-        block = table.markdown(result)
-        README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))
+    if options.write_docs:
+        OVERHEAD.write_text(json.dumps(result, indent=1) + "\n")
+        build_docs([])
 
 
 if __name__ == "__main__":

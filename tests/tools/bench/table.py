@@ -1,16 +1,15 @@
-"""What was measured as tables, for a terminal and for the README. Pure: numbers in, text out."""
+"""What was measured as tables, for a terminal and for the book. Pure: numbers in, text out."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
-from readme import Place
 from tabulate import tabulate
 
 from bench import checking
 from bench.counting import FAILING, NONE, OPERATIONS
-
-PLACE = Place("<!-- bench: begin -->", "<!-- bench: end -->")
+from fork_trace.output.tables import draw
 
 
 def _checked(check: dict[str, Any]) -> str:
@@ -148,36 +147,41 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# As README names them, in its order; what was not measured has no row.
-_NAMES = {
-    "floor": "*floor: empty programs on the same functions*",
-    "fexit-default": "**fork-trace**",
-    "fexit-on-demand": "**`--on-demand`**, until a fork fails",
-    "fexit-all": "`--all-steps`, or once a failure had no reason",
-    "fexit-refused": "`--refused`",
-    "kprobe": "`--attach kprobe`",
-    "tracepoint": "`--attach tracepoint`",
-    "bpftrace kretfunc": "bpftrace, `kretfunc` on five functions",
-    "bpftrace kretprobe": "bpftrace, `kretprobe` on five functions",
-    "bcc trace": "bcc's `trace` on five functions",
-    "perf trace --failure": "`perf trace -a --failure`",
-    "strace -f": "`strace -f` of the program itself",
+# As the book names them, in its order; what was not measured has no row.
+NAMES = {
+    "floor": "floor: empty programs",
+    "fexit-default": "fork-trace",
+    "fexit-on-demand": "--on-demand, waiting",
+    "fexit-all": "--all-steps",
+    "fexit-refused": "--refused",
+    "kprobe": "--attach kprobe",
+    "tracepoint": "--attach tracepoint",
+    "bpftrace kretfunc": "bpftrace kretfunc",
+    "bpftrace kretprobe": "bpftrace kretprobe",
+    "bcc trace": "bcc trace",
+    "perf trace --failure": "perf trace -a --failure",
+    "strace -f": "strace -f, one program",
 }
 _ARMED = {
-    "native": "natively, the best rung there",
-    "native-to-load": "natively, until fexit was refused",
-    "native-bpftrace": "natively, bpftrace on the same system calls' exits",
+    "native": "native, fork-trace",
+    "native-to-load": "native, fexit refused",
+    "native-bpftrace": "native, bpftrace",
     "vm-6.1": "fexit, libbpf",
     "vm-6.1-bcc": "kprobe, bcc",
     "vm-7.2": "fexit, libbpf",
     "vm-7.2-bcc": "kprobe, bcc",
 }
-_TITLES = {
-    "fork": "small fork",
-    "fork-2000-mappings": "of 2,000 mappings, half accountable",
-    "fork-2000-accountable": "all accountable",
-    "mmap-pair": "mmap and munmap",
-    "getppid": "getppid",
+TITLES = {
+    "fork": ("small fork", "FORK"),
+    "fork-2000-mappings": ("fork of 2,000 mappings, half of them accountable", "HALF"),
+    "fork-2000-accountable": ("fork of 2,000 mappings, all accountable", "ALL"),
+    "mmap-pair": ("mmap and munmap", "MMAP"),
+    "getppid": ("getppid", "GETPPID"),
+}
+_UNWOUND = {
+    "of-one-program": "whose program was seen before",
+    "of-all-in-turn": "of {programs} programs in turn",
+    "first-of-each-program": "each of a program seen for the first time",
 }
 
 
@@ -191,56 +195,109 @@ def _thousands(value: float) -> str:
     )
 
 
-def _percent(value: float) -> str:
-    # Below that two runs differ by as much.
+def percent(value: float) -> str:
+    """Write what was added; below 0.05 % two runs differ by as much."""
     return "0" if abs(value) < 0.05 else f"{value:+.2f} %" if abs(value) < 10 else f"{value:+.0f} %"
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Show for the README what watching costs, and what the peers' watching does."""
+def _block(rows: list[list[str]], head: list[str]) -> list[str]:
+    alignment = ["left"] + ["right"] * (len(head) - 1)
+    return ["```", *(line.rstrip() for line in draw(rows, head, alignment).splitlines()), "```"]
+
+
+def _wrapped(*sentences: str) -> list[str]:
+    return textwrap.wrap(" ".join(sentences), 79, break_on_hyphens=False)
+
+
+def docs(result: dict[str, Any]) -> str:
+    """Show for the book what watching costs, and what the peers' watching does."""
     base, over = result["instructions"][NONE], result["overhead_percent"]
-    rows = []
-    for config, name in _NAMES.items():
-        if config not in over:
-            continue
-        failing, memory = result["failing_fork"][config], result["rss_mb"].get(config)
-        arming = result["instructions_to_arm"].get(config)
-        rows.append(
-            [
-                name,
-                *(_percent(over[config][each]) for each in _TITLES),
-                _thousands(failing["total"]),
-                "-"
-                if failing["reported"] is None or config == "floor"
-                else f"{failing['reported']:,} of {failing['made']:,}",
-                "-" if arming is None else f"{arming / 1e9:.2f} G",
-                "-" if memory is None else f"{memory['armed']:.0f}, {memory['peak']:.0f}",
-            ]
-        )
-    head = [
-        "",
-        *(f"{title} ({_thousands(base[each])})" for each, title in _TITLES.items()),
-        f"a fork that fails ({_thousands(base[FAILING])}): in all",
-        "of these reported",
-        "to arm",
-        "MB armed, at most",
+    known = [config for config in NAMES if config in over]
+    titles = [
+        f"{short}: {title} ({_thousands(base[each])} instructions)"
+        for each, (title, short) in TITLES.items()
     ]
-    arming_rows = [[_ARMED.get(key, key), *rest] for key, *rest in _arming(result["armed"])]
-    return "\n".join(
-        [
-            f"Measured by `scripts/bench --peers` on {result['date']}: Linux {result['kernel']} in QEMU, whose",
-            f"clock counts instructions (`-icount shift=0`), on an {result['cpu']}. In one boot, added to",
-            "each operation:",
-            "",
-            tabulate(rows, head, tablefmt="github", disable_numparse=True),
-            "",
-            "From exec until all is attached, in seconds on the machine itself and in instructions in guests:",
-            "",
-            tabulate(
-                arming_rows,
-                ["", "kernel", "until armed", "min", "max", "MB armed", "MB at most"],
-                tablefmt="github",
-                disable_numparse=True,
-            ),
-        ]
+    added = [[NAMES[config], *(percent(over[config][each]) for each in TITLES)] for config in known]
+    lines = [
+        *_wrapped(
+            f"Measured by `{result['command']}` on {result['date']}: Linux {result['kernel']} in",
+            f"QEMU, whose clock counts instructions (`-icount shift=0`), on {result['cpu']}; all",
+            "in one boot. The peers watch five functions, or the exits of the fork calls. Instructions",
+            f"added to each operation; `waiting` is until a fork fails. {'; '.join(titles)}.",
+        ),
+        "",
+        *_block(added, ["", *(short for _, short in TITLES.values())]),
+        "",
+        *_wrapped(
+            f"A fork that fails takes {_thousands(base[FAILING])} instructions. Below: how many it",
+            "takes while watched, with the reader's work; how many of those made without a pause were",
+            "reported; instructions until all is attached; MB resident once attached, and at most.",
+        ),
+        "",
+        *_block(
+            [_one(result, config) for config in known],
+            ["", "FAILING", "REPORTED", "TO ATTACH", "MB", "AT MOST"],
+        ),
+        "",
+        *_wrapped("From exec until all is attached; in a guest in instructions of its one CPU."),
+        "",
+        *_block(
+            [
+                [_ARMED.get(key, key), *rest, *(_whole(each) for each in memory)]
+                for key, *rest, memory in (
+                    (*row[:-2], row[-2:]) for row in _arming(result["armed"])
+                )
+            ],
+            ["", "KERNEL", "MEDIAN", "MIN", "MAX", "MB", "AT MOST"],
+        ),
+    ]
+    for told in (_naming(result.get("unwinding")), _checking(result.get("check"))):
+        lines += ["", *told] if told else []
+    return "\n".join(lines)
+
+
+def _one(result: dict[str, Any], config: str) -> list[str]:
+    failing, memory = result["failing_fork"][config], result["rss_mb"].get(config)
+    arming = result["instructions_to_arm"].get(config)
+    is_told = failing["reported"] is not None and config != "floor"
+    return [
+        NAMES[config],
+        _thousands(failing["total"]),
+        f"{failing['reported']:,} of {failing['made']:,}" if is_told else "-",
+        "-" if arming is None else f"{arming / 1e9:.2f} G",
+        *(["-", "-"] if memory is None else [f"{memory[each]:.0f}" for each in ("armed", "peak")]),
+    ]
+
+
+def _whole(megabytes: float | str) -> str:
+    return megabytes if isinstance(megabytes, str) else f"{megabytes:.0f}"
+
+
+def _naming(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    rates = "; ".join(
+        f"{found['stacks_per_second'][each]:,} {what.format(programs=found['programs'])}"
+        for each, what in _UNWOUND.items()
     )
+    memory = found["rss_mb"]
+    return _wrapped(
+        f"Stacks of {found['frames_per_stack']:.0f} frames unwound and named, in a second of one",
+        f"core, natively: {rates}. After {found['samples']:,} of them {memory['after']:.0f} MB are",
+        f"resident, {memory['after'] - memory['before']:.0f} more than before.",
+    )
+
+
+def _checking(found: dict[str, Any] | None) -> list[str]:
+    if found is None or "why" in found:
+        return []
+    times = "; ".join(
+        f"{found[kind]['seconds']:.1f} s beside {what}"
+        for kind, what in (
+            ("quiet", "what runs anyway"),
+            ("processes", f"{found['tasks']:,} processes"),
+            ("threads", f"{found['tasks']:,} threads of one process"),
+        )
+        if "seconds" in found[kind]
+    )
+    return _wrapped(f"`fork-trace check`, from exec to exit, natively: {times}.")

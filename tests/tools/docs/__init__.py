@@ -1,1 +1,1 @@
-"""What is written from the code: the man page, and the causes in README and schema; scripts/build-docs runs it."""
+"""What is written from code, schema and data: parts of the book, man pages, pictures; scripts/build-docs runs it."""

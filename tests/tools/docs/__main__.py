@@ -1,39 +1,87 @@
-"""Write the man page, and the causes into README and schema: `scripts/build-docs`, with --check only compare."""
+"""Write the parts of the book that are made: `scripts/build-docs`, with --check only compare."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
-from readme import put_into
+from accuracy import table as accuracy
+from bench import table as bench
 
-from docs import causes, manual
-from fork_trace import __version__, documents
+from docs import blocks, manual, pictures, records
+from fork_trace import __version__, documents, privileges
 from fork_trace.commands import cli
+from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.output.live import terminal
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
-SCHEMA = CHECKOUT / "fork_trace" / documents.SCHEMA
-MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
+DOCS = CHECKOUT / "fork_trace" / "docs"
+ACCURACY = DOCS / "data" / "accuracy.json"
+OVERHEAD = DOCS / "data" / "overhead.json"
+NOTED = DOCS / "data" / "noted.json"
+SCHEMA = CHECKOUT / "fork_trace" / "records.schema.json"
+# A real capture, for the picture of the screen.
+CAPTURE = CHECKOUT / "tests" / "data" / "live.jsonl"
+
+
+def _blocks(schema: Any) -> dict[Path, dict[str, str]]:
+    """Each page with its blocks by their names."""
+    found = {
+        "causes": {"causes": blocks.causes(CAUSES)},
+        "steps": {"steps": blocks.steps(lookup.STEPS)},
+        "headroom": {"checked": blocks.checked(CAUSES)},
+        "capture-file": {"records": records.block(schema)},
+        "privileges": {"capabilities": blocks.capabilities(privileges.CAPABILITIES)},
+        "kernels": {"accuracy": accuracy.docs(json.loads(ACCURACY.read_text()))},
+        "overhead": {
+            "bench": bench.docs(json.loads(OVERHEAD.read_text())),
+            "noted": blocks.noted(json.loads(NOTED.read_text())),
+        },
+    }
+    index = blocks.index(documents.topics()[:-1], "fork_trace/docs")
+    return {README: {"book": index}, **{DOCS / f"{key}.md": each for key, each in found.items()}}
 
 
 def made() -> dict[Path, str]:
     """Each file with the text that it should have."""
-    readme = README.read_text(encoding="utf-8")
-    schema = causes.put_into_schema(SCHEMA.read_text(encoding="utf-8"), CAUSES)
+    texts = {SCHEMA: records.put_causes(SCHEMA.read_text(encoding="utf-8"), CAUSES)}
+    schema = json.loads(texts[SCHEMA])
+    for path, parts in _blocks(schema).items():
+        texts[path] = path.read_text(encoding="utf-8")
+        for name, block in parts.items():
+            texts[path] = blocks.put_into(texts[path], name, block)
     commands = click.Group(
         "fork-trace", {each: cli.load(each) for each in cli.COMMANDS}, help=cli.cli.help
     )
-    page = manual.page("fork-trace", __version__, commands, readme, CAUSES, json.loads(schema))
-    tables = put_into(readme, causes.PLACE, causes.table(CAUSES))
+
+    def page(topic: str) -> str:
+        path = DOCS / f"{topic}.md"
+        return texts.get(path) or path.read_text(encoding="utf-8")
+
     return {
-        README: put_into(tables, causes.CHECKED, causes.checked_table(CAUSES)),
-        SCHEMA: schema,
-        MANUAL: page,
+        **texts,
+        DOCS / "fork-trace.8": manual.command_page(
+            __version__, commands, page, texts[README], CAUSES
+        ),
+        DOCS / "fork-trace-capture.5": manual.capture_page(__version__, page, schema),
+        DOCS / "fork-trace-causes.7": manual.causes_page(__version__, page, CAUSES),
+        DOCS / "live.svg": pictures.live(
+            CAPTURE.read_text(encoding="utf-8").splitlines(), _how_to_end()
+        ),
+        DOCS / "overhead.svg": pictures.overhead(json.loads(OVERHEAD.read_text())),
     }
+
+
+def _how_to_end() -> str:
+    """What a terminal with keys says at its upper right."""
+    on_a_terminal = terminal.Terminal()
+    on_a_terminal.redraws = on_a_terminal._has_keys = True
+    return on_a_terminal.keys_to_end
 
 
 def stale() -> list[Path]:
@@ -51,12 +99,12 @@ def main(argv: list[str]) -> int:
         print("scripts/build-docs: unknown option. Give --check or nothing.", file=sys.stderr)
         return 2
     texts = made()
-    for path in stale():
+    found = stale()
+    for path in found:
         print(path.relative_to(CHECKOUT), "is stale" if argv else "is written")
-        if argv:
-            return 1
-        path.write_text(texts[path], encoding="utf-8")
-    return 0
+        if not argv:
+            path.write_text(texts[path], encoding="utf-8")
+    return int(bool(argv and found))
 
 
 if __name__ == "__main__":

@@ -160,8 +160,7 @@ MOON_PHASE = Cause(
 """
 ASKED = """
 import errno, json, sys
-from docs import causes as pages
-from readme import put_into
+from docs import blocks, records
 from fork_trace import steps
 from fork_trace.diagnosis import advice, evidence, lookup, verdict
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
@@ -182,8 +181,8 @@ print(json.dumps({
     "by alias": [each.slug for each in lookup.look_up(["moon.phase"]).causes],
     "by step": [each.slug for each in lookup.look_up(["copy_thread"]).causes],
     "offered": dict(lookup.offers()).get("moon-phase"),
-    "table": "| `moon-phase` | EXDEV | `moon.phase` |" in pages.table(CAUSES),
-    "schema": '"moon-phase"' in pages.put_into_schema(open("fork_trace/records.schema.json").read(), CAUSES),
+    "book": "- `moon-phase` (EXDEV): `moon.phase`" in blocks.causes(CAUSES),
+    "schema": '"moon-phase"' in records.put_causes(open("fork_trace/records.schema.json").read(), CAUSES),
 }))
 """
 
@@ -249,7 +248,7 @@ def test_a_new_cause_touches_two_files_and_its_test_and_is_known_everywhere(
         "by alias": ["moon-phase"],
         "by step": ["invalid-flags", "moon-phase"],
         "offered": "the moon is full",
-        "table": True,
+        "book": True,
         "schema": True,
     } == found
     assert copy.touched == named_in("A new cause")[: len(copy.touched)]

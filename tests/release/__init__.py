@@ -1,0 +1,1 @@
+"""What a release changes: the changelog and the version; scripts/release runs it."""

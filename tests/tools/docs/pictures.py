@@ -1,0 +1,142 @@
+"""The pictures: the screen of `live` over a recorded capture, and what watching costs. Pure: text in, SVG out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from bench import table as bench
+
+from fork_trace import records
+from fork_trace.output import aggregate
+from fork_trace.output.live import screen
+from fork_trace.output.live.screen import Line, Moment
+
+_COLUMNS, _LINES = 96, 34
+_INTERVAL_NS = 1_000_000_000
+_CHAR, _LEADING, _MARGIN = 8.4, 19, 16
+_FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+_SANS = "system-ui, 'DejaVu Sans', sans-serif"
+_PAPER, _INK, _STRONG = "#1b1f24", "#c9d1d9", "#ffffff"
+
+# What the plot compares: the price that nobody can avoid, ours, and the nearest peer.
+_BARS = {
+    "floor": "#b3bac2",
+    "fexit-default": "#0b6bcb",
+    "fexit-on-demand": "#53a8f5",
+    "bpftrace kretfunc": "#c0762a",
+}
+_GROUPS = ("fork", "fork-2000-mappings", "fork-2000-accountable", "mmap-pair", "getppid")
+
+
+def live(lines: Iterable[str], how_to_end: str) -> str:
+    """Draw the screen as it stood when the last failure of a capture had come in."""
+    counted, changes = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes()
+    new: Mapping[tuple[str | None, ...], int] = {}
+    host, first_ns, next_ns, last_ns = "?", 0, 0, 0
+    for record in records.read("the recorded capture", lines):
+        if isinstance(record, records.Header):
+            host = record.host
+        elif isinstance(record, records.Failure):
+            first_ns = first_ns or record.time_ns
+            if record.time_ns >= next_ns:
+                new = changes.take(counted) or new
+                next_ns = record.time_ns + _INTERVAL_NS
+            counted.add(record, host)
+            last_ns = record.time_ns
+    new = changes.take(counted) or new
+    moment = Moment(host, (last_ns - first_ns) / 1e9, 0.0, how_to_end)
+    return _terminal(screen.frame(counted, new, moment, (_COLUMNS, _LINES)))
+
+
+def _terminal(lines: Sequence[Line]) -> str:
+    width = round(_COLUMNS * _CHAR) + 2 * _MARGIN
+    height = len(lines) * _LEADING + 2 * _MARGIN
+    parts = []
+    for number, line in enumerate(lines):
+        y = _MARGIN + number * _LEADING
+        fill, weight = {"bar": (_PAPER, ""), "strong": (_STRONG, ' font-weight="bold"')}.get(
+            line.style, (_INK, "")
+        )
+        if line.style == "bar":
+            parts.append(
+                f'<rect x="{_MARGIN - 4}" y="{y}" width="{width - 2 * _MARGIN + 8}" '
+                f'height="{_LEADING}" fill="{_INK}"/>'
+            )
+        if line.text.strip():
+            # Whatever font there is, each character stands in its column.
+            text = line.text.rstrip()
+            parts.append(
+                f'<text x="{_MARGIN}" y="{y + 14}" fill="{fill}"{weight} '
+                f'textLength="{len(text) * _CHAR:.1f}" lengthAdjust="spacingAndGlyphs" '
+                f'xml:space="preserve">{escape(text)}</text>'
+            )
+    return _picture(width, height, "fork-trace live, a screen", _FONT, 14, _PAPER, parts)
+
+
+def _picture(
+    width: int, height: int, title: str, font: str, size: int, paper: str, parts: Sequence[str]
+) -> str:
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}" font-family="{escape(font)}" font-size="{size}">',
+            f"<title>{escape(title)}</title>",
+            f'<rect width="{width}" height="{height}" rx="6" fill="{paper}"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def overhead(result: Mapping[str, Any]) -> str:
+    """Plot what is added to each operation, as bars from the numbers of the bench."""
+    over = result["overhead_percent"]
+    bars = [config for config in _BARS if config in over]
+    most = max(over[config][group] for config in bars for group in _GROUPS)
+    left, right, top, bar, gap = 250, 70, 76, 15, 16
+    scale = (760 - left - right) / most
+    parts = [
+        _text(16, 26, "Instructions added to each operation", size=16, weight="bold"),
+        _text(
+            16, 46, f"Linux {result['kernel']}, x86-64, scripts/bench, {result['date']}", "#57606a"
+        ),
+    ]
+    x = 16.0
+    for config in bars:
+        parts.append(f'<rect x="{x}" y="55" width="10" height="10" fill="{_BARS[config]}"/>')
+        parts.append(_text(x + 15, 64.5, bench.NAMES[config], size=12))
+        x += 40 + 7 * len(bench.NAMES[config])
+    y = top + 8
+    for group in _GROUPS:
+        parts.append(_text(16, y + len(bars) * bar / 2 + 4, _SHORT[group]))
+        for config in bars:
+            value = over[config][group]
+            width = max(1.0, value * scale)
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{bar - 3}" '
+                f'fill="{_BARS[config]}"/>'
+            )
+            parts.append(_text(left + width + 6, y + 10, bench.percent(value), "#57606a", 11))
+            y += bar
+        y += gap
+    return _picture(760, y, "What watching costs", _SANS, 13, "#ffffff", parts)
+
+
+_SHORT = {
+    "fork": "small fork",
+    "fork-2000-mappings": "2,000 mappings, half accountable",
+    "fork-2000-accountable": "2,000 mappings, all accountable",
+    "mmap-pair": "mmap and munmap",
+    "getppid": "getppid",
+}
+
+
+def _text(
+    x: float, y: float, words: str, fill: str = "#1f2328", size: int = 13, weight: str = "normal"
+) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" font-size="{size}" '
+        f'font-weight="{weight}">{escape(words)}</text>'
+    )
