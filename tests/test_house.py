@@ -31,7 +31,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "limits": {"diagnosis"},
     # 3
     "callers": {"records"},
-    "ledger": {"events"},
     # 4
     "budget": set(),
     "mounts": {"budget"},
@@ -45,7 +44,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privileges": {"files"},
     "destination": {"errors", "files"},
     "reserve": set(),
-    "ration": {"budget", "records"},
     "runs": set(),
     "elf": {"budget", "runs"},
     "cfi": {"elf"},
@@ -136,24 +134,27 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("refused_namespaces", "refused_policy", "refused_threads", "stage"),
     },
     # 5
-    "session": {
+    "collect": set(),
+    "collect.ledger": {"events"},
+    "collect.ration": {"budget", "records"},
+    "collect.session": {
         *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "cgroup"),
-        *("containers", "diagnosis", "errors", "events", "headers", "holders", "kernel"),
-        *("ledger", "plan", "privileges", "procfs", "ration", "records", "reserve", "runtimes"),
-        *("steps", "symbols"),
+        *("collect.ledger", "collect.ration", "containers", "diagnosis", "errors", "events"),
+        *("headers", "holders", "kernel", "plan", "privileges", "procfs", "records", "reserve"),
+        *("runtimes", "steps", "symbols"),
     },
     # 6
     "check": {
         *("__init__", "cgroup", "diagnosis", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
-    "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
+    "doctor": {"errors", "kernel", "plan", "collect.session", "privileges", "symbols"},
     # 7
     "commands": set(),
     "commands.options": {"events", "output.aggregate", "output.report_options", "plan"},
     "commands.stop_signals": set(),
     "commands.child": {"commands.stop_signals", "errors"},
-    "commands.startup": {"commands.options", "records", "session"},
+    "commands.startup": {"collect.session", "commands.options", "records"},
     "commands.capture_run": {
         *("commands.child", "commands.startup", "commands.stop_signals"),
         *(
@@ -165,12 +166,12 @@ MAY_IMPORT: dict[str, set[str]] = {
             "output.formats",
         ),
         *("output.live.terminal", "output.report_options", "output.summary", "records"),
-        *("session",),
+        *("collect.session",),
     },
     "commands.live_run": {
         *("commands.startup", "commands.stop_signals", "output.aggregate"),
         *("output.live.terminal", "output.live.views", "output.report"),
-        *("output.report_options", "output.summary", "records", "session"),
+        *("collect.session", "output.report_options", "output.summary", "records"),
     },
     "commands.live": {
         *("commands.live_run", "commands.options", "commands.startup"),

@@ -18,7 +18,7 @@ from conftest import make_failure
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import cgroup, events, ledger, procfs, session, steps
+from fork_trace import cgroup, events, procfs, steps
 from fork_trace.backends import Filter, settings
 from fork_trace.backends.libbpf import LibbpfBackend
 from fork_trace.backends.settings import (
@@ -30,9 +30,10 @@ from fork_trace.backends.settings import (
     fill,
     is_vital,
 )
+from fork_trace.collect import ledger, session
+from fork_trace.collect.ration import Ration
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Plan, Probe, Stage
-from fork_trace.ration import Ration
 from fork_trace.records import Frame
 
 PLAN = Plan(
@@ -463,12 +464,12 @@ def test_the_cgroups_of_a_sample_are_known_when_they_are_gone(tmp_path: Path) ->
     assert watching._paths.directory(2**62 + 2) is None, "its levels begin elsewhere"
 
 
-def a_host_with_v2(tmp_path: Path) -> cgroup.Paths:
+def a_host_with_v2(tmp_path: Path) -> cgroup.CgroupPaths:
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_text(
         "25 24 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
     )
-    return cgroup.Paths(str(tmp_path))
+    return cgroup.CgroupPaths(str(tmp_path))
 
 
 def test_without_a_path_nothing_is_known_of_a_cgroup_that_is_gone(tmp_path: Path) -> None:

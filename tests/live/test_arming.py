@@ -9,8 +9,8 @@ import pytest
 
 from fork_trace import kernel, steps
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, Library, listed_symbols
+from fork_trace.collect.session import Session
 from fork_trace.plan import VARIABLES
-from fork_trace.session import Session
 
 pytestmark = pytest.mark.live
 

@@ -24,7 +24,6 @@ from fork_trace import (
     headers,
     holders,
     kernel,
-    ledger,
     privileges,
     procfs,
     reserve,
@@ -33,6 +32,8 @@ from fork_trace import (
 )
 from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
+from fork_trace.collect import ledger
+from fork_trace.collect.ration import SHORT_RECORD_BYTES, Ration
 from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.state import UNKNOWN
@@ -41,7 +42,6 @@ from fork_trace.diagnosis.readings import HostReadings, KernelReadings, ProcRead
 from fork_trace.diagnosis.verdict import INFERRED, Verdict, diagnose, errno_name
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
-from fork_trace.ration import SHORT_RECORD_BYTES, Ration
 from fork_trace.records import VERSION, Failure, Frame, Header, Summary, bounded
 from fork_trace.symbols import Caller, Symbols
 
@@ -157,7 +157,7 @@ def find_filter(
     """Turn what the user names into what the kernel compares."""
     number = None
     if cgroup_path is not None:
-        paths = cgroup.Paths()
+        paths = cgroup.CgroupPaths()
         try:
             number = paths.find(cgroup_path)
         finally:
@@ -174,7 +174,7 @@ def find_filter(
 
 
 @dataclass(frozen=True)
-class _Look:
+class ProcessSnapshot:
     """What /proc showed of a process right after its fork failed."""
 
     identity: tuple[int, str]
@@ -237,7 +237,7 @@ class Session:
         facts, library = read_facts(request)
         plan = make(facts, request)
         # Everything that a record needs later is opened now, while it can be had.
-        self._paths = cgroup.Paths()
+        self._paths = cgroup.CgroupPaths()
         self._sees_all_pids = procfs.is_initial_pid_namespace()
         if filter_.pid is not None and not self._sees_all_pids:
             raise ForkTraceError(
@@ -294,14 +294,14 @@ class Session:
         self._folded: Counter[int] = Counter()
         self._latest: dict[bytes, Failure] = {}
         self._whole: dict[bytes, None] = {}  # those of them that have their stack, oldest first
-        self._looks: dict[int, _Look] = {}
+        self._looks: dict[int, ProcessSnapshot] = {}
         self._huge: dict[int, tuple[float, bool | None]] = {}  # by pid: when, and the answer
         self._ration = Ration()
-        self._keeper = holders.Keeper()
+        self._keeper = holders.HolderCache()
         self._names = runtimes.Names()
         self._stacks: dict[tuple[int, int], events.Stack] = {}  # by time and thread
         # Read, and not made a record of yet: its stack is to be unwound.
-        self._owed: deque[tuple[bytes, events.Event, _Look, Verdict, Any]] = deque()
+        self._owed: deque[tuple[bytes, events.Event, ProcessSnapshot, Verdict, Any]] = deque()
         self._signals: Callable[[], int] = lambda: 0  # by which the run was told to end
 
     @property
@@ -476,17 +476,17 @@ class Session:
             # Of a host that has no memory left it is more to know what refused than who asked.
             return (), None
 
-    def _look(self, event: events.Event) -> _Look:
+    def _look(self, event: events.Event) -> ProcessSnapshot:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
         identity = (event.ppid, event.key.comm)
         stack = self._stacks.pop((event.time_ns, event.tid), None)
         if not self._sees_all_pids:
             # The kernel's pids are of the initial namespace: in our /proc they are strangers.
-            return _Look(identity, None, [], stack)
+            return ProcessSnapshot(identity, None, [], stack)
         # Where its code lies first: a process that exits has no mappings before it is gone.
         with suppress(MemoryError):
             self._symbols.note(self._caller(event), event.user_frames, stack)
-        look = _Look(identity, procfs.exe(event.pid), procfs.cgroups(event.pid), stack)
+        look = ProcessSnapshot(identity, procfs.exe(event.pid), procfs.cgroups(event.pid), stack)
         known = self._looks.get(event.pid)
         if look.exe is None and not look.cgroups and known and known.identity == identity:
             look = replace(known, stack=stack)
@@ -516,7 +516,9 @@ class Session:
                     if above is not None:
                         self._paths.note(level.number, self._is_pids_v2, above)
 
-    def _held(self, event: events.Event, look: _Look, verdict: Verdict) -> holders.Holders | None:
+    def _held(
+        self, event: events.Event, look: ProcessSnapshot, verdict: Verdict
+    ) -> holders.Holders | None:
         """Say who holds the pool that ran out; our /proc must show all that can be in it."""
         if not self._sees_all_pids:
             return None
@@ -710,7 +712,7 @@ class Session:
     def _failure(
         self,
         event: events.Event,
-        look: _Look,
+        look: ProcessSnapshot,
         verdict: Verdict,
         most_s: float,
         is_late: Callable[[], bool],
@@ -806,14 +808,16 @@ class Session:
         known = steps.BY_NAME.get(step)
         return known is not None and known.in_detail
 
-    def _limiting_path(self, event: events.Event, look: _Look) -> str | None:
+    def _limiting_path(self, event: events.Event, look: ProcessSnapshot) -> str | None:
         """Name the cgroup whose pids.max refused."""
         for level in event.levels:
             if level.kind == "pids-cgroup" and level.number == event.numbers.get("pids_cgroup"):
                 return self._level_path(event, look, level)
         return None
 
-    def _level_path(self, event: events.Event, look: _Look, level: events.Level) -> str | None:
+    def _level_path(
+        self, event: events.Event, look: ProcessSnapshot, level: events.Level
+    ) -> str | None:
         """Name the cgroup of a level: by its id, or else up from the task's own."""
         controllers = {"pids-cgroup": "pids", "memory-cgroup": "memory"}
         controller = controllers.get(level.kind)
