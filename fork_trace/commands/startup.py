@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fork_trace.collect.session import Session, find_filter
+from fork_trace.collect.arm import find_filter
+from fork_trace.collect.session import Session
 from fork_trace.commands import options
 from fork_trace.records import Header
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from bench.arming import ARMED
 from bench.tracer import Tracer
-from fork_trace.collect.session import read_facts
+from fork_trace.collect.arm import read_facts
 from fork_trace.plan import Request, Stage, make
 
 NONE = "none"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fork_trace.backends.libbpf import LibbpfBackend, Library
-from fork_trace.collect.session import read_facts
+from fork_trace.collect.arm import read_facts
 from fork_trace.plan import Plan, Request, Stage, make
 
 
