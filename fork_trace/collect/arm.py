@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fork_trace import cgroup, events, headers, kernel, privileges, reserve, steps
-from fork_trace.backends import Backend, Filter, RungRefusedError, bcc
+from fork_trace.backends import Backend, Filter, RungRefusedError
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
@@ -78,7 +78,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
         preempts_tracepoints=kernel.preempts_tracepoints(addresses),
-        bcc=bcc.module(),
+        bcc=headers.bcc_module(),
         headers=found,
         headers_remedy=remedy,
     )
@@ -225,6 +225,8 @@ def _open(
     stack_bytes: int,
 ) -> Backend:
     if plan.backend == "bcc":
+        from fork_trace.backends import bcc  # the others do without, and wait for nothing
+
         return bcc.BccBackend(plan, filter_, samples_per_second)
     assert library is not None  # the plan refuses a host without libbpf
     return LibbpfBackend(library, plan, filter_, samples_per_second, stack_bytes)
