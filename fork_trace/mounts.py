@@ -27,8 +27,10 @@ _LOCAL = frozenset(
     }
 )
 # A user can mount 100,000 in a namespace of his own; what is not read is not known, and not asked.
-_MOST_BYTES, _MOST_OWN_BYTES = 1 << 20, 16 << 20
-_LOOK_COST, _KB_COST = 10, 10  # of a mount, and of a list of them: the kernel writes it for us
+# Of ours the list is kept: 10,000 containers have some 4 MB.
+_MOST_BYTES, _MOST_OWN_BYTES = 1 << 20, 4 << 20
+# Of a mount; of a KB of a list: that the kernel writes it for us, that it is searched, that each is read.
+_LOOK_COST, _WRITING_COST, _SEARCH_COST, _READING_COST = 10, 10, 3, 80
 _LINE = re.compile(rb"^(\d+) \d+ (\d+):(\d+) (\S+) (\S+) [^\n]*? - (\S+)", re.M)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
@@ -72,6 +74,7 @@ class Mounts:
 
     def __init__(self, raw: bytes) -> None:
         self._raw = b"\n" + raw
+        self.size = len(raw)
 
     def of_number(self, number: int) -> Mount | None:
         """Return the mount of a number; None: it is another's."""
@@ -79,12 +82,19 @@ class Mounts:
 
     def of_device(self, device: str) -> Mount | None:
         """Return a mount of a file system; None: it is not mounted here."""
+        return next(self.all_of_device(device), None)
+
+    def all_of_device(self, device: str) -> Iterator[Mount]:
+        """Return each mount of a file system."""
         major, _, minor = device.partition(":")
         if not minor:
-            return None
+            return
         # Nothing else begins so between two blanks: those within a field are written as \040.
-        found = self._raw.find(b" %d:%d /" % (int(major, 16), int(minor, 16)))
-        return self._line_at(self._raw.rfind(b"\n", 0, found) + 1) if found >= 0 else None
+        wanted, found = b" %d:%d /" % (int(major, 16), int(minor, 16)), -1
+        while (found := self._raw.find(wanted, found + 1)) >= 0:
+            mount = self._line_at(self._raw.rfind(b"\n", 0, found) + 1)
+            if mount is not None:
+                yield mount
 
     def at(self, path: str) -> Mount | None:
         """Return the mount that a path without links lies on; None: none is told."""
@@ -95,10 +105,6 @@ class Mounts:
             if len(point) >= len(longest) and wanted.startswith(point.rstrip(b"/") + b"/"):
                 found, longest = match, point
         return None if found is None else _mount(found)
-
-    def all(self) -> Iterator[Mount]:
-        """Return each of them."""
-        return map(_mount, _LINE.finditer(self._raw))
 
     def _line_at(self, begin: int) -> Mount | None:
         match = _LINE.match(self._raw, begin) if begin > 0 else None
@@ -143,12 +149,14 @@ class OwnMounts:
         """Return one of our mounts; None: it is another's."""
         return self.memory if number == self.memory.number else self.now().of_number(number)
 
-    def find(self, path: str, device: str) -> list[str]:
+    def find(self, path: str, device: str, cost: Budget | None = None) -> list[str]:
         """Name the places where a path within a file system can be seen here; nothing is asked."""
         found = []
-        for each in self.now().all():
+        for each in self.now().all_of_device(device):
+            if cost is not None:
+                cost.pay(_LOOK_COST)
             inner = each.root.rstrip("/")
-            if each.device == device and path.startswith(f"{inner}/"):
+            if path.startswith(f"{inner}/"):
                 found.append(f"{each.point.rstrip('/')}{path[len(inner) :]}")
         return found
 
@@ -193,7 +201,7 @@ class View:
         """See to it that a mapped file may be looked at, by the two that maps tells; UntouchedError."""
         if device in self._own.relied_on:
             return
-        self._pay()
+        self._pay(self._own.now().size * _SEARCH_COST)
         mount = self._own.of_device(device)
         if mount is None:
             theirs = self._theirs()
@@ -201,6 +209,7 @@ class View:
                 raise OSError("the process is gone")
             mount = theirs.of_device(device)
             if mount is None:
+                self._pay(theirs.size * _READING_COST)
                 # Before 6.8 (def3ae83da02, "fs: store real path instead of fake path in backing
                 # file f_path") maps tells the device of the layer, which may be mounted nowhere.
                 above = theirs.at(path)
@@ -209,7 +218,7 @@ class View:
 
     def demand(self, fd: int) -> Mount:
         """Return the mount of an O_PATH descriptor if it may be asked; UntouchedError if not."""
-        self._pay()
+        self._pay(self._own.now().size * _SEARCH_COST)
         # As long as it is open the mount's number is nobody else's: what is read now is true of it.
         number = mount_number(fd)
         mount = self._own.of_number(number)
@@ -218,9 +227,9 @@ class View:
             mount = None if theirs is None else theirs.of_number(number)
         return self._demand(mount)
 
-    def _pay(self) -> None:
+    def _pay(self, size: int) -> None:
         if self._cost is not None:
-            self._cost.pay(_LOOK_COST)
+            self._cost.pay(_LOOK_COST, size)
 
     def _demand(self, mount: Mount | None) -> Mount:
         if mount is None:
@@ -285,7 +294,7 @@ def _read(fd: int, most: int, cost: Budget | None = None) -> bytes:
     # The kernel gives a page at a time: what is not paid for is one of them.
     while size < most and (piece := os.read(fd, 1 << 16)):
         if cost is not None:
-            cost.pay(size=_KB_COST * len(piece))
+            cost.pay(size=_WRITING_COST * len(piece))
         pieces.append(piece)
         size += len(piece)
     return b"".join(pieces)

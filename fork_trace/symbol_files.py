@@ -23,7 +23,7 @@ from fork_trace.procfs import Mapping
 
 _OPEN_FILES = 64  # a descriptor each; of 1,024 that a shell usually allows
 _FILES_BYTES = 6 << 20  # a symbol table of 16 MB, the largest that is read, takes 5.6
-_LOST_FILES = 1024  # of which it is remembered why they are not read
+_LOST_FILES = 512  # of which it is remembered why they are not read
 _IDLE_S = 2.0  # after it a file is closed: an open one keeps its file system from being unmounted
 _PATHS, _PROGRAMS, _MISSED = 1000, 256, 1024
 _MOST_PATH = 512  # of what is remembered by its path
@@ -132,8 +132,10 @@ class SymbolFiles:
         if key in self._programs:
             path = self._programs[key]
             return None if path is None else self._at(self._below(path), stack.exe_inode)
+        self._work.pay(_OPEN_COST)
         found = file = None
-        for path in self._mounts.find(stack.exe, device_name(*stack.exe_device)):
+        device = device_name(*stack.exe_device)
+        for path in self._mounts.find(stack.exe, device, self._work):
             file = self._at(self._below(path), stack.exe_inode)
             if file is not None:
                 found = path

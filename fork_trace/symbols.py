@@ -26,7 +26,7 @@ from fork_trace.records import Frame
 from fork_trace.symbol_files import File, SymbolFiles, device_and_inode
 
 # What is kept of all processes, in bytes: with the files, perf maps and paths less than 16 MB.
-_LAYOUTS_BYTES, _ROWS_BYTES, _NAMES_BYTES = 3 << 20, 2 << 20, 1 << 20
+_LAYOUTS_BYTES, _ROWS_BYTES, _NAMES_BYTES = 2 << 20, 3 << 19, 1 << 20
 _MAPPING_BYTES, _RULE_BYTES = 320, 160  # what one takes in memory, about
 _MOST_LAYOUT_BYTES = 1 << 20  # 3,000 mappings of code: no honest process has as many
 # Of all files together: two seconds at once, and a fifth of the time.

@@ -1,7 +1,8 @@
-"""The C programs and libraries that tests and measurements build for themselves."""
+"""The C programs, libraries and BPF objects that tests and measurements build for themselves."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,28 @@ def program(directory: Path, name: str) -> str:
             check=True,
         )
     return str(target)
+
+
+# Of what the numbers are read; the running kernel cannot be changed, so the expectation is.
+STRUCTURES = ("pids_cgroup", "pid_namespace", "mm_struct")
+MOVED_OBJECT = "moved.bpf.o"
+
+
+def moved(directory: Path) -> Path:
+    """Build the BPF object for a kernel without STRUCTURES; a minute under emulation, unless it is there."""
+    target = directory / MOVED_OBJECT
+    arch = {"x86_64": "x86", "aarch64": "arm64"}.get(os.uname().machine, "")
+    if not target.exists():
+        subprocess.run(
+            [
+                *("clang", "-target", "bpf", f"-D__TARGET_ARCH_{arch}", "-mcpu=v2", "-O2", "-g"),
+                *(f"-D{structure}={structure}_of_no_kernel" for structure in STRUCTURES),
+                *("-c", "bpf/fork_trace.bpf.c", "-o", str(target)),
+            ],
+            check=True,
+            cwd=PROGRAMS.parents[2],
+        )
+    return target
 
 
 def library(directory: Path, name: str, *options: str, source: str, build_id: str = ID) -> Path:

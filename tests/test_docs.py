@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 from conftest import MadeHost, make_failure
+from vm.kernels import KERNELS
 
 from fork_trace import __version__, check, plan, privileges, records, steps
 from fork_trace.commands import cli
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output import aggregate, tables
-from tests.vm.kernels import KERNELS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMANDS = cli.COMMANDS

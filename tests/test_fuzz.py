@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fuzz.targets import TARGETS, Target
 
-TESTS = Path(__file__).resolve().parent
-FOUND = sorted((TESTS / "fuzz" / "findings").glob("*/*"))
+TOOLS = Path(__file__).resolve().parent / "tools"
+FOUND = sorted((TOOLS / "fuzz" / "findings").glob("*/*"))
 BY_NAME = {target.name: target for target in TARGETS}
 
 
@@ -39,7 +39,7 @@ def test_a_target_that_fails_is_told_as_a_finding(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs atheris: scripts/fuzz installs it")
     (tmp_path / "fuzz").mkdir()
     for name in ("__init__.py", "__main__.py"):
-        (tmp_path / "fuzz" / name).write_bytes((TESTS / "fuzz" / name).read_bytes())
+        (tmp_path / "fuzz" / name).write_bytes((TOOLS / "fuzz" / name).read_bytes())
     (tmp_path / "fuzz" / "targets.py").write_text(
         "class Target: name, most_bytes, words = 'odd', 8, (b'!',)\n"
         "def ask(data): assert b'!' not in data\n"

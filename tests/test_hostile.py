@@ -14,7 +14,7 @@ import hostile
 import pytest
 from conftest import make_advice, make_failure
 
-from fork_trace import budget, cfi, elf, names, perfmap, records, runs, symbols
+from fork_trace import budget, cfi, elf, names, perfmap, records, runs, symbol_files, symbols
 from fork_trace.budget import Budget, Kept, OverBudgetError
 from fork_trace.collect.ration import Ration
 from fork_trace.events import Place
@@ -282,6 +282,19 @@ def test_all_that_is_kept_of_many_hostile_files_stays_below_16_mb(
             assert found.kept_bytes < 16 << 20
         assert most() < 48 << 20
     found.close()
+
+
+def test_what_has_room_in_each_cache_is_below_16_mb_together() -> None:
+    path = symbol_files._MOST_PATH
+    rooms = [
+        *(symbol_files._FILES_BYTES, symbols._LAYOUTS_BYTES, symbols._ROWS_BYTES),
+        *(symbols._NAMES_BYTES, perfmap._KEPT_MAPS_BYTES, perfmap._KEPT_NAMES_BYTES),
+        symbol_files._PATHS * (2 * path + 512),
+        symbol_files._PROGRAMS * (2 * path + 1536),
+        *(128 * symbol_files._MISSED, 512 * symbol_files._LOST_FILES),
+    ]
+
+    assert sum(rooms) <= 16 << 20
 
 
 def test_a_process_that_maps_more_than_any_honest_one_is_not_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,14 @@ def test_a_path_lies_on_the_nearest_mount_above_it(path: str, type_: str) -> Non
 
 def test_numbers_and_paths_are_those_of_maps() -> None:
     found = Mounts(LINES)
+    each = [mount for mount in map(found.of_number, range(20, 28)) if mount is not None]
 
-    assert [21, 22, 23, 24, 25, 26] == [each.number for each in found.all()]
-    assert list(found.all()) == [found.of_number(number) for number in range(21, 27)]
-    assert list(found.all()) == [found.of_device(each.device) for each in found.all()]
-    assert ("/root", "/with space") == (list(found.all())[1].root, list(found.all())[1].point)
-    assert "00:12b" == list(found.all())[5].device
+    assert [21, 22, 23, 24, 25, 26] == [mount.number for mount in each]
+    assert each == [found.of_device(mount.device) for mount in each]
+    assert [[mount] for mount in each] == [
+        list(found.all_of_device(mount.device)) for mount in each
+    ]
+    assert ("/root", "/with space", "00:12b") == (each[1].root, each[1].point, each[5].device)
     for nowhere in (Mounts(b""), found):
         assert (None, None) == (nowhere.of_number(2), nowhere.of_device("00:6"))
         assert nowhere.of_device("") is None
@@ -114,7 +117,10 @@ def test_an_overlay_that_anybody_can_have_mounted_is_not_asked(tmp_path: Path) -
 
 
 def test_whoever_mounts_much_pays_for_the_reading_of_it(tmp_path: Path) -> None:
-    """A user has 100,000 in a namespace of his own, read again for each name of a path."""
+    """A user has 100,000 in a namespace of his own, read again for each name of a path.
+
+    Each is looked at where the device is in none of them.
+    """
     many = b"".join(b"%d 1 8:1 / /m%d rw - ext4 d rw\n" % (each, each) for each in range(2, 20_000))
     host(tmp_path, many)
     cost = Budget(4000)
@@ -124,6 +130,11 @@ def test_whoever_mounts_much_pays_for_the_reading_of_it(tmp_path: Path) -> None:
         for _ in range(50):
             view.demand_device("08:01", "/m2/x")
     assert cost.left < 1000
+    cost.left = cost.most = 60_000
+    with pytest.raises(OverBudgetError):
+        for _ in range(3):
+            with suppress(UntouchedError):
+                view.demand_device("00:99", "/m2/x")
 
 
 def test_of_a_process_that_is_gone_nothing_is_said(tmp_path: Path) -> None:
@@ -159,12 +170,15 @@ def test_of_our_own_files_the_mount_is_known() -> None:
 
 def test_what_is_mounted_meanwhile_is_seen(tmp_path: Path) -> None:
     own = OwnMounts()
-    before = len(list(own.now().all()))
+    before = own.now().at(str(tmp_path))
     if subprocess.run(["mount", "-t", "tmpfs", "ours", tmp_path], capture_output=True).returncode:
         pytest.skip("needs the right to mount; run it as root")
     try:
-        assert before + 1 == len(list(own.now().all()))
+        there = own.now().at(str(tmp_path))
+        assert there is not None
+        assert ("tmpfs", str(tmp_path)) == (there.type, there.point)
+        assert own.of_number(there.number) == own.of_device(there.device) == there
     finally:
         subprocess.run(["umount", tmp_path], check=True)
-    assert before == len(list(own.now().all()))
+    assert before == own.now().at(str(tmp_path))
     own.close()

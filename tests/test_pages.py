@@ -7,8 +7,8 @@ import subprocess
 
 import click
 import pytest
-from pages import __main__ as pages
-from pages import causes, manual
+from docs import __main__ as pages
+from docs import causes, manual
 from readme import put_into
 
 from fork_trace import records

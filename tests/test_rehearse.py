@@ -30,7 +30,7 @@ SYSCTLS = (
 )
 NAMES = [scenario.name for scenario in rehearse.SCENARIOS]
 HOST_WIDE = [scenario.name for scenario in rehearse.SCENARIOS if scenario.host_wide]
-# What not every kernel of tests/vm can do -> those that cannot.
+# What not every kernel of tests/tools/vm can do -> those that cannot.
 NEVER_ON = {
     "pid-namespace-full": {"5.10", "6.1", "6.12"},
     "rlimit-nproc-user-namespace": {"5.10"},

@@ -69,7 +69,7 @@ class Composer:
         event, verdict, held = sample.event, sample.verdict, sample.held
         key, time_ns = event.key, self._clock.time_ns(event.time_ns)
         evidence = self._evidence(sample, host)
-        exe, script = self._program(sample.snapshot)
+        exe, script = self._program(sample.snapshot, is_late)
         stack, stack_by = self._frames(sample, most_s, is_late)
         cgroup = self._cgroups.own(key, sample.snapshot.cgroups)
         return Failure(
@@ -164,10 +164,12 @@ class Composer:
         )
         return gather(BY_SLUG[sample.verdict.cause], seen, host)
 
-    def _program(self, snapshot: ProcessSnapshot) -> tuple[str | None, str | None]:
+    def _program(
+        self, snapshot: ProcessSnapshot, is_late: Callable[[], bool]
+    ) -> tuple[str | None, str | None]:
         """Name the program that ran, and the script if that is an interpreter's."""
         exe, stack = snapshot.exe, snapshot.stack
-        if exe is None and stack is not None:
+        if exe is None and stack is not None and not is_late():
             exe = self._symbols.program(stack)
         script = callers.script(exe, stack.arguments if stack else ())
         return _shown(exe), _shown(script)

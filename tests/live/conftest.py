@@ -5,6 +5,7 @@ FORK_TRACE_NO_SKIPS=1 turns every skip into a failure: the newest kernel must sh
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -19,28 +20,53 @@ import building
 import own_cgroups
 import pytest
 import schema
-from accuracy.judging import COUNT
-
-from fork_trace.rehearse import Scenario
 
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
 TESTS = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
-REHEARSING_TIMEOUT_S = 900
 
 # Nobody else's forks are at stake there.
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))
 
-# Thread stacks are seen without --refused, and by functions of their own.
-STACK_STEPS = ("mmap", "mprotect")
 
-# What newer kernels cannot be made to refuse, by design: (scenario, in the reason why not).
-OUTGROWN = (("vfork-after-unshare-time", "lets posix_spawn pass"),)
+# Each start costs five to ten seconds under emulation: told at the end of a run, by command.
+_STARTS: Counter[str] = Counter()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run last what cannot be undone."""
+def _note_start(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "subprocess.Popen" or not isinstance(arguments[1], (list, tuple)):
+        return
+    argv = [str(word) for word in arguments[1]]
+    for before, command in zip(argv, argv[1:]):
+        if before == "fork_trace":
+            _STARTS[command] += 1
+
+
+sys.addaudithook(_note_start)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how often the tool was started."""
+    if not _STARTS:
+        return
+    told = ", ".join(f"{count} x {name}" for name, count in sorted(_STARTS.items()))
+    terminalreporter.write_line(f"fork-trace was started {sum(_STARTS.values())} times: {told}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what no watcher of this lane is for, and run last what cannot be undone."""
+    idle = [item for item in items if _is_for_nobody(item)]
+    if idle:
+        config.hook.pytest_deselected(items=idle)
+        items[:] = [item for item in items if item not in idle]
     items.sort(key=lambda item: item.get_closest_marker("irreversible") is not None)
+
+
+def _is_for_nobody(item: pytest.Item) -> bool:
+    return any(
+        str(mark.kwargs.get("reason", "")).startswith("got empty parameter set")
+        for mark in item.iter_markers("skip")
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -69,29 +95,35 @@ def doctor(*options: str) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def known(*options: str) -> dict[str, Any]:
+    """What doctor said of this kernel, asked once in a run."""
+    return doctor(*options)
+
+
 # What makes a kernel that has it all take the rung, by itself.
 TAKES = {"fexit": (), "kprobe": ("--without", "trampolines")}
 
 
 def host_by(rung: str) -> dict[str, Any]:
     """What doctor says of this kernel, where it has that rung."""
-    found = doctor(*TAKES[rung])
+    found = known(*TAKES[rung])
     if found["rung"] != rung:
-        pytest.skip(f"this kernel has the {found['rung']} rung only: see test_tracepoint.py")
+        pytest.skip(f"this kernel has the {found['rung']} rung only")
     return found
 
 
 @pytest.fixture(scope="session")
 def usable() -> dict[str, Any]:
     """This kernel, on the rung that is chosen by itself."""
-    return doctor()
+    return known()
 
 
 @pytest.fixture(scope="session")
 def host(usable: dict[str, Any]) -> dict[str, Any]:
     """This kernel, where it has the uppermost rung."""
     if usable["rung"] != "fexit":
-        pytest.skip(f"this kernel has the {usable['rung']} rung only: see test_tracepoint.py")
+        pytest.skip(f"this kernel has the {usable['rung']} rung only")
     return usable
 
 
@@ -112,7 +144,7 @@ def takes(rung: str) -> tuple[str, ...]:
 def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The options that make this kernel take each of its rungs, the lowest included."""
     if request.param == "tracepoint":
-        doctor("--attach", "tracepoint")
+        known("--attach", "tracepoint")
         return ("--attach", "tracepoint")
     host_by(request.param)
     return TAKES[request.param]
@@ -121,21 +153,42 @@ def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def any_host() -> dict[str, Any]:
     """This kernel, where it has the lowest rung, whatever else it has."""
-    return doctor("--attach", "tracepoint")
+    return known("--attach", "tracepoint")
 
 
 @dataclass
 class Captured:
     """One capture: its records and what the command printed."""
 
-    header: dict[str, Any]
-    failures: list[dict[str, Any]]
-    summary: dict[str, Any]
+    records: list[dict[str, Any]]
     done: subprocess.CompletedProcess[str]
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The first record."""
+        return self.records[0]
+
+    @functools.cached_property
+    def failures(self) -> list[dict[str, Any]]:
+        """Those of failures."""
+        return [record for record in self.records if record["type"] == "failure"]
+
+    @functools.cached_property
+    def _by_comm(self) -> dict[str | None, list[dict[str, Any]]]:
+        # Hundreds of tests ask one capture: under emulation that is half a minute.
+        found: dict[str | None, list[dict[str, Any]]] = {}
+        for failure in self.failures:
+            found.setdefault(failure["comm"], []).append(failure)
+        return found
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last record."""
+        return self.records[-1]
 
     def of(self, comm: str | None) -> list[dict[str, Any]]:
         """The failures of one command."""
-        return [failure for failure in self.failures if failure["comm"] == comm]
+        return self._by_comm.get(comm, [])
 
     def count(self, comm: str | None) -> int:
         """How many failures of one command the records stand for."""
@@ -168,7 +221,7 @@ def capture(
         text=True,
         timeout=timeout_s,
         # For accuracy.making and own_cgroups, which some of them run.
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"},
     )
     assert done.returncode in (0, 1), done.stderr
     return read_capture(file, done)
@@ -176,13 +229,7 @@ def capture(
 
 def read_capture(file: Path, done: subprocess.CompletedProcess[str]) -> Captured:
     """Read the file of a capture that has ended; each record must fit the published schema."""
-    records = schema.read(file.read_text())
-    return Captured(
-        header=records[0],
-        failures=[record for record in records if record["type"] == "failure"],
-        summary=records[-1],
-        done=done,
-    )
+    return Captured(schema.read(file.read_text()), done)
 
 
 def start(*argv: str) -> subprocess.Popen[str]:
@@ -201,57 +248,6 @@ def functions(failure: dict[str, Any]) -> list[str | None]:
     return [frame["symbol"] for frame in failure["stack"]]
 
 
-@dataclass
-class Rehearsed:
-    """One capture around several rehearsals, and what each of these said of itself."""
-
-    captured: Captured
-    told: dict[str, dict[str, Any]]
-
-    def of(self, scenario: Scenario) -> list[dict[str, Any]]:
-        """The failures of one rehearsal; skips, or ends well, where it cannot be made."""
-        told = self.told[scenario.name]
-        failures = self.captured.of(scenario.comm)
-        if "not_here" in told:
-            assert failures == []
-            if any(scenario.name == name and why in told["not_here"] for name, why in OUTGROWN):
-                return []
-            pytest.skip(told["not_here"])
-        if "error" in told and not IS_GUEST:
-            pytest.skip(told["error"])
-        assert told.get("failures") == {scenario.errno: COUNT}, told
-        return failures
-
-
-def assert_counted(rehearsed: Rehearsed, scenario: Scenario) -> None:
-    """Each failure of a rehearsal has the right cause, errno and call, and is counted once."""
-    failures = rehearsed.of(scenario)
-    if "not_here" in rehearsed.told[scenario.name]:
-        return  # outgrown: `of` has seen that nothing failed
-    captured = rehearsed.captured
-
-    assert failures
-    assert captured.by(scenario.comm, "cause", "errno", "syscall", "creates") == {
-        (scenario.cause, scenario.errno, scenario.syscall, scenario.creates): COUNT
-    }
-    assert captured.exact(scenario.comm) == COUNT
-    assert {total["cause"] for total in captured.totals(scenario.comm)} == {scenario.cause}
-
-
-def rehearse(directory: Path, scenarios: Sequence[Scenario], *options: str) -> Rehearsed:
-    """Capture some rehearsals, each COUNT times; one that cannot be made does not end it."""
-    file = directory / "told.jsonl"
-    captured = capture(
-        directory / "capture.jsonl",
-        *(sys.executable, "-m", "accuracy.making", *(["--host-wide"] if IS_GUEST else [])),
-        *(str(file), *(scenario.name for scenario in scenarios)),
-        options=options,
-        timeout_s=REHEARSING_TIMEOUT_S,
-    )
-    told = [json.loads(line) for line in file.read_text().splitlines()]
-    return Rehearsed(captured, {each["scenario"]: each for each in told})
-
-
 def first_evidence(failures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first evidence, which must be the same in all of them."""
     (evidence,) = {json.dumps(failure["evidence"][0]) for failure in failures}
@@ -265,6 +261,29 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("programs")
 
     return lambda name: building.program(place, name)
+
+
+@pytest.fixture(scope="session")
+def made(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One pass of rehearsals under all watchers: a rehearsing.Pass."""
+    from .rehearsing import make_pass
+
+    return make_pass(tmp_path_factory.mktemp("pass"), build)
+
+
+@pytest.fixture(scope="session")
+def rehearsed(watcher: str, made: Any) -> Any:
+    """That pass as one watcher saw it: a rehearsing.Rehearsed."""
+    from .rehearsing import rehearsed_by
+
+    return rehearsed_by(made, watcher)
+
+
+@pytest.fixture(scope="session")
+def captured(rehearsed: Any) -> Captured:
+    """What that watcher recorded."""
+    recorded: Captured = rehearsed.captured
+    return recorded
 
 
 @pytest.fixture

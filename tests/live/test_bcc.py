@@ -1,6 +1,6 @@
-"""The bcc backend: compiled on the host, it must show what the others show. One capture for all rehearsals.
+"""The bcc backend: taken by itself, without headers, and killed. What it shows is test_rehearsals.py's.
 
-Compiling takes half a minute and more under emulation, so each test that needs another start counts.
+Compiling takes a minute and more under emulation: each start counts.
 """
 
 from __future__ import annotations
@@ -13,23 +13,13 @@ from typing import Any
 
 import pytest
 from accuracy.judging import COUNT
+from accuracy.watching import rehearse, watching
 
-from fork_trace.rehearse import SCENARIOS, Scenario, find
-from fork_trace.steps import BY_NAME
+from fork_trace.rehearse import Scenario, find
 
-from .conftest import (
-    FORK_TRACE,
-    IS_GUEST,
-    TIMEOUT_S,
-    Rehearsed,
-    assert_counted,
-    doctor,
-    first_evidence,
-    rehearse,
-)
+from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, doctor
 
 pytestmark = pytest.mark.live
-every_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 
 FIRST = tuple(
     find(name) for name in ("pids-cgroup", "rlimit-nproc", "overcommit-never", "fd-table-limit")
@@ -43,90 +33,25 @@ def guest() -> None:
         pytest.skip("would take limits of the whole host away: run it by scripts/vm")
 
 
-@pytest.fixture(scope="module")
-def rehearsed(guest: None, tmp_path_factory: pytest.TempPathFactory) -> Rehearsed:
-    """One capture around all of them, with what never reaches copy_process."""
-    return rehearse(
-        tmp_path_factory.mktemp("rehearsed"), SCENARIOS, "--backend", "bcc", "--refused"
-    )
-
-
-@every_scenario
-def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
-    scenario: Scenario, rehearsed: Rehearsed
-) -> None:
-    assert_counted(rehearsed, scenario)
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        each
-        for each in SCENARIOS
-        # copy_process itself writes the number of the pidfd, after pidfd_prepare; and most of what
-        # clone3 checks comes after its arguments have been copied.
-        if not BY_NAME[each.step].in_detail
-        and each.name != "pidfd-pointer"
-        and each.step != "clone_args"
-    ],
-    ids=lambda scenario: scenario.name,
-)
-def test_a_failure_has_its_step_and_is_observed_where_that_is_watched(
-    scenario: Scenario, rehearsed: Rehearsed
-) -> None:
-    header = rehearsed.captured.header
-    watched = {item["step"] for item in header["attached"] if not item["later"]}
-    expected = (scenario.step, "observed" if scenario.step in watched else "inferred")
-    failures = rehearsed.of(scenario)
-
-    assert {(each["step"], each["certainty"]) for each in failures} <= {expected}
-
-
-def test_it_is_bcc_that_watches(rehearsed: Rehearsed) -> None:
-    header = rehearsed.captured.header
-
-    assert ("kprobe", "bcc") == (header["rung"], header["backend"])
-    assert {
-        "copy_process",
-        "alloc_pid",
-        "__vm_enough_memory",
-        "dup_fd",
-        "cgroup_can_fork",
-    } <= {item["function"] for item in header["attached"]}
-
-
-def test_nothing_is_lost_missed_or_folded(rehearsed: Rehearsed) -> None:
-    summary = rehearsed.captured.summary
-
-    assert (summary["lost"], summary["missed"]) == (0, 0)
-    assert (summary["skipped"], summary["folded"]) == (0, 0)
-    assert (summary["unmarked"], summary["mismatched"]) == (0, 0)
-
-
-def test_the_numbers_are_read_in_the_kernel_by_the_installed_headers(rehearsed: Rehearsed) -> None:
-    evidence = first_evidence(rehearsed.captured.of("ft-pids-cg-anc"))
-
-    assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
-    for failure in rehearsed.captured.of("ft-oc-never"):
-        assert failure["evidence"][0]["value"] >= failure["evidence"][0]["limit"] > 0
-        assert failure["evidence"][0]["read"] == "kernel"
-    for failure in rehearsed.captured.of("ft-pidns-dead"):
-        assert "level 1" in failure["evidence"][0]["where"]
-
-
 def test_without_btf_and_ring_buffer_it_is_taken_by_itself_and_counts_the_same(
     guest: None, tmp_path: Path
 ) -> None:
-    found = rehearse(tmp_path, FIRST, "--without", "btf", "--without", "ringbuf")
-    header, summary = found.captured.header, found.captured.summary
+    options = ("--without", "btf", "--without", "ringbuf", "--stack-bytes", "0")
+    with watching(tmp_path, {"bcc": options}) as seen:
+        told, trouble = rehearse(tmp_path / "told", [each.name for each in FIRST], host_wide=True)
+    watched = seen["bcc"]
+    assert watched is not None and watched.refused is None, watched
+    captured = Captured(watched.records, watched.done)
+    header, summary = captured.header, captured.summary
 
+    assert "" == trouble
     assert ("kprobe", "bcc") == (header["rung"], header["backend"])
     assert [("fexit", "libbpf"), ("kprobe", "libbpf")] == [
         (each["rung"], each["backend"]) for each in header["passed_over"]
     ]
     for scenario in FIRST:
-        found.of(scenario)
-        assert found.captured.by(scenario.comm, "cause", "errno", "certainty") == {
+        assert {scenario.errno: COUNT} == told[scenario.name]["failures"]
+        assert captured.by(scenario.comm, "cause", "errno", "certainty") == {
             (
                 scenario.cause,
                 scenario.errno,
@@ -179,20 +104,26 @@ def test_headers_that_its_clang_cannot_read_end_in_one_sentence(
     assert 1 == done.stderr.count("\n")
 
 
+def armed() -> list[str]:
+    """The kprobes that are on, as the kernel lists them."""
+    listed = Path("/sys/kernel/debug/kprobes/list").read_text()
+    return [line for line in listed.splitlines() if "[DISABLED]" not in line]
+
+
 def test_killed_outright_it_leaves_no_probe_that_is_on(guest: None) -> None:
+    before = armed()
     tracer = subprocess.Popen(
         [*FORK_TRACE, "live", "--backend", "bcc"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert tracer.stderr
     assert b"Watching for fork failures" in tracer.stderr.readline()
+    during = armed()
     tracer.kill()
     tracer.wait()
-    listed = Path("/sys/kernel/debug/kprobes/list").read_text()
     probes = Path("/sys/kernel/tracing/kprobe_events")
 
     assert "/copy_process " in probes.read_text()  # its name stays, and is off
-    assert [] == [
-        line for line in listed.splitlines() if "[DISABLED]" not in line and "OPTIMIZED" not in line
-    ]
+    assert len(during) > len(before) + 10
+    assert len(before) == len(armed())
     assert "bcc" == doctor("--backend", "bcc")["backend"]
     assert "copy_process" not in probes.read_text()

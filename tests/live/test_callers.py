@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accuracy.watching import Watched, watching
 from building import PROGRAMS
 
 from fork_trace.events import STACK_CHUNK
 
-from .conftest import Captured, capture, functions, host_by
+from .conftest import Captured, functions
 
 pytestmark = [
     pytest.mark.live,
@@ -68,40 +68,69 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RUNGS = ("fexit", "kprobe", "tracepoint")
+# By a watcher without stacks; by one that shows whole ones; with a file whose tables are spoilt.
+ZERO, WHOLE, SPOILT = "c-zero", "c-whole", "c-spoilt"
+SPOILT_COUNT = 23
 
 
-@pytest.fixture(scope="module", params=RUNGS)
-def rung(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each rung that samples stacks and that this kernel has."""
-    if request.param == "tracepoint":
-        request.getfixturevalue("any_host")
-    else:
-        host_by(request.param)
-    yield request.param
+def watchers() -> dict[str, tuple[str, ...]]:
+    """Each rung with stacks and without, and one that shows them whole."""
+    by = {rung: ("--attach", rung) for rung in RUNGS}
+    by |= {f"{rung}-0": (*by[rung], "--stack-bytes", "0", "--comm", ZERO) for rung in RUNGS}
+    return {**by, "whole": ("--stacks", "--comm", WHOLE)}
 
 
-@pytest.fixture(scope="module")
-def called(rung: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Captured:
-    """One capture around every variant."""
+def script(programs: Path) -> str:
+    """What runs every variant."""
     lines = []
+    has_musl = (programs / "root/c-musl").exists()
     for kind in KINDS:
         lines.append(f"cp {programs}/c-pie {programs}/k-{kind} && {programs}/k-{kind} {kind}")
-        if (programs / "root/c-musl").exists():
+        if has_musl:
             lines.append(f"cp {programs}/root/c-musl {programs}/root/m-{kind}")
             lines.append(f"{programs}/root/m-{kind} {kind} 1 {programs}/root")
-    if (programs / "root/c-musl").exists():
+    if has_musl:
         lines.append(f"cp {programs}/root/c-musl {programs}/root/m-places")
         lines.append(f"{programs}/root/m-places vfork {PLACES} {programs}/root")
     for name in ("nopie", "static", "staticpie", "stripped"):
         lines.append(f"{programs}/c-{name} popen")
     lines.append(f"for i in $(seq {HASTY}); do {programs}/k-fork fork!; done")
-    lines.append("true")
-    (programs / "run.sh").write_text("\n".join(lines))
-    return capture(
-        tmp_path_factory.mktemp("capture") / "c.jsonl",
-        *("sh", str(programs / "run.sh")),
-        options=("--attach", rung),
-    )
+    lines += [f"cp {programs}/c-pie {programs}/{name}" for name in (ZERO, WHOLE)]
+    lines += [f"{programs}/{ZERO} fork", f"{programs}/{WHOLE} popen 5"]
+    lines.append(f"{programs}/{SPOILT} fork {SPOILT_COUNT}")
+    return "\n".join([*lines, "true"])
+
+
+@pytest.fixture(scope="module")
+def seen(
+    any_host: dict[str, Any], programs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Watched | None]:
+    """What every watcher saw of every variant, in one run of them."""
+    spoil(programs)
+    with watching(tmp_path_factory.mktemp("callers"), watchers()) as seen:
+        subprocess.run(["sh", "-c", script(programs)], check=True, stdout=subprocess.DEVNULL)
+    return seen
+
+
+@pytest.fixture(scope="module", params=RUNGS)
+def rung(request: pytest.FixtureRequest) -> str:
+    """Each rung that samples stacks."""
+    return str(request.param)
+
+
+def seen_by(seen: dict[str, Watched | None], watcher: str) -> Captured:
+    """What one of them saw; skips where this kernel has not that rung."""
+    watched = seen[watcher]
+    assert watched is not None
+    if watched.refused is not None:
+        pytest.skip(f"{watcher}: {watched.refused.partition('. ')[0]}")
+    return Captured(watched.records, watched.done)
+
+
+@pytest.fixture(scope="module")
+def called(rung: str, seen: dict[str, Watched | None]) -> Captured:
+    """What the watcher on that rung saw."""
+    return seen_by(seen, rung)
 
 
 def only(captured: Captured, comm: str) -> dict[str, Any]:
@@ -179,24 +208,17 @@ def test_no_stack_and_no_sample_is_lost(called: Captured) -> None:
     assert (0, 0) == (called.summary["lost"], called.summary["stackless"])
 
 
-def test_without_stacks_the_frame_pointers_lead(rung: str, programs: Path, tmp_path: Path) -> None:
-    captured = capture(
-        tmp_path / "c.jsonl",
-        *(f"{programs}/c-pie", "fork"),
-        options=("--attach", rung, "--stack-bytes", "0"),
-    )
-    failure = only(captured, "c-pie")
+def test_without_stacks_the_frame_pointers_lead(rung: str, seen: dict[str, Watched | None]) -> None:
+    failure = only(seen_by(seen, f"{rung}-0"), ZERO)
 
     assert "frame-pointers" == failure["stack_by"]
-    assert [] == [name for name in named(failure) if name == "outer_job"]
+    # The kernel's own walk ends where the C library keeps no frame pointer.
+    assert failure["stack"]
+    assert "outer_job" not in named(failure)
 
 
-def test_whole_stacks_are_shown_if_asked_for(programs: Path, rung: str, tmp_path: Path) -> None:
-    captured = capture(
-        tmp_path / "c.jsonl",
-        *(f"{programs}/c-pie", "popen", "5"),
-        options=("--attach", rung, "--stacks", "--comm", "c-pie"),
-    )
+def test_whole_stacks_are_shown_if_asked_for(seen: dict[str, Watched | None]) -> None:
+    captured = seen_by(seen, "whole")
     (row,) = captured.summary["rows"]
 
     assert 5 == row["count"]
@@ -204,14 +226,9 @@ def test_whole_stacks_are_shown_if_asked_for(programs: Path, rung: str, tmp_path
     assert "  #7  run_job in " in captured.done.stdout
 
 
-HOSTILE_COUNT = 23
-
-
-def test_no_failure_is_lost_by_a_hostile_file(
-    any_host: dict[str, Any], programs: Path, tmp_path: Path
-) -> None:
-    """A program that runs, whose file was spoilt behind its back where its tables are."""
-    spoilt = programs / "c-spoilt"
+def spoil(programs: Path) -> None:
+    """Make a program that runs, whose file was spoilt behind its back where its tables are."""
+    spoilt = programs / SPOILT
     shutil.copy(programs / "c-pie", spoilt)
     image = bytearray(spoilt.read_bytes())
     sections = subprocess.run(
@@ -223,12 +240,10 @@ def test_no_failure_is_lost_by_a_hostile_file(
             at, size = int(parts[4], 16), int(parts[5], 16)
             image[at : at + size] = b"\xff" * size
     spoilt.write_bytes(image)
-    captured = capture(
-        tmp_path / "c.jsonl",
-        *(str(spoilt), "fork", str(HOSTILE_COUNT)),
-        options=("--comm", "c-spoilt"),
-    )
 
-    assert HOSTILE_COUNT == captured.count("c-spoilt") == captured.exact("c-spoilt")
-    assert 0 == captured.summary["lost"]
-    assert {"fork"} <= {name for each in captured.failures for name in functions(each)}
+
+def test_no_failure_is_lost_by_a_hostile_file(called: Captured) -> None:
+    assert SPOILT_COUNT == called.count(SPOILT) == called.exact(SPOILT)
+    assert 0 == called.summary["lost"]
+    names = {name for each in called.of(SPOILT) for name in functions(each)}
+    assert {"fork"} <= names

@@ -39,7 +39,7 @@ def starve(tmp_path: Path, usable: dict[str, Any]) -> Starve:
             text=True,
             timeout=TIMEOUT_S,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": str(TESTS)},  # for own_cgroups
+            env={**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"},  # for own_cgroups
         )
         assert done.returncode == 0, done.stderr
         told: dict[str, Any] = json.loads(done.stdout)

@@ -39,9 +39,12 @@ def is_exact(summary: dict[str, Any], count: int) -> bool:
     return 0 <= count - summary["failures"] <= (summary["missed"] or 0)
 
 
-# Of arming, in hundredths of its time; and behind it.
-MOMENTS = (15, 40, 60, 75, 85, 90, 95, 98)
-SHARES = (0.1, 0.4, 0.7)  # of what it holds in the end
+# Of arming, in hundredths of its time; and behind it. Under emulation each start takes ten seconds: what
+# there is of them natively is enough of the tool's own, and of the kernel's a few show as much.
+MOMENTS = (40, 75, 90, 98) if IS_GUEST else (15, 40, 60, 75, 85, 90, 95, 98)
+SHARES = (0.4,) if IS_GUEST else (0.1, 0.4, 0.7)  # of what it holds in the end
+ENDS_LIVE = (signal.SIGTERM,) if IS_GUEST else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDS_CAPTURE = (signal.SIGINT,) if IS_GUEST else (signal.SIGINT, signal.SIGTERM)
 
 
 def test_killed_at_any_moment_it_leaves_nothing_in_the_kernel(
@@ -78,7 +81,7 @@ def test_killed_at_any_moment_it_leaves_nothing_in_the_kernel(
         assert everything(library) <= before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDS_LIVE)
 def test_a_signal_ends_live_with_its_summary(
     number: signal.Signals, takes_each: tuple[str, ...], build: Any
 ) -> None:
@@ -92,7 +95,7 @@ def test_a_signal_ends_live_with_its_summary(
     assert "lost samples: 0" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDS_CAPTURE)
 def test_a_signal_in_the_midst_of_a_storm_ends_with_what_was_counted(
     number: signal.Signals, takes_each: tuple[str, ...], build: Any
 ) -> None:

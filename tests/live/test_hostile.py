@@ -83,10 +83,10 @@ def files() -> Iterator[tuple[Path, list[str]]]:
 @pytest.fixture(scope="module")
 def storm(files: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Storm:
     """One storm, and Ctrl-C at its end, while there is still to be told what it did."""
-    doctor("--rung", "tracepoint")
+    doctor("--attach", "tracepoint")
     program, paths = files
     output = tmp_path_factory.mktemp("storm") / "c.jsonl"
-    tool = start("capture", "--rung", "tracepoint", "--uid", str(UID), "--output", str(output))
+    tool = start("capture", "--attach", "tracepoint", "--uid", str(UID), "--output", str(output))
     time.sleep(1)
     quiet_mib = peak_mib = rss_mib(tool.pid)
     argv = [str(program), str(STORM_S), str(LINES), *paths]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FORK_TRACE, IS_GUEST, TAKES, Captured, capture, host_by
+from .conftest import FORK_TRACE, IS_GUEST, TAKES, Captured, capture, doctor, host_by
 
 THREADS = 64
 EACH = 7
@@ -95,7 +95,7 @@ def test_killed_it_leaves_nothing_armed_and_the_next_one_clears_up(
     live.send_signal(signal.SIGKILL)
     live.wait()
     after = armed()
-    host_by("kprobe")
+    doctor(*TAKES["kprobe"])
 
     assert during > before + 20
     assert len(defined) > 10

@@ -250,7 +250,7 @@ def takes_any(request: pytest.FixtureRequest) -> tuple[str, ...]:
             pytest.skip("bcc and this kernel's headers are in the guests")
         return BCC
     if request.param == "tracepoint":
-        return ("--rung", "tracepoint")
+        return ("--attach", "tracepoint")
     host_by(request.param)
     return TAKES[request.param]
 
@@ -356,7 +356,7 @@ def test_a_command_is_run_as_the_user_who_started_it_and_can_be_ended(
     expected = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
     file = tmp_path / "forks.jsonl"
     tracer = start(
-        *(*FORK_TRACE, "capture", "--rung", "tracepoint", "--output", str(file), "--"),
+        *(*FORK_TRACE, "capture", "--attach", "tracepoint", "--output", str(file), "--"),
         *("sh", "-c", f"grep -E '{lines}' /proc/self/status; exec sleep 1000"),
     )
     wait_until_given_up(tracer.pid)
@@ -373,7 +373,7 @@ def test_a_command_is_run_as_the_user_who_started_it_and_can_be_ended(
 def test_root_that_cannot_become_another_user_is_refused_unless_it_says_so(
     any_host: dict[str, Any], options: tuple[str, ...]
 ) -> None:
-    command = ["capture", "--rung", "tracepoint", "--duration", "0.1", *options, "--", "true"]
+    command = ["capture", "--attach", "tracepoint", "--duration", "0.1", *options, "--", "true"]
     done = subprocess.run(
         ["setpriv", "--bounding-set=-setuid", *FORK_TRACE, *command],
         capture_output=True,
@@ -396,7 +396,7 @@ def test_if_it_cannot_give_up_it_ends_and_its_command_with_it(any_host: dict[str
     done = subprocess.run(
         [
             *("setpriv", "--securebits=+keep_caps_locked", *FORK_TRACE),
-            *("capture", "--rung", "tracepoint", "--", *command),
+            *("capture", "--attach", "tracepoint", "--", *command),
         ],
         capture_output=True,
         text=True,
@@ -416,7 +416,7 @@ def test_if_it_cannot_give_up_it_ends_and_its_command_with_it(any_host: dict[str
 
 
 def test_root_stays_root_if_told_to(any_host: dict[str, Any]) -> None:
-    tracer = start(*FORK_TRACE, "capture", "--rung", "tracepoint", "--json", "--keep-privileges")
+    tracer = start(*FORK_TRACE, "capture", "--attach", "tracepoint", "--json", "--keep-privileges")
     time.sleep(1)
     held, identity, own = held_by(tracer.pid), identity_of(tracer.pid), held_by(os.getpid())
     told(tracer, "tracepoint")

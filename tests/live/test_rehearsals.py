@@ -1,182 +1,217 @@
-"""Every rehearsal, 23 times each, in one capture: cause, step, errno, call, count, certainty.
+"""Every rehearsal, COUNT times each, as each watcher saw it: cause, step, errno, call, count, certainty.
 
-By both rungs that see a step refuse: nothing that is expected here depends on which.
+One pass for all of them (rehearsing.py). Natively only the lowest way of attaching is there.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from accuracy.judging import COUNT
+from accuracy.judging import COUNT, INFERRED, RIGHT, judge
 
-from fork_trace.rehearse import SCENARIOS, Scenario
+from fork_trace.rehearse import Scenario
 from fork_trace.steps import BY_NAME
 
-from .conftest import (
-    IS_GUEST,
-    STACK_STEPS,
-    TAKES,
-    Captured,
-    Rehearsed,
-    assert_counted,
-    first_evidence,
-    host_by,
-    rehearse,
-)
+from .conftest import IS_GUEST, Captured
+from .rehearsing import MADE, Rehearsed, by, each_of, sees
 
-# What never reaches copy_process is test_refused.py's, but for the stacks.
-SEEN = tuple(each for each in SCENARIOS if not each.is_early or each.step in STACK_STEPS)
+# Thread stacks are seen by functions of their own, whatever the rest is attached by.
+STACK_STEPS = ("mmap", "mprotect")
 # Those whose function gets its program at the first failure without a reason.
-LATE = tuple(each for each in SEEN if BY_NAME[each.step].in_detail)
-# copy_process itself writes the number of the pidfd, after pidfd_prepare.
-BY_COPY_PROCESS = ("pidfd-pointer",)
+LATE = tuple(each for each in MADE if BY_NAME[each.step].in_detail)
+# In pid namespaces of its own, the one that asks is a child of the one that is named.
+NESTED = ("pid-namespace-full", "pid-namespace-depth")
+# copy_process itself writes the number of the pidfd, after pidfd_prepare; and most of what clone3
+# checks comes after its arguments have been copied.
+ELSEWHERE = ("pidfd-pointer", "invalid-clone3", "unknown-clone3-flag")
+
+# Of one rehearsal, refused before copy_process.
+MOST_PASSED_OVER = 1
 
 pytestmark = pytest.mark.live
-every_scenario = pytest.mark.parametrize("scenario", SEEN, ids=lambda scenario: scenario.name)
 
 
-@pytest.fixture(scope="module")
-def host(rung: str) -> dict[str, Any]:
-    """This kernel, by that rung."""
-    return host_by(rung)
+def watched_steps(captured: Captured, from_the_start: bool = False) -> set[str]:
+    attached = captured.header["attached"]
+    return {each["step"] for each in attached if not (from_the_start and each["later"])}
 
 
-@pytest.fixture(scope="module")
-def rehearsals(
-    rung: str, host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Rehearsed:
-    """One capture around all of them."""
-    if not IS_GUEST:
-        pytest.skip("would take limits of the whole host away: run it by scripts/vm")
-    return rehearse(tmp_path_factory.mktemp("rehearsed"), SEEN, *TAKES[rung])
-
-
-@pytest.fixture(scope="module")
-def rehearsed(rehearsals: Rehearsed) -> Captured:
-    """What it recorded."""
-    return rehearsals.captured
-
-
-@pytest.fixture(scope="module")
-def in_detail(
-    rung: str, host: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Rehearsed:
-    """Another one, with every step watched from the start."""
-    return rehearse(tmp_path_factory.mktemp("in-detail"), LATE, "--all-steps", *TAKES[rung])
-
-
-@every_scenario
+@each_of()
 def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
-    scenario: Scenario, rehearsals: Rehearsed
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
 ) -> None:
-    assert_counted(rehearsals, scenario)
+    captured = rehearsed.captured
+    failures = rehearsed.of(scenario)
+    if rehearsed.is_outgrown(scenario):
+        return  # `of` has seen that nothing failed
+
+    unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
+    if scenario.is_early and 0 < unknown <= MOST_PASSED_OVER:
+        # The kernel skips a program at a system call's ends while another watcher's is at work on that
+        # processor, and counts that: with several at once it was seen on 7.2, once in 1200 failures.
+        assert captured.summary["missed"] >= unknown
+    else:
+        verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
+        assert verdict.result in (RIGHT, INFERRED), verdict.why
+        unknown = 0
+    right = [each for each in failures if not (unknown and each["cause"] == "unknown")]
+    assert {(scenario.cause, scenario.errno, scenario.syscall, scenario.creates)} == {
+        (each["cause"], each["errno"], each["syscall"], each["creates"]) for each in right
+    }
+    assert captured.count(scenario.comm) == COUNT == captured.exact(scenario.comm)
+    pids = {failure["pid"] for failure in failures}
+    assert len(pids) == 1
+    assert scenario.name in NESTED or pids == {rehearsed.told[scenario.name]["pid"]}
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [each for each in SEEN if each not in LATE and each.name not in BY_COPY_PROCESS],
-    ids=lambda scenario: scenario.name,
+@each_of(keep=lambda watcher, scenario: not sees(watcher, scenario))
+def test_without_refused_what_never_reaches_copy_process_is_not_seen(
+    watcher: str, scenario: Scenario, captured: Captured
+) -> None:
+    assert [] == captured.of(scenario.comm)
+    assert [] == captured.totals(scenario.comm)
+    assert {"seccomp", "kernel_clone"} <= {each["step"] for each in captured.header["missing"]}
+
+
+@each_of(
+    *("fexit", "kprobe", "bcc"),
+    keep=lambda watcher, each: (
+        sees(watcher, each) and each not in LATE and each.name not in ELSEWHERE
+    ),
 )
 def test_a_failure_has_its_step_and_is_observed_where_that_is_watched(
-    scenario: Scenario, rehearsals: Rehearsed, host: dict[str, Any]
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
 ) -> None:
-    watched = {item["step"] for item in host["attached"] if not item["later"]}
+    failures = rehearsed.of(scenario)
+    if rehearsed.is_outgrown(scenario):
+        return
+    watched = watched_steps(rehearsed.captured, from_the_start=True)
     expected = (scenario.step, "observed" if scenario.step in watched else "inferred")
-    failures = rehearsals.of(scenario)
 
-    # Without failures there is nothing to see: that there are some is the test above's.
-    assert {(each["step"], each["certainty"]) for each in failures} <= {expected}
+    assert {expected} == {(each["step"], each["certainty"]) for each in failures}
 
 
-@pytest.mark.parametrize("scenario", LATE, ids=lambda scenario: scenario.name)
+@each_of("fexit-all", "kprobe-all", of=LATE)
 def test_with_all_steps_the_others_are_observed_from_the_first_failure_on(
-    scenario: Scenario, in_detail: Rehearsed, host: dict[str, Any]
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
 ) -> None:
-    watched = {item["step"] for item in host["attached"]}
-    if scenario.step not in watched:
-        pytest.skip(f"this kernel has no {scenario.step} to watch")
-    failures = in_detail.of(scenario)
-
-    assert {(each["step"], each["cause"], each["certainty"]) for each in failures} == {
-        (scenario.step, scenario.cause, "observed")
-    }
-    assert in_detail.captured.exact(scenario.comm) == COUNT
-
-
-@every_scenario
-def test_only_the_process_that_was_to_fail_did(scenario: Scenario, rehearsals: Rehearsed) -> None:
-    pids = {failure["pid"] for failure in rehearsals.of(scenario)}
-    # In pid namespaces of its own, the one that asks is a child of the one that is named.
-    is_nested = scenario.name in ("pid-namespace-full", "pid-namespace-depth")
-
-    assert len(pids) <= 1
-    assert is_nested or pids <= {rehearsals.told[scenario.name].get("pid")}
+    failures = rehearsed.of(scenario)
+    if rehearsed.is_outgrown(scenario):
+        return
+    assert {scenario.cause} == {each["cause"] for each in failures}
+    if scenario.step in watched_steps(rehearsed.captured):
+        assert {(scenario.step, "observed")} == {
+            (each["step"], each["certainty"]) for each in failures
+        }
+    else:
+        # Not each kernel has each of them as a function of its own.
+        missing = {each["step"] for each in rehearsed.captured.header["missing"]}
+        assert scenario.step in missing
 
 
-def test_nothing_is_lost_or_folded(rehearsed: Captured) -> None:
-    summary = rehearsed.summary
+@each_of("tracepoint")
+def test_nothing_but_a_refused_stack_is_observed_by_tracepoint(
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
+) -> None:
+    failures = rehearsed.of(scenario)
+    if rehearsed.is_outgrown(scenario):
+        return
+    certainty = "observed" if scenario.step in STACK_STEPS else "inferred"
 
-    assert (summary["lost"], summary["skipped"], summary["folded"]) == (0, 0, 0)
+    assert {certainty} == {failure["certainty"] for failure in failures}
+    for failure in failures:
+        also = failure["also"]
+
+        assert len({failure["cause"], *also}) == 1 + len(also)
+        assert "unknown" not in also
+
+
+@by()
+def test_nothing_is_lost_or_folded(watcher: str, captured: Captured) -> None:
+    summary = captured.summary
+
+    assert (summary["lost"], summary["folded"]) == (0, 0)
+    assert not IS_GUEST or summary["skipped"] == 0  # elsewhere others may storm
     assert (summary["unmarked"], summary["mismatched"]) == (0, 0)
 
 
-def test_no_call_is_missed(rehearsed: Captured) -> None:
+@by("fexit", "kprobe", "bcc")
+def test_no_call_is_missed(watcher: str, captured: Captured) -> None:
     # None: Linux before v5.12 does not count it. Some skip a program while a task that was preempted
     # inside it waits, which the rehearsal with SCHED_DEADLINE brings about now and then; a second one
     # tells what copy_process returned all the same.
-    assert rehearsed.summary["missed"] in (None, 0)
+    assert captured.summary["missed"] in (None, 0)
 
 
-def test_the_rehearsing_processes_have_no_other_failures(rehearsed: Captured) -> None:
-    comms = {scenario.comm for scenario in SEEN}
-    others = [f for f in rehearsed.failures if f["comm"] not in comms]
+@by()
+def test_the_rehearsing_processes_have_no_other_failures(watcher: str, captured: Captured) -> None:
+    comms = {scenario.comm for scenario in MADE} | {"ft-limits"}  # that one is no rehearsal
+    found = {failure["comm"] for failure in captured.failures}
+    ours = {each for each in found if (each or "").startswith(("ft-", "fork-trace", "python"))}
 
-    assert [f for f in others if f["comm"].startswith(("ft-", "fork-trace", "python"))] == []
-
-
-def test_the_totals_are_the_sum_of_the_records(rehearsed: Captured) -> None:
-    assert rehearsed.summary["failures"] == sum(f["count"] for f in rehearsed.failures)
-    assert rehearsed.summary["failures"] == sum(t["count"] for t in rehearsed.summary["totals"])
-    assert rehearsed.summary["failures"] == sum(rehearsed.summary["causes"].values())
+    assert ours
+    assert set() == ours - comms
 
 
-def test_the_rung_says_what_it_is_and_why_it_is_no_better_one(
-    rung: str, rehearsed: Captured
+@by()
+def test_the_totals_are_the_sum_of_the_records(watcher: str, captured: Captured) -> None:
+    assert captured.summary["failures"] == sum(f["count"] for f in captured.failures)
+    assert captured.summary["failures"] == sum(t["count"] for t in captured.summary["totals"])
+    assert captured.summary["failures"] == sum(captured.summary["causes"].values())
+
+
+@by("fexit-all", "kprobe-all", "bcc")
+def test_the_early_ones_are_counted_apart(watcher: str, captured: Captured) -> None:
+    early = [each for scenario in MADE if scenario.is_early for each in captured.of(scenario.comm)]
+    # One of what limits.py reaches.
+    early += [each for each in captured.of("ft-limits") if each["cause"] == "thread-stack"]
+
+    assert captured.summary["early"] == sum(each["count"] for each in early) >= 2 * COUNT
+
+
+@by()
+def test_the_header_says_what_it_is_and_why_it_is_no_better_one(
+    watcher: str, captured: Captured
 ) -> None:
-    header = rehearsed.header
-    reasons = {"kprobe": ["denied by --without trampolines"]}
+    header = captured.header
+    rung = {"bcc": "kprobe"}.get(watcher, watcher.partition("-")[0])
+    backend = "bcc" if watcher == "bcc" else "libbpf"
 
-    assert (rung, "libbpf") == (header["rung"], header["backend"])
-    assert reasons.get(rung, []) == [each["reason"] for each in header["passed_over"]]
+    assert (rung, backend) == (header["rung"], header["backend"])
+    if rung == "kprobe" and watcher != "bcc":
+        reasons = [each["reason"] for each in header["passed_over"]]
+        assert ["denied by --without trampolines"] == reasons
 
 
+@by("fexit", "kprobe")
 def test_copy_process_is_watched_twice_only_where_the_kernel_preempts(
-    rung: str, rehearsed: Captured
+    watcher: str, captured: Captured
 ) -> None:
     # Of "none voluntary (full) lazy" one is chosen; v5.10 has no such choice, and Debian's does not.
     modes = Path("/sys/kernel/debug/sched/preempt")
     is_preempting = (
         bool(re.search(r"\((full|lazy)\)", modes.read_text())) if modes.exists() else False
     )
-    watched = [each["function"] for each in rehearsed.header["attached"]]
+    watched = [each["function"] for each in captured.header["attached"]]
 
-    assert (is_preempting and rung == "fexit") == (watched.count("copy_process") == 2)
+    assert (is_preempting and watcher == "fexit") == (watched.count("copy_process") == 2)
 
 
-def test_every_step_is_watched_or_said_to_be_missing(rehearsed: Captured) -> None:
-    told = {item["step"] for item in rehearsed.header["attached"] if item["step"]}
-    told |= {item["step"] for item in rehearsed.header["missing"]}
+@by("fexit", "kprobe")
+def test_every_step_is_watched_or_said_to_be_missing(watcher: str, captured: Captured) -> None:
+    told = {item["step"] for item in captured.header["attached"] if item["step"]}
+    told |= {item["step"] for item in captured.header["missing"]}
 
     assert told == set(BY_NAME)
 
 
+@by("fexit", "kprobe", "bcc")
 def test_the_four_functions_of_the_mission_and_the_cgroup_one_are_watched(
-    rehearsed: Captured,
+    watcher: str, captured: Captured
 ) -> None:
-    watched = {item["function"] for item in rehearsed.header["attached"]}
+    watched = {item["function"] for item in captured.header["attached"]}
 
     assert {
         "copy_process",
@@ -187,72 +222,11 @@ def test_the_four_functions_of_the_mission_and_the_cgroup_one_are_watched(
     } <= watched
 
 
-def test_a_full_pids_cgroup_is_named_by_its_path(rehearsed: Captured) -> None:
-    evidence = first_evidence(rehearsed.of("ft-pids-cgroup"))
-
-    assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
-    assert evidence["where"].endswith(f"/fork-trace-rehearse-{_parent(rehearsed)}")
-
-
-def test_an_ancestor_that_holds_the_limit_is_named_and_not_the_forking_leaf(
-    rehearsed: Captured,
+@by("tracepoint")
+def test_by_tracepoint_no_step_is_watched_and_that_is_said(
+    watcher: str, captured: Captured
 ) -> None:
-    evidence = first_evidence(rehearsed.of("ft-pids-cg-anc"))
-    top = f"/fork-trace-rehearse-{_parent(rehearsed)}"
+    header = captured.header
 
-    assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
-    assert evidence["where"].endswith(top)
-    assert {failure["cgroup"] for failure in rehearsed.of("ft-pids-cg-anc")} == {
-        f"{top}/middle/leaf"
-    }
-
-
-def _parent(captured: Captured) -> int:
-    (ppid,) = {failure["ppid"] for failure in captured.of("ft-pids-cgroup")}
-    return int(ppid)
-
-
-def test_a_dead_pid_namespace_is_told_from_a_shortage_of_memory(rehearsed: Captured) -> None:
-    for failure in rehearsed.of("ft-pidns-dead"):
-        assert failure["errno"] == "ENOMEM"
-        assert "level 1" in failure["evidence"][0]["where"]
-
-
-@pytest.mark.parametrize("comm", ["ft-oc-never", "ft-fork-big", "ft-oc-heuristic"])
-def test_overcommit_shows_more_asked_than_allowed(comm: str, rehearsed: Captured) -> None:
-    for failure in rehearsed.of(comm):
-        evidence = failure["evidence"][0]
-
-        assert evidence["unit"] == "KiB"
-        assert evidence["value"] >= evidence["limit"] > 0
-        assert evidence["read"] == "kernel"
-
-
-def test_the_big_process_is_told_in_three(rehearsals: Rehearsed) -> None:
-    notes = " ".join(rehearsals.told["fork-big"]["notes"])
-
-    assert "23 of 23 forks were refused" in notes
-    assert "23 of 23 forks went through" in notes
-    assert "posix_spawn: 5 of 5 went through; by popen: 5 of 5" in notes
-
-
-def test_the_caller_of_nearly_all_is_the_script_that_asked(rehearsed: Captured) -> None:
-    failures = [each for scenario in SEEN for each in rehearsed.of(scenario.comm)]
-    # Behind what was called, where that has a name: posix_spawn <- script
-    callers = [str(failure["caller"]).rpartition(" <- ")[2] for failure in failures]
-
-    # Of a process that was gone at once the program may not be found again: then its C library tells.
-    assert callers.count("-m accuracy.making") > 0.9 * len(callers)
-
-
-def test_every_failure_comes_with_advice(rehearsed: Captured) -> None:
-    assert [failure for failure in rehearsed.failures if not failure["advice"]] == []
-
-
-def test_the_report_names_every_cause_in_80_columns(rehearsed: Captured) -> None:
-    text = rehearsed.done.stdout
-    made = {failure["comm"] for failure in rehearsed.failures}
-
-    assert max(map(len, text.splitlines())) <= 80
-    for scenario in SEEN:
-        assert scenario.comm not in made or scenario.cause in text
+    assert {each["step"] for each in header["attached"]} == {None}
+    assert "cgroup_can_fork" in {each["step"] for each in header["missing"]}

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 UID = 61003  # as in stranger.c and called.c: others may be refused as well meanwhile
-OPTIONS = ("--rung", "tracepoint", "--uid", str(UID))
+OPTIONS = ("--attach", "tracepoint", "--uid", str(UID))
 NAMED = ["run_job", "middle_job", "outer_job", "main"]
 LAYERS = ("c-lower", "c-upper")
 WATCHDOG = (10, 130)
@@ -73,7 +73,7 @@ def container(place: Path) -> str:
     shutil.copy("/bin/busybox", place / "lower/busybox")
     (place / "lower/old").mkdir()
     # Time and again, so that it is still there when it is looked at, slow as that is under strace.
-    calls = "; ".join(f"/{name} popen 2" for name in LAYERS)
+    calls = "; ".join(f"/{name} popen 5" for name in LAYERS)
     inner = f"/busybox umount -l /old; {calls}"
     options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
     return (
@@ -139,11 +139,13 @@ def test_callers_in_a_container_on_overlayfs_are_named(attacked: Attacked, name:
     failures = attacked.captured.of(name)
 
     assert failures, attacked.captured.done.stderr + attacked.captured.done.stdout
-    assert NAMED == [each for each in functions(failures[0]) if each in NAMED]
+    # One of them: strace can slow us down so much that a caller is gone before it is looked at.
+    named = [each for each in failures if each["caller"] == "popen <- run_job"]
+    assert named, failures
+    assert NAMED == [each for each in functions(named[0]) if each in NAMED]
     assert {f"/{name}"} == {
-        frame["file"] for frame in failures[0]["stack"] if frame["symbol"] in NAMED
+        frame["file"] for frame in named[0]["stack"] if frame["symbol"] in NAMED
     }
-    assert "popen <- run_job" == failures[0]["caller"]
 
 
 def test_nothing_but_regular_files_is_opened(attacked: Attacked) -> None:

@@ -1,7 +1,7 @@
 """limits.py KIND COUNT: reaches a limit, is refused COUNT times, and prints the kernel's own numbers.
 
 One JSON object: `value` and `limit` as cgroupfs, /proc or getrlimit(2) tell them while the forks
-fail, in the unit of the evidence, and `refused`.
+fail, in the unit of the evidence, `refused`, and its `pid`.
 """
 
 from __future__ import annotations
@@ -194,4 +194,4 @@ ctypes.CDLL(None).prctl(15, b"ft-limits", 0, 0, 0)
 value, limit, times = KINDS[sys.argv[1]]()
 for pid in sleepers:
     os.kill(pid, signal.SIGKILL)
-print(json.dumps({"value": value, "limit": limit, "refused": times}))
+print(json.dumps({"pid": os.getpid(), "value": value, "limit": limit, "refused": times}))

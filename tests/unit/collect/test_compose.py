@@ -114,6 +114,14 @@ def test_without_memory_for_its_frames_a_failure_is_told_all_the_same(paths: Cgr
     assert ("/opt/caf\\xe9/python3", "/srv/job.py") == (failure.exe, failure.script)
 
 
+def test_a_program_that_has_exited_is_not_looked_for_once_it_is_late(paths: CgroupPaths) -> None:
+    stack = events.Stack(0, 42, (), 0, arguments=("python3", "/srv/job.py"))
+    taken = a_sample(snapshot=ProcessSnapshot(None, stack=stack))
+    failure = composer(paths, Starving()).failure(taken, HOST, 1.0, lambda: True)
+
+    assert (None, None) == (failure.exe, failure.script)
+
+
 def test_a_stack_that_gets_no_time_is_not_unwound(paths: CgroupPaths) -> None:
     asked: list[object] = []
     symbols = SimpleNamespace(frames=lambda *args: asked.append(args[2]) or ((), None))

@@ -160,7 +160,7 @@ MOON_PHASE = Cause(
 """
 ASKED = """
 import errno, json, sys
-from pages import causes as pages
+from docs import causes as pages
 from readme import put_into
 from fork_trace import steps
 from fork_trace.diagnosis import advice, evidence, lookup, verdict
@@ -206,7 +206,11 @@ class Copy:
 
     def ask(self, script: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path[:0] = ['.', {str(TESTS)!r}]\n{script}"],
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path[:0] = ['.', {str(TESTS)!r}, {str(TESTS / 'tools')!r}]\n{script}",
+            ],
             cwd=self.root,
             capture_output=True,
             text=True,

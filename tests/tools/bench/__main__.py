@@ -21,7 +21,7 @@ from vm.kernels import KERNELS, NEWEST
 
 from bench import arming, checking, table, unwinding
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
 DEFAULT_KERNEL = "6.1"
 NATIVE_TIMES = 11
@@ -90,7 +90,7 @@ def _build(directory: Path) -> None:
 
 def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequence[str]) -> Any:
     # The guest shows the share at a place of its own, and the checkout at ours.
-    command = 'exec env PYTHONPATH=tests .venv/bin/python -m "$@"'
+    command = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python -m "$@"'
     done = subprocess.run(
         [
             *(str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel, "--timeout", "7200"),

@@ -28,7 +28,7 @@ from fork_trace.rehearse import SCENARIOS
 from soak.judging import Measured, Sample, Told
 
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
 TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
 ROUND_S = 60
@@ -120,7 +120,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"},
         )
         if self._line() != "ready\n":
             raise SoakError("the workload did not begin; it says why above.")

@@ -14,7 +14,7 @@ from . import machine
 from .cache import VmError
 from .kernels import KERNELS, NEWEST, named
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 class _Ended(BaseException):

@@ -13,8 +13,9 @@ INFERRED = "inferred-right"
 WRONG = "wrong"
 NOT_HERE = "not-triggerable"
 
-# A prime, and no more than is sampled in a second: each failure has a record of its own.
-COUNT = 23
+# A prime, and no more than is sampled in a second: each failure has a record of its own. Each of them
+# costs every watcher fifty milliseconds under emulation.
+COUNT = 11
 
 # Until the programs of every step are attached, the kernel side sees that a memory cgroup refused,
 # but not for which of the many things that a fork allocates.

@@ -19,7 +19,7 @@ from soak import judging
 from soak.judging import Measured
 from soak.running import MIX, SoakError, soak
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 DEFAULT_S = 600
 # To boot, to arm and to end, under emulation.
 GUEST_EXTRA_S = 600
@@ -133,7 +133,7 @@ def _span(numbers: list[int] | None) -> str:
 
 
 def _in_guest(kernel: str, seconds: float, rung: str | None) -> dict[str, Any]:
-    command = 'exec env PYTHONPATH=tests .venv/bin/python -m soak "$@"'
+    command = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python -m soak "$@"'
     options = ["--json", f"--seconds={seconds}", *([f"--attach={rung}"] if rung else [])]
     timeout_s = seconds + GUEST_EXTRA_S
     done = subprocess.run(

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 from readme import put_into
 
+from docs import causes, manual
 from fork_trace import __version__, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis.causes import CAUSES
-from pages import causes, manual
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
 SCHEMA = CHECKOUT / "fork_trace" / documents.SCHEMA
 MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"

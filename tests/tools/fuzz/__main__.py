@@ -1,7 +1,7 @@
 """scripts/fuzz: a bounded time of coverage-guided fuzzing for each target.
 
 Each target has a process of its own, for libFuzzer ends its process with the first finding. What is found is
-kept in tests/fuzz/findings, where tests/test_fuzz.py tries it from then on.
+kept in tests/tools/fuzz/findings, where tests/test_fuzz.py tries it from then on.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz",
         description="Fuzz whatever reads what strangers wrote. Exit status: 0 nothing found, 1 a finding, "
-        "kept in tests/fuzz/findings.",
+        "kept in tests/tools/fuzz/findings.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -22,7 +22,7 @@ from accuracy.capturing import RUNGS
 from accuracy.judging import WRONG, Cell
 from fork_trace.rehearse import SCENARIOS, find
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"
 NATIVE = "native"
 VM_TIMEOUT_S = 3600
@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=2, metavar="N", help="virtual machines at a time (default: 2)"
     )
     parser.add_argument("--captures", metavar="DIR", help="leave the captures there")
+    parser.add_argument(
+        "--cells",
+        metavar="FILE",
+        help="run nothing: show what scripts/test --results DIR left in DIR/accuracy.json",
+    )
     parser.add_argument("--write-readme", action="store_true", help="put the table into README.md")
     return parser
 
@@ -78,14 +83,14 @@ def _run(kernel: str, scenarios: Sequence[str], share: str | None) -> Told:
     _note(f"{kernel} begins")
     module = ["-m", "accuracy.capturing", kernel, *scenarios]
     python = str(CHECKOUT / ".venv" / "bin" / "python")
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}/tests/tools:{CHECKOUT}/tests"}
     environment.pop("FORK_TRACE_VM_SHARE", None)
     if share:
         environment["FORK_TRACE_VM_SHARE"] = share
     command = [python, *module]
     if kernel != NATIVE:
         # The guest shows the checkout at the place that it has here.
-        inner = 'exec env PYTHONPATH=tests .venv/bin/python "$@"'
+        inner = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python "$@"'
         command = [str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel]
         command += ["--timeout", str(VM_TIMEOUT_S), "--", "sh", "-c", inner, "sh", *module]
     with tempfile.TemporaryFile() as said:
@@ -110,13 +115,19 @@ def _run(kernel: str, scenarios: Sequence[str], share: str | None) -> Told:
     return Told(lines[0]["release"] if lines else "?", cells)
 
 
-def main() -> int:
-    parser = _parser()
-    options = parser.parse_args()
-    if options.jobs < 1:
-        parser.error("--jobs must be 1 or more.")
-    if options.write_readme and (options.kernel or options.scenario):
-        parser.error("--write-readme shows everything: leave --kernel and --scenario out.")
+def _read(parser: argparse.ArgumentParser, file: str) -> tuple[list[Cell], dict[str, str]]:
+    """Read the cells that the tests left, and what each kernel calls itself."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+        return [Cell(**each) for each in found["cells"]], found["releases"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"--cells {file} is not what scripts/test leaves: {error}")
+
+
+def _run_all(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, scenarios: Sequence[str]
+) -> tuple[list[Cell], dict[str, str]]:
+    """Run what the options ask for; the cells, and what each kernel calls itself."""
     kernels = [kernel.version for kernel in KERNELS]
     kernels = [name for name in (*kernels, NATIVE) if not options.kernel or name in options.kernel]
     if NATIVE in kernels and os.geteuid() != 0:
@@ -124,9 +135,6 @@ def main() -> int:
             parser.error(f"{NATIVE} needs root.")
         _note("natively nothing: that needs root")
         kernels.remove(NATIVE)
-    scenarios = [
-        each.name for each in SCENARIOS if not options.scenario or each.name in options.scenario
-    ]
     share = str(Path(options.captures).resolve()) if options.captures else None
     if share:
         Path(share).mkdir(exist_ok=True)
@@ -139,12 +147,30 @@ def main() -> int:
         parts = pool.map(lambda name: _run(name, scenarios, share), guests)
         results.update(zip(guests, parts))
     cells = [cell for name in kernels for cell in results[name].cells]
+    return cells, {name: results[name].release for name in kernels}
+
+
+def main() -> int:
+    parser = _parser()
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more.")
+    if options.cells and (options.kernel or options.scenario or options.captures):
+        parser.error("--cells runs nothing: leave --kernel, --scenario and --captures out.")
+    if options.write_readme and (options.kernel or options.scenario):
+        parser.error("--write-readme shows everything: leave --kernel and --scenario out.")
+    scenarios = [
+        each.name for each in SCENARIOS if not options.scenario or each.name in options.scenario
+    ]
+    cells, releases = (
+        _read(parser, options.cells) if options.cells else _run_all(parser, options, scenarios)
+    )
     causes = {name: find(name).cause for name in scenarios}
     if options.write_readme:
         block = table.markdown(
             cells,
             causes,
-            {name: results[name].release for name in kernels},
+            releases,
             datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         )
         README.write_text(put_into(README.read_text(encoding="utf-8"), table.PLACE, block))

@@ -1,0 +1,173 @@
+"""What is run where: each lane is one pytest, natively or in one virtual machine.
+
+Oldest and newest kernel by default, the two between in --all. The newest must show all that can depend
+on the kernel (`is_strict`: nothing may be skipped). What is the tool's own, screens, formats, commands,
+is seen natively. `tests/tools/test_matrix.py` holds that every live file is in here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# In the default run; in --all too; instead of both by --quick; only by --lane.
+DEFAULT, ALL, QUICK, NAMED = "default", "all", "quick", "named"
+
+CHECK_BUDGET_S = 80
+
+
+class Lane(NamedTuple):
+    """One run; `budget_s` is what it takes on a core of its own, as qemu's processor time was measured.
+
+    `kernel` None: natively. `files` stand in tests/live unless they have a path. `watchers`: those of
+    tests/tools/accuracy/watching.py under which the rehearsals are made; empty: all but bcc. `select` is
+    pytest's -k. A lane may be a `command` instead, whose output must have all of `must_say`.
+    """
+
+    name: str
+    kernel: str | None
+    budget_s: int
+    files: tuple[str, ...] = ()
+    when: str = DEFAULT
+    cgroup: str = "v2"
+    is_strict: bool = False
+    watchers: tuple[str, ...] = ()
+    deselect: tuple[str, ...] = ()
+    select: str = ""
+    memory: str = "1G"
+    command: tuple[str, ...] = ()
+    must_say: tuple[str, ...] = ()
+
+
+# Merged by others: run as soon as they are there.
+EXPECTED = ("test_flood.py", "test_forged.py", "test_hostile.py", "test_strangers.py")
+
+REHEARSALS = ("test_rehearsals.py", "test_evidence.py")
+WITH_BCC = ("fexit", "fexit-all", "kprobe", "kprobe-all", "tracepoint", "bcc")
+# How it dies takes bcc two starts more, ten minutes on 5.10.
+BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
+
+_NATIVE = (
+    Lane(
+        "native",
+        None,
+        100,
+        (
+            *REHEARSALS,
+            *("test_callers.py", "test_callers_real.py", "test_commands.py", "test_check.py"),
+            *("test_storms.py", "test_screen.py", "test_dying.py", "test_privileges.py"),
+            *("test_arming.py", "test_flood.py", "test_forged.py"),
+            *("test_hostile.py", "test_strangers.py"),
+        ),
+        watchers=("tracepoint",),
+    ),
+    Lane("native-quick", None, 30, ("test_commands.py", "test_check.py"), when=QUICK),
+    Lane("installed", None, 140, ("test_installed.py",)),
+    Lane(
+        "demo",
+        None,
+        80,
+        command=("scripts/demo",),
+        must_say=("pids-cgroup", "rlimit-nproc", "pid-namespace-dead", "lost samples: 0"),
+    ),
+)
+_NEWEST = (
+    Lane("7.2", "7.2", 350, (*REHEARSALS, "test_lockdown.py"), is_strict=True),
+    Lane(
+        "7.2-more",
+        "7.2",
+        340,
+        (
+            *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
+            *("test_check.py", "test_arming.py", "test_flood.py", "test_forged.py"),
+        ),
+        is_strict=True,
+        # The kprobe rung shows the most of it in the rehearsals, and the rest in 7.2-kprobe.
+        select="not kprobe",
+    ),
+    Lane(
+        "7.2-want",
+        "7.2",
+        330,
+        ("test_conditions.py", "test_privileges.py", "test_on_demand.py", "test_strangers.py"),
+        is_strict=True,
+    ),
+    Lane("7.2-callers", "7.2", 130, ("test_callers.py",), is_strict=True),
+)
+_OLDEST = (
+    Lane("5.10", "5.10", 450, REHEARSALS, watchers=WITH_BCC),
+    Lane("5.10-more", "5.10", 160, ("test_kprobe.py", "test_holders.py", "test_strangers.py")),
+    # By tracepoints it is killed natively, by kprobes in test_kprobe.py.
+    Lane("5.10-dying", "5.10", 120, ("test_dying.py",), select="fexit"),
+    Lane("5.10-v1", "5.10", 100, (*REHEARSALS, "test_check.py"), cgroup="v1", watchers=("fexit",)),
+)
+# Of the oldest and the newest, what another kernel or the native run shows by default.
+_REST = (
+    Lane(
+        "5.10-rest",
+        "5.10",
+        280,
+        ("test_callers.py", "test_arming.py", "tests/test_rehearse.py", "test_lockdown.py"),
+        ALL,
+    ),
+    Lane("5.10-bcc", "5.10", 300, ("test_bcc.py",), ALL, deselect=(BCC_DIES,)),
+    Lane("7.2-hybrid", "7.2", 120, REHEARSALS, ALL, cgroup="hybrid", watchers=("fexit",)),
+    Lane("7.2-kprobe", "7.2", 130, ("test_blame.py",), ALL, is_strict=True, select="kprobe"),
+    Lane("7.2-rest", "7.2", 300, ("test_callers_real.py", "test_dying.py"), ALL, is_strict=True),
+)
+_BETWEEN = (
+    Lane("6.1", "6.1", 480, (*REHEARSALS, "test_lockdown.py"), ALL, watchers=WITH_BCC),
+    Lane(
+        "6.1-more",
+        "6.1",
+        480,
+        (
+            *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
+            *("test_check.py", "test_arming.py", "test_kprobe.py", "test_holders.py"),
+            "test_flood.py",
+        ),
+        ALL,
+    ),
+    Lane(
+        "6.1-want",
+        "6.1",
+        600,
+        (
+            *("test_conditions.py", "test_privileges.py", "test_on_demand.py", "test_dying.py"),
+            *("test_strangers.py", "tests/test_rehearse.py"),
+        ),
+        ALL,
+    ),
+    Lane(
+        "6.1-callers",
+        "6.1",
+        280,
+        ("test_callers.py", "test_commands.py", "test_screen.py"),
+        ALL,
+    ),
+    Lane("6.1-bcc", "6.1", 350, ("test_bcc.py",), ALL),
+    Lane("6.12", "6.12", 350, (*REHEARSALS, "test_lockdown.py"), ALL),
+    Lane(
+        "6.12-more",
+        "6.12",
+        480,
+        (
+            *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
+            *("test_check.py", "test_arming.py", "test_kprobe.py", "test_holders.py"),
+        ),
+        ALL,
+    ),
+    Lane(
+        "6.12-want",
+        "6.12",
+        500,
+        (
+            *("test_conditions.py", "test_privileges.py", "test_on_demand.py", "test_dying.py"),
+            "test_strangers.py",
+        ),
+        ALL,
+    ),
+    Lane("6.12-callers", "6.12", 130, ("test_callers.py",), ALL),
+)
+
+
+LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN)

@@ -1,0 +1,1 @@
+"""Runs the lanes of tests/live/matrix.py: scripts/test."""

@@ -1,0 +1,157 @@
+"""scripts/test: the options, and what is run in which order."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import building
+from live import matrix
+from live.matrix import Lane
+from vm import fetch, initramfs
+from vm.cache import VmError
+from vm.kernels import KERNELS, named
+
+from run import choosing, reading, running
+from run.running import CHECKOUT, Ended
+
+_JOBS = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test",
+        description="Run scripts/check, the live tests natively and on the oldest and the newest "
+        "kernel, the demo, and the installed package. Exit code 1: something failed or took longer "
+        "than its budget.",
+        epilog="FORK_TRACE_BUDGET_FACTOR multiplies every budget, for a slow or busy machine "
+        "(default: 1.5). FORK_TRACE_RESULTS is --results.",
+        allow_abbrev=False,
+    )
+    kernels = [kernel.version for kernel in KERNELS]
+    parser.add_argument("--list", action="store_true", help="show what would be run, and end")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--quick", action="store_true", help="no virtual machine: scripts/check and a native part"
+    )
+    which.add_argument("--all", action="store_true", help="also the kernels between")
+    which.add_argument(
+        "--kernel",
+        action="append",
+        choices=kernels,
+        metavar="VERSION",
+        help=f"every lane of this kernel, and no other: {', '.join(kernels)}; repeatable",
+    )
+    which.add_argument(
+        "--lane",
+        action="append",
+        choices=[lane.name for lane in matrix.LANES],
+        metavar="NAME",
+        help="this lane of --list --all, and no other; repeatable",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="of the lanes chosen, only this test file, as blame or test_blame.py; repeatable",
+    )
+    parser.add_argument("--live-only", action="store_true", help="without scripts/check")
+    parser.add_argument(
+        "--jobs", type=int, default=_JOBS, metavar="N", help=f"lanes at a time (default: {_JOBS})"
+    )
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        default=os.environ.get("FORK_TRACE_RESULTS"),
+        help="keep JUnit files, outputs, captures of the rehearsals and the accuracy cells there",
+    )
+    return parser
+
+
+def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Lane]:
+    lanes = choosing.lanes(
+        matrix.LANES,
+        is_quick=options.quick,
+        is_all=options.all,
+        kernels=options.kernel or (),
+        names=options.lane or (),
+    )
+    if options.only:
+        known = {choosing.short(file) for lane in matrix.LANES for file in lane.files}
+        for name in options.only:
+            if choosing.short(name) not in known:
+                parser.error(f"there is no test file {name}. scripts/test --list --all shows them.")
+        lanes = choosing.only(lanes, options.only)
+        if not lanes:
+            parser.error("none of the lanes chosen has that file. --all chooses from more of them.")
+    return lanes
+
+
+def _does_check(options: argparse.Namespace) -> bool:
+    return not (options.live_only or options.kernel or options.lane or options.only)
+
+
+def _prepare(lanes: Sequence[Lane]) -> None:
+    """Install and download whatever is missing: no lane's time is spent on that."""
+    setup = [str(CHECKOUT / "scripts" / "setup"), *(["--vm"] if lanes else [])]
+    if subprocess.run(setup).returncode:
+        sys.exit(2)
+    try:
+        for version in dict.fromkeys(lane.kernel for lane in lanes if lane.kernel):
+            kernel = named(version)
+            assert kernel is not None
+            initramfs.base(kernel, fetch.image(kernel))
+    except VmError as error:
+        print(f"scripts/test: {error}", file=sys.stderr)
+        sys.exit(error.status)
+
+
+def _run(lanes: Sequence[Lane], checks: bool, jobs: int, results: Path) -> list[Ended]:
+    """Run them, the native ones first, beside scripts/check; then the longest first."""
+    native = [lane for lane in lanes if choosing.is_quiet(lane)]
+    rest = sorted((lane for lane in lanes if lane not in native), key=lambda lane: -lane.budget_s)
+    ended = []
+    with ThreadPoolExecutor(jobs) as pool:
+        check = pool.submit(running.check, results) if checks else None
+        ended += [running.run(lane, results) for lane in native]
+        if check:
+            ended.append(check.result())
+            if ended[-1].status:
+                print("scripts/test: scripts/check failed; the rest is not run.", file=sys.stderr)
+                return ended
+        ended += pool.map(lambda lane: running.run(lane, results), rest)
+    return ended
+
+
+def main() -> int:
+    parser = _parser()
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error("--jobs must be 1 or more.")
+    lanes = _chosen(parser, options)
+    checks = _does_check(options)
+    if options.list:
+        print(reading.listed(lanes, checks))
+        return 0
+    if not running.factor():
+        parser.error("FORK_TRACE_BUDGET_FACTOR must be a number above 0.")
+    _prepare(lanes)
+    with tempfile.TemporaryDirectory(prefix="fork-trace-test-") as directory:
+        results = Path(options.results or directory).resolve()
+        results.mkdir(parents=True, exist_ok=True)
+        reading.clear(results)
+        if any("test_moved.py" in lane.files for lane in lanes):
+            building.moved(results)
+        ended = _run(lanes, checks, options.jobs, results)
+        print(reading.told(ended, results))
+    return int(any(each.why for each in ended))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

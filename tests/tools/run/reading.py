@@ -1,0 +1,103 @@
+"""What a person reads of the lanes: the list of them, and how they ended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from building import MOVED_OBJECT
+from live.matrix import CHECK_BUDGET_S, LANES, Lane
+
+from run.running import Ended, files
+
+_SLOWEST = 20
+
+
+class Test(NamedTuple):
+    """One test of one lane, and how long it took with its setup."""
+
+    lane: str
+    name: str
+    took_s: float
+
+
+def listed(lanes: Sequence[Lane], checks: bool) -> str:
+    """Show the lanes, longest first, and what they would take."""
+    rows = [f"{'LANE':<14} {'KERNEL':<10} {'BUDGET':>7}  WHAT"]
+    if checks:
+        rows.append(f"{'check':<14} {'native':<10} {CHECK_BUDGET_S:>5} s  scripts/check")
+    for lane in sorted(lanes, key=lambda each: -each.budget_s):
+        layout = "" if lane.cgroup == "v2" else f" {lane.cgroup}"
+        what = " ".join(lane.command) or " ".join(each.rpartition("/")[2] for each in files(lane))
+        kernel = (lane.kernel or "native") + layout
+        rows.append(f"{lane.name:<14} {kernel:<10} {lane.budget_s:>5} s  {what}")
+    total_s = sum(lane.budget_s for lane in lanes) + (CHECK_BUDGET_S if checks else 0)
+    rows.append(f"{total_s} s in all, {total_s / 120:.0f} minutes on two cores")
+    return "\n".join(rows)
+
+
+def clear(results: Path) -> None:
+    """Take away what an earlier run left there under the names that this one uses."""
+    names = ["check.xml", MOVED_OBJECT, *(f"{lane.name}.xml" for lane in LANES)]
+    for path in [*(results / name for name in names), *results.glob("cells-*.json")]:
+        path.unlink(missing_ok=True)
+
+
+def tests(file: Path) -> list[Test]:
+    """Read the tests of one JUnit file."""
+    return [
+        Test(
+            file.stem,
+            f"{str(case.get('classname')).rpartition('.')[2]}::{case.get('name')}",
+            float(case.get("time") or 0),
+        )
+        for case in ElementTree.parse(file).iter("testcase")
+    ]
+
+
+def slowest(results: Path) -> list[Test]:
+    """The slowest tests of all lanes."""
+    found = [each for file in sorted(results.glob("*.xml")) for each in tests(file)]
+    return sorted(found, key=lambda each: -each.took_s)[:_SLOWEST]
+
+
+def collect(results: Path) -> dict[str, Any]:
+    """Put what the rehearsals of all lanes wrote together, as scripts/accuracy --cells reads it.
+
+    Of a kernel that several lanes rehearsed on, the one on cgroup v2 with all attach modes counts.
+    """
+    found: dict[str, Any] = {"cells": [], "releases": {}}
+    best: dict[str, list[dict[str, str]]] = {}
+    for file in sorted(results.glob("cells-*.json")):
+        part = json.loads(file.read_text())
+        for kernel, release in part["releases"].items():
+            found["releases"][kernel] = release
+            if len(part["cells"]) > len(best.get(kernel, ())):
+                best[kernel] = part["cells"]
+    found["cells"] = [cell for cells in best.values() for cell in cells]
+    return found
+
+
+def told(ended: Sequence[Ended], results: Path) -> str:
+    """Sum up: the slowest tests, what the cells are, and each lane against its budget."""
+    lines = ["", f"Slowest {_SLOWEST}:"]
+    lines += [f"{each.took_s:7.1f} s  {each.lane:<12} {each.name}" for each in slowest(results)]
+    found = collect(results)
+    if found["cells"]:
+        (results / "accuracy.json").write_text(json.dumps(found))
+        counts = Counter(cell["result"] for cell in found["cells"])
+        listed = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+        lines += [
+            "",
+            f"Accuracy: {listed}; scripts/accuracy --cells accuracy.json shows the table.",
+        ]
+    lines += ["", f"{'LANE':<14} {'TOOK':>7} {'CPU':>7} {'BUDGET':>7}"]
+    for lane in ended:
+        cpu = "" if lane.cpu_s is None else f"{lane.cpu_s:5.0f} s"
+        how = lane.note or ("passed" if not lane.why else f"FAILED: {lane.why}")
+        lines.append(f"{lane.name:<14} {lane.took_s:5.0f} s {cpu:>7} {lane.budget_s:5.0f} s  {how}")
+    return "\n".join(lines)
