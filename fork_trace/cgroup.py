@@ -67,7 +67,7 @@ def _hierarchies(mount: Mount) -> list[str]:
     return [name for name in ("pids", "memory") if name in mount.controllers]
 
 
-class Paths:
+class CgroupPaths:
     """Finds the directory of a cgroup by its id, and remembers it: short-lived ones vanish."""
 
     def __init__(self, root: str = "/proc") -> None:

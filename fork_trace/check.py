@@ -265,7 +265,7 @@ def _pool_of(headroom: Headroom, proc: str) -> holders.Pool | None:
             if "pids" in each.controllers.split(",")
         ]
         hierarchy = lines[0].hierarchy if lines else 0
-        paths = cgroup.Paths(proc)
+        paths = cgroup.CgroupPaths(proc)
         path = paths.relative(headroom.where)
         paths.close()
         return holders.Pool("cgroup", hierarchy=hierarchy, path=path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fork_trace import kernel, privileges
+from fork_trace.collect.arm import read_facts
+from fork_trace.collect.session import Session
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import FEATURES, Fact, Request
-from fork_trace.session import Session, read_facts
 from fork_trace.symbols import Symbols
 
 

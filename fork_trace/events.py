@@ -388,6 +388,11 @@ def decode_key(raw: bytes) -> Key:
     )
 
 
+def key_of(raw: bytes) -> bytes:
+    """Return the struct ft_key of a struct ft_event."""
+    return raw[_EVENT_HEAD.size : _EVENT_HEAD.size + KEY_BYTES]
+
+
 def counted_under(raw: bytes) -> bytes:
     """Return the key that a failure was counted under, given its sample's or the table's, of any generation."""
     mark = raw[_MARK_AT] & ~1
@@ -435,7 +440,7 @@ def decode(raw: bytes) -> Event:
     if len(raw) < EVENT_BYTES:
         raise BadEventError(f"an event has {EVENT_BYTES} bytes, got {len(raw)}")
     (time_ns,) = _EVENT_HEAD.unpack_from(raw)
-    key = decode_key(raw[_EVENT_HEAD.size : _EVENT_HEAD.size + KEY_BYTES])
+    key = decode_key(key_of(raw))
     offset = _EVENT_HEAD.size + KEY_BYTES
     flags, pid, tid, ppid, frame_count, level_count, path_bytes, parent_comm, have = (
         _EVENT_WHO.unpack_from(raw, offset)

@@ -1,11 +1,12 @@
-"""The installed kernel headers: are they there, which fields do they have, which package brings them.
+"""What compiling on this host takes: bcc, and the kernel's headers; are they there, which fields do these have.
 
-Only asked for the bcc backend, which compiles on the host. Looked for here and not by bcc: where bcc finds none,
-it runs modprobe through a shell.
+Only asked for the bcc backend, and before that is loaded. Headers are looked for here and not by bcc: where it finds
+none, it runs modprobe through a shell.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -51,6 +52,26 @@ class Declared:
 
     has: Mapping[str, bool]  # by the name in bpf/kernel_headers.h
     params: Mapping[str, int | None]  # function -> its parameter count; None: it returns nothing
+
+
+def bcc_module(search: list[str] | None = None) -> Fact:
+    """Say whether the Python module bcc is the BPF Compiler Collection; it is not imported."""
+    if search is None:
+        spec = importlib.util.find_spec("bcc")
+        places = list(spec.submodule_search_locations or []) if spec else []
+        if spec and not places and spec.origin:
+            places = [os.path.dirname(spec.origin)]
+    else:
+        places = [os.path.join(path, "bcc") for path in search if files.exists(path, "bcc")]
+    if not places:
+        return Fact(False, "the Python module bcc is not installed")
+    if any(files.exists(place, "libbcc.py") for place in places):
+        return Fact(True, "installed")
+    return Fact(
+        False,
+        f"the module bcc in {places[0]} is an unrelated project of the same name "
+        "(PyPI's bcc), not the BPF Compiler Collection",
+    )
 
 
 def find(release: str, root: str = "/") -> tuple[Fact, str]:

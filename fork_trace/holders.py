@@ -30,7 +30,7 @@ _NS_GET_OWNER_UID = 0xB704
 
 _COMMANDS = 4096  # counted apart at a time
 _PARENTS = 256  # of zombies, named at most
-_POOLS = 256  # remembered by a keeper
+_POOLS = 256  # remembered by a cache
 _READ_BYTES = 8192
 
 Clock = Callable[[], float]
@@ -460,7 +460,7 @@ def _owner(fd: int) -> int | None:
     return int.from_bytes(raw, sys.byteorder)
 
 
-class Keeper:
+class HolderCache:
     """Reads pools seldom: each at most once in FRESH_S, all together a bounded share of the time."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """Facts of the running kernel, as far as files tell them: BTF, symbols, lockdown, capabilities.
 
-What libbpf alone can ask (prototypes, map types) is added by `session`; what the facts mean is `plan`'s.
+What libbpf alone can ask (prototypes, map types) is added by `collect.arm`; what the facts mean is `plan`'s.
 """
 
 from __future__ import annotations

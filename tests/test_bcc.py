@@ -138,9 +138,9 @@ def test_a_bcc_that_cannot_be_imported_is_told_in_one_sentence(
 
 def test_the_unrelated_module_of_that_name_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "bcc").mkdir()
-    assert bcc.module([str(tmp_path)]).value is False
-    assert "unrelated" in bcc.module([str(tmp_path)]).why
+    assert headers.bcc_module([str(tmp_path)]).value is False
+    assert "unrelated" in headers.bcc_module([str(tmp_path)]).why
 
     (tmp_path / "bcc/libbcc.py").write_text("")
-    assert bcc.module([str(tmp_path)]).value is True
-    assert "not installed" in bcc.module([]).why
+    assert headers.bcc_module([str(tmp_path)]).value is True
+    assert "not installed" in headers.bcc_module([]).why

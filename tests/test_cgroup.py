@@ -25,10 +25,10 @@ OTHERS = (
 )
 
 
-def paths(tmp_path: Path, mountinfo: str) -> cgroup.Paths:
+def paths(tmp_path: Path, mountinfo: str) -> cgroup.CgroupPaths:
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_bytes(os.fsencode(mountinfo))
-    return cgroup.Paths(str(tmp_path))
+    return cgroup.CgroupPaths(str(tmp_path))
 
 
 def mounts(tmp_path: Path, mountinfo: str) -> list[cgroup.Mount]:
@@ -105,7 +105,7 @@ def test_a_directory_is_shown_as_proc_would(
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> cgroup.Paths:
+def tree(tmp_path: Path) -> cgroup.CgroupPaths:
     """A host whose v2 hierarchy is a directory of ours, with a leaf in it."""
     (tmp_path / "v2/app.slice/leaf").mkdir(parents=True)
     return paths(tmp_path, V2.replace("/sys/fs/cgroup", str(tmp_path / "v2")))
@@ -137,7 +137,7 @@ def test_a_path_that_was_noted_stands_for_a_cgroup_that_is_gone(
 
 @pytest.mark.parametrize("text", ["app.slice/leaf", "/app.slice/leaf/", "/app.slice", "/"])
 def test_a_cgroup_is_found_by_the_path_that_a_user_gives(
-    tmp_path: Path, tree: cgroup.Paths, text: str
+    tmp_path: Path, tree: cgroup.CgroupPaths, text: str
 ) -> None:
     number = (tmp_path / "v2" / text.strip("/")).stat().st_ino
 
@@ -147,14 +147,14 @@ def test_a_cgroup_is_found_by_the_path_that_a_user_gives(
 
 @pytest.mark.parametrize("text", ["/..", "app.slice/../app.slice", "app.slice/leaf/pids.max"])
 def test_a_path_that_names_no_cgroup_is_not_found(
-    tmp_path: Path, tree: cgroup.Paths, text: str
+    tmp_path: Path, tree: cgroup.CgroupPaths, text: str
 ) -> None:
     (tmp_path / "v2/app.slice/leaf/pids.max").touch()
 
     assert tree.find(text) is None
 
 
-def test_a_cgroup_that_is_not_there_is_not_found(tree: cgroup.Paths) -> None:
+def test_a_cgroup_that_is_not_there_is_not_found(tree: cgroup.CgroupPaths) -> None:
     assert tree.find("/app.slice/other") is None
 
 
@@ -179,11 +179,11 @@ def test_an_id_without_a_mount_has_no_directory(tmp_path: Path) -> None:
     assert found.directory(1, is_v2=False) is None
 
 
-def test_an_id_that_no_cgroup_has_has_no_directory(tree: cgroup.Paths) -> None:
+def test_an_id_that_no_cgroup_has_has_no_directory(tree: cgroup.CgroupPaths) -> None:
     assert tree.directory((1 << 63) + 1) is None
 
 
-def test_the_mounts_are_closed_and_closing_twice_does_no_harm(tree: cgroup.Paths) -> None:
+def test_the_mounts_are_closed_and_closing_twice_does_no_harm(tree: cgroup.CgroupPaths) -> None:
     held = len(os.listdir("/proc/self/fd"))
 
     tree.close()
@@ -192,7 +192,7 @@ def test_the_mounts_are_closed_and_closing_twice_does_no_harm(tree: cgroup.Paths
     assert held - 1 == len(os.listdir("/proc/self/fd"))
 
 
-def held(mountinfo_paths: cgroup.Paths) -> list[str]:
+def held(mountinfo_paths: cgroup.CgroupPaths) -> list[str]:
     """The hierarchies of interest that are held open."""
     return sorted(mountinfo_paths._fds)
 
@@ -239,7 +239,7 @@ def test_a_number_is_looked_up_in_the_hierarchy_of_its_controller(tmp_path: Path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="open_by_handle_at needs root; run as root")
 def test_our_own_cgroup_is_found_by_its_id() -> None:
-    found = cgroup.Paths()
+    found = cgroup.CgroupPaths()
     mounted = [mount for mount in cgroup.mounts() if mount.is_v2]
     if not mounted:
         pytest.skip("no v2 hierarchy is mounted; mount -t cgroup2 none /sys/fs/cgroup to run it")
@@ -254,7 +254,7 @@ def test_our_own_cgroup_is_found_by_its_id() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="open_by_handle_at needs root; run as root")
 @pytest.mark.parametrize("controller", ["pids", "memory"])
 def test_a_cgroup_of_a_v1_hierarchy_is_found_by_its_id_there(controller: str) -> None:
-    found = cgroup.Paths()
+    found = cgroup.CgroupPaths()
     mounted = [m for m in cgroup.mounts() if not m.is_v2 and controller in m.controllers]
     if not mounted:
         pytest.skip(f"{controller} is in no v1 hierarchy; scripts/vm --cgroup v1 has one")

@@ -14,7 +14,7 @@ import own_cgroups
 import pytest
 
 from fork_trace import holders
-from fork_trace.holders import Holders, Keeper, Pool
+from fork_trace.holders import HolderCache, Holders, Pool
 from fork_trace.records import Holder
 
 HOST = Pool("host")
@@ -358,20 +358,20 @@ def reader(clock: Clock) -> Reader:
 
 
 def test_a_pool_is_read_once_in_ten_seconds(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
 
     for second in range(21):
         clock.now = 100.0 + second
-        assert keeper.look(V2) == reader.answer
+        assert cache.look(V2) == reader.answer
 
     assert len(reader.asked) == 3
 
 
 def test_pools_are_read_apart(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     for _ in range(3):
-        keeper.look(V1)
-        keeper.look(V2)
+        cache.look(V1)
+        cache.look(V2)
 
     assert reader.asked == [V1, V2]
 
@@ -379,64 +379,64 @@ def test_pools_are_read_apart(clock: Clock, reader: Reader) -> None:
 def test_after_a_slow_reading_there_is_none_for_twenty_times_as_long(
     clock: Clock, reader: Reader
 ) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     reader.took = 2.0
-    keeper.look(V1)
+    cache.look(V1)
     ended = clock.now
 
-    assert keeper.look(V2) is None
+    assert cache.look(V2) is None
     clock.now = ended + 39.9
-    assert keeper.look(V2) is None
-    assert keeper.look(V1) is None, "what is older than ten seconds is not passed off as new"
+    assert cache.look(V2) is None
+    assert cache.look(V1) is None, "what is older than ten seconds is not passed off as new"
     clock.now = ended + 40.0
-    assert keeper.look(V2) == reader.answer
+    assert cache.look(V2) == reader.answer
     assert reader.asked == [V1, V2]
 
 
 def test_readings_take_less_than_a_twentieth_of_the_time(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     reader.took = 0.3
     begin = clock.now
     number = 0
     while clock.now < begin + 1000:
         number += 1
-        keeper.look(Pool("user", uid=number))
+        cache.look(Pool("user", uid=number))
         clock.now += 0.01
 
     assert len(reader.asked) * reader.took < 1000 / 20
 
 
 def test_a_failed_reading_is_not_repeated_at_once(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     reader.answer = None
 
-    assert keeper.look(V1) is None
-    assert keeper.look(V1) is None
+    assert cache.look(V1) is None
+    assert cache.look(V1) is None
     assert len(reader.asked) == 1
 
 
 def test_an_empty_pool_is_looked_at_again(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     reader.answer = Holders((), 0)
 
-    assert keeper.look(V1) == Holders((), 0)
+    assert cache.look(V1) == Holders((), 0)
     clock.now += 0.1
-    keeper.look(V1)
+    cache.look(V1)
     assert len(reader.asked) == 2
 
 
 def test_no_pool_is_no_question(clock: Clock, reader: Reader) -> None:
-    assert Keeper(reader, clock).look(None) is None
+    assert HolderCache(reader, clock).look(None) is None
     assert reader.asked == []
 
 
 def test_what_is_remembered_has_a_bound(clock: Clock, reader: Reader) -> None:
-    keeper = Keeper(reader, clock)
+    cache = HolderCache(reader, clock)
     for number in range(1000):
         clock.now += 0.001
-        keeper.look(Pool("user", uid=number))
+        cache.look(Pool("user", uid=number))
 
-    assert len(keeper._kept) <= 256
+    assert len(cache._kept) <= 256
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -16,10 +16,10 @@ from conftest import make_advice, make_failure
 
 from fork_trace import budget, cfi, elf, names, perfmap, records, runs, symbol_files, symbols
 from fork_trace.budget import Budget, Kept, OverBudgetError
+from fork_trace.collect.ration import Ration
 from fork_trace.events import Place
 from fork_trace.mounts import OwnMounts
 from fork_trace.procfs import Mapping
-from fork_trace.ration import Ration
 from fork_trace.symbols import Caller
 
 MOST_PEAK_BYTES = 16 << 20

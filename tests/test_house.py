@@ -31,7 +31,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "limits": {"diagnosis"},
     # 3
     "callers": {"records"},
-    "ledger": {"events"},
     # 4
     "budget": set(),
     "mounts": {"budget"},
@@ -45,7 +44,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privileges": {"files"},
     "destination": {"errors", "files"},
     "reserve": set(),
-    "ration": {"budget", "records"},
     "runs": set(),
     "elf": {"budget", "runs"},
     "cfi": {"elf"},
@@ -136,10 +134,28 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("refused_namespaces", "refused_policy", "refused_threads", "stage"),
     },
     # 5
-    "session": {
-        *("__init__", "backends", "backends.bcc", "backends.libbpf", "callers", "cgroup"),
-        *("containers", "diagnosis", "errors", "events", "headers", "holders", "kernel"),
-        *("ledger", "plan", "privileges", "procfs", "ration", "records", "reserve", "runtimes"),
+    "collect": set(),
+    "collect.ledger": {"events"},
+    "collect.ration": {"budget", "records"},
+    "collect.clock": set(),
+    "collect.arm": {
+        *("backends", "backends.bcc", "backends.libbpf", "cgroup", "errors", "events", "headers"),
+        *("kernel", "plan", "privileges", "reserve", "steps"),
+    },
+    "collect.observe": {
+        *("cgroup", "diagnosis", "events", "holders", "kernel", "procfs", "symbols"),
+    },
+    "collect.judge": {"backends", "diagnosis", "events", "plan", "steps"},
+    "collect.compose": {
+        *("__init__", "backends", "callers", "collect.clock", "collect.judge", "collect.observe"),
+        *("containers", "diagnosis", "events", "holders", "plan", "records", "runtimes", "steps"),
+        *("symbols",),
+    },
+    "collect.owed": {"collect.compose", "records"},
+    "collect.session": {
+        *("backends", "cgroup", "collect.arm", "collect.clock", "collect.compose"),
+        *("collect.judge", "collect.ledger", "collect.observe", "collect.owed", "collect.ration"),
+        *("diagnosis", "events", "kernel", "plan", "privileges", "procfs", "records", "reserve"),
         *("steps", "symbols"),
     },
     # 6
@@ -147,13 +163,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("__init__", "cgroup", "diagnosis", "errors", "holders", "kernel", "limits", "procfs"),
         *("records", "survey"),
     },
-    "doctor": {"errors", "kernel", "plan", "privileges", "session", "symbols"},
+    "doctor": {
+        *("collect.arm", "collect.session", "errors", "kernel", "plan", "privileges", "symbols"),
+    },
     # 7
     "commands": set(),
     "commands.options": {"events", "output.aggregate", "output.report_options", "plan"},
     "commands.stop_signals": set(),
     "commands.child": {"commands.stop_signals", "errors"},
-    "commands.startup": {"commands.options", "records", "session"},
+    "commands.startup": {"collect.arm", "collect.session", "commands.options", "records"},
     "commands.capture_run": {
         *("commands.child", "commands.startup", "commands.stop_signals"),
         *(
@@ -165,12 +183,12 @@ MAY_IMPORT: dict[str, set[str]] = {
             "output.formats",
         ),
         *("output.live.terminal", "output.report_options", "output.summary", "records"),
-        *("session",),
+        *("collect.session",),
     },
     "commands.live_run": {
         *("commands.startup", "commands.stop_signals", "output.aggregate"),
         *("output.live.terminal", "output.live.views", "output.report"),
-        *("output.report_options", "output.summary", "records", "session"),
+        *("collect.session", "output.report_options", "output.summary", "records"),
     },
     "commands.live": {
         *("commands.live_run", "commands.options", "commands.startup"),
@@ -456,7 +474,7 @@ def test_processes_are_made_only_where_the_user_asked_for_one(call: str) -> None
 
 
 @pytest.mark.parametrize(
-    "room", [room for room in TREES if room.startswith(("commands", "output"))]
+    "room", [room for room in TREES if room.startswith(("collect", "commands", "output"))]
 )
 def test_what_is_written_there_can_be_taken_in_at_a_glance(room: str) -> None:
     lines = {ast.FunctionDef: 60, ast.ClassDef: 300}

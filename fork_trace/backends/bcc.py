@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 import re
 import time
@@ -35,31 +34,11 @@ from fork_trace.backends.settings import (
     is_vital,
 )
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Fact, Plan, Probe, Stage
+from fork_trace.plan import Plan, Probe, Stage
 
 _SOURCE = "fork_trace.bcc.c"
 _PERF_PAGES = 64  # of each processor: 180 samples; the reader looks ten times a second
 _T = TypeVar("_T")
-
-
-def module(search: list[str] | None = None) -> Fact:
-    """Say whether the Python module bcc is the BPF Compiler Collection; it is not imported."""
-    if search is None:
-        spec = importlib.util.find_spec("bcc")
-        places = list(spec.submodule_search_locations or []) if spec else []
-        if spec and not places and spec.origin:
-            places = [os.path.dirname(spec.origin)]
-    else:
-        places = [os.path.join(path, "bcc") for path in search if files.exists(path, "bcc")]
-    if not places:
-        return Fact(False, "the Python module bcc is not installed")
-    if any(files.exists(place, "libbcc.py") for place in places):
-        return Fact(True, "installed")
-    return Fact(
-        False,
-        f"the module bcc in {places[0]} is an unrelated project of the same name "
-        "(PyPI's bcc), not the BPF Compiler Collection",
-    )
 
 
 def _quietly(work: Callable[[], _T], said: list[str]) -> _T:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fork_trace import records
+from fork_trace.collect.session import Session
 from fork_trace.commands.child import Child
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
@@ -21,7 +22,6 @@ from fork_trace.output.capture_file import CaptureFile
 from fork_trace.output.live.terminal import is_dumb
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.records import Failure
-from fork_trace.session import Session
 
 
 class CaptureRequest(NamedTuple):

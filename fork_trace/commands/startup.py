@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fork_trace.collect.arm import find_filter
+from fork_trace.collect.session import Session
 from fork_trace.commands import options
 from fork_trace.records import Header
-from fork_trace.session import Session, find_filter
 
 TICK_S = 0.1  # how long somebody may wait at the keyboard, or for the end of a command
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from fork_trace import kernel, steps
+from fork_trace.backends import SAMPLES_PER_SECOND, Filter
 from fork_trace.backends.libbpf import SYMBOL_ITERATOR, Library, listed_symbols
-from fork_trace.plan import VARIABLES
-from fork_trace.session import Session
+from fork_trace.collect.arm import arm, prepare
+from fork_trace.events import STACK_BYTES
+from fork_trace.plan import VARIABLES, Request
 
 pytestmark = pytest.mark.live
 
@@ -43,8 +45,7 @@ def test_functions_are_found_where_libbpf_finds_them() -> None:
 
 
 def test_no_program_takes_the_verifier_long() -> None:
-    session = Session()
-    backend: Any = session._backend
+    backend: Any = arm(prepare(Request()), Filter(), SAMPLES_PER_SECOND, STACK_BYTES).backend
     try:
         verified = {}
         for name, handle in backend._programs.items():
@@ -58,8 +59,7 @@ def test_no_program_takes_the_verifier_long() -> None:
                 pytest.skip("this kernel does not tell: Linux 5.16 does")
             verified[name] = info.verified_insns
     finally:
-        session.stop()
-        session.finish("duration")
+        backend.close()
 
     assert verified
     assert {} == {name: count for name, count in verified.items() if count > MOST_VERIFIED}

@@ -30,7 +30,7 @@ from pathlib import Path
 from fork_trace import records, rehearse
 from fork_trace.backends import libbpf
 from fork_trace.plan import Request
-from fork_trace.session import Session
+from fork_trace.collect.session import Session
 installed = libbpf.program
 libbpf.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
 session = Session(Request(rung=sys.argv[2]))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from building import PROGRAMS
 
-from fork_trace.backends import bcc
+from fork_trace import headers
 from fork_trace.privileges import CAPABILITIES, UNUSED_ID
 
 from .conftest import FORK_TRACE, IS_GUEST, TAKES, TIMEOUT_S, host_by
@@ -246,7 +246,7 @@ def left_behind(before: set[int]) -> set[int]:
 def takes_any(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The options of each way to attach, that of bcc included where it is installed."""
     if request.param == "bcc":
-        if not (IS_GUEST and bcc.module().value):
+        if not (IS_GUEST and headers.bcc_module().value):
             pytest.skip("bcc and this kernel's headers are in the guests")
         return BCC
     if request.param == "tracepoint":

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fork_trace.backends.libbpf import LibbpfBackend, Library
+from fork_trace.collect.arm import read_facts
 from fork_trace.plan import Plan, Request, Stage, make
-from fork_trace.session import read_facts
 
 
 def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:

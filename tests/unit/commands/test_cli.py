@@ -113,7 +113,12 @@ def test_help_loads_nothing_that_watches(command: str) -> None:
     loaded = set(done.stderr.split())
 
     assert f"fork_trace.commands.{command}" in loaded
-    assert set() == loaded & {"fork_trace.session", "fork_trace.catalogue", "tabulate", "ctypes"}
+    assert set() == loaded & {
+        "fork_trace.collect.session",
+        "fork_trace.catalogue",
+        "tabulate",
+        "ctypes",
+    }
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -31,8 +31,8 @@ ELSEWHERE = {
     ("events", "memory-cgroup"): WIRE,
     ("events", "pid-max"): WIRE,
     ("events", "overcommit-never"): WIRE,
-    ("session", "pids-cgroup"): WIRE,
-    ("session", "memory-cgroup"): WIRE,
+    ("observe", "pids-cgroup"): WIRE,
+    ("observe", "memory-cgroup"): WIRE,
     ("verdict", "overcommit-never"): WIRE,
     **{(name, "seccomp"): STEP for name in ("steps", "plan", "verdict", "lookup")},
 }

@@ -1,6 +1,6 @@
 """What was counted so far, by raw key: exact, and bounded however many commands and cgroups come and go.
 
-A key in here is a struct ft_key without its generation (`events.counted_under`). What a key means is the session's.
+A key in here is a struct ft_key without its generation (`events.counted_under`). What a key means is `judge`'s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""One run, from what the host offers to the last record: armed, observed, judged, composed."""

@@ -1,0 +1,46 @@
+"""A failure's key and what was read about it -> a verdict, by what was watched as it happened. Reads nothing itself."""
+
+from __future__ import annotations
+
+from fork_trace import events, steps
+from fork_trace.backends import Backend
+from fork_trace.diagnosis.readings import ProcReadings
+from fork_trace.diagnosis.verdict import Verdict, diagnose
+from fork_trace.plan import Plan, Stage
+
+# By plan.Stage: what was watched as a failure was judged.
+_WATCHED = ("fork", "default", "all")
+
+
+def judge(key: events.Key, backend: Backend, readings: ProcReadings) -> Verdict:
+    """Name the cause; `readings` help where the kernel side cannot tell."""
+    stage = _stage_of(key)
+    probes = backend.plan.probes
+    watching = {probe.step for probe in probes if probe.step and probe.stage <= stage}
+    if backend.plan.can_leave_out and not key.is_observed:
+        # The kernel counts it before the failure gets here.
+        watching -= backend.left_out().keys()
+    return diagnose(key, watching, readings)
+
+
+def watched(key: events.Key, plan: Plan) -> str | None:
+    """Say what was watched as a call was judged by state; None: it was not."""
+    if steps.name_of(key.step) != "copy_process" or key.is_observed:
+        return None
+    return _WATCHED[Stage.START if plan.rung == "tracepoint" else _stage_of(key)]
+
+
+def calls_for_more(key: events.Key, verdict: Verdict) -> bool:
+    """Say whether the probes that wait for a failure unexplained would tell more of the next one."""
+    step = steps.BY_NAME.get(verdict.step)
+    is_open = verdict.step == "copy_process" or verdict.also or (step and step.in_detail)
+    # Before a fork had failed nothing could be explained: of the next one more is known.
+    return bool(is_open) and not key.is_observed and not key.is_alone
+
+
+def _stage_of(key: events.Key) -> Stage:
+    """Say which probes had let a call pass that was judged by state."""
+    if key.is_alone:
+        return Stage.START
+    # Once all of them are attached, a step is silent only if it let the call pass.
+    return Stage.UNEXPLAINED if key.is_detailed else Stage.FAILED

@@ -1,0 +1,251 @@
+"""One run from its arming to its summary: in which order bytes become records. It emits them and prints nothing.
+
+What is done with each is `observe`'s, `judge`'s and `compose`'s; showing is `output`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fork_trace import cgroup, events, kernel, privileges, procfs, reserve, steps
+from fork_trace.backends import SAMPLES_PER_SECOND, Filter
+from fork_trace.collect import arm, clock, compose
+from fork_trace.collect.judge import calls_for_more, judge
+from fork_trace.collect.ledger import Ledger
+from fork_trace.collect.observe import Cgroups, Observer
+from fork_trace.collect.owed import HURRIED_S, Owed
+from fork_trace.collect.ration import Latest, Ration
+from fork_trace.diagnosis.verdict import Verdict
+from fork_trace.plan import KernelFacts, Plan, Request, Stage
+from fork_trace.records import Failure, Header, Summary
+from fork_trace.symbols import Symbols
+
+# The table of keys is emptied beyond a quarter of its room, but the event loop must go on.
+_MOST_USED, _HARVEST_S = 2048, 1.0
+# Between two looks at the buffer. The first sample of a burst wakes us, those after it do not; once a
+# burst is paid for (bpf/fork_trace_logic.h, ft_is_sampled) the next one is a first one again.
+_TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
+# Of the time between two looks, a tenth of a second: the event loop must go on.
+_UNWINDING_S = 0.02
+_ENDING_S = 2.0  # for the samples that still wait at the end
+_SETTLE_S = 1.0  # for programs that still run at the end
+
+
+class Session:
+    """Watches failed forks from construction to `finish`."""
+
+    def __init__(
+        self,
+        request: Request = Request(),
+        filter_: Filter = Filter(),
+        samples_per_second: int = SAMPLES_PER_SECOND,
+        stack_bytes: int = events.STACK_BYTES,
+        keeps_privileges: bool = False,
+    ) -> None:
+        if not keeps_privileges:
+            arm.demand_another_user(privileges.why_root_must_stay())
+        self.descriptors = reserve.Descriptors()
+        prepared = arm.prepare(request)
+        # Everything that a record needs later is opened now, while it can be had.
+        self._cgroups = Cgroups(cgroup.CgroupPaths())
+        sees_all_pids = procfs.is_initial_pid_namespace()
+        arm.check_filter(filter_, sees_all_pids)
+        self._symbols = Symbols()
+        self._limits = kernel.limits()
+        self._observer = Observer(self._cgroups, self._symbols, self._limits, sees_all_pids)
+        self._filter = filter_
+        self._armed = arm.arm(prepared, filter_, samples_per_second, stack_bytes, keeps_privileges)
+        self._backend = self._armed.backend
+        self._clock = clock.started_now()
+        self._composer = compose.Composer(self._backend, self._clock, self._cgroups, self._symbols)
+        self._busy_until_s = self._harvest_at_s = 0.0
+        self._sampled = 0  # events read so far
+        # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
+        # apart: how many records each verdict is in.
+        self._ledger: Ledger[Verdict] = Ledger()
+        self._overflowed: Counter[int] = Counter()  # told so far, by step number
+        self._latest = Latest()
+        self._ration = Ration()
+        self._owed = Owed(self._tell)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it was carried out."""
+        return self._backend.plan
+
+    @property
+    def facts(self) -> KernelFacts:
+        """What the host offers, with what attaching has shown."""
+        return self._armed.facts
+
+    def header(self) -> Header:
+        """Say what is watched and what is not."""
+        time_ns = self._clock.time_ns(self._clock.start_ns)
+        return compose.header(self.plan, self.facts.release, time_ns, self._limits, self._filter)
+
+    def give_up_privileges(self, may_signal: bool = False) -> None:
+        """Give up whatever watching does not need, unless told to keep it; ForkTraceError if that fails."""
+        self._armed.give_up_privileges(may_signal)
+
+    def heed(self, signals: Callable[[], int]) -> None:
+        """Cut short what takes long once the run was told to end, and leave it at the second time."""
+        self._owed.signals = signals
+
+    def tick_s(self) -> float:
+        """Say how long `poll` may wait, so that no sample lies in the buffer for longer than a tenth of a second."""
+        is_quiet = time.monotonic() > self._busy_until_s
+        return _QUIET_TICK_S if is_quiet else _TICK_S
+
+    def poll(self, timeout_s: float) -> list[Failure]:
+        """Wait for failures at most this long and return those that were sampled."""
+        raws = self._backend.poll(0.0 if self._owed or self._armed.is_attaching else timeout_s)
+        sampled = [events.decode(raw) for raw in raws]
+        self._observer.keep_stacks(map(events.decode_stack, self._backend.stacks()))
+        # /proc first, for all of them: who failed to fork often exits next.
+        seen = [self._observer.look(event) for event in sampled]
+        verdicts = [self._judge(event.key, event) for event in sampled]
+        held = [self._observer.held(*each) for each in zip(sampled, seen, verdicts)]
+        self._sampled += len(raws)
+        if sampled:
+            self._busy_until_s = time.monotonic() + _PAID_S
+            self._armed.want(Stage.FAILED)
+        # One at a time: the buffer must be read meanwhile.
+        self._armed.attach_more()
+        keys = map(events.counted_under, map(events.key_of, raws))
+        callers = map(self._observer.caller, sampled)
+        self._owed.add(map(compose.Sample, keys, sampled, callers, seen, verdicts, held))
+        if sampled:
+            self._harvest()
+        failures = self._owed.told(0.0 if self._owed.signals() else _UNWINDING_S)
+        self._symbols.rest()
+        return failures
+
+    def _judge(self, key: events.Key, event: events.Event | None = None) -> Verdict:
+        """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
+        observer = self._observer
+        readings = observer.at_start if event is None else observer.readings(event)
+        return judge(key, self._backend, readings)
+
+    def _tell(
+        self, sample: compose.Sample, most_s: float, is_late: Callable[[], bool]
+    ) -> Failure | None:
+        """Make the record of a sample; None: it is told by `settle` with others of its key."""
+        key, verdict = sample.key, sample.verdict
+        if calls_for_more(sample.event.key, verdict):
+            self._armed.want(Stage.UNEXPLAINED)
+        host = self._observer.host(sample.event, verdict)
+        failure = self._composer.failure(sample, host, most_s, is_late)
+        fitted = self._ration.fitted(failure, self._ledger.verdict(key) != verdict)
+        if fitted is None:
+            # As if it had not been sampled.
+            self._ledger.leave(key)
+            return None
+        self._latest.keep(key, fitted)
+        self._ledger.judge(key, verdict)
+        return fitted
+
+    def _harvest(self) -> None:
+        """Make room in the kernel's table, before those who have much of it get no more."""
+        now_s = time.monotonic()
+        if now_s < self._harvest_at_s or self._backend.used() <= _MOST_USED:
+            return
+        self._harvest_at_s = now_s + _HARVEST_S
+        for key in self._ledger.take(self._backend.harvest()):
+            self._latest.forget(key)
+
+    def settle(self, drains: bool = False, ending_s: float = _ENDING_S) -> list[Failure]:
+        """Return what was counted but not sampled since the last call, one record for each key.
+
+        Samples that are still under way or owed are not among these, they come by `poll`; except with
+        `drains`: then what is owed comes first.
+        """
+        failures = self._owed.told(ending_s, drains=True) if drains else []
+        self._harvest()
+        for raw_key, rest in self._ledger.owed(self._backend.tallies()):
+            failures.append(self._counted(raw_key, rest))
+        for number, count in self._backend.folded().items():
+            rest = count - self._overflowed[number]
+            if rest > 0:
+                self._overflowed[number] += rest
+                failures.append(self._composer.of_step(steps.name_of(number), rest))
+        return failures
+
+    def _counted(self, raw_key: bytes, count: int) -> Failure:
+        """Return the record of failures that were not sampled: as the latest sample of their key, if there is one."""
+        key = events.decode_key(raw_key)
+        latest = self._latest.get(raw_key)
+        told = self._ledger.verdict(raw_key)
+        verdict = told or self._judge(key)
+        self._ledger.judge(raw_key, verdict, count)
+        if latest is not None and told is not None and not key.is_of_others:
+            return replace(latest, count=count)
+        return self._composer.of_key(key, verdict, count)
+
+    def stop(self) -> list[Failure]:
+        """Stop watching and return every failure that is still owed; told to end, with fewer names."""
+        self._backend.detach()
+        failures = self.poll(0.0)
+        # A program that ran while it was detached may still be at its last lines.
+        signals = self._owed.signals
+        hurries = signals() > 0
+        deadline_s = time.monotonic() + (HURRIED_S if hurries else _SETTLE_S)
+        while not self._is_settled() and time.monotonic() < deadline_s and signals() < 2:
+            failures += self.poll(0.01)
+        return failures + self.settle(True, HURRIED_S if hurries else _ENDING_S)
+
+    def _is_settled(self) -> bool:
+        stats = self._backend.stats()
+        told = stats["sampled"] + stats["skipped"] + stats["lost"] + stats["folded"]
+        return told == stats["failures"] and self._sampled == stats["sampled"]
+
+    def finish(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
+        """Read the exact totals and free everything; `stop` comes first."""
+        stats = self._backend.stats()
+        counted = self._ledger.totals(self._backend.tallies())
+        totals, by_cause = self._composer.totals(counted, self._backend.folded(), self._judge)
+        summary = Summary(
+            time=clock.iso(self._clock.now_ns()),
+            duration_s=round(self.elapsed_s(), 3),
+            failures=stats["failures"],
+            causes=dict(sorted(by_cause.items())),
+            totals=tuple(totals),
+            lost=stats["lost"],
+            missed=self._backend.missed(),
+            left_out=sum(self._backend.left_out().values()),
+            skipped=stats["skipped"],
+            folded=sum(total["count"] for total in totals if total["comm"] is None),
+            retries=stats["retries"],
+            dying=stats["dying"],
+            filtered=stats["filtered"],
+            early=stats["early"],
+            unmarked=stats["unmarked"],
+            mismatched=stats["mismatch"],
+            stackless=stats["stackless"],
+            ended=ended,
+            command=command,
+        )
+        self.close()
+        return summary
+
+    def close(self) -> None:
+        """Detach; safe to call twice."""
+        self._backend.close()
+        self._cgroups.close()
+        self._symbols.close()
+
+    def elapsed_s(self) -> float:
+        """Seconds since the programs were attached."""
+        return self._clock.elapsed_s()
+
+    def lost(self) -> tuple[int, int]:
+        """Samples lost so far, since the buffer was full, and if there are any, calls missed as well."""
+        samples = self._backend.stats()["lost"]
+        return samples, (self._backend.missed() or 0) if samples else 0
+
+    def failures(self) -> int:
+        """Failures so far, exactly."""
+        return self._backend.stats()["failures"]

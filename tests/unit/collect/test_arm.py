@@ -1,0 +1,51 @@
+"""What is armed for whom: filters as the kernel compares them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from samples import PLAN
+
+from fork_trace.backends import Filter, settings
+from fork_trace.collect.arm import check_filter, demand_another_user, find_filter
+from fork_trace.errors import ForkTraceError
+
+
+@pytest.mark.parametrize(
+    "comm",
+    [b"sh", b"x" * 15, b"x" * 16, b"x" * 40, b"caf\xe9", "é".encode() * 8, b"\xff" * 20],
+)
+def test_a_command_is_compared_as_the_kernel_keeps_it(comm: bytes) -> None:
+    filled = settings.Config()
+    settings.fill(filled, PLAN, find_filter(os.fsdecode(comm), None, None, None), 50)
+
+    assert comm[:15] == filled.filter_comm
+
+
+def test_without_wishes_nothing_is_filtered() -> None:
+    assert Filter() == find_filter(None, None, None, None)
+
+
+def test_a_cgroup_that_is_not_there_is_told_with_what_to_give() -> None:
+    with pytest.raises(ForkTraceError, match="no cgroup /no/such/one") as refusal:
+        find_filter(None, None, None, "/no/such/one")
+
+    assert "/proc/PID/cgroup" in refusal.value.hint
+
+
+def test_a_pid_that_the_kernel_numbers_otherwise_is_no_filter() -> None:
+    check_filter(Filter(pid=7), sees_all_pids=True)
+    check_filter(Filter(uid=7, comm="sh", cgroup_id=7), sees_all_pids=False)
+    with pytest.raises(ForkTraceError, match="cannot filter by --pid inside a pid namespace") as no:
+        check_filter(Filter(pid=7), sees_all_pids=False)
+
+    assert "run fork-trace in the host's pid namespace" in no.value.hint
+
+
+def test_privileges_that_cannot_be_given_up_are_told_with_what_it_takes() -> None:
+    demand_another_user(None)
+    with pytest.raises(ForkTraceError, match="cannot give up privileges: why not") as refusal:
+        demand_another_user("why not")
+
+    assert "--keep-privileges" in refusal.value.hint

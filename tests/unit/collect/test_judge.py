@@ -1,0 +1,160 @@
+"""A cause by what was watched, and by what /proc adds where the kernel side cannot tell."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from samples import PLAN, failed, loaded, observer, sample, twice
+
+from fork_trace import events, procfs, steps
+from fork_trace.collect.judge import calls_for_more, judge, watched
+from fork_trace.collect.observe import Observer
+from fork_trace.diagnosis.readings import ProcReadings
+from fork_trace.diagnosis.verdict import INFERRED, Verdict
+
+
+@pytest.mark.parametrize(
+    ("left_out", "again", "expected"),
+    [
+        ({}, steps.COPIED_AGAIN, "unknown"),
+        ({"sched_fork": 1}, steps.COPIED_AGAIN, "unknown"),
+        ({"rlimit_nproc": 1}, steps.COPIED_AGAIN, "rlimit-nproc"),
+        ({"rlimit_nproc": 1}, None, "unknown"),
+    ],
+)
+def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
+    left_out: dict[str, int], again: str | None, expected: str
+) -> None:
+    backend = loaded(twice(again) if again else PLAN, **left_out)
+    key = failed(errno.EAGAIN, "nproc", "copies-mm")
+    verdict = judge(key, backend, ProcReadings())
+
+    assert (expected, "inferred") == (verdict.cause, verdict.certainty)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rung", "expected"),
+    [
+        ({}, "fexit", "default"),
+        ({"is_detailed": True}, "fexit", "all"),
+        ({"is_alone": True}, "fexit", "fork"),
+        ({"is_detailed": True}, "tracepoint", "fork"),
+        ({"is_observed": True}, "fexit", None),
+        ({"step": steps.BY_NAME["dup_fd"].number}, "fexit", None),
+    ],
+)
+def test_what_was_watched_is_told_of_a_call_that_was_judged_by_state(
+    changes: dict[str, object], rung: str, expected: str | None
+) -> None:
+    key = replace(failed(errno.EAGAIN), **changes)  # type: ignore[arg-type]
+
+    assert expected == watched(key, replace(PLAN, rung=rung))
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "also", "expected"),
+    [
+        ({}, "copy_process", (), True),
+        ({}, "rlimit_nproc", (), False),
+        ({}, "rlimit_nproc", ("threads-max",), True),
+        ({}, "sched_fork", (), True),  # watched only once something is unexplained
+        ({"is_observed": True}, "copy_process", (), False),
+        ({"is_alone": True}, "copy_process", (), False),
+    ],
+)
+def test_more_is_attached_for_a_failure_that_what_is_attached_does_not_explain(
+    changes: dict[str, bool], step: str, also: tuple[str, ...], expected: bool
+) -> None:
+    key = replace(failed(errno.EAGAIN), **changes)  # type: ignore[arg-type]
+
+    assert expected is calls_for_more(key, Verdict("unknown", INFERRED, step, also))
+
+
+def judged(looking: Observer, event: events.Event) -> Verdict:
+    return judge(event.key, loaded(), looking.readings(event))
+
+
+@pytest.mark.parametrize(
+    ("threads", "limit", "also"),
+    [
+        (79, 100, ()),
+        (80, 100, ("threads-max",)),
+        (100, 100, ("threads-max",)),
+        (None, 100, ("threads-max",)),
+        (1, None, ("threads-max",)),
+    ],
+)
+def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int | None,
+    limit: int | None,
+    also: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(procfs, "threads", lambda: threads)
+    monkeypatch.setattr(procfs, "number", lambda path: limit)
+    key = failed(errno.EAGAIN, "pids-cgroup", "threads-unknown")
+    looking = observer(tmp_path)
+
+    sampled = judged(looking, sample(key))
+    counted = judge(key, loaded(), looking.at_start)
+
+    assert ("pids-cgroup", also) == (sampled.cause, sampled.also)
+    assert ("threads-max",) == counted.also, "without a sample nobody was looked at"
+
+
+GUESSED = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
+
+
+def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: 1 << 26)
+
+    with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
+        verdict = judged(observer(tmp_path), sample(GUESSED))
+
+    assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.also)
+
+
+def test_a_caller_without_a_huge_mapping_was_not_refused_for_one(tmp_path: Path) -> None:
+    verdict = judged(observer(tmp_path), sample(GUESSED))
+
+    assert ("memory-cgroup", ("kernel-memory",)) == (verdict.cause, verdict.also)
+
+
+@pytest.mark.parametrize(
+    ("sees_all_pids", "pid"),
+    [
+        (False, os.getpid()),  # the kernel's pids are strangers in our /proc
+        (True, None),  # no sample
+        (True, 1 << 30),  # gone; no pid is so large
+    ],
+)
+def test_where_nobody_could_look_a_huge_mapping_stays_possible(
+    tmp_path: Path, sees_all_pids: bool, pid: int | None
+) -> None:
+    looking = observer(tmp_path, sees_all_pids)
+    readings = looking.at_start if pid is None else looking.readings(sample(GUESSED, pid))
+    verdict = judge(GUESSED, loaded(), readings)
+
+    assert "memory-cgroup" == verdict.cause
+    assert ("overcommit-heuristic", "kernel-memory") == verdict.also
+
+
+@pytest.mark.parametrize(("at_start", "now"), [(0, 2), (2, 0), (None, 2), (1, 0)])
+def test_the_overcommit_mode_of_a_sample_is_the_one_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_start: int | None, now: int
+) -> None:
+    monkeypatch.setattr(procfs, "number", {"sys/vm/overcommit_memory": now}.get)
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: None)
+    key = failed(errno.ENOMEM, "overcommit-unknown", "copies-mm")
+
+    verdict = judged(observer(tmp_path, mode=at_start), sample(key))
+
+    assert {0: "overcommit-heuristic", 2: "overcommit-never"}[now] == verdict.cause
