@@ -355,7 +355,7 @@ struct task_struct {
 
 /* THREAD_SIZE, for kernels without bpf_task_pt_regs. */
 #if defined(__TARGET_ARCH_arm64)
-#define KERNEL_STACK_BYTES (config.page_shift > 14 ? 1UL << config.page_shift : 16384UL)
+#define KERNEL_STACK_BYTES (port_config()->page_shift > 14 ? 1UL << port_config()->page_shift : 16384UL)
 #else
 #define KERNEL_STACK_BYTES 16384UL
 #endif

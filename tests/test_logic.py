@@ -97,7 +97,7 @@ class Host:
     def judging(self, *fits: str, detail: str = "") -> None:
         """Say what the state would refuse from now on."""
         self.let(
-            fits=sum(1 << events.FITS.index(fit) for fit in fits),
+            candidates=sum(1 << events.FITS.index(fit) for fit in fits),
             detail=events.DETAILS.index(detail),
         )
 
@@ -479,8 +479,8 @@ def test_each_rule_on_flags_has_its_bit(host: Host, flags: int, rules: int) -> N
 
 
 def test_every_rule_of_the_logic_has_its_words() -> None:
-    text = (CHECKOUT / "bpf" / "fork_trace_logic.h").read_text()
-    text += (CHECKOUT / "bpf" / "kernel_state.h").read_text()
+    text = (CHECKOUT / "bpf" / "logic.h").read_text()
+    text += (CHECKOUT / "bpf" / "judge.h").read_text()
     bits = sorted(int(bit) for bit in re.findall(r"rules \|= (\d+);", text))
 
     assert [1 << bit for bit in range(len(arguments._RULES))] == bits
@@ -1456,7 +1456,7 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
         host.let(
             thread=chance.randrange(4),
             phase=chance.choice([ALONE, COUNTING, DETAILED]),
-            fits=chance.randrange(4),
+            candidates=chance.randrange(4),
             is_supervised=chance.random() < 0.5,
             is_dying=chance.random() < 0.1,
             is_filtered_out=chance.random() < 0.1,

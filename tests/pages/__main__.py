@@ -1,4 +1,7 @@
-"""Write the man page, and the causes into README and schema: `scripts/build-docs`, with --check only compare."""
+"""Write what is made of other files, as `scripts/build-docs`; with --check only compare.
+
+The man page, the causes in README and schema, and the table of steps.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from readme import put_into
 from fork_trace import __version__, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis.causes import CAUSES
-from pages import causes, manual
+from pages import causes, manual, step_table
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 README = CHECKOUT / "README.md"
 SCHEMA = CHECKOUT / "fork_trace" / documents.SCHEMA
 MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
+PROBES = CHECKOUT / "bpf" / "probes.def"
+STEP_TABLE = CHECKOUT / "fork_trace" / "step_table.py"
 
 
 def made() -> dict[Path, str]:
@@ -33,6 +38,7 @@ def made() -> dict[Path, str]:
         README: put_into(tables, causes.CHECKED, causes.checked_table(CAUSES)),
         SCHEMA: schema,
         MANUAL: page,
+        STEP_TABLE: step_table.page(PROBES.read_text(encoding="utf-8")),
     }
 
 
