@@ -94,9 +94,9 @@ ft_outline long syscall_number(void)
 
 #if defined(__TARGET_ARCH_x86)
 /* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
-#define ARGUMENT_0(regs, number)                                                                \
+#define ARGUMENT_0(regs, number) \
 	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
-#define ARGUMENT_1(regs, number)                                                                \
+#define ARGUMENT_1(regs, number) \
 	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
 #define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
 #define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
@@ -337,11 +337,13 @@ ft_inline int port_is_filtered_out(const struct ft_key *key)
 
 	if (!port_config()->filter)
 		return 0;
-	if (port_config()->filter & FT_FILTER_PID && port_config()->filter_pid != bpf_get_current_pid_tgid() >> 32)
+	if (port_config()->filter & FT_FILTER_PID &&
+	    port_config()->filter_pid != bpf_get_current_pid_tgid() >> 32)
 		return 1;
 	if (port_config()->filter & FT_FILTER_UID && port_config()->filter_uid != key->uid)
 		return 1;
-	if (port_config()->filter & FT_FILTER_CGROUP && !is_below_cgroup(port_config()->filter_cgroup))
+	if (port_config()->filter & FT_FILTER_CGROUP &&
+	    !is_below_cgroup(port_config()->filter_cgroup))
 		return 1;
 	if (port_config()->filter & FT_FILTER_COMM) {
 		for (i = 0; i < FT_COMM_BYTES; i++) {
@@ -368,8 +370,7 @@ ft_inline int port_is_supervised(void)
 	struct task_struct *task = current_task();
 
 	/* Without CONFIG_SECCOMP the structure is empty. */
-	if (has_field(seccomp, mode) &&
-	    BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
+	if (has_field(seccomp, mode) && BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
 		return 1;
 	return !!BPF_CORE_READ(task, ptrace);
 }

@@ -290,10 +290,10 @@ int kretprobe_copy_process(struct pt_regs *ctx)
  * bcc.py puts the table in the place of these lines: bcc makes programs of this file's
  * functions alone, and of one in a line.
  */
-#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage)        \
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
 	SAVE_##saves(name, #function, FT_STEP_##step)
 #include "probes.def"
-#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage)        \
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
 	RETURN_##body(name, #function, returns, FT_STEP_##step, of)
 #include "probes.def"
 

@@ -44,7 +44,8 @@ const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
+	__uint(max_entries,
+	       1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
 /* What is unwound, apart from the samples: it may be lost, they should not. */
@@ -146,7 +147,6 @@ ft_inline struct ft_attempt *port_attempt(void)
 /* Too large for the 512-byte stack of a program. */
 static const struct ft_refusal no_refusal;
 static const struct ft_tally no_tally;
-
 
 ft_inline struct ft_refusal *port_refusal(void)
 {
@@ -386,8 +386,7 @@ ft_inline int port_mark_take(ft_s32 error)
 
 	if (!mark)
 		return 0;
-	is_of_this = mark->error == error &&
-		     mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
+	is_of_this = mark->error == error && mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
 	bpf_map_delete_elem(&marks, &thread);
 	return is_of_this;
 }
@@ -545,37 +544,37 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 
 /* The return value follows the arguments: its slot is their number. */
 #define EXIT_SHELL(name, function, slot, returns, step, of, saves)
-#define EXIT_OUTER(name, function, slot, returns, step, of, saves)                               \
+#define EXIT_OUTER(name, function, slot, returns, step, of, saves) \
 	EXIT_STEP(name, function, slot, returns, step, FT_STEP_##of)
-#define EXIT_PLAIN(name, function, slot, returns, step, of, saves)                               \
+#define EXIT_PLAIN(name, function, slot, returns, step, of, saves) \
 	EXIT_STEP(name, function, slot, returns, step, step)
-#define EXIT_STEP(name, function, slot, returns, step, last)                                     \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if (REFUSED_##returns(ctx[slot]))                                                \
-			step_refused(step, ERROR_AT_##returns(&ctx[slot]), last);                \
-		return 0;                                                                        \
+#define EXIT_STEP(name, function, slot, returns, step, last)                      \
+	SEC("fexit/" function)                                                    \
+	int fexit_##name(__u64 *ctx)                                              \
+	{                                                                         \
+		if (REFUSED_##returns(ctx[slot]))                                 \
+			step_refused(step, ERROR_AT_##returns(&ctx[slot]), last); \
+		return 0;                                                         \
 	}
 
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves)                           \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if (!IS_ERR_VALUE(ctx[slot]))                                                    \
-			return 0;                                                                \
-		namespace_refused(step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),     \
-				  bpf_core_enum_value(enum ucount_type,                          \
-						      UCOUNT_##of##_NAMESPACES));                \
-		return 0;                                                                        \
+#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves)                    \
+	SEC("fexit/" function)                                                            \
+	int fexit_##name(__u64 *ctx)                                                      \
+	{                                                                                 \
+		if (!IS_ERR_VALUE(ctx[slot]))                                             \
+			return 0;                                                         \
+		namespace_refused(                                                        \
+			step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),        \
+			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
+		return 0;                                                                 \
 	}
 
-#define EXIT_OWN(name, function, slot, returns, step, of, saves)                                 \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		return exit_##name(ctx);                                                         \
+#define EXIT_OWN(name, function, slot, returns, step, of, saves) \
+	SEC("fexit/" function)                                   \
+	int fexit_##name(__u64 *ctx)                             \
+	{                                                        \
+		return exit_##name(ctx);                         \
 	}
 
 ft_inline int exit_copy_clone_args(__u64 *ctx)
@@ -599,9 +598,9 @@ ft_inline int exit_is_ucounts_overlimit(__u64 *ctx)
 
 ft_inline int exit_dup_fd(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[2]) ?
-		       on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0]) :
-		       0;
+	return IS_ERR_VALUE(ctx[2])
+		       ? on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0])
+		       : 0;
 }
 
 ft_inline int exit_dup_fd_510(__u64 *ctx)
@@ -622,8 +621,8 @@ ft_inline int exit_dup_fd_510(__u64 *ctx)
 ft_inline int exit_vm_enough_memory(__u64 *ctx)
 {
 	return (int)ctx[3] < 0 ? on_vm_enough_memory(ctx, (int)ctx[3], (struct mm_struct *)ctx[0],
-						     ctx[1], (int)ctx[2]) :
-				 0;
+						     ctx[1], (int)ctx[2])
+			       : 0;
 }
 
 ft_inline int exit_alloc_pid(__u64 *ctx)
@@ -633,9 +632,8 @@ ft_inline int exit_alloc_pid(__u64 *ctx)
 
 ft_inline int exit_cgroup_can_fork(__u64 *ctx)
 {
-	return (int)ctx[2] < 0 ?
-		       on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1]) :
-		       0;
+	return (int)ctx[2] < 0 ? on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1])
+			       : 0;
 }
 
 ft_inline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
@@ -666,10 +664,10 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 	return 0;
 }
 
-#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage)        \
-	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves)             \
-	SAVE_##saves(name, #function, FT_STEP_##step)                                            \
-	RETURN_##body(name, #function, returns, FT_STEP_##step, of)
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves)      \
+		SAVE_##saves(name, #function, FT_STEP_##step)                             \
+			RETURN_##body(name, #function, returns, FT_STEP_##step, of)
 #include "probes.def"
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */

@@ -33,7 +33,8 @@ ft_global int judge_eagain(__u64 watched)
 	judge_nproc(refusal, watched);
 	number_int_at(refusal, FT_NUMBER_NR_THREADS, port_config()->nr_threads);
 	number_int_at(refusal, FT_NUMBER_MAX_THREADS, port_config()->max_threads);
-	if (!has_number(refusal, FT_NUMBER_NR_THREADS) || !has_number(refusal, FT_NUMBER_MAX_THREADS))
+	if (!has_number(refusal, FT_NUMBER_NR_THREADS) ||
+	    !has_number(refusal, FT_NUMBER_MAX_THREADS))
 		candidate(refusal, FT_CANDIDATE_THREADS_UNKNOWN);
 	else if ((int)number_of(refusal, FT_NUMBER_NR_THREADS) >=
 		 (int)number_of(refusal, FT_NUMBER_MAX_THREADS))
@@ -49,9 +50,7 @@ ft_global int judge_eagain(__u64 watched)
 		ft_number(refusal, FT_NUMBER_POLICY, BPF_CORE_READ(task, policy));
 	}
 	if (refusal->flags & FT_CLONE_FS &&
-	    !is_moved(refusal,
-		      has_field(fs_struct, users) &&
-			      has_field(fs_struct, in_exec),
+	    !is_moved(refusal, has_field(fs_struct, users) && has_field(fs_struct, in_exec),
 		      FT_MOVED_FS_STRUCT)) {
 		users = BPF_CORE_READ(task, fs, users);
 		in_exec = BPF_CORE_READ(task, fs, in_exec);
@@ -138,8 +137,7 @@ ft_global int judge_flags(__u64 watched)
 		candidate(refusal, FT_CANDIDATE_UNSHARED);
 	/* Until v5.17: a task that shares memory could not enter another time namespace. */
 	if (flags & (FT_CLONE_THREAD | FT_CLONE_VM) &&
-	    !is_moved(refusal, has_field(nsproxy, time_ns_for_children),
-		      FT_MOVED_NSPROXY) &&
+	    !is_moved(refusal, has_field(nsproxy, time_ns_for_children), FT_MOVED_NSPROXY) &&
 	    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns)) !=
 		    BPF_CORE_READ(task, nsproxy, optional(nsproxy, time_ns_for_children)))
 		candidate(refusal, FT_CANDIDATE_UNSHARED);
@@ -148,7 +146,8 @@ ft_global int judge_flags(__u64 watched)
 	    !(capabilities_of(cred) & 1ULL << CAP_SYS_ADMIN))
 		candidate(refusal, FT_CANDIDATE_NS_DENIED);
 	/* capable: root of a container with a user namespace has it not. */
-	if (flags & FT_CLONE_NEWUSER && port_config()->unprivileged_userns_clone && !has_sys_admin(cred) &&
+	if (flags & FT_CLONE_NEWUSER && port_config()->unprivileged_userns_clone &&
+	    !has_sys_admin(cred) &&
 	    !bpf_probe_read_kernel(&value, sizeof(value),
 				   (void *)port_config()->unprivileged_userns_clone) &&
 	    !value)

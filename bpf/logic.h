@@ -120,13 +120,13 @@ ft_inline ft_u64 ft_watched(enum ft_phase phase)
 	if (phase == FT_PHASE_ALONE)
 		return 0;
 #endif
-	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
-					    port_config()->watched;
+	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail
+					  : port_config()->watched;
 }
 
 /* No watched function refused: which of the other tests would have, at this instant? */
-ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags,
-			enum ft_phase phase, ft_u64 watched)
+ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags, enum ft_phase phase,
+			ft_u64 watched)
 {
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = error;
@@ -186,7 +186,12 @@ ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
 }
 
 /* The numbers of a key's owners among the shares: its user in its cgroup, each of the two. */
-enum ft_owner { FT_OWNER_BOTH, FT_OWNER_USER, FT_OWNER_CGROUP, FT_OWNER_COUNT };
+enum ft_owner {
+	FT_OWNER_BOTH,
+	FT_OWNER_USER,
+	FT_OWNER_CGROUP,
+	FT_OWNER_COUNT
+};
 
 ft_inline ft_u32 ft_owner(const struct ft_key *key, enum ft_owner owner)
 {
@@ -273,8 +278,7 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 		paid_ns = now_ns;
 	if (kind->paid_until_ns + FT_NS_PER_S > now_ns && port_crowding() >= (is_new ? 6 : 4))
 		return 0;
-	if (tally->in_window >= most ||
-	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
+	if (tally->in_window >= most || paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
 		return 0;
 	/* Wake the reader for the first of a burst only; it looks by itself soon after. */
 	*is_first = paid_ns == now_ns;
@@ -285,7 +289,7 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 
 /* Count one failure exactly, and sample it within the rate limits. */
 ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *refusal,
-			 ft_s32 error, ft_u64 flags)
+			ft_s32 error, ft_u64 flags)
 {
 	ft_u32 generation = port_generation(); /* once: it can move meanwhile */
 	char comm[FT_COMM_BYTES];
@@ -477,8 +481,7 @@ ft_inline int ft_was_copy_counted_before(ft_s32 error)
  * copy_process is counted here; in the tracepoint rung every failure is.
  * `asks_tid`: clone3 was given set_tid.
  */
-ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid,
-			       int is_second)
+ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid, int is_second)
 {
 	enum ft_call call = port_call_take();
 	ft_s32 error = (ft_s32)result;
@@ -529,8 +532,7 @@ out:
  * The stack of a thread could not be had: mmap, or the mprotect that makes it
  * usable, failed. `refusal` has the numbers and names the limit, or is 0.
  */
-ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error,
-				   struct ft_refusal *refusal)
+ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error, struct ft_refusal *refusal)
 {
 	struct ft_key key = {};
 

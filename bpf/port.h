@@ -115,7 +115,12 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 /* Only whether this thread's memory cgroups are near their limits, for the refusal that is kept. */
 ft_inline void port_judge_memory_cgroup(void);
 /* Calls of the fork family under way, for what never reaches copy_process. */
-enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CALL_COUNTED = 3 };
+enum ft_call {
+	FT_CALL_NONE = 0,
+	FT_CALL_ENTERED = 1,
+	FT_CALL_REACHED = 2,
+	FT_CALL_COUNTED = 3
+};
 /* Note how far this thread's call has come; 0: no room. */
 ft_inline int port_call_note(enum ft_call call);
 ft_inline enum ft_call port_call_take(void); /* and forget it */

@@ -138,9 +138,9 @@ ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
 /* copy_files hands it the caller's own table. */
 ft_inline int on_dup_fd_return(void *ctx, __u64 result)
 {
-	return IS_ERR_VALUE(result) ?
-		       on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files)) :
-		       0;
+	return IS_ERR_VALUE(result)
+		       ? on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files))
+		       : 0;
 }
 
 /* The form with `errorp`, which is what was saved. */
@@ -240,8 +240,8 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 	/* With CLONE_INTO_CGROUP another cgroup is charged. */
 	if (has_field(kernel_clone_args, cgroup) &&
 	    BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal,
-				 pids_css_at(BPF_CORE_READ(args, optional(kernel_clone_args, cgroup))));
+		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(
+						  args, optional(kernel_clone_args, cgroup))));
 	else
 		read_pids_cgroup(refusal, pids_css());
 	return 0;
@@ -298,9 +298,8 @@ ft_inline int on_memory_cgroup_return(void *ctx, __u64 result)
 {
 	struct ft_attempt *attempt = (__u8)result ? 0 : port_attempt();
 
-	return attempt && attempt->memory_cgroup ?
-		       on_memory_cgroup(ctx, attempt->memory_cgroup) :
-		       0;
+	return attempt && attempt->memory_cgroup ? on_memory_cgroup(ctx, attempt->memory_cgroup)
+						 : 0;
 }
 
 /* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
@@ -317,13 +316,12 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	refusal = ft_on_refusal(step, error);
 	if (!refusal || error != -FT_ENOSPC)
 		return 0;
-	if (is_moved(refusal, has_field(pid_namespace, level),
-		     FT_MOVED_PID_NAMESPACE))
+	if (is_moved(refusal, has_field(pid_namespace, level), FT_MOVED_PID_NAMESPACE))
 		return 0;
 	/* create_user_ns and create_pid_namespace look at the depth first. */
-	level = step == FT_STEP_COPY_PID_NS ?
-			BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level) :
-			BPF_CORE_READ(owner, level);
+	level = step == FT_STEP_COPY_PID_NS
+			? BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level)
+			: BPF_CORE_READ(owner, level);
 	if ((step == FT_STEP_CREATE_USER_NS && level > NAMESPACE_DEPTH) ||
 	    (step == FT_STEP_COPY_PID_NS && level >= NAMESPACE_DEPTH)) {
 		refusal->detail = FT_DETAIL_NS_DEPTH;
@@ -331,8 +329,8 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 		return 0;
 	}
 	found = read_ns_limit(owner_address, type);
-	refusal->detail = step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS :
-								      FT_DETAIL_NS_LIMIT;
+	refusal->detail =
+		step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS : FT_DETAIL_NS_LIMIT;
 	return 0;
 }
 

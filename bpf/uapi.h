@@ -32,8 +32,8 @@
 #define FT_CLONE_NEWNET 0x40000000ULL
 #define FT_CLONE_NEWTIME 0x00000080ULL
 #define FT_CLONE_INTO_CGROUP 0x200000000ULL
-#define FT_CLONE_NEW_ANY                                                                       \
-	(FT_CLONE_NEWNS | FT_CLONE_NEWCGROUP | FT_CLONE_NEWUTS | FT_CLONE_NEWIPC |             \
+#define FT_CLONE_NEW_ANY                                                           \
+	(FT_CLONE_NEWNS | FT_CLONE_NEWCGROUP | FT_CLONE_NEWUTS | FT_CLONE_NEWIPC | \
 	 FT_CLONE_NEWPID | FT_CLONE_NEWNET | FT_CLONE_NEWTIME)
 
 #endif

@@ -74,7 +74,7 @@ enum ft_syscall {
  * that nothing could be looked at, and that the programs of every step were
  * attached by then.
  */
-#define FT_CANDIDATES(X)                \
+#define FT_CANDIDATES(X)          \
 	X(NPROC, 0)               \
 	X(THREADS, 1)             \
 	X(DEADLINE, 2)            \
@@ -109,7 +109,9 @@ enum ft_syscall {
 	X(THREADS_NEAR, 31)
 
 #define FT_CANDIDATE_ENUM(name, number) FT_CANDIDATE_##name = number,
-enum ft_candidate { FT_CANDIDATES(FT_CANDIDATE_ENUM) };
+enum ft_candidate {
+	FT_CANDIDATES(FT_CANDIDATE_ENUM)
+};
 #undef FT_CANDIDATE_ENUM
 
 /*
@@ -166,7 +168,9 @@ enum ft_candidate { FT_CANDIDATES(FT_CANDIDATE_ENUM) };
 	X(MOVED, 46)
 
 #define FT_NUMBER_ENUM(name, number) FT_NUMBER_##name = number,
-enum ft_number { FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47 };
+enum ft_number {
+	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47
+};
 #undef FT_NUMBER_ENUM
 
 /*
@@ -209,7 +213,8 @@ enum ft_stat {
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
 	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
-	FT_STAT_UNRETURNED = 11, /* calls of copy_process that were not seen to return; kprobe rung */
+	FT_STAT_UNRETURNED =
+		11, /* calls of copy_process that were not seen to return; kprobe rung */
 	FT_STAT_STACKLESS = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_COUNT = 13,
 };
@@ -313,9 +318,9 @@ struct ft_event {
 	 */
 	char cgroup_path[FT_CGROUP_PATH_BYTES];
 };
-_Static_assert(sizeof(struct ft_event) ==
-		       40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT + (8 + 32) * FT_USER_FRAMES +
-			       32 * FT_LEVELS + FT_CGROUP_PATH_BYTES,
+_Static_assert(sizeof(struct ft_event) == 40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
+						  (8 + 32) * FT_USER_FRAMES + 32 * FT_LEVELS +
+						  FT_CGROUP_PATH_BYTES,
 	       "ft_event is part of the wire");
 
 /*
@@ -342,12 +347,12 @@ struct ft_stack {
 	ft_u32 part_count;
 	ft_u32 argument_count; /* in bytes */
 	ft_u64 registers[FT_REGISTERS];
-	char part[FT_EXE_PARTS][FT_EXE_PART_BYTES]; /* of its path within its mount, last one first */
+	char part[FT_EXE_PARTS]
+		 [FT_EXE_PART_BYTES]; /* of its path within its mount, last one first */
 	char argument[FT_ARGUMENT_BYTES]; /* the command line, each argument ended by a NUL */
 };
-_Static_assert(sizeof(struct ft_stack) == 72 + 8 * FT_REGISTERS +
-						  FT_EXE_PARTS * FT_EXE_PART_BYTES +
-						  FT_ARGUMENT_BYTES,
+_Static_assert(sizeof(struct ft_stack) ==
+		       72 + 8 * FT_REGISTERS + FT_EXE_PARTS * FT_EXE_PART_BYTES + FT_ARGUMENT_BYTES,
 	       "ft_stack is part of the wire");
 
 #endif

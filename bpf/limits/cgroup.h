@@ -42,7 +42,8 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 	node = BPF_CORE_READ(file, f_inode, i_private);
 	cgroup = BPF_CORE_READ(node, priv);
 	for (i = 0; i < CGROUP_LEVELS && cgroup; i++) {
-		bpf_probe_read_kernel(&css, sizeof(css), (void *)&cgroup->subsys + id * sizeof(css));
+		bpf_probe_read_kernel(&css, sizeof(css),
+				      (void *)&cgroup->subsys + id * sizeof(css));
 		if (css)
 			return css;
 		self = BPF_CORE_READ(cgroup, self.parent);
@@ -90,8 +91,7 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	__u64 address = (__u64)css;
 	int i;
 
-	if (is_moved(refusal,
-		     has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
+	if (is_moved(refusal, has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
 		     FT_MOVED_PIDS_CGROUP))
 		return 0;
 	for (i = 0; i < CGROUP_LEVELS && address; i++)

@@ -21,9 +21,9 @@ ft_global int has_open(__u64 address)
 
 	if (bpf_probe_read_kernel(chunk, sizeof(chunk), (void *)address))
 		return -1;
-	word = chunk[0] | chunk[1] | chunk[2] | chunk[3] | chunk[4] | chunk[5] | chunk[6] | chunk[7] |
-	       chunk[8] | chunk[9] | chunk[10] | chunk[11] | chunk[12] | chunk[13] | chunk[14] |
-	       chunk[15];
+	word = chunk[0] | chunk[1] | chunk[2] | chunk[3] | chunk[4] | chunk[5] | chunk[6] |
+	       chunk[7] | chunk[8] | chunk[9] | chunk[10] | chunk[11] | chunk[12] | chunk[13] |
+	       chunk[14] | chunk[15];
 	return !!word;
 }
 
@@ -40,8 +40,7 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 	__u64 words;
 	int i, found;
 
-	if (is_moved(refusal,
-		     has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
+	if (is_moved(refusal, has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
 		     FT_MOVED_FDTABLE))
 		return;
 	fdt = BPF_CORE_READ(files, fdt);
@@ -84,7 +83,8 @@ ft_inline void judge_fds(struct ft_refusal *refusal, struct task_struct *task, _
 	read_fd_table(refusal, BPF_CORE_READ(task, files));
 	/* fs/file.c, alloc_fdtable: cut down to whole words of the limit. */
 	if (has_number(refusal, FT_NUMBER_FD_SLOTS) && has_number(refusal, FT_NUMBER_NR_OPEN) &&
-	    number_of(refusal, FT_NUMBER_FD_SLOTS) > (number_of(refusal, FT_NUMBER_NR_OPEN) & ~63ULL))
+	    number_of(refusal, FT_NUMBER_FD_SLOTS) >
+		    (number_of(refusal, FT_NUMBER_NR_OPEN) & ~63ULL))
 		candidate(refusal, FT_CANDIDATE_FD_TABLE);
 }
 

@@ -16,11 +16,15 @@ ft_inline void read_commit_rule(struct ft_refusal *refusal, struct mm_struct *mm
 	__s64 count = 0;
 	__u64 total = 0;
 
-	number_int_at(refusal, FT_NUMBER_OVERCOMMIT_MEMORY, port_config()->sysctl_overcommit_memory);
+	number_int_at(refusal, FT_NUMBER_OVERCOMMIT_MEMORY,
+		      port_config()->sysctl_overcommit_memory);
 	number_int_at(refusal, FT_NUMBER_OVERCOMMIT_RATIO, port_config()->sysctl_overcommit_ratio);
-	number_long_at(refusal, FT_NUMBER_OVERCOMMIT_KBYTES, port_config()->sysctl_overcommit_kbytes);
-	number_long_at(refusal, FT_NUMBER_ADMIN_RESERVE_KBYTES, port_config()->sysctl_admin_reserve_kbytes);
-	number_long_at(refusal, FT_NUMBER_USER_RESERVE_KBYTES, port_config()->sysctl_user_reserve_kbytes);
+	number_long_at(refusal, FT_NUMBER_OVERCOMMIT_KBYTES,
+		       port_config()->sysctl_overcommit_kbytes);
+	number_long_at(refusal, FT_NUMBER_ADMIN_RESERVE_KBYTES,
+		       port_config()->sysctl_admin_reserve_kbytes);
+	number_long_at(refusal, FT_NUMBER_USER_RESERVE_KBYTES,
+		       port_config()->sysctl_user_reserve_kbytes);
 	number_long_at(refusal, FT_NUMBER_PAGES_RAM, port_config()->totalram_pages);
 	number_long_at(refusal, FT_NUMBER_PAGES_SWAP, port_config()->total_swap_pages);
 	/* The charge for `pages` has been undone by now. */
@@ -52,8 +56,10 @@ ft_inline void read_overcommit(struct ft_refusal *refusal, struct mm_struct *mm,
 /* mm/util.c, __vm_enough_memory, mode 2: kept for root, and for others than this process. */
 ft_inline __u64 commit_reserve(const struct ft_refusal *refusal)
 {
-	__u64 user = number_of(refusal, FT_NUMBER_USER_RESERVE_KBYTES) >> (port_config()->page_shift - 10);
-	__u64 admin = number_of(refusal, FT_NUMBER_ADMIN_RESERVE_KBYTES) >> (port_config()->page_shift - 10);
+	__u64 user = number_of(refusal, FT_NUMBER_USER_RESERVE_KBYTES) >>
+		     (port_config()->page_shift - 10);
+	__u64 admin = number_of(refusal, FT_NUMBER_ADMIN_RESERVE_KBYTES) >>
+		      (port_config()->page_shift - 10);
 	__u64 share = number_of(refusal, FT_NUMBER_MM_TOTAL_PAGES) / 32;
 
 	return (share < user ? share : user) +
@@ -72,8 +78,8 @@ ft_inline int would_overcommit(struct ft_refusal *refusal)
 	__u64 data = number_of(refusal, FT_NUMBER_DATA_PAGES);
 	__u64 kbytes = number_of(refusal, FT_NUMBER_OVERCOMMIT_KBYTES);
 	__u64 mode = number_of(refusal, FT_NUMBER_OVERCOMMIT_MEMORY);
-	__u64 limit = kbytes ? kbytes >> (port_config()->page_shift - 10) :
-			       ram * number_of(refusal, FT_NUMBER_OVERCOMMIT_RATIO) / 100;
+	__u64 limit = kbytes ? kbytes >> (port_config()->page_shift - 10)
+			     : ram * number_of(refusal, FT_NUMBER_OVERCOMMIT_RATIO) / 100;
 
 	if (mode == 0)
 		return data > ram + swap;
@@ -92,8 +98,7 @@ ft_inline void judge_commit(struct ft_refusal *refusal, struct task_struct *task
 	ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
 	if (!has_number(refusal, FT_NUMBER_OVERCOMMIT_MEMORY) ||
 	    !has_number(refusal, FT_NUMBER_PAGES_COMMITTED) ||
-	    !has_number(refusal, FT_NUMBER_DATA_PAGES) ||
-	    !has_number(refusal, FT_NUMBER_PAGES_RAM))
+	    !has_number(refusal, FT_NUMBER_DATA_PAGES) || !has_number(refusal, FT_NUMBER_PAGES_RAM))
 		candidate(refusal, FT_CANDIDATE_OVERCOMMIT_UNKNOWN);
 	else if (would_overcommit(refusal))
 		candidate(refusal, FT_CANDIDATE_OVERCOMMIT);

@@ -129,8 +129,7 @@ ft_global int judge_namespaces(__u64 watched)
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
-	if (is_moved(refusal, has_field(pid_namespace, level),
-		     FT_MOVED_PID_NAMESPACE))
+	if (is_moved(refusal, has_field(pid_namespace, level), FT_MOVED_PID_NAMESPACE))
 		return 0;
 	level = BPF_CORE_READ(task, cred, user_ns, level);
 	if (!(flags & FT_CLONE_NEWUSER) || level <= NAMESPACE_DEPTH)
@@ -141,8 +140,8 @@ ft_global int judge_namespaces(__u64 watched)
 		candidate(refusal, FT_CANDIDATE_NS_DEPTH);
 		return 0;
 	}
-#define NS_TYPE(flag, name)                                                                     \
-	judge_ns_type(refusal, FT_CLONE_##flag,                                                 \
+#define NS_TYPE(flag, name)                     \
+	judge_ns_type(refusal, FT_CLONE_##flag, \
 		      bpf_core_enum_value(enum ucount_type, UCOUNT_##name##_NAMESPACES))
 	if (NS_TYPE(NEWUSER, USER) || NS_TYPE(NEWNS, MNT) || NS_TYPE(NEWUTS, UTS) ||
 	    NS_TYPE(NEWIPC, IPC) || NS_TYPE(NEWPID, PID) || NS_TYPE(NEWCGROUP, CGROUP) ||

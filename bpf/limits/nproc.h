@@ -46,10 +46,10 @@ ft_inline int read_nproc_count(struct ucounts *ucounts, long *tasks)
 		return bpf_probe_read_kernel(
 			tasks, sizeof(*tasks),
 			(void *)&ucounts->optional(ucounts, rlimit) +
-				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*tasks));
-	return bpf_probe_read_kernel(
-		tasks, sizeof(*tasks),
-		(void *)&ucounts->ucount + nproc_index_v60() * sizeof(*tasks));
+				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) *
+					sizeof(*tasks));
+	return bpf_probe_read_kernel(tasks, sizeof(*tasks),
+				     (void *)&ucounts->ucount + nproc_index_v60() * sizeof(*tasks));
 }
 
 ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
@@ -58,10 +58,10 @@ ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
 		return bpf_probe_read_kernel(
 			limit, sizeof(*limit),
 			(void *)&ns->optional(user_namespace, rlimit_max) +
-				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) * sizeof(*limit));
-	return bpf_probe_read_kernel(
-		limit, sizeof(*limit),
-		(void *)&ns->ucount_max + nproc_index_v60() * sizeof(*limit));
+				bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC) *
+					sizeof(*limit));
+	return bpf_probe_read_kernel(limit, sizeof(*limit),
+				     (void *)&ns->ucount_max + nproc_index_v60() * sizeof(*limit));
 }
 
 /*
@@ -112,9 +112,7 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u6
 	__u64 ns = 0;
 	int i;
 
-	if (is_moved(refusal,
-		     has_field(ucounts, ns) && has_field(ucounts, uid),
-		     FT_MOVED_UCOUNTS))
+	if (is_moved(refusal, has_field(ucounts, ns) && has_field(ucounts, uid), FT_MOVED_UCOUNTS))
 		return 0;
 	for (i = 0; i < USERNS_LEVELS; i++) {
 		ns = nproc_level(ns, ucounts, rlimit, charged);
@@ -133,7 +131,8 @@ ft_inline int read_nproc(struct ft_refusal *refusal)
 	int tasks = 0;
 
 	if (has_nproc_ucounts()) {
-		if (!read_nproc_ucounts(refusal, (__u64)BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit,
+		if (!read_nproc_ucounts(refusal,
+					(__u64)BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit,
 					0))
 			return 0;
 		return !is_exempt_from_nproc(cred);

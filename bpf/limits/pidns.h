@@ -20,7 +20,8 @@
 ft_inline int pid_max_of(struct pid_namespace *ns, int *pid_max)
 {
 	if (has_field(pid_namespace, pid_max))
-		return bpf_core_read(pid_max, sizeof(*pid_max), &ns->optional(pid_namespace, pid_max));
+		return bpf_core_read(pid_max, sizeof(*pid_max),
+				     &ns->optional(pid_namespace, pid_max));
 	if (!port_config()->pid_max)
 		return -1;
 	return bpf_probe_read_kernel(pid_max, sizeof(*pid_max), (void *)port_config()->pid_max);
@@ -34,10 +35,10 @@ ft_inline int pids_left(__u32 allocated, int pid_max)
 /* Of the level that is told so far. */
 ft_inline int least_pids_left(const struct ft_refusal *refusal)
 {
-	return has_number(refusal, FT_NUMBER_PIDNS_PIDS) ?
-		       pids_left(number_of(refusal, FT_NUMBER_PIDNS_PIDS),
-				 number_of(refusal, FT_NUMBER_PID_MAX)) :
-		       0x7fffffff;
+	return has_number(refusal, FT_NUMBER_PIDNS_PIDS)
+		       ? pids_left(number_of(refusal, FT_NUMBER_PIDNS_PIDS),
+				   number_of(refusal, FT_NUMBER_PID_MAX))
+		       : 0x7fffffff;
 }
 
 /* One level of read_pid_namespace. Returns the one above; 0: this was the last. */
@@ -89,7 +90,8 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, __u64 address)
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	if (!bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
-		refusal->detail = allocated & PIDNS_ADDING ? FT_DETAIL_PIDNS_ALIVE : FT_DETAIL_PIDNS_DEAD;
+		refusal->detail =
+			allocated & PIDNS_ADDING ? FT_DETAIL_PIDNS_ALIVE : FT_DETAIL_PIDNS_DEAD;
 	for (i = 0; i < PIDNS_LEVELS && address; i++)
 		address = pid_level(address);
 	return least_pids_left(refusal) <= RESERVED_PIDS;
@@ -112,7 +114,8 @@ ft_inline void judge_pidns_dead(struct ft_refusal *refusal, struct task_struct *
 		candidate(refusal, FT_CANDIDATE_PIDNS_UNKNOWN);
 		return;
 	}
-	is_dead = !(BPF_CORE_READ(task, nsproxy, pid_ns_for_children, pid_allocated) & PIDNS_ADDING);
+	is_dead =
+		!(BPF_CORE_READ(task, nsproxy, pid_ns_for_children, pid_allocated) & PIDNS_ADDING);
 	if (is_dead) {
 		candidate(refusal, FT_CANDIDATE_PIDNS_DEAD);
 		ns = BPF_CORE_READ(task, nsproxy, pid_ns_for_children);

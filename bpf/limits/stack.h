@@ -68,7 +68,8 @@ ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writabl
 	ft_number(refusal, FT_NUMBER_DATA_LIMIT, data_limit);
 	ft_number(refusal, FT_NUMBER_MAP_COUNT, count);
 	if (port_config()->sysctl_max_map_count)
-		number_int_at(refusal, FT_NUMBER_MAX_MAP_COUNT, port_config()->sysctl_max_map_count);
+		number_int_at(refusal, FT_NUMBER_MAX_MAP_COUNT,
+			      port_config()->sysctl_max_map_count);
 	else if (port_config()->max_map_count)
 		ft_number(refusal, FT_NUMBER_MAX_MAP_COUNT, port_config()->max_map_count);
 	if (error == -FT_EAGAIN)
@@ -88,10 +89,11 @@ ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writabl
 	else if (is_writable && port_config()->is_by_syscall) {
 		/* Nobody watched the overcommit rule: what is left is it, if it can refuse. */
 		read_commit_rule(refusal, mm);
-		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
+		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN,
+			  has_sys_admin(BPF_CORE_READ(task, cred)));
 		ft_number(refusal, FT_NUMBER_PAGES_ASKED, pages);
-		refusal->detail = may_be_overcommit(refusal, pages) ? FT_DETAIL_STACK_COMMIT :
-								      FT_DETAIL_NONE;
+		refusal->detail =
+			may_be_overcommit(refusal, pages) ? FT_DETAIL_STACK_COMMIT : FT_DETAIL_NONE;
 	}
 	return 0;
 }
