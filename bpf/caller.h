@@ -47,7 +47,7 @@
 
 #define COMPAT_CALL (1L << 32) /* a 32-bit call: its numbers are others */
 
-/* By the registers with which the system call began; -1: not to be told. */
+/* By the registers with which the system call began; -1: they do not say. */
 ft_inline long syscall_number_in(struct pt_regs *regs)
 {
 #if defined(__TARGET_ARCH_x86)
@@ -275,7 +275,7 @@ ft_inline int is_below_cgroup(__u64 id)
 
 /*
  * The names from the task's own cgroup up to the root, which has none. A path that
- * finds no room is not told at all: half of one would be another cgroup's.
+ * finds no room is left out whole: half of one would be another cgroup's.
  */
 ft_inline void read_cgroup_path(struct ft_event *event)
 {
