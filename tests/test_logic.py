@@ -429,7 +429,8 @@ def test_the_note_of_a_memory_cgroup_is_not_blamed_for_another_errno(host: Host)
 
 
 # kernel/fork.c, copy_mm: dup_mm returns NULL, whatever the reason was.
-IN_DUP_MM = [s.name for s in steps.STEPS if 23 <= s.number <= 31]
+_FIRST, _LAST = STEP["mm_init"], STEP["ldt_dup_context"]
+IN_DUP_MM = [step.name for step in steps.STEPS if _FIRST <= step.number <= _LAST]
 
 
 @pytest.mark.parametrize("step", [step.name for step in WATCHED])

@@ -1,6 +1,6 @@
 """Write what is made of other files, as `scripts/build-docs`; with --check only compare.
 
-The man page, the causes in README and schema, and the table of steps.
+The man page, the causes in README and schema, the steps in the schema, and their table.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 README = CHECKOUT / "README.md"
 SCHEMA = CHECKOUT / "fork_trace" / documents.SCHEMA
 MANUAL = CHECKOUT / "fork_trace" / "fork-trace.8"
-PROBES = CHECKOUT / "bpf" / "probes.def"
-STEP_TABLE = CHECKOUT / "fork_trace" / "step_table.py"
 
 
 def made() -> dict[Path, str]:
     """Each file with the text that it should have."""
     readme = README.read_text(encoding="utf-8")
+    probes = step_table.PROBES.read_text(encoding="utf-8")
     schema = causes.put_into_schema(SCHEMA.read_text(encoding="utf-8"), CAUSES)
+    schema = step_table.put_into_schema(schema, probes)
     commands = click.Group(
         "fork-trace", {each: cli.load(each) for each in cli.COMMANDS}, help=cli.cli.help
     )
@@ -38,7 +38,7 @@ def made() -> dict[Path, str]:
         README: put_into(tables, causes.CHECKED, causes.checked_table(CAUSES)),
         SCHEMA: schema,
         MANUAL: page,
-        STEP_TABLE: step_table.page(PROBES.read_text(encoding="utf-8")),
+        step_table.STEP_TABLE: step_table.page(probes),
     }
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import textwrap
+from pathlib import Path
 from typing import NamedTuple
+
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PROBES = _CHECKOUT / "bpf" / "probes.def"
+STEP_TABLE = _CHECKOUT / "fork_trace" / "step_table.py"
 
 _BODIES = ("PLAIN", "OUTER", "NAMESPACE", "OWN", "SHELL")
 _RETURNS = ("INT", "ERR_PTR", "PTR", "TRUE", "FALSE")
 _CALLERS, _STAGES = ("FORK", "OTHERS"), ("START", "FAILED", "UNEXPLAINED")
 _STEP = re.compile(r'STEP\((\w+), "([^"\\]+)", "([^"\\]+)"\)')
+_ENUM = re.compile(r'(^    "step": \{.*?"enum": \[\n)(.*?)(\n +\])', re.DOTALL | re.MULTILINE)
 _PROBE = re.compile(r"\tPROBE\((.*)\)")
 NO_STEP = "NONE"
 HEAD = '''"""The rows of bpf/probes.def, written by scripts/build-docs: edit that file, not this one.
@@ -101,3 +109,19 @@ def page(text: str) -> str:
     (charge,) = without
     lines += [")", f"MEMORY_CGROUP: tuple[str, int, str, bool] = {_row(charge)}", ""]
     return "\n".join(lines)
+
+
+def put_into_schema(schema: str, text: str) -> str:
+    """Return the text of the schema with these steps; ValueError if there is no place for them."""
+    names = ", ".join(json.dumps(step.name) for step in parse(text)[0])
+    indent = " " * 12
+    lines = textwrap.fill(names, 90, initial_indent=indent, subsequent_indent=indent)
+    written, places = _ENUM.subn(lambda match: match[1] + lines + match[3], schema, count=1)
+    if places != 1:
+        raise ValueError("the schema has no enumeration of steps")
+    return written
+
+
+# Apart from the other pages and before them: they import the table.
+if __name__ == "__main__":
+    STEP_TABLE.write_text(page(PROBES.read_text(encoding="utf-8")), encoding="utf-8")
