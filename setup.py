@@ -21,8 +21,10 @@ ROOT = Path(__file__).resolve().parent
 CARRIED = (
     *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "rehearse_lsm.bpf.o"),
     # What bcc compiles on the host.
-    *("fork_trace.bcc.c", "fork_trace.h", "fork_trace_logic.h"),
-    *("kernel_headers.h", "kernel_state.h", "kernel_steps.h"),
+    *("fork_trace.bcc.c", "caller.h", "judge.h", "kernel_headers.h", "logic.h", "port.h"),
+    *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "steps.h", "uapi.h"),
+    *("wire.h", "limits/cgroup.h", "limits/fds.h", "limits/memory.h", "limits/namespaces.h"),
+    *("limits/nproc.h", "limits/pidns.h", "limits/stack.h"),
 )
 
 
@@ -35,7 +37,7 @@ class BuildWithPrograms(build_py):
             return  # a checkout is used as it is: ../bpf
         subprocess.run([str(ROOT / "scripts" / "build-bpf")], check=True)
         target = Path(self.build_lib, "fork_trace", "_bpf")
-        target.mkdir(parents=True, exist_ok=True)
+        Path(target, "limits").mkdir(parents=True, exist_ok=True)
         for name in CARRIED:
             shutil.copy(ROOT / "bpf" / name, target / name)
 

@@ -2,7 +2,7 @@
 /*
  * The bcc shell: maps, port and entry points, compiled on the host against its
  * kernel headers. bcc rewrites the access to maps in this file alone, so all of
- * it is here, and every pointer into the kernel is followed in kernel_state.h.
+ * it is here, and every pointer into the kernel is followed in the headers.
  */
 #include "kernel_headers.h"
 
@@ -13,7 +13,8 @@
  * A kprobe has kept the flags of each attempt, and there is no FT_PHASE_ALONE.
  */
 #define FT_INLINED_WHOLE
-#include "fork_trace_logic.h"
+#include "judge.h"
+#include "steps.h"
 
 static const struct ft_config config = { FT_CONFIG };
 
@@ -51,9 +52,6 @@ ft_inline struct ft_attempt *port_attempt(void)
 
 	return attempts.lookup(&thread);
 }
-
-#include "kernel_state.h"
-#include "kernel_steps.h"
 
 /* The port. */
 
@@ -241,18 +239,16 @@ ft_inline void port_stack_note(const struct ft_stack_range *range)
 }
 
 /*
- * Entry points, by the names of fork_trace/plan.py. A kretprobe sees the return
- * value and no argument; functions that return int or bool leave the rest of
- * the register undefined.
+ * Entry points, by the names of fork_trace/plan.py: what is made of probes.def, and
+ * what stands here.
  */
 
+#define PROGRAM(place)
 #define RETURNED(context) PT_REGS_RC(context)
-
-#define KEEP(name, STEP, first, second)                                                          \
-	int kprobe_##name(struct pt_regs *ctx)                                                   \
-	{                                                                                        \
-		return keep(FT_STEP_##STEP, first, second);                                      \
-	}
+#define PASSED_0(context) PT_REGS_PARM1(context)
+#define PASSED_1(context) PT_REGS_PARM2(context)
+#define PASSED_2(context) PT_REGS_PARM3(context)
+#include "programs.h"
 
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 int kprobe_copy_process(struct pt_regs *ctx)
@@ -290,166 +286,16 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	return 0;
 }
 
-#define STEP_OUTER(name, STEP, LAST)                                                             \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		int error = RETURNED(ctx);                                                       \
-                                                                                                 \
-		if (error < 0)                                                                   \
-			step_refused(FT_STEP_##STEP, error, FT_STEP_##LAST);                     \
-		return 0;                                                                        \
-	}
-
-#define STEP_INT(name, STEP) STEP_OUTER(name, STEP, STEP)
-
-#define STEP_ERR_PTR(name, STEP)                                                                 \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		if (IS_ERR_VALUE(RETURNED(ctx)))                                                 \
-			step_refused(FT_STEP_##STEP, (int)RETURNED(ctx), FT_STEP_##STEP);        \
-		return 0;                                                                        \
-	}
-
-#define STEP_NULL(name, STEP)                                                                    \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		if (!RETURNED(ctx))                                                              \
-			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
-		return 0;                                                                        \
-	}
-
-int kretprobe_copy_clone_args(struct pt_regs *ctx)
-{
-	return on_clone_args((int)RETURNED(ctx));
-}
-
-STEP_INT(set_cred_ucounts, SET_CRED_UCOUNTS)
-STEP_INT(io_uring_fork, IO_URING_FORK)
-STEP_ERR_PTR(shstk, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(pidfd_prepare, PIDFD_PREPARE)
-STEP_INT(pidfd_prepare_510, PIDFD_PREPARE)
-STEP_INT(ldt_dup_context, LDT_DUP_CONTEXT)
-STEP_INT(task_exec_state_copy, TASK_EXEC_STATE_COPY)
-STEP_OUTER(copy_creds, COPY_CREDS, SET_CRED_UCOUNTS)
-STEP_ERR_PTR(mpol_dup, MPOL_DUP)
-STEP_INT(sched_fork, SCHED_FORK)
-STEP_INT(perf_event_init_task, PERF_EVENT_INIT_TASK)
-STEP_INT(audit_alloc, AUDIT_ALLOC)
-STEP_INT(security_task_alloc, SECURITY_TASK_ALLOC)
-STEP_INT(copy_semundo, COPY_SEMUNDO)
-STEP_NULL(copy_fs_struct, COPY_FS_STRUCT)
-STEP_NULL(mm_init, MM_INIT)
-STEP_NULL(mm_init_61, MM_INIT)
-STEP_OUTER(dup_mmap, DUP_MMAP, LDT_DUP_CONTEXT)
-STEP_NULL(vm_area_dup, VM_AREA_DUP)
-STEP_INT(vma_dup_policy, VMA_DUP_POLICY)
-STEP_INT(dup_userfaultfd, DUP_USERFAULTFD)
-STEP_INT(anon_vma_fork, ANON_VMA_FORK)
-STEP_INT(copy_page_range, COPY_PAGE_RANGE)
-STEP_OUTER(copy_namespaces, COPY_NAMESPACES, COPY_TIME_NS)
-STEP_INT(copy_io, COPY_IO)
-STEP_OUTER(copy_thread, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_OUTER(copy_thread_510, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(sched_cgroup_fork, SCHED_CGROUP_FORK)
-STEP_INT(futex_hash, FUTEX_HASH)
-
-/* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
-int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
-{
-	return keep_overlimit(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
-			      UCOUNT_RLIMIT_NPROC);
-}
-
-int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
-{
-	return on_overlimit_return(ctx, RETURNED(ctx));
-}
-
-int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
-{
-	return keep_overlimit(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
-			      UCOUNT_RLIMIT_NPROC___v60);
-}
-
-int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
-{
-	return on_overlimit_return(ctx, RETURNED(ctx));
-}
-
-int kretprobe_dup_fd(struct pt_regs *ctx)
-{
-	return on_dup_fd_return(ctx, RETURNED(ctx));
-}
-
-KEEP(dup_fd_510, DUP_FD, PT_REGS_PARM3(ctx), 0)
-
-int kretprobe_dup_fd_510(struct pt_regs *ctx)
-{
-	return on_dup_fd_510_return(ctx, RETURNED(ctx));
-}
-
-KEEP(vm_enough_memory, VM_ENOUGH_MEMORY, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx))
-
-int kretprobe_vm_enough_memory(struct pt_regs *ctx)
-{
-	return on_vm_enough_memory_return(ctx, (int)RETURNED(ctx));
-}
-
-KEEP(alloc_pid, ALLOC_PID, PT_REGS_PARM1(ctx), 0)
-
-int kretprobe_alloc_pid(struct pt_regs *ctx)
-{
-	return on_alloc_pid_return(RETURNED(ctx));
-}
-
-int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
-{
-	return on_cgroup_can_fork_return((int)RETURNED(ctx));
-}
-
-int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
-{
-	return keep_memory_cgroup(PT_REGS_PARM1(ctx));
-}
-
-int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
-{
-	return on_memory_cgroup_return(ctx, RETURNED(ctx));
-}
-
-KEEP(create_user_ns, CREATE_USER_NS, PT_REGS_PARM1(ctx), 0)
-
-int kretprobe_create_user_ns(struct pt_regs *ctx)
-{
-	return on_create_user_ns_return((int)RETURNED(ctx));
-}
-
-/* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define STEP_NAMESPACE(name, parameter, STEP, TYPE)                                              \
-	KEEP(name, STEP, PT_REGS_PARM##parameter(ctx), 0)                                        \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		return on_namespace_return(FT_STEP_##STEP, RETURNED(ctx),                        \
-					   UCOUNT_##TYPE##_NAMESPACES);                          \
-	}
-
-STEP_NAMESPACE(copy_mnt_ns, 3, COPY_MNT_NS, MNT)
-STEP_NAMESPACE(copy_utsname, 2, COPY_UTSNAME, UTS)
-STEP_NAMESPACE(copy_ipcs, 2, COPY_IPCS, IPC)
-STEP_NAMESPACE(copy_pid_ns, 2, COPY_PID_NS, PID)
-STEP_NAMESPACE(copy_cgroup_ns, 2, COPY_CGROUP_NS, CGROUP)
-STEP_NAMESPACE(copy_net_ns, 2, COPY_NET_NS, NET)
-STEP_NAMESPACE(copy_time_ns, 2, COPY_TIME_NS, TIME)
-
-int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
-{
-	return on_mmap_return(ctx, RETURNED(ctx));
-}
-
-int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
-{
-	return on_mprotect_return(ctx, (int)RETURNED(ctx));
-}
+/*
+ * bcc.py puts the table in the place of these lines: bcc makes programs of this file's
+ * functions alone, and of one in a line.
+ */
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+	SAVE_##saves(name, #function, FT_STEP_##step)
+#include "probes.def"
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+	RETURN_##body(name, #function, returns, FT_STEP_##step, of)
+#include "probes.def"
 
 int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {

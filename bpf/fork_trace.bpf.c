@@ -8,7 +8,8 @@
 #include <bpf/bpf_core_read.h>
 
 #define ft_inline static __always_inline
-#include "fork_trace_logic.h"
+#include "judge.h"
+#include "steps.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -29,7 +30,7 @@ const struct ft_stack *ft_unused_stack __attribute__((unused));
 const struct ft_level *ft_unused_level __attribute__((unused));
 const enum ft_level_kind *ft_unused_level_kind __attribute__((unused));
 const enum ft_moved *ft_unused_moved __attribute__((unused));
-const enum ft_fit *ft_unused_fit __attribute__((unused));
+const enum ft_candidate *ft_unused_candidate __attribute__((unused));
 const enum ft_step *ft_unused_step __attribute__((unused));
 const enum ft_detail *ft_unused_detail __attribute__((unused));
 const enum ft_syscall *ft_unused_syscall __attribute__((unused));
@@ -43,7 +44,8 @@ const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
+	__uint(max_entries,
+	       1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
 /* What is unwound, apart from the samples: it may be lost, they should not. */
@@ -106,7 +108,7 @@ struct {
 	__type(value, __u32); /* enum ft_call */
 } calls SEC(".maps");
 
-/* The last stack that each thread mapped for another; what is evicted is not told, never wrong. */
+/* The last stack that each thread mapped for another; what is evicted is not counted, never wrong. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -127,7 +129,7 @@ struct mark {
 	__s64 error;
 };
 
-/* Threads whose failed copy_process one of two programs has told; see ft_was_copy_told. */
+/* Threads whose failed copy_process one of two programs has counted; see ft_was_copy_counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -146,16 +148,12 @@ ft_inline struct ft_attempt *port_attempt(void)
 static const struct ft_refusal no_refusal;
 static const struct ft_tally no_tally;
 
-
 ft_inline struct ft_refusal *port_refusal(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	return bpf_map_lookup_elem(&refusals, &thread);
 }
-
-#include "kernel_state.h"
-#include "kernel_steps.h"
 
 /* The port. */
 
@@ -388,8 +386,7 @@ ft_inline int port_mark_take(ft_s32 error)
 
 	if (!mark)
 		return 0;
-	is_of_this = mark->error == error &&
-		     mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
+	is_of_this = mark->error == error && mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
 	bpf_map_delete_elem(&marks, &thread);
 	return is_of_this;
 }
@@ -455,12 +452,8 @@ ft_inline int error_in(const __u64 *slot)
 #define PASSED_3(context) ((context)->regs[3])
 #endif
 
-#define KEEP(name, function, STEP, first, second)                                                \
-	SEC("kprobe/" function)                                                                  \
-	int kprobe_##name(struct pt_regs *ctx)                                                   \
-	{                                                                                        \
-		return keep(FT_STEP_##STEP, first, second);                                      \
-	}
+#define PROGRAM(place) SEC(place)
+#include "programs.h"
 
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 ft_inline int copied(__u64 *ctx, int is_second)
@@ -472,7 +465,7 @@ ft_inline int copied(__u64 *ctx, int is_second)
 	if (!IS_ERR_VALUE(ctx[4]))
 		return 0;
 	error = error_in(&ctx[4]);
-	if (ft_was_copy_told(error, is_second))
+	if (ft_was_copy_counted(error, is_second))
 		return 0;
 	args = (struct kernel_clone_args *)ctx[3];
 	ft_on_copy_process(ctx, error, BPF_CORE_READ(args, flags));
@@ -502,7 +495,7 @@ int kretprobe_copy_process_again(struct pt_regs *ctx)
 {
 	__u64 result = RETURNED(ctx);
 
-	if (!IS_ERR_VALUE(result) || ft_was_copy_told_before((int)result))
+	if (!IS_ERR_VALUE(result) || ft_was_copy_counted_before((int)result))
 		return 0;
 	ft_on_copy_process(ctx, (int)result,
 			   is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM);
@@ -543,173 +536,74 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	return 0;
 }
 
-#define STEP_OUTER(name, function, slot, STEP, LAST)                                             \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if ((int)ctx[slot] < 0)                                                          \
-			step_refused(FT_STEP_##STEP, (int)ctx[slot], FT_STEP_##LAST);            \
-		return 0;                                                                        \
-	}                                                                                        \
-	SEC("kretprobe/" function)                                                               \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		int error = (int)RETURNED(ctx);                                                  \
-                                                                                                 \
-		if (error < 0)                                                                   \
-			step_refused(FT_STEP_##STEP, error, FT_STEP_##LAST);                     \
-		return 0;                                                                        \
+#define ERROR_AT_INT(slot) ((int)*(slot))
+#define ERROR_AT_ERR_PTR(slot) error_in(slot)
+#define ERROR_AT_PTR(slot) (-FT_ENOMEM)
+#define SLOT_ARG_1 1
+#define SLOT_ARG_2 2
+
+/* The return value follows the arguments: its slot is their number. */
+#define EXIT_SHELL(name, function, slot, returns, step, of, saves)
+#define EXIT_OUTER(name, function, slot, returns, step, of, saves) \
+	EXIT_STEP(name, function, slot, returns, step, FT_STEP_##of)
+#define EXIT_PLAIN(name, function, slot, returns, step, of, saves) \
+	EXIT_STEP(name, function, slot, returns, step, step)
+#define EXIT_STEP(name, function, slot, returns, step, last)                      \
+	SEC("fexit/" function)                                                    \
+	int fexit_##name(__u64 *ctx)                                              \
+	{                                                                         \
+		if (REFUSED_##returns(ctx[slot]))                                 \
+			step_refused(step, ERROR_AT_##returns(&ctx[slot]), last); \
+		return 0;                                                         \
 	}
 
-#define STEP_INT(name, function, slot, STEP) STEP_OUTER(name, function, slot, STEP, STEP)
-
-#define STEP_ERR_PTR(name, function, slot, STEP)                                                 \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if (IS_ERR_VALUE(ctx[slot]))                                                     \
-			step_refused(FT_STEP_##STEP, error_in(&ctx[slot]), FT_STEP_##STEP);      \
-		return 0;                                                                        \
-	}                                                                                        \
-	SEC("kretprobe/" function)                                                               \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		__u64 result = RETURNED(ctx);                                                    \
-                                                                                                 \
-		if (IS_ERR_VALUE(result))                                                        \
-			step_refused(FT_STEP_##STEP, (int)result, FT_STEP_##STEP);               \
-		return 0;                                                                        \
+/* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
+#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves)                    \
+	SEC("fexit/" function)                                                            \
+	int fexit_##name(__u64 *ctx)                                                      \
+	{                                                                                 \
+		if (!IS_ERR_VALUE(ctx[slot]))                                             \
+			return 0;                                                         \
+		namespace_refused(                                                        \
+			step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),        \
+			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
+		return 0;                                                                 \
 	}
 
-#define STEP_NULL(name, function, slot, STEP)                                                    \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if (!ctx[slot])                                                                  \
-			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
-		return 0;                                                                        \
-	}                                                                                        \
-	SEC("kretprobe/" function)                                                               \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		if (!RETURNED(ctx))                                                              \
-			step_refused(FT_STEP_##STEP, -FT_ENOMEM, FT_STEP_##STEP);                \
-		return 0;                                                                        \
+#define EXIT_OWN(name, function, slot, returns, step, of, saves) \
+	SEC("fexit/" function)                                   \
+	int fexit_##name(__u64 *ctx)                             \
+	{                                                        \
+		return exit_##name(ctx);                         \
 	}
 
-SEC("fexit/copy_clone_args_from_user")
-int fexit_copy_clone_args(__u64 *ctx)
+ft_inline int exit_copy_clone_args(__u64 *ctx)
 {
-	return on_clone_args((int)ctx[3]);
+	return on_clone_args_return(ctx, ctx[3]);
 }
 
-SEC("kretprobe/copy_clone_args_from_user")
-int kretprobe_copy_clone_args(struct pt_regs *ctx)
-{
-	return on_clone_args((int)RETURNED(ctx));
-}
-
-/* Not called by an ordinary fork: attached from the start, and free until they are. */
-STEP_INT(set_cred_ucounts, "set_cred_ucounts", 1, SET_CRED_UCOUNTS)
-STEP_INT(io_uring_fork, "__io_uring_fork", 1, IO_URING_FORK)
-STEP_ERR_PTR(shstk, "shstk_alloc_thread_stack", 3, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(pidfd_prepare, "pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(pidfd_prepare_510, "__pidfd_prepare", 3, PIDFD_PREPARE)
-STEP_INT(ldt_dup_context, "ldt_dup_context", 2, LDT_DUP_CONTEXT)
-
-/* Called by every fork, or by each of its mappings: attached at the first failure unexplained. */
-STEP_INT(task_exec_state_copy, "task_exec_state_copy", 1, TASK_EXEC_STATE_COPY)
-STEP_OUTER(copy_creds, "copy_creds", 2, COPY_CREDS, SET_CRED_UCOUNTS)
-STEP_ERR_PTR(mpol_dup, "__mpol_dup", 1, MPOL_DUP)
-STEP_INT(sched_fork, "sched_fork", 2, SCHED_FORK)
-STEP_INT(perf_event_init_task, "perf_event_init_task", 2, PERF_EVENT_INIT_TASK)
-STEP_INT(audit_alloc, "audit_alloc", 1, AUDIT_ALLOC)
-STEP_INT(security_task_alloc, "security_task_alloc", 2, SECURITY_TASK_ALLOC)
-STEP_INT(copy_semundo, "copy_semundo", 2, COPY_SEMUNDO)
-STEP_NULL(copy_fs_struct, "copy_fs_struct", 1, COPY_FS_STRUCT)
-STEP_NULL(mm_init, "mm_init", 2, MM_INIT)
-STEP_NULL(mm_init_61, "mm_init", 3, MM_INIT)
-STEP_OUTER(dup_mmap, "dup_mmap", 2, DUP_MMAP, LDT_DUP_CONTEXT)
-STEP_NULL(vm_area_dup, "vm_area_dup", 1, VM_AREA_DUP)
-STEP_INT(vma_dup_policy, "vma_dup_policy", 2, VMA_DUP_POLICY)
-STEP_INT(dup_userfaultfd, "dup_userfaultfd", 2, DUP_USERFAULTFD)
-STEP_INT(anon_vma_fork, "anon_vma_fork", 2, ANON_VMA_FORK)
-STEP_INT(copy_page_range, "copy_page_range", 2, COPY_PAGE_RANGE)
-STEP_OUTER(copy_namespaces, "copy_namespaces", 2, COPY_NAMESPACES, COPY_TIME_NS)
-STEP_INT(copy_io, "__copy_io", 2, COPY_IO)
-STEP_OUTER(copy_thread, "copy_thread", 2, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_OUTER(copy_thread_510, "copy_thread", 5, COPY_THREAD, SHSTK_ALLOC_THREAD_STACK)
-STEP_INT(sched_cgroup_fork, "sched_cgroup_fork", 2, SCHED_CGROUP_FORK)
-STEP_INT(futex_hash, "futex_hash_allocate_default", 0, FUTEX_HASH)
-
-SEC("fexit/is_rlimit_overlimit")
-int fexit_is_rlimit_overlimit(__u64 *ctx)
+ft_inline int exit_is_rlimit_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
 	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
 }
 
-SEC("kprobe/is_rlimit_overlimit")
-int kprobe_is_rlimit_overlimit(struct pt_regs *ctx)
-{
-	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx),
-			      bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC));
-}
-
-SEC("kretprobe/is_rlimit_overlimit")
-int kretprobe_is_rlimit_overlimit(struct pt_regs *ctx)
-{
-	return on_overlimit_return(ctx, RETURNED(ctx));
-}
-
-/*
- * Since Linux commit 25bc65d8ddfc ("rlimit: Fix RLIMIT_NPROC enforcement failure
- * caused by capability calls in set_user") the name and place of this test moved
- * several times; from v5.14 to v6.0 it was is_ucounts_overlimit(ucounts, type, max).
- */
-SEC("fexit/is_ucounts_overlimit")
-int fexit_is_ucounts_overlimit(__u64 *ctx)
+ft_inline int exit_is_ucounts_overlimit(__u64 *ctx)
 {
 	if (!(__u8)ctx[3] || ctx[1] != nproc_index_v60())
 		return 0;
 	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
 }
 
-SEC("kprobe/is_ucounts_overlimit")
-int kprobe_is_ucounts_overlimit(struct pt_regs *ctx)
+ft_inline int exit_dup_fd(__u64 *ctx)
 {
-	return keep_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), nproc_index_v60());
+	return IS_ERR_VALUE(ctx[2])
+		       ? on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0])
+		       : 0;
 }
 
-SEC("kretprobe/is_ucounts_overlimit")
-int kretprobe_is_ucounts_overlimit(struct pt_regs *ctx)
-{
-	return on_overlimit_return(ctx, RETURNED(ctx));
-}
-
-/*
- * Since Linux commit 678379e1d4f7 ("close_range(): fix the logics in descriptor
- * table trimming") (in v6.12, and in older stable kernels), dup_fd takes two
- * arguments and returns the error as a pointer. Before that, it took (oldf,
- * max_fds, errorp) and returned NULL.
- */
-SEC("fexit/dup_fd")
-int fexit_dup_fd(__u64 *ctx)
-{
-	return IS_ERR_VALUE(ctx[2]) ?
-		       on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0]) :
-		       0;
-}
-
-SEC("kretprobe/dup_fd")
-int kretprobe_dup_fd(struct pt_regs *ctx)
-{
-	return on_dup_fd_return(ctx, RETURNED(ctx));
-}
-
-SEC("fexit/dup_fd")
-int fexit_dup_fd_510(__u64 *ctx)
+ft_inline int exit_dup_fd_510(__u64 *ctx)
 {
 	int *errorp = 0;
 	int error = 0;
@@ -723,125 +617,37 @@ int fexit_dup_fd_510(__u64 *ctx)
 	return on_dup_fd(ctx, error, (struct files_struct *)ctx[0]);
 }
 
-KEEP(dup_fd_510, "dup_fd", DUP_FD, PASSED_2(ctx), 0)
-
-SEC("kretprobe/dup_fd")
-int kretprobe_dup_fd_510(struct pt_regs *ctx)
-{
-	return on_dup_fd_510_return(ctx, RETURNED(ctx));
-}
-
 /* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
-SEC("fexit/__vm_enough_memory")
-int fexit_vm_enough_memory(__u64 *ctx)
+ft_inline int exit_vm_enough_memory(__u64 *ctx)
 {
 	return (int)ctx[3] < 0 ? on_vm_enough_memory(ctx, (int)ctx[3], (struct mm_struct *)ctx[0],
-						     ctx[1], (int)ctx[2]) :
-				 0;
+						     ctx[1], (int)ctx[2])
+			       : 0;
 }
 
-KEEP(vm_enough_memory, "__vm_enough_memory", VM_ENOUGH_MEMORY, PASSED_1(ctx), PASSED_2(ctx))
-
-SEC("kretprobe/__vm_enough_memory")
-int kretprobe_vm_enough_memory(struct pt_regs *ctx)
+ft_inline int exit_alloc_pid(__u64 *ctx)
 {
-	return on_vm_enough_memory_return(ctx, (int)RETURNED(ctx));
+	return IS_ERR_VALUE(ctx[3]) ? on_alloc_pid(error_in(&ctx[3]), number_in(&ctx[0])) : 0;
 }
 
-SEC("fexit/alloc_pid")
-int fexit_alloc_pid(__u64 *ctx)
+ft_inline int exit_cgroup_can_fork(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[3]) ?
-		       on_alloc_pid(error_in(&ctx[3]), number_in(&ctx[0])) :
-		       0;
+	return (int)ctx[2] < 0 ? on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1])
+			       : 0;
 }
 
-KEEP(alloc_pid, "alloc_pid", ALLOC_PID, PASSED_0(ctx), 0)
-
-SEC("kretprobe/alloc_pid")
-int kretprobe_alloc_pid(struct pt_regs *ctx)
-{
-	return on_alloc_pid_return(RETURNED(ctx));
-}
-
-SEC("fexit/cgroup_can_fork")
-int fexit_cgroup_can_fork(__u64 *ctx)
-{
-	return (int)ctx[2] < 0 ?
-		       on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1]) :
-		       0;
-}
-
-SEC("kretprobe/cgroup_can_fork")
-int kretprobe_cgroup_can_fork(struct pt_regs *ctx)
-{
-	return on_cgroup_can_fork_return((int)RETURNED(ctx));
-}
-
-SEC("fexit/mem_cgroup_out_of_memory")
-int fexit_mem_cgroup_out_of_memory(__u64 *ctx)
+ft_inline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
 {
 	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, number_in(&ctx[0]));
 }
 
-SEC("kprobe/mem_cgroup_out_of_memory")
-int kprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
-{
-	return keep_memory_cgroup(PASSED_0(ctx));
-}
-
-SEC("kretprobe/mem_cgroup_out_of_memory")
-int kretprobe_mem_cgroup_out_of_memory(struct pt_regs *ctx)
-{
-	return on_memory_cgroup_return(ctx, RETURNED(ctx));
-}
-
-SEC("fexit/create_user_ns")
-int fexit_create_user_ns(__u64 *ctx)
+ft_inline int exit_create_user_ns(__u64 *ctx)
 {
 	return (int)ctx[1] < 0 ? on_create_user_ns((int)ctx[1], (struct cred *)ctx[0]) : 0;
 }
 
-KEEP(create_user_ns, "create_user_ns", CREATE_USER_NS, PASSED_0(ctx), 0)
-
-SEC("kretprobe/create_user_ns")
-int kretprobe_create_user_ns(struct pt_regs *ctx)
-{
-	return on_create_user_ns_return((int)RETURNED(ctx));
-}
-
-/* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define STEP_NAMESPACE(name, function, slot, owner, STEP, TYPE)                                  \
-	SEC("fexit/" function)                                                                   \
-	int fexit_##name(__u64 *ctx)                                                             \
-	{                                                                                        \
-		if (!IS_ERR_VALUE(ctx[slot]))                                                    \
-			return 0;                                                                \
-		namespace_refused(FT_STEP_##STEP, error_in(&ctx[slot]), number_in(&ctx[owner]),  \
-				  bpf_core_enum_value(enum ucount_type,                          \
-						      UCOUNT_##TYPE##_NAMESPACES));              \
-		return 0;                                                                        \
-	}                                                                                        \
-	KEEP(name, function, STEP, PASSED_##owner(ctx), 0)                                       \
-	SEC("kretprobe/" function)                                                               \
-	int kretprobe_##name(struct pt_regs *ctx)                                                \
-	{                                                                                        \
-		return on_namespace_return(FT_STEP_##STEP, RETURNED(ctx),                        \
-					   bpf_core_enum_value(enum ucount_type,                 \
-							       UCOUNT_##TYPE##_NAMESPACES));     \
-	}
-
-STEP_NAMESPACE(copy_mnt_ns, "copy_mnt_ns", 4, 2, COPY_MNT_NS, MNT)
-STEP_NAMESPACE(copy_utsname, "copy_utsname", 3, 1, COPY_UTSNAME, UTS)
-STEP_NAMESPACE(copy_ipcs, "copy_ipcs", 3, 1, COPY_IPCS, IPC)
-STEP_NAMESPACE(copy_pid_ns, "copy_pid_ns", 3, 1, COPY_PID_NS, PID)
-STEP_NAMESPACE(copy_cgroup_ns, "copy_cgroup_ns", 3, 1, COPY_CGROUP_NS, CGROUP)
-STEP_NAMESPACE(copy_net_ns, "copy_net_ns", 3, 1, COPY_NET_NS, NET)
-STEP_NAMESPACE(copy_time_ns, "copy_time_ns", 3, 1, COPY_TIME_NS, TIME)
-
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
-SEC("fexit/vm_mmap_pgoff")
-int fexit_vm_mmap_pgoff(__u64 *ctx)
+ft_inline int exit_vm_mmap_pgoff(__u64 *ctx)
 {
 	/* Nearly all mmaps that succeed are of no interest: leave at once. */
 	if (!(ctx[4] & MAP_STACK) && !IS_ERR_VALUE(ctx[6]))
@@ -850,26 +656,19 @@ int fexit_vm_mmap_pgoff(__u64 *ctx)
 	return 0;
 }
 
-SEC("kretprobe/vm_mmap_pgoff")
-int kretprobe_vm_mmap_pgoff(struct pt_regs *ctx)
-{
-	return on_mmap_return(ctx, RETURNED(ctx));
-}
-
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
-SEC("fexit/do_mprotect_pkey")
-int fexit_do_mprotect_pkey(__u64 *ctx)
+ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 {
 	if ((int)ctx[4] < 0)
 		on_mprotect(ctx, ctx[0], ctx[1], ctx[2], (int)ctx[4]);
 	return 0;
 }
 
-SEC("kretprobe/do_mprotect_pkey")
-int kretprobe_do_mprotect_pkey(struct pt_regs *ctx)
-{
-	return on_mprotect_return(ctx, (int)RETURNED(ctx));
-}
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves)      \
+		SAVE_##saves(name, #function, FT_STEP_##step)                             \
+			RETURN_##body(name, #function, returns, FT_STEP_##step, of)
+#include "probes.def"
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")
@@ -887,7 +686,7 @@ int raw_sys_exit(__u64 *ctx)
 	return 0;
 }
 
-/* The same once more, attached after them, for kernels that preempt: see ft_was_told. */
+/* The same once more, attached after them, for kernels that preempt: see ft_was_counted. */
 SEC("raw_tp/sys_enter")
 int raw_sys_enter_again(__u64 *ctx)
 {

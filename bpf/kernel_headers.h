@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What kernel_state.h asks of CO-RE, answered by the installed kernel headers:
+ * What reading.h and the rest ask of CO-RE, answered by the installed kernel headers:
  * kernel_types.h's place in the bcc shell. Offsets are fixed when the host
  * compiles. Which fields its headers have is told by fork_trace/headers.py, as
  * -DFT_HAS_<struct>_<field>=0 or 1 for each of those that came or went.
@@ -171,7 +171,7 @@ struct mem_cgroup {
 
 /* Reading. */
 
-#define bpf_core_read(target, bytes, source)                                                     \
+#define bpf_core_read(target, bytes, source) \
 	bpf_probe_read_kernel(target, bytes, (const void *)(source))
 #define bpf_core_enum_value(type, value) ((__u64)(value))
 #define bpf_core_type_size(type) sizeof(type)
@@ -192,20 +192,20 @@ struct mem_cgroup {
 #define FT_READ_4(source, a, b, c, d) FT_READ_1(FT_READ_3(source, a, b, c), d)
 #define FT_READ_5(source, a, b, c, d, e) FT_READ_1(FT_READ_4(source, a, b, c, d), e)
 #define FT_READ_BY_COUNT(a, b, c, d, e, macro, ...) macro
-#define BPF_CORE_READ(source, ...)                                                               \
-	FT_READ_BY_COUNT(__VA_ARGS__, FT_READ_5, FT_READ_4, FT_READ_3, FT_READ_2, FT_READ_1, 0)  \
+#define BPF_CORE_READ(source, ...)                                                              \
+	FT_READ_BY_COUNT(__VA_ARGS__, FT_READ_5, FT_READ_4, FT_READ_3, FT_READ_2, FT_READ_1, 0) \
 	(source, __VA_ARGS__)
 
 /*
  * A bit has no address. This one is the first after `personality`
  * (include/linux/sched.h), and it is the only one that is asked for.
  */
-#define BPF_CORE_READ_BITFIELD_PROBED(task, sched_reset_on_fork)                                 \
-	({                                                                                       \
-		__u32 ft_bits = 0;                                                               \
-		bpf_probe_read_kernel(&ft_bits, sizeof(ft_bits),                                 \
-				      (const void *)(&(task)->personality + 1));                 \
-		ft_bits & 1;                                                                     \
+#define BPF_CORE_READ_BITFIELD_PROBED(task, sched_reset_on_fork)                 \
+	({                                                                       \
+		__u32 ft_bits = 0;                                               \
+		bpf_probe_read_kernel(&ft_bits, sizeof(ft_bits),                 \
+				      (const void *)(&(task)->personality + 1)); \
+		ft_bits & 1;                                                     \
 	})
 
 #endif

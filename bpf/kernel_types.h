@@ -31,12 +31,24 @@ enum {
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
-enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
-enum { BPF_RB_AVAIL_DATA = 0, BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
-enum { BPF_F_USER_STACK = 256, BPF_F_USER_BUILD_ID = 2048 };
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1
+};
+enum {
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_NO_WAKEUP = 1,
+	BPF_RB_FORCE_WAKEUP = 2
+};
+enum {
+	BPF_F_USER_STACK = 256,
+	BPF_F_USER_BUILD_ID = 2048
+};
 
 /* Asked for by name: does the running kernel have this helper? */
-enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175
+};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -130,7 +142,9 @@ struct user_namespace___v513 {
 };
 
 /* include/linux/user_namespace.h; the values come from the running kernel. */
-enum rlimit_type { UCOUNT_RLIMIT_NPROC };
+enum rlimit_type {
+	UCOUNT_RLIMIT_NPROC
+};
 enum ucount_type {
 	UCOUNT_USER_NAMESPACES,
 	UCOUNT_PID_NAMESPACES,
@@ -142,7 +156,9 @@ enum ucount_type {
 	UCOUNT_TIME_NAMESPACES,
 };
 /* From v5.14 to v6.0 the limits that are counted by user stood among these. */
-enum ucount_type___v60 { UCOUNT_RLIMIT_NPROC___v60 };
+enum ucount_type___v60 {
+	UCOUNT_RLIMIT_NPROC___v60
+};
 
 typedef struct {
 	u64 val;
@@ -254,7 +270,10 @@ struct css_set {
 };
 
 /* The values come from the running kernel. */
-enum cgroup_subsys_id { pids_cgrp_id = 0xff, memory_cgrp_id = 0xfe };
+enum cgroup_subsys_id {
+	pids_cgrp_id = 0xff,
+	memory_cgrp_id = 0xfe
+};
 
 struct ns_common {
 	unsigned int inum;
@@ -355,7 +374,8 @@ struct task_struct {
 
 /* THREAD_SIZE, for kernels without bpf_task_pt_regs. */
 #if defined(__TARGET_ARCH_arm64)
-#define KERNEL_STACK_BYTES (config.page_shift > 14 ? 1UL << config.page_shift : 16384UL)
+#define KERNEL_STACK_BYTES \
+	(port_config()->page_shift > 14 ? 1UL << port_config()->page_shift : 16384UL)
 #else
 #define KERNEL_STACK_BYTES 16384UL
 #endif

@@ -1,6 +1,6 @@
 """Bytes from the kernel side, as values. Pure: nothing here touches libbpf or a file.
 
-The layouts are those of bpf/fork_trace.h; tests/test_abi.py holds the two together.
+The layouts are those of bpf/wire.h; tests/test_abi.py holds the two together.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ MOVED: tuple[str, ...] = (
     *("mm_struct", "pid_namespace", "fs_struct", "nsproxy"),
 )
 
-# enum ft_fit: what would have refused, and what was asked for, at the return of a call.
+# enum ft_candidate: what would have refused, and what was asked for, at the return of a call.
 FITS: tuple[str, ...] = (
     "nproc",
     "threads",
@@ -160,7 +160,7 @@ BIT_ALONE = 16
 BIT_FLAGS_UNKNOWN = 32
 FLAGS_UNKNOWN = 0xFFFFFFFF << 32
 
-# The last byte of comm in a key, and the values of its bits (bpf/fork_trace.h).
+# The last byte of comm in a key, and the values of its bits (bpf/wire.h).
 _MARK_AT, _MARK_OTHERS, _MARK_FOLDED = COMM_BYTES - 1, 2, 4
 _OWNER_AT = slice(16, 28)  # cgroup and uid
 

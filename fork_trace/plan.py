@@ -32,7 +32,7 @@ FEATURES: tuple[str, ...] = (
     *("bcc", "headers"),
 )
 
-# Kernel variables that the programs read by address; see struct ft_config in bpf/fork_trace.h.
+# Kernel variables that the programs read by address; see struct ft_config in bpf/settings.h.
 VARIABLES: tuple[str, ...] = (
     "nr_threads",
     "max_threads",

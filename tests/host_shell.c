@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "fork_trace_logic.h"
+#include "logic.h"
 
 #define HOST_THREADS 16
 #define HOST_KEYS 8192
@@ -21,7 +21,7 @@ ft_u32 host_is_dying;
 ft_u32 host_is_filtered_out;
 ft_u32 host_call_room; /* slots of the calls map */
 ft_u32 host_is_supervised;
-ft_u32 host_fits; /* what the state shows when it is judged: bit n: enum ft_fit */
+ft_u32 host_candidates; /* what the state shows when it is judged: bit n: enum ft_candidate */
 ft_u32 host_detail; /* the same: enum ft_detail */
 ft_u32 host_judge_count;
 ft_s32 host_judged_error; /* as the state was judged last */
@@ -244,7 +244,7 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 	host_judged_error = error;
 	host_judged_flags = refusal->flags;
 	host_judged_watched = watched;
-	refusal->fits |= host_fits;
+	refusal->candidates |= host_candidates;
 	refusal->detail = host_detail;
 	ft_number(refusal, FT_NUMBER_NR_THREADS, 97);
 	ft_level(refusal, FT_LEVEL_PIDS_CGROUP, 0, 23, 7, 7);
@@ -281,6 +281,28 @@ ft_inline int port_is_supervised(void)
 	return host_is_supervised;
 }
 
+/* The rest of the port: nothing here reads a kernel. */
+
+ft_inline struct ft_attempt *port_attempt(void)
+{
+	return 0;
+}
+
+ft_inline void port_send_stack(ft_u64 time_ns)
+{
+	(void)time_ns;
+}
+
+ft_inline struct ft_stack_range *port_stack(void)
+{
+	return 0;
+}
+
+ft_inline void port_stack_note(const struct ft_stack_range *range)
+{
+	(void)range;
+}
+
 /* What the tests call. */
 
 void host_reset(void)
@@ -308,7 +330,7 @@ void host_reset(void)
 	host_event_room = HOST_EVENTS;
 	host_call_room = HOST_THREADS;
 	host_is_dying = host_is_filtered_out = host_is_supervised = 0;
-	host_fits = host_detail = host_judge_count = 0;
+	host_candidates = host_detail = host_judge_count = 0;
 	host_judged_error = 0;
 	host_judged_flags = host_judged_watched = 0;
 	host_event_count = host_wake_count = host_tally_count = 0;
@@ -351,13 +373,13 @@ int host_refuse_memory_cgroup(ft_u64 pages)
 
 void host_copy_process_of_two(ft_s32 error, ft_u64 flags, int is_second)
 {
-	if (!ft_was_copy_told(error, is_second))
+	if (!ft_was_copy_counted(error, is_second))
 		ft_on_copy_process(0, error, flags);
 }
 
 void host_copy_process_returned(ft_s32 error, ft_u64 flags)
 {
-	if (!ft_was_copy_told_before(error))
+	if (!ft_was_copy_counted_before(error))
 		ft_on_copy_process(0, error, flags);
 }
 
@@ -376,7 +398,7 @@ void host_call_exit(ft_s64 result, ft_u64 flags, int asks_tid, int is_second)
 	ft_on_call_exit(0, result, flags, asks_tid, is_second);
 }
 
-/* As the CO-RE shell: the limit is read, the failure told, what was kept dropped. */
+/* As the CO-RE shell: the limit is read, the failure counted, what was kept dropped. */
 void host_stack_refused(ft_u32 step, ft_s32 error, ft_u32 detail)
 {
 	struct ft_refusal *refusal = port_refusal_open();

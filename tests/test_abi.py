@@ -152,7 +152,7 @@ def places(fields: list[Field]) -> list[tuple[int, int]]:
 
 
 def test_a_key_lies_as_the_decoder_reads_it(btf: Btf) -> None:
-    names = ["comm", "cgroup", "uid", "error", "step", "detail", "syscall", "bits", "fits"]
+    names = ["comm", "cgroup", "uid", "error", "step", "detail", "syscall", "bits", "candidates"]
 
     assert names == [field.name for field in btf.fields("ft_key")]
     assert spans(events._KEY) == places(btf.fields("ft_key"))
@@ -207,7 +207,7 @@ def test_a_stack_lies_as_the_decoder_reads_it(btf: Btf) -> None:
 
 
 def test_the_sizes_of_a_stack_are_those_of_the_header() -> None:
-    text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
+    text = (CHECKOUT / "bpf" / "wire.h").read_text()
 
     assert f"#define FT_REGISTERS {events.REGISTERS} " in text
     assert f"#define FT_STACK_CHUNK {events.STACK_CHUNK} " in text
@@ -255,7 +255,7 @@ def test_each_value_of_an_event_arrives_under_its_own_name(btf: Btf) -> None:
     write(inner, key["comm"], b"sh")
     write(inner, key["syscall"], 3)
     write(inner, key["bits"], 7)
-    write(inner, key["fits"], 1 << 1 | 1 << 25)
+    write(inner, key["candidates"], 1 << 1 | 1 << 25)
     write(0, event["level_count"], 2)
     second = event["level"].offset + 32
     for name, value in [("id", 10), ("used", 11), ("limit", 12), ("kind", 3), ("up", 13)]:
@@ -300,7 +300,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
         ("ft_stat", {**words("FT_STAT", events.STATS), "FT_STAT_COUNT": len(events.STATS)}),
         ("ft_detail", words("FT_DETAIL", ("none", *events.DETAILS[1:]))),
         ("ft_syscall", words("FT_SYSCALL", events.SYSCALLS)),
-        ("ft_fit", words("FT_FIT", events.FITS)),
+        ("ft_candidate", words("FT_CANDIDATE", events.FITS)),
         (
             "ft_level_kind",
             {
@@ -375,7 +375,7 @@ def test_the_arrays_of_the_object_have_room_for_every_step() -> None:
     assert len(steps.STEPS) <= int(room[1])
     assert len(steps.STEPS) <= 64  # the masks of struct ft_config
     assert len(events.NUMBERS) <= 64  # `have`
-    assert len(events.FITS) <= 32  # `fits`
+    assert len(events.FITS) <= 32  # `candidates`
 
 
 def test_what_is_noted_of_a_fork_under_way_is_as_long_as_it_is_read(btf: Btf) -> None:
@@ -385,7 +385,7 @@ def test_what_is_noted_of_a_fork_under_way_is_as_long_as_it_is_read(btf: Btf) ->
 
 
 def test_the_bits_of_a_key_and_of_a_filter_are_those_of_the_header() -> None:
-    text = (CHECKOUT / "bpf" / "fork_trace.h").read_text()
+    text = "".join((CHECKOUT / "bpf" / name).read_text() for name in ("wire.h", "settings.h"))
     source = (CHECKOUT / "fork_trace" / "backends" / "settings.py").read_text()
     names = ("PID", "UID", "COMM", "CGROUP")
     filters = tuple(int(re.search(rf"FT_FILTER_{name} (\d+)", text)[1]) for name in names)  # type: ignore[index]

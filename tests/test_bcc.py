@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,7 +18,6 @@ from fork_trace.backends import Filter, RungRefusedError, bcc
 from fork_trace.backends.settings import Config
 
 BPF = Path(__file__).resolve().parent.parent / "bpf"
-SHELL = (BPF / "fork_trace.bcc.c").read_text()
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
 
 PLAN = plan.Plan(
@@ -67,13 +68,43 @@ def test_every_field_that_the_shell_asks_for_is_looked_for_in_the_headers(tmp_pa
     assert asked == {f"{type_}_{member}" for type_, member in headers._ASKED}
 
 
-@pytest.mark.parametrize("watch", WATCHES, ids=lambda watch: watch.program)
-def test_the_shell_has_a_program_for_each_that_a_plan_can_name(watch: steps.Watch) -> None:
-    name = watch.kretprobe[len("kretprobe_") :]
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The functions that the shell consists of once its macros are expanded, without the kernel's headers."""
+    if not shutil.which("clang"):
+        pytest.skip("needs clang; scripts/setup installs it")
+    text = tmp_path_factory.mktemp("shell") / "shell.c"
+    own = re.sub(r'#include "(?!programs\.h|probes\.def).*\n', "", bcc._source().decode())
+    text.write_text(own)
+    made = (BPF / "programs.h").read_text().replace('#include "steps.h"', "")
+    (text.parent / "programs.h").write_text(made)
+    command = ["clang", "-E", "-P", "-DFT_CONFIG=0", "-DFT_RINGBUF=1", str(text)]
+    expanded = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return re.findall(r"^ ?int (\w+)\(", expanded, re.MULTILINE)
 
-    assert re.search(rf"^(int kretprobe_|STEP_\w+\(){name}\b", SHELL, re.MULTILINE)
-    if watch.kprobe:
-        assert re.search(rf"^(int kprobe_|KEEP\(|STEP_NAMESPACE\(){name}\b", SHELL, re.MULTILINE)
+
+@pytest.mark.parametrize("watch", WATCHES, ids=lambda watch: watch.program)
+def test_the_shell_has_a_program_for_each_that_a_plan_can_name(
+    watch: steps.Watch, programs: list[str]
+) -> None:
+    expected = [watch.kprobe, watch.kretprobe] if watch.kprobe else [watch.kretprobe]
+
+    assert [1] * len(expected) == [programs.count(name) for name in expected]
+
+
+def test_the_shell_has_no_program_that_no_plan_can_name(programs: list[str]) -> None:
+    named = {*(watch.kretprobe for watch in WATCHES), *(watch.kprobe for watch in WATCHES)}
+
+    assert set(programs) <= named | set(steps.SYSCALL_PROGRAMS)
+
+
+def test_no_line_of_the_shell_makes_two_programs() -> None:
+    """What bcc writes before a function would go to the first of them alone."""
+    lines = re.findall(
+        r"^#define PROBE\(step.*\n((?:.*\\\n)*.*)", bcc._source().decode(), re.MULTILINE
+    )
+
+    assert [1, 1] == [len(re.findall(r"(?:SAVE|RETURN)_##", line)) for line in lines]
 
 
 def test_what_c_code_says_on_stderr_is_kept_from_the_user(capfd: Any) -> None:

@@ -19,9 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 0
     "__init__": set(),
     "errors": set(),
-    "steps": set(),
+    "step_table": set(),
     "names": set(),
     # 1
+    "steps": {"step_table"},
     "events": {"steps"},
     "plan": {"errors", "steps"},
     "records": {"errors", "names"},

@@ -97,7 +97,7 @@ class Host:
     def judging(self, *fits: str, detail: str = "") -> None:
         """Say what the state would refuse from now on."""
         self.let(
-            fits=sum(1 << events.FITS.index(fit) for fit in fits),
+            candidates=sum(1 << events.FITS.index(fit) for fit in fits),
             detail=events.DETAILS.index(detail),
         )
 
@@ -429,7 +429,8 @@ def test_the_note_of_a_memory_cgroup_is_not_blamed_for_another_errno(host: Host)
 
 
 # kernel/fork.c, copy_mm: dup_mm returns NULL, whatever the reason was.
-IN_DUP_MM = [s.name for s in steps.STEPS if 23 <= s.number <= 31]
+_FIRST, _LAST = STEP["mm_init"], STEP["ldt_dup_context"]
+IN_DUP_MM = [step.name for step in steps.STEPS if _FIRST <= step.number <= _LAST]
 
 
 @pytest.mark.parametrize("step", [step.name for step in WATCHED])
@@ -479,8 +480,8 @@ def test_each_rule_on_flags_has_its_bit(host: Host, flags: int, rules: int) -> N
 
 
 def test_every_rule_of_the_logic_has_its_words() -> None:
-    text = (CHECKOUT / "bpf" / "fork_trace_logic.h").read_text()
-    text += (CHECKOUT / "bpf" / "kernel_state.h").read_text()
+    text = (CHECKOUT / "bpf" / "logic.h").read_text()
+    text += (CHECKOUT / "bpf" / "judge.h").read_text()
     bits = sorted(int(bit) for bit in re.findall(r"rules \|= (\d+);", text))
 
     assert [1 << bit for bit in range(len(arguments._RULES))] == bits
@@ -1456,7 +1457,7 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
         host.let(
             thread=chance.randrange(4),
             phase=chance.choice([ALONE, COUNTING, DETAILED]),
-            fits=chance.randrange(4),
+            candidates=chance.randrange(4),
             is_supervised=chance.random() < 0.5,
             is_dying=chance.random() < 0.1,
             is_filtered_out=chance.random() < 0.1,

@@ -36,7 +36,7 @@ from fork_trace.backends.settings import (
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import Plan, Probe, Stage
 
-_SOURCE = "fork_trace.bcc.c"
+_SOURCE, _TABLE = "fork_trace.bcc.c", "probes.def"
 _PERF_PAGES = 64  # of each processor: 180 samples; the reader looks ten times a second
 _T = TypeVar("_T")
 
@@ -77,6 +77,12 @@ def _flags(plan: Plan, filter_: Filter, samples_per_second: int) -> list[str]:
         "-w",
         "-fno-color-diagnostics",
     ]
+
+
+def _source() -> bytes:
+    """Return the shell with the table of probes in it: bcc makes programs of one file's functions alone."""
+    table = files.contents(program(_TABLE))
+    return files.contents(program(_SOURCE)).replace(f'#include "{_TABLE}"'.encode(), table)
 
 
 class BccBackend:
@@ -125,7 +131,7 @@ class BccBackend:
 
     def _compile(self, bpf: Any, filter_: Filter, samples_per_second: int) -> None:
         flags = _flags(self.plan, filter_, samples_per_second)
-        text = files.contents(program(_SOURCE))
+        text = _source()
         try:
             self._bpf = _quietly(lambda: bpf(text=text, cflags=flags), self._said)
         except Exception:  # bcc raises nothing finer

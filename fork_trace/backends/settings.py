@@ -1,6 +1,6 @@
 """What both backends have in common: the settings and phases of the programs, and what is done about them.
 
-The settings are struct ft_config of bpf/fork_trace.h; how they reach the programs is each backend's.
+The settings are struct ft_config of bpf/settings.h; how they reach the programs is each backend's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PHASES = {
 # CPU in between takes a few turns of its neighbours.
 MARKING_S = 0.05
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
-# bpf/fork_trace.h: how many owners of keys are told apart, and the byte that marks a key.
+# bpf/wire.h: how many owners of keys are told apart, and the byte that marks a key.
 SHARES = 1024
 COMM_MARK, MARK_GENERATION = events.COMM_BYTES - 1, 1
 _NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL = {"x86_64": 324, "aarch64": 283}, 1
@@ -36,7 +36,7 @@ _FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
 
 
 class Config(ctypes.Structure):
-    """struct ft_config of bpf/fork_trace.h; tests/test_abi.py holds the two together."""
+    """struct ft_config of bpf/settings.h; tests/test_abi.py holds the two together."""
 
     _fields_ = [
         ("copy_process_start", c_uint64),

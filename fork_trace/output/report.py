@@ -43,7 +43,7 @@ class Told:
 
 
 _MOST_OTHERS = 3  # users and cgroups
-# bpf/fork_trace_logic.h, ft_count: FT_STAT_FOLDED. Else the user's commands alone had no room.
+# bpf/logic.h, ft_count: FT_STAT_FOLDED. Else the user's commands alone had no room.
 _NO_ROOM = "unknown: more commands failed than can be tracked; the rest are counted by step only"
 
 

@@ -17,7 +17,7 @@ from .conftest import FORK_TRACE, IS_GUEST, capture
 
 pytestmark = pytest.mark.live
 
-NAMES = 100_000  # bpf/fork_trace.h: the table of keys takes 8192
+NAMES = 100_000  # bpf/wire.h: the table of keys takes 8192
 VICTIM = "ft-rlimit-nproc"
 FLOODER_UID = 61003  # tests/live/programs/fork_kinds.c
 

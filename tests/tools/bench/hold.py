@@ -34,7 +34,7 @@ def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:
         handle = lib.bpf_object__next_program(opened, handle)
     if wanted - programs.keys():
         # A floor with fewer programs than ours would make ours look dear.
-        sys.exit(f"bench: floor.bpf.c lacks {', '.join(sorted(wanted - programs.keys()))}. Add it.")
+        sys.exit(f"bench: floor.bpf.c lacks {', '.join(sorted(wanted - programs.keys()))}.")
     if lib.bpf_object__load(opened):
         sys.exit(f"bench: the floor was refused: {' '.join(library.messages)}")
     links = [lib.bpf_program__attach(handle) for handle in programs.values()]

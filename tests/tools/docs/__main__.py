@@ -11,7 +11,7 @@ import click
 from accuracy import table as accuracy
 from bench import table as bench
 
-from docs import blocks, manual, pictures, records
+from docs import blocks, manual, pictures, records, step_table
 from fork_trace import __version__, documents, privileges
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
@@ -49,7 +49,12 @@ def _blocks(schema: Any) -> dict[Path, dict[str, str]]:
 
 def made() -> dict[Path, str]:
     """Each file with the text that it should have."""
-    texts = {SCHEMA: records.put_causes(SCHEMA.read_text(encoding="utf-8"), CAUSES)}
+    probes = step_table.PROBES.read_text(encoding="utf-8")
+    written = records.put_causes(SCHEMA.read_text(encoding="utf-8"), CAUSES)
+    texts = {
+        SCHEMA: step_table.put_into_schema(written, probes),
+        step_table.STEP_TABLE: step_table.page(probes),
+    }
     schema = json.loads(texts[SCHEMA])
     for path, parts in _blocks(schema).items():
         texts[path] = path.read_text(encoding="utf-8")

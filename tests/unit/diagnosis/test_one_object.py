@@ -24,7 +24,7 @@ PACKAGE = CHECKOUT / "fork_trace"
 RECIPES = (CHECKOUT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 # A slug that stands in another file than its cause's -> why it is not the cause that is meant there.
-WIRE = "a word of the kernel side (bpf/fork_trace.h) that a cause is named for"
+WIRE = "a word of the kernel side (bpf/wire.h) that a cause is named for"
 STEP = "the step of that name"
 ELSEWHERE = {
     ("events", "pids-cgroup"): WIRE,
@@ -34,7 +34,7 @@ ELSEWHERE = {
     ("observe", "pids-cgroup"): WIRE,
     ("observe", "memory-cgroup"): WIRE,
     ("verdict", "overcommit-never"): WIRE,
-    **{(name, "seccomp"): STEP for name in ("steps", "plan", "verdict", "lookup")},
+    **{(name, "seccomp"): STEP for name in ("step_table", "plan", "verdict", "lookup")},
 }
 # What a rehearsal makes happen is the rehearsal's own fact: the arrow from it to diagnosis is not ours.
 REHEARSALS = ("rehearse", "scenarios")

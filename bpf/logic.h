@@ -2,8 +2,7 @@
 /*
  * The logic: which step a failed copy_process is blamed on, what is counted and
  * what is sampled. It owns no map, reads no kernel structure and knows no
- * loader; it reaches them through the port below, which each shell defines as
- * functions in its own file (bcc rewrites map access only there).
+ * loader; it reaches them through the port.
  *
  * A fork is blamed on a step only if that step refused inside the same call of
  * copy_process. No program runs at its entry, so a fork that succeeds pays for
@@ -14,140 +13,10 @@
 #ifndef FORK_TRACE_LOGIC_H
 #define FORK_TRACE_LOGIC_H
 
-#include "fork_trace.h"
-
-#define FT_EPERM 1
-#define FT_EAGAIN 11
-#define FT_ENOMEM 12
-#define FT_EINVAL 22
-#define FT_EMFILE 24
-#define FT_ENOSPC 28
-#define FT_ERESTARTSYS 512 /* include/linux/errno.h; the caller never sees these four */
-#define FT_ERESTARTNOINTR 513
-#define FT_ERESTART_RESTARTBLOCK 516
-#define FT_NS_PER_S 1000000000ULL
-
-/* include/uapi/linux/sched.h */
-#define FT_CLONE_VM 0x00000100ULL
-#define FT_CLONE_FS 0x00000200ULL
-#define FT_CLONE_SIGHAND 0x00000800ULL
-#define FT_CLONE_PIDFD 0x00001000ULL
-#define FT_CLONE_PARENT 0x00008000ULL
-#define FT_CLONE_THREAD 0x00010000ULL
-#define FT_CLONE_NEWNS 0x00020000ULL
-#define FT_CLONE_SYSVSEM 0x00040000ULL
-#define FT_CLONE_SETTLS 0x00080000ULL
-#define FT_CLONE_DETACHED 0x00400000ULL
-#define FT_CLONE_NEWCGROUP 0x02000000ULL
-#define FT_CLONE_NEWUTS 0x04000000ULL
-#define FT_CLONE_NEWIPC 0x08000000ULL
-#define FT_CLONE_NEWUSER 0x10000000ULL
-#define FT_CLONE_NEWPID 0x20000000ULL
-#define FT_CLONE_NEWNET 0x40000000ULL
-#define FT_CLONE_NEWTIME 0x00000080ULL
-#define FT_CLONE_INTO_CGROUP 0x200000000ULL
-#define FT_CLONE_NEW_ANY                                                                       \
-	(FT_CLONE_NEWNS | FT_CLONE_NEWCGROUP | FT_CLONE_NEWUTS | FT_CLONE_NEWIPC |             \
-	 FT_CLONE_NEWPID | FT_CLONE_NEWNET | FT_CLONE_NEWTIME)
-
-#ifndef ft_inline
-#define ft_inline static inline __attribute__((always_inline))
-#endif
-/* A function of its own: of what several programs do, one copy each is enough. */
-#ifndef ft_outline
-#define ft_outline static __attribute__((noinline))
-#endif
-
-/* Volatile where user space sets them after the compilation. */
-#ifndef ft_settings
-#define ft_settings const volatile struct ft_config
-#endif
-
-/* The port. */
-
-/* Monotonic time. */
-ft_inline ft_u64 port_now_ns(void);
-/* An empty refusal for this thread, in place of any older one; 0: no room. */
-ft_inline struct ft_refusal *port_refusal_open(void);
-/* The refusal of this thread, or 0. */
-ft_inline struct ft_refusal *port_refusal(void);
-ft_inline void port_refusal_drop(void);
-ft_inline struct ft_tally *port_tally(const struct ft_key *key); /* 0: there is none */
-ft_inline int port_tally_make(const struct ft_key *key); /* an empty one; 0: it was not made */
-ft_inline ft_u32 port_tally_room(void); /* for how many there is room in all */
-/* How many keys of a generation share that number, below FT_SHARES; 0 is all of them. */
-ft_inline ft_u64 *port_share(ft_u32 generation, ft_u32 number);
-/* User space moves it on, waits for the programs under way, then takes the other one's keys. */
-ft_inline ft_u32 port_generation(void); /* 0 or 1 */
-ft_inline struct ft_kind *port_kind(ft_u32 number); /* below FT_KINDS */
-ft_inline void port_add(ft_u64 *counter); /* one, atomically */
-/* Count under the step alone, for keys that found no room. */
-ft_inline void port_fold(ft_u8 step);
-ft_inline void port_stat(enum ft_stat stat);
-/* How many eighths of the buffer for events wait for the reader; 0 where that is not told. */
-ft_inline ft_u32 port_crowding(void);
-/* Memory for one event, not zeroed; 0: the buffer is full. */
-ft_inline struct ft_event *port_event(void);
-/* Returns 0 if it was sent. */
-ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake);
-/* Fill comm, uid, cgroup and syscall: who asked. */
-ft_inline void port_who(struct ft_key *key);
-/* Fill pid, tid, parent and user stack: the rest of who asked. */
-ft_inline void port_sample(void *ctx, struct ft_event *event);
-ft_inline int port_is_filtered_out(const struct ft_key *key);
-/* Is SIGKILL pending for this thread or its group exiting? */
-ft_inline int port_is_dying(void);
-/*
- * Judge the state at this instant: which tests that no program watches would
- * refuse a fork with these `flags` (refusal->flags) with this error? Fills
- * refusal->fits, detail, numbers and levels. Reads nothing that `watched` (bit
- * n: enum ft_step) has told already.
- */
-ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched);
-/* Only whether this thread's memory cgroups are near their limits, for the refusal that is kept. */
-ft_inline void port_judge_memory_cgroup(void);
-/* Calls of the fork family under way, for what never reaches copy_process. */
-enum ft_call { FT_CALL_NONE = 0, FT_CALL_ENTERED = 1, FT_CALL_REACHED = 2, FT_CALL_TOLD = 3 };
-/* Note how far this thread's call has come; 0: no room. */
-ft_inline int port_call_note(enum ft_call call);
-ft_inline enum ft_call port_call_take(void); /* and forget it */
-/*
- * Leave a mark for the other of two programs that see this thread's copy_process fail
- * with this error; 0: no room.
- */
-ft_inline int port_mark(ft_s32 error);
-/* Was there one, and not for certain of an earlier failure? It is gone now. */
-ft_inline int port_mark_take(ft_s32 error);
-/* Is it certain that no program at copy_process' return will see this call? */
-ft_inline int port_is_unreturned(void);
-/* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
-ft_inline int port_is_supervised(void);
-ft_inline ft_settings *port_config(void);
-ft_inline enum ft_phase port_phase(void);
-
-/* The rest needs nothing but the port. */
-
-ft_inline void ft_number(struct ft_refusal *refusal, enum ft_number number, ft_u64 value)
-{
-	refusal->number[number] = value;
-	refusal->have |= 1ULL << number;
-}
-
-/* One level of a hierarchy that was asked; the deepest ones find no room. */
-ft_inline void ft_level(struct ft_refusal *refusal, enum ft_level_kind kind, ft_u32 up, ft_u64 id,
-			ft_u64 used, ft_u64 limit)
-{
-	ft_u32 index = refusal->level_count;
-
-	if (index >= FT_LEVELS)
-		return;
-	refusal->level[index].kind = kind;
-	refusal->level[index].up = up;
-	refusal->level[index].id = id;
-	refusal->level[index].used = used;
-	refusal->level[index].limit = limit;
-	refusal->level_count = index + 1;
-}
+#include "port.h"
+#include "refusal.h"
+#include "uapi.h"
+#include "wire.h"
 
 /*
  * Which of copy_process' rules on flags does a call break? A bit for each; see
@@ -177,21 +46,21 @@ ft_inline ft_u32 ft_flag_rules(ft_u64 flags)
 /* What the call asked for, as far as it decides between causes. */
 ft_inline ft_u32 ft_asked(ft_u64 flags)
 {
-	ft_u32 fits = 0;
+	ft_u32 candidates = 0;
 
 	if (flags & FT_CLONE_NEWUSER)
-		fits |= 1U << FT_FIT_ASKED_NEWUSER;
+		candidates |= 1U << FT_CANDIDATE_ASKED_NEWUSER;
 	if (flags & FT_CLONE_NEW_ANY)
-		fits |= 1U << FT_FIT_ASKED_NAMESPACE;
+		candidates |= 1U << FT_CANDIDATE_ASKED_NAMESPACE;
 	if (flags & FT_CLONE_PIDFD)
-		fits |= 1U << FT_FIT_ASKED_PIDFD;
+		candidates |= 1U << FT_CANDIDATE_ASKED_PIDFD;
 	if (flags & FT_CLONE_INTO_CGROUP)
-		fits |= 1U << FT_FIT_ASKED_CGROUP;
+		candidates |= 1U << FT_CANDIDATE_ASKED_CGROUP;
 	if (flags & FT_CLONE_SETTLS)
-		fits |= 1U << FT_FIT_ASKED_TLS;
+		candidates |= 1U << FT_CANDIDATE_ASKED_TLS;
 	if (!(flags & FT_CLONE_VM))
-		fits |= 1U << FT_FIT_COPIES_MM;
-	return fits;
+		candidates |= 1U << FT_CANDIDATE_COPIES_MM;
+	return candidates;
 }
 
 /*
@@ -251,18 +120,18 @@ ft_inline ft_u64 ft_watched(enum ft_phase phase)
 	if (phase == FT_PHASE_ALONE)
 		return 0;
 #endif
-	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail :
-					    port_config()->watched;
+	return phase == FT_PHASE_DETAILED ? port_config()->watched_in_detail
+					  : port_config()->watched;
 }
 
 /* No watched function refused: which of the other tests would have, at this instant? */
-ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags,
-			enum ft_phase phase, ft_u64 watched)
+ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags, enum ft_phase phase,
+			ft_u64 watched)
 {
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = error;
 	refusal->flags = flags;
-	refusal->fits = ft_asked(flags);
+	refusal->candidates = ft_asked(flags);
 #ifndef FT_INLINED_WHOLE
 	if (phase == FT_PHASE_ALONE)
 		refusal->bits |= FT_BIT_ALONE;
@@ -317,7 +186,12 @@ ft_inline ft_u32 ft_kind_of(const struct ft_key *key)
 }
 
 /* The numbers of a key's owners among the shares: its user in its cgroup, each of the two. */
-enum ft_owner { FT_OWNER_BOTH, FT_OWNER_USER, FT_OWNER_CGROUP, FT_OWNER_COUNT };
+enum ft_owner {
+	FT_OWNER_BOTH,
+	FT_OWNER_USER,
+	FT_OWNER_CGROUP,
+	FT_OWNER_COUNT
+};
 
 ft_inline ft_u32 ft_owner(const struct ft_key *key, enum ft_owner owner)
 {
@@ -404,8 +278,7 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 		paid_ns = now_ns;
 	if (kind->paid_until_ns + FT_NS_PER_S > now_ns && port_crowding() >= (is_new ? 6 : 4))
 		return 0;
-	if (tally->in_window >= most ||
-	    paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
+	if (tally->in_window >= most || paid_ns + cost_ns - now_ns > (is_new ? 8 : 4) * FT_NS_PER_S)
 		return 0;
 	/* Wake the reader for the first of a burst only; it looks by itself soon after. */
 	*is_first = paid_ns == now_ns;
@@ -416,7 +289,7 @@ ft_inline int ft_is_sampled(const struct ft_key *key, struct ft_tally *tally, ft
 
 /* Count one failure exactly, and sample it within the rate limits. */
 ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *refusal,
-			 ft_s32 error, ft_u64 flags)
+			ft_s32 error, ft_u64 flags)
 {
 	ft_u32 generation = port_generation(); /* once: it can move meanwhile */
 	char comm[FT_COMM_BYTES];
@@ -430,9 +303,9 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 		key->step = refusal->step;
 		key->detail = refusal->detail;
 		key->bits |= refusal->bits;
-		key->fits = refusal->fits;
+		key->candidates = refusal->candidates;
 	} else if (key->step == FT_STEP_COPY_PROCESS) {
-		key->fits = 1U << FT_FIT_UNJUDGED;
+		key->candidates = 1U << FT_CANDIDATE_UNJUDGED;
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
@@ -551,16 +424,16 @@ ft_inline void ft_on_call_enter(void)
 /*
  * Where a task can be preempted in the middle of a program, the kernel leaves that
  * program out, as a recursion, for whoever runs there next. A second one on the same
- * exit sees to what the first one did not tell. Is this failure told? `call` is how
+ * exit sees to what the first one did not count. Is this failure counted? `call` is how
  * far its call had come.
  */
-ft_inline int ft_was_told(enum ft_call call, int is_second)
+ft_inline int ft_was_counted(enum ft_call call, int is_second)
 {
 	if (!port_config()->watches_twice)
 		return 0;
 	if (is_second)
-		return call == FT_CALL_TOLD;
-	return !port_call_note(FT_CALL_TOLD);
+		return call == FT_CALL_COUNTED;
+	return !port_call_note(FT_CALL_COUNTED);
 }
 
 /*
@@ -573,7 +446,7 @@ ft_inline int ft_was_told(enum ft_call call, int is_second)
  * that is not counted yet is marked as well: the counting may begin between the two,
  * and the second would find that no step refused.
  */
-ft_inline int ft_was_copy_told(ft_s32 error, int is_second)
+ft_inline int ft_was_copy_counted(ft_s32 error, int is_second)
 {
 	if (!port_config()->copies_twice)
 		return 0;
@@ -595,7 +468,7 @@ ft_inline int ft_was_copy_told(ft_s32 error, int is_second)
  * was left out of: what a step of that one kept is still there, as whoever tells a
  * failure takes it; else port_mark_take knows an older mark by itself, or nearly so.
  */
-ft_inline int ft_was_copy_told_before(ft_s32 error)
+ft_inline int ft_was_copy_counted_before(ft_s32 error)
 {
 	struct ft_refusal *refusal = port_refusal();
 	int is_marked = port_mark_take(error);
@@ -608,15 +481,14 @@ ft_inline int ft_was_copy_told_before(ft_s32 error)
  * copy_process is counted here; in the tracepoint rung every failure is.
  * `asks_tid`: clone3 was given set_tid.
  */
-ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid,
-			       int is_second)
+ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid, int is_second)
 {
 	enum ft_call call = port_call_take();
 	ft_s32 error = (ft_s32)result;
 	struct ft_refusal *refusal;
 	struct ft_key key = {};
 
-	if (result >= 0 || result < -4095 || ft_was_told(call, is_second))
+	if (result >= 0 || result < -4095 || ft_was_counted(call, is_second))
 		return;
 	if (call == FT_CALL_REACHED)
 		return;
@@ -636,7 +508,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 		if (refusal) {
 			ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
 			if (asks_tid)
-				refusal->fits |= 1U << FT_FIT_ASKED_TID;
+				refusal->candidates |= 1U << FT_CANDIDATE_ASKED_TID;
 		}
 	} else if (call == FT_CALL_NONE) {
 		/* It began before we did, or found no room: copy_process may have counted it. */
@@ -660,8 +532,7 @@ out:
  * The stack of a thread could not be had: mmap, or the mprotect that makes it
  * usable, failed. `refusal` has the numbers and names the limit, or is 0.
  */
-ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error,
-				   struct ft_refusal *refusal)
+ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error, struct ft_refusal *refusal)
 {
 	struct ft_key key = {};
 

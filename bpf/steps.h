@@ -1,41 +1,49 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the watched places of the kernel tell: the bodies of the programs, over
- * plain values. Each shell unpacks its own context and calls them. Like
- * kernel_state.h it reads the kernel and has no map; it reaches its one by the
- * port below.
+ * What the watched places of the kernel tell: the bodies of the programs in
+ * probes.def, over plain values. Each shell unpacks its own context and calls
+ * them. They read the kernel and have no map; they reach theirs by the port.
  */
-#ifndef FORK_TRACE_KERNEL_STEPS_H
-#define FORK_TRACE_KERNEL_STEPS_H
+#ifndef FORK_TRACE_STEPS_H
+#define FORK_TRACE_STEPS_H
+
+#include "caller.h"
+#include "limits/cgroup.h"
+#include "limits/fds.h"
+#include "limits/memory.h"
+#include "limits/namespaces.h"
+#include "limits/nproc.h"
+#include "limits/pidns.h"
+#include "limits/stack.h"
+#include "logic.h"
+#include "port.h"
+#include "reading.h"
+#include "refusal.h"
+#include "uapi.h"
+#include "wire.h"
 
 #define IS_ERR_VALUE(value) ((__u64)(value) >= (__u64)-4095)
 
-/* The port. */
+/* Arguments, saved from a function's entry to its return. */
 
-/* The last stack that this thread mapped for another, or 0. */
-ft_inline struct ft_stack_range *port_stack(void);
-ft_inline void port_stack_note(const struct ft_stack_range *range);
-
-/* Arguments, kept from a function's entry to its return. */
-
-ft_inline int keep(enum ft_step step, __u64 first, __u64 second)
+ft_inline int save_args(enum ft_step step, __u64 first, __u64 second)
 {
 	struct ft_attempt *attempt = port_attempt();
 
 	if (!attempt)
 		return 0;
-	attempt->kept[0] = first;
-	attempt->kept[1] = second;
-	attempt->kept_by = step;
+	attempt->saved[0] = first;
+	attempt->saved[1] = second;
+	attempt->saved_by = step;
 	return 0;
 }
 
-/* What the function of this step was called with, inside this fork; 0: not kept. */
-ft_inline const __u64 *kept_by(enum ft_step step)
+/* What the function of this step was called with, inside this fork; 0: not saved. */
+ft_inline const __u64 *saved_args(enum ft_step step)
 {
 	struct ft_attempt *attempt = port_attempt();
 
-	return attempt && attempt->kept_by == step ? attempt->kept : 0;
+	return attempt && attempt->saved_by == step ? attempt->saved : 0;
 }
 
 /* The CLONE_* flags of this fork; of one that began before we did, or found no room, the call's. */
@@ -65,15 +73,16 @@ ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 		return 0;
 	refusal = ft_on_outer_refusal(step, last_inner, error);
 	if (refusal && step == FT_STEP_PIDFD_PREPARE)
-		ft_number(refusal, FT_NUMBER_NOFILE_LIMIT,
-			  BPF_CORE_READ(current_task(), signal, rlim[RLIMIT_NOFILE].rlim_cur));
+		read_nofile(refusal, current_task());
 	return 0;
 }
 
 /* No copy_process follows: only the system call's exit, where that is watched, takes the mark. */
-ft_inline int on_clone_args(int error)
+ft_inline int on_clone_args_return(void *ctx, __u64 result)
 {
-	if (error < 0 && config.watches_early && is_fork_call())
+	int error = (int)result;
+
+	if (error < 0 && port_config()->watches_early && is_fork_call())
 		ft_on_refusal(FT_STEP_CLONE_ARGS, error);
 	return 0;
 }
@@ -99,16 +108,16 @@ ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 }
 
 /* Only that of RLIMIT_NPROC, which is `nproc` among the types. */
-ft_inline int keep_overlimit(__u64 ucounts, __u64 type, __u64 limit, __u64 nproc)
+ft_inline int save_overlimit(__u64 ucounts, __u64 type, __u64 limit, __u64 nproc)
 {
-	return type == nproc ? keep(FT_STEP_RLIMIT_NPROC, ucounts, limit) : 0;
+	return type == nproc ? save_args(FT_STEP_RLIMIT_NPROC, ucounts, limit) : 0;
 }
 
 ft_inline int on_overlimit_return(void *ctx, __u64 result)
 {
-	const __u64 *kept = (__u8)result ? kept_by(FT_STEP_RLIMIT_NPROC) : 0;
+	const __u64 *saved = (__u8)result ? saved_args(FT_STEP_RLIMIT_NPROC) : 0;
 
-	return kept ? on_overlimit(ctx, kept[0], kept[1]) : 0;
+	return saved ? on_overlimit(ctx, saved[0], saved[1]) : 0;
 }
 
 ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
@@ -129,18 +138,18 @@ ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
 /* copy_files hands it the caller's own table. */
 ft_inline int on_dup_fd_return(void *ctx, __u64 result)
 {
-	return IS_ERR_VALUE(result) ?
-		       on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files)) :
-		       0;
+	return IS_ERR_VALUE(result)
+		       ? on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files))
+		       : 0;
 }
 
-/* The form with `errorp`, which is what was kept. */
+/* The form with `errorp`, which is what was saved. */
 ft_inline int on_dup_fd_510_return(void *ctx, __u64 result)
 {
-	const __u64 *kept = result ? 0 : kept_by(FT_STEP_DUP_FD);
+	const __u64 *saved = result ? 0 : saved_args(FT_STEP_DUP_FD);
 	int error = 0;
 
-	if (!kept || bpf_probe_read_kernel(&error, sizeof(error), (void *)kept[0]))
+	if (!saved || bpf_probe_read_kernel(&error, sizeof(error), (void *)saved[0]))
 		return 0;
 	return on_dup_fd(ctx, error, BPF_CORE_READ(current_task(), files));
 }
@@ -165,7 +174,7 @@ ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __
 	 * The first two can be about a thread's stack; their own exits know.
 	 */
 	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		if (!config.watches_mmap || !maps_memory()) {
+		if (!port_config()->watches_mmap || !maps_memory()) {
 			port_refusal_drop();
 			return 0;
 		}
@@ -175,20 +184,20 @@ ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __
 	return 0;
 }
 
-/* The same at its return, where the arguments are those that its entry kept. */
-ft_inline int on_vm_enough_memory_return(void *ctx, int error)
+/* The same at its return, where the arguments are those that its entry saved. */
+ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 {
-	int cap_sys_admin;
+	int cap_sys_admin, error = (int)result;
 	struct pt_regs *regs;
-	const __u64 *kept;
+	const __u64 *saved;
 	__u64 pages;
 
 	if (error >= 0)
 		return 0;
-	kept = kept_by(FT_STEP_VM_ENOUGH_MEMORY);
-	if (kept) {
-		pages = kept[0];
-		cap_sys_admin = (int)kept[1];
+	saved = saved_args(FT_STEP_VM_ENOUGH_MEMORY);
+	if (saved) {
+		pages = saved[0];
+		cap_sys_admin = (int)saved[1];
 	} else {
 		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
 		if (!maps_memory())
@@ -211,14 +220,14 @@ ft_inline int on_alloc_pid(int error, __u64 namespace)
 	return 0;
 }
 
-ft_inline int on_alloc_pid_return(__u64 result)
+ft_inline int on_alloc_pid_return(void *ctx, __u64 result)
 {
-	const __u64 *kept;
+	const __u64 *saved;
 
 	if (!IS_ERR_VALUE(result))
 		return 0;
-	kept = kept_by(FT_STEP_ALLOC_PID);
-	return on_alloc_pid((int)result, kept ? kept[0] : 0);
+	saved = saved_args(FT_STEP_ALLOC_PID);
+	return on_alloc_pid((int)result, saved ? saved[0] : 0);
 }
 
 /* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
@@ -231,17 +240,18 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 	/* With CLONE_INTO_CGROUP another cgroup is charged. */
 	if (has_field(kernel_clone_args, cgroup) &&
 	    BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal,
-				 pids_css_at(BPF_CORE_READ(args, optional(kernel_clone_args, cgroup))));
+		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(
+						  args, optional(kernel_clone_args, cgroup))));
 	else
 		read_pids_cgroup(refusal, pids_css());
 	return 0;
 }
 
 /* Its second argument is copy_process' last. */
-ft_inline int on_cgroup_can_fork_return(int error)
+ft_inline int on_cgroup_can_fork_return(void *ctx, __u64 result)
 {
 	struct ft_attempt *attempt;
+	int error = (int)result;
 
 	if (error >= 0)
 		return 0;
@@ -275,7 +285,7 @@ ft_inline int on_memory_cgroup(void *ctx, __u64 cgroup)
 }
 
 /* Apart from the others' arguments: they are still under way. */
-ft_inline int keep_memory_cgroup(__u64 cgroup)
+ft_inline int save_memory_cgroup(__u64 cgroup)
 {
 	struct ft_attempt *attempt = port_attempt();
 
@@ -288,9 +298,8 @@ ft_inline int on_memory_cgroup_return(void *ctx, __u64 result)
 {
 	struct ft_attempt *attempt = (__u8)result ? 0 : port_attempt();
 
-	return attempt && attempt->memory_cgroup ?
-		       on_memory_cgroup(ctx, attempt->memory_cgroup) :
-		       0;
+	return attempt && attempt->memory_cgroup ? on_memory_cgroup(ctx, attempt->memory_cgroup)
+						 : 0;
 }
 
 /* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
@@ -307,13 +316,12 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	refusal = ft_on_refusal(step, error);
 	if (!refusal || error != -FT_ENOSPC)
 		return 0;
-	if (is_moved(refusal, has_field(pid_namespace, level),
-		     FT_MOVED_PID_NAMESPACE))
+	if (is_moved(refusal, has_field(pid_namespace, level), FT_MOVED_PID_NAMESPACE))
 		return 0;
 	/* create_user_ns and create_pid_namespace look at the depth first. */
-	level = step == FT_STEP_COPY_PID_NS ?
-			BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level) :
-			BPF_CORE_READ(owner, level);
+	level = step == FT_STEP_COPY_PID_NS
+			? BPF_CORE_READ(current_task(), nsproxy, pid_ns_for_children, level)
+			: BPF_CORE_READ(owner, level);
 	if ((step == FT_STEP_CREATE_USER_NS && level > NAMESPACE_DEPTH) ||
 	    (step == FT_STEP_COPY_PID_NS && level >= NAMESPACE_DEPTH)) {
 		refusal->detail = FT_DETAIL_NS_DEPTH;
@@ -321,8 +329,8 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 		return 0;
 	}
 	found = read_ns_limit(owner_address, type);
-	refusal->detail = step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS :
-								      FT_DETAIL_NS_LIMIT;
+	refusal->detail =
+		step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS : FT_DETAIL_NS_LIMIT;
 	return 0;
 }
 
@@ -334,19 +342,20 @@ ft_inline int on_create_user_ns(int error, struct cred *new)
 	return 0;
 }
 
-ft_inline int on_create_user_ns_return(int error)
+ft_inline int on_create_user_ns_return(void *ctx, __u64 result)
 {
-	const __u64 *kept = error < 0 ? kept_by(FT_STEP_CREATE_USER_NS) : 0;
+	int error = (int)result;
+	const __u64 *saved = error < 0 ? saved_args(FT_STEP_CREATE_USER_NS) : 0;
 
-	return kept ? on_create_user_ns(error, (struct cred *)kept[0]) : 0;
+	return saved ? on_create_user_ns(error, (struct cred *)saved[0]) : 0;
 }
 
-/* The owning user namespace is what was kept. */
+/* The owning user namespace is what was saved. */
 ft_inline int on_namespace_return(enum ft_step step, __u64 result, __u64 type)
 {
-	const __u64 *kept = IS_ERR_VALUE(result) ? kept_by(step) : 0;
+	const __u64 *saved = IS_ERR_VALUE(result) ? saved_args(step) : 0;
 
-	return kept ? namespace_refused(step, (int)result, kept[0], type) : 0;
+	return saved ? namespace_refused(step, (int)result, saved[0], type) : 0;
 }
 
 /* Stacks of threads: what fails here never gets as far as clone. */
@@ -357,89 +366,6 @@ ft_inline int on_namespace_return(enum ft_step step, __u64 result, __u64 type)
 #define MAP_FIXED_ANY (0x10 | 0x100000) /* who gives the place is not allocating a stack */
 /* glibc calls mprotect right after mmap; later the range can be of something else. */
 #define STACK_FRESH_NS FT_NS_PER_S
-
-/* Can the overcommit rule have refused these pages? Asked where nobody watched it. */
-ft_inline int may_be_overcommit(const struct ft_refusal *refusal, __u64 pages)
-{
-	__u64 mode = number_of(refusal, FT_NUMBER_OVERCOMMIT_MEMORY);
-
-	if (!has_number(refusal, FT_NUMBER_OVERCOMMIT_MEMORY))
-		return 1;
-	if (mode == 0 && has_number(refusal, FT_NUMBER_PAGES_RAM) &&
-	    has_number(refusal, FT_NUMBER_PAGES_SWAP))
-		return pages > number_of(refusal, FT_NUMBER_PAGES_RAM) +
-				       number_of(refusal, FT_NUMBER_PAGES_SWAP);
-	return mode != 1;
-}
-
-/*
- * Which limit refused `bytes` of stack? Leaves the numbers in the refusal.
- * Source: mm/mmap.c, do_mmap and may_expand_vm; mm/mprotect.c, mprotect_fixup:
- * it asks for RLIMIT_DATA only, the address space was had already. What cannot
- * be written is charged to neither RLIMIT_DATA nor the overcommit rule.
- */
-ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writable)
-{
-	struct task_struct *task = current_task();
-	struct ft_refusal *refusal = port_refusal();
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 pages = pages_of(bytes);
-	__u64 total, data, address_space, data_limit;
-	int count = 0;
-
-	/* Of as many pages: not one left over from an earlier call. */
-	if (refusal && refusal->is_of_stack && number_of(refusal, FT_NUMBER_PAGES_ASKED) == pages) {
-		refusal->detail = FT_DETAIL_STACK_COMMIT;
-		ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-		return 0;
-	}
-	refusal = port_refusal_open();
-	if (!refusal)
-		return 0;
-	ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
-	if (is_moved(refusal,
-		     has_field(mm_struct, total_vm) && has_field(mm_struct, data_vm) &&
-			     has_field(mm_struct, map_count),
-		     FT_MOVED_MM_STRUCT))
-		return 0;
-	total = BPF_CORE_READ(mm, total_vm);
-	data = BPF_CORE_READ(mm, data_vm);
-	address_space = BPF_CORE_READ(task, signal, rlim[RLIMIT_AS].rlim_cur);
-	data_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_DATA].rlim_cur);
-	count = BPF_CORE_READ(mm, map_count);
-	ft_number(refusal, FT_NUMBER_MM_TOTAL_PAGES, total);
-	ft_number(refusal, FT_NUMBER_DATA_PAGES, data);
-	ft_number(refusal, FT_NUMBER_ADDRESS_SPACE_LIMIT, address_space);
-	ft_number(refusal, FT_NUMBER_DATA_LIMIT, data_limit);
-	ft_number(refusal, FT_NUMBER_MAP_COUNT, count);
-	if (config.sysctl_max_map_count)
-		number_int_at(refusal, FT_NUMBER_MAX_MAP_COUNT, config.sysctl_max_map_count);
-	else if (config.max_map_count)
-		ft_number(refusal, FT_NUMBER_MAX_MAP_COUNT, config.max_map_count);
-	if (error == -FT_EAGAIN)
-		refusal->detail = FT_DETAIL_STACK_LOCKED;
-	else if (error != -FT_ENOMEM)
-		refusal->detail = FT_DETAIL_NONE;
-	else if (has_number(refusal, FT_NUMBER_MAX_MAP_COUNT) &&
-		 /* do_mmap lets one more pass than split_vma does */
-		 count >= (int)number_of(refusal, FT_NUMBER_MAX_MAP_COUNT) + (step == FT_STEP_MMAP))
-		refusal->detail = FT_DETAIL_STACK_MAPPINGS;
-	else if (step == FT_STEP_MMAP && address_space != ~0ULL &&
-		 total + pages > address_space >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_ADDRESS_SPACE;
-	else if (is_writable && data_limit != ~0ULL &&
-		 data + pages > data_limit >> config.page_shift)
-		refusal->detail = FT_DETAIL_STACK_DATA;
-	else if (is_writable && config.is_by_syscall) {
-		/* Nobody watched the overcommit rule: what is left is it, if it can refuse. */
-		read_commit_rule(refusal, mm);
-		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
-		ft_number(refusal, FT_NUMBER_PAGES_ASKED, pages);
-		refusal->detail = may_be_overcommit(refusal, pages) ? FT_DETAIL_STACK_COMMIT :
-								      FT_DETAIL_NONE;
-	}
-	return 0;
-}
 
 ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int error)
 {
@@ -461,7 +387,7 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 	}
 	if (!IS_ERR_VALUE(result)) {
 		range.start = result;
-		range.bytes = pages_of(length) << config.page_shift;
+		range.bytes = pages_of(length) << port_config()->page_shift;
 		range.time_ns = port_now_ns();
 		port_stack_note(&range);
 		return;
@@ -472,7 +398,7 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 /* Is it the guard at the bottom of the stack that this thread has just mapped, or all above one? */
 ft_inline int is_fresh_stack(const struct ft_stack_range *range, __u64 start, __u64 length)
 {
-	__u64 mask = (1ULL << config.page_shift) - 1;
+	__u64 mask = (1ULL << port_config()->page_shift) - 1;
 	__u64 end = range->start + range->bytes;
 
 	if (port_now_ns() - range->time_ns > STACK_FRESH_NS || start < range->start || start >= end)
@@ -511,8 +437,9 @@ ft_inline int on_mmap_return(void *ctx, __u64 result)
 	return 0;
 }
 
-ft_inline int on_mprotect_return(void *ctx, int error)
+ft_inline int on_mprotect_return(void *ctx, __u64 result)
 {
+	int error = (int)result;
 	struct pt_regs *regs;
 	long number;
 
@@ -553,19 +480,19 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
 	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
 		return;
-	if ((number == NR_MMAP || number == NR_MPROTECT) && !config.is_by_syscall)
+	if ((number == NR_MMAP || number == NR_MPROTECT) && !port_config()->is_by_syscall)
 		return;
 	number = syscall_number_in(regs);
-	if (config.is_by_syscall) {
+	if (port_config()->is_by_syscall) {
 		if (number == NR_MMAP) {
 			if (ARGUMENT_3(regs) & MAP_STACK &&
-			    !(IS_ERR_VALUE(result) && ft_was_told(port_call_take(), is_second)))
+			    !(IS_ERR_VALUE(result) && ft_was_counted(port_call_take(), is_second)))
 				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
 					ARGUMENT_3(regs), result);
 			return;
 		}
 		if (number == NR_MPROTECT) {
-			if (IS_ERR_VALUE(result) && !ft_was_told(port_call_take(), is_second))
+			if (IS_ERR_VALUE(result) && !ft_was_counted(port_call_take(), is_second))
 				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
 					    ARGUMENT_2(regs), (int)result);
 			return;

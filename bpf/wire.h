@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The wire: what the kernel side sends and user space decodes. Includes nothing
- * and uses plain C types, so that the CO-RE shell, the bcc shell, the native
- * test shell and a reader of fork_trace/events.py all see the same bytes.
+ * The wire: what the kernel side sends and user space decodes. Plain C types, so
+ * that the CO-RE shell, the bcc shell, the native test shell and a reader of
+ * fork_trace/events.py all see the same bytes.
  */
-#ifndef FORK_TRACE_H
-#define FORK_TRACE_H
+#ifndef FORK_TRACE_WIRE_H
+#define FORK_TRACE_WIRE_H
 
 typedef unsigned char ft_u8;
 typedef unsigned int ft_u32;
@@ -18,67 +18,11 @@ typedef unsigned long long ft_u64;
 #define FT_BUILD_ID_BYTES 20
 #define FT_KERNEL_FRAMES 32 /* dup_mmap's refusal lies 4 to 8 frames below copy_process */
 
-/*
- * The steps of a fork that this program can blame, in the order in which the
- * kernel takes them. fork_trace/steps.py holds the same list with its meaning.
- */
-#define FT_STEPS(X)                     \
-	X(COPY_PROCESS, 0)              \
-	X(SECCOMP, 1)                   \
-	X(CLONE_ARGS, 2)                \
-	X(KERNEL_CLONE, 3)              \
-	X(CLONE_FLAGS, 4)               \
-	X(DUP_TASK_STRUCT, 5)           \
-	X(TASK_EXEC_STATE_COPY, 6)      \
-	X(COPY_CREDS, 7)                \
-	X(CREATE_USER_NS, 8)            \
-	X(SET_CRED_UCOUNTS, 9)          \
-	X(RLIMIT_NPROC, 10)             \
-	X(THREADS_MAX, 11)              \
-	X(IO_URING_FORK, 12)            \
-	X(MPOL_DUP, 13)                 \
-	X(SCHED_FORK, 14)               \
-	X(PERF_EVENT_INIT_TASK, 15)     \
-	X(AUDIT_ALLOC, 16)              \
-	X(SECURITY_TASK_ALLOC, 17)      \
-	X(COPY_SEMUNDO, 18)             \
-	X(DUP_FD, 19)                   \
-	X(COPY_FS, 20)                  \
-	X(COPY_FS_STRUCT, 21)           \
-	X(COPY_SIGNAL, 22)              \
-	X(MM_INIT, 23)                  \
-	X(DUP_MMAP, 24)                 \
-	X(VM_ENOUGH_MEMORY, 25)         \
-	X(VM_AREA_DUP, 26)              \
-	X(VMA_DUP_POLICY, 27)           \
-	X(DUP_USERFAULTFD, 28)          \
-	X(ANON_VMA_FORK, 29)            \
-	X(COPY_PAGE_RANGE, 30)          \
-	X(LDT_DUP_CONTEXT, 31)          \
-	X(COPY_NAMESPACES, 32)          \
-	X(COPY_MNT_NS, 33)              \
-	X(COPY_UTSNAME, 34)             \
-	X(COPY_IPCS, 35)                \
-	X(COPY_PID_NS, 36)              \
-	X(COPY_CGROUP_NS, 37)           \
-	X(COPY_NET_NS, 38)              \
-	X(COPY_TIME_NS, 39)             \
-	X(COPY_IO, 40)                  \
-	X(COPY_THREAD, 41)              \
-	X(SHSTK_ALLOC_THREAD_STACK, 42) \
-	X(ALLOC_PID, 43)                \
-	X(PIDFD_PREPARE, 44)            \
-	X(CGROUP_CAN_FORK, 45)          \
-	X(SCHED_CGROUP_FORK, 46)        \
-	X(FUTEX_HASH, 47)               \
-	X(PID_NAMESPACE_LATE, 48)       \
-	X(SIGNAL_LATE, 49)              \
-	X(MMAP, 50)                     \
-	X(MPROTECT, 51)
-
-#define FT_STEP_ENUM(name, number) FT_STEP_##name = number,
-enum ft_step { FT_STEPS(FT_STEP_ENUM) };
-#undef FT_STEP_ENUM
+/* The steps of a fork that this program can blame, by their places in probes.def. */
+#define STEP(ident, name, what) FT_STEP_##ident,
+enum ft_step {
+#include "probes.def"
+};
 
 /*
  * What decides between two causes that share a step and an errno. It is part of
@@ -130,7 +74,7 @@ enum ft_syscall {
  * that nothing could be looked at, and that the programs of every step were
  * attached by then.
  */
-#define FT_FITS(X)                \
+#define FT_CANDIDATES(X)          \
 	X(NPROC, 0)               \
 	X(THREADS, 1)             \
 	X(DEADLINE, 2)            \
@@ -164,10 +108,11 @@ enum ft_syscall {
 	X(UNJUDGED, 30)           \
 	X(THREADS_NEAR, 31)
 
-#define FT_FIT_ENUM(name, number) FT_FIT_##name = number,
-enum ft_fit { FT_FITS(FT_FIT_ENUM) };
-#undef FT_FIT_ENUM
-
+#define FT_CANDIDATE_ENUM(name, number) FT_CANDIDATE_##name = number,
+enum ft_candidate {
+	FT_CANDIDATES(FT_CANDIDATE_ENUM)
+};
+#undef FT_CANDIDATE_ENUM
 
 /*
  * Numbers read in the kernel at the instant of the refusal. Each has a bit in
@@ -223,7 +168,9 @@ enum ft_fit { FT_FITS(FT_FIT_ENUM) };
 	X(MOVED, 46)
 
 #define FT_NUMBER_ENUM(name, number) FT_NUMBER_##name = number,
-enum ft_number { FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47 };
+enum ft_number {
+	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47
+};
 #undef FT_NUMBER_ENUM
 
 /*
@@ -266,7 +213,8 @@ enum ft_stat {
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
 	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
-	FT_STAT_UNRETURNED = 11, /* calls of copy_process that were not seen to return; kprobe rung */
+	FT_STAT_UNRETURNED =
+		11, /* calls of copy_process that were not seen to return; kprobe rung */
 	FT_STAT_STACKLESS = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_COUNT = 13,
 };
@@ -290,7 +238,7 @@ struct ft_key {
 	ft_u8 detail; /* enum ft_detail */
 	ft_u8 syscall; /* enum ft_syscall */
 	ft_u8 bits; /* FT_BIT_* */
-	ft_u32 fits; /* bit n: enum ft_fit; 0 where a refusal was seen */
+	ft_u32 candidates; /* bit n: enum ft_candidate; 0 where a refusal was seen */
 };
 _Static_assert(sizeof(struct ft_key) == 40, "ft_key is part of the wire");
 
@@ -370,9 +318,9 @@ struct ft_event {
 	 */
 	char cgroup_path[FT_CGROUP_PATH_BYTES];
 };
-_Static_assert(sizeof(struct ft_event) ==
-		       40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT + (8 + 32) * FT_USER_FRAMES +
-			       32 * FT_LEVELS + FT_CGROUP_PATH_BYTES,
+_Static_assert(sizeof(struct ft_event) == 40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
+						  (8 + 32) * FT_USER_FRAMES + 32 * FT_LEVELS +
+						  FT_CGROUP_PATH_BYTES,
 	       "ft_event is part of the wire");
 
 /*
@@ -399,96 +347,12 @@ struct ft_stack {
 	ft_u32 part_count;
 	ft_u32 argument_count; /* in bytes */
 	ft_u64 registers[FT_REGISTERS];
-	char part[FT_EXE_PARTS][FT_EXE_PART_BYTES]; /* of its path within its mount, last one first */
+	char part[FT_EXE_PARTS]
+		 [FT_EXE_PART_BYTES]; /* of its path within its mount, last one first */
 	char argument[FT_ARGUMENT_BYTES]; /* the command line, each argument ended by a NUL */
 };
-_Static_assert(sizeof(struct ft_stack) == 72 + 8 * FT_REGISTERS +
-						  FT_EXE_PARTS * FT_EXE_PART_BYTES +
-						  FT_ARGUMENT_BYTES,
+_Static_assert(sizeof(struct ft_stack) ==
+		       72 + 8 * FT_REGISTERS + FT_EXE_PARTS * FT_EXE_PART_BYTES + FT_ARGUMENT_BYTES,
 	       "ft_stack is part of the wire");
-
-/* A refusal seen inside an open copy_process, kept until that call returns. */
-struct ft_refusal {
-	ft_u64 have;
-	ft_u64 number[FT_NUMBER_COUNT];
-	ft_s32 error;
-	ft_u8 step;
-	ft_u8 detail;
-	ft_u8 bits; /* FT_BIT_MEMCG */
-	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack: no copy_process follows */
-	ft_u32 level_count;
-	ft_u32 fits;
-	ft_u64 flags; /* scratch: the CLONE_* flags while the state is judged */
-	struct ft_level level[FT_LEVELS];
-	ft_u64 kernel_frame[FT_KERNEL_FRAMES]; /* scratch: was copy_process among the callers? */
-};
-
-/*
- * The kprobe rung: a program at a return sees no arguments any more, and no
- * kernel stack beyond the trampoline that brought it there. So one on the entry
- * of copy_process notes each fork under way, and others keep the arguments that
- * are told if their function refuses. Each note is new, so that nothing older
- * than its fork is in it.
- */
-struct ft_attempt {
-	ft_u64 args; /* struct kernel_clone_args * */
-	ft_u64 memory_cgroup; /* of mem_cgroup_out_of_memory, which can be called in all others */
-	ft_u64 kept[2]; /* arguments of the function that was entered last */
-	ft_u64 kept_by; /* enum ft_step: which one that is */
-};
-
-/* The stack that a thread has mapped for another. */
-struct ft_stack_range {
-	ft_u64 start;
-	ft_u64 bytes;
-	ft_u64 time_ns; /* when it was mapped */
-};
-
-#define FT_FILTER_PID 1
-#define FT_FILTER_UID 2
-#define FT_FILTER_COMM 4
-#define FT_FILTER_CGROUP 8
-
-/*
- * Settings, fixed before the programs are loaded: the verifier then drops what
- * they switch off. An address of 0 means that the symbol is not known.
- */
-struct ft_config {
-	ft_u64 copy_process_start; /* [start, end): return addresses in copy_process */
-	ft_u64 copy_process_end;
-	ft_u64 nr_threads; /* int, kernel/fork.c */
-	ft_u64 max_threads; /* int, kernel/fork.c */
-	ft_u64 pid_max; /* int, kernel/pid.c; gone in v6.14 */
-	ft_u64 sysctl_nr_open; /* unsigned int, fs/file.c */
-	ft_u64 sysctl_overcommit_memory; /* int, mm/util.c */
-	ft_u64 sysctl_overcommit_ratio; /* int */
-	ft_u64 sysctl_overcommit_kbytes; /* unsigned long */
-	ft_u64 sysctl_admin_reserve_kbytes; /* unsigned long */
-	ft_u64 sysctl_user_reserve_kbytes; /* unsigned long */
-	ft_u64 totalram_pages; /* atomic_long_t _totalram_pages, mm/page_alloc.c */
-	ft_u64 total_swap_pages; /* long, mm/swapfile.c */
-	ft_u64 vm_committed_as; /* struct percpu_counter, mm/util.c */
-	ft_u64 sysctl_max_map_count; /* int, mm/util.c */
-	ft_u64 unprivileged_userns_clone; /* int, kernel/fork.c; Debian, Ubuntu */
-	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
-	ft_u64 watched; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_COUNTING */
-	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
-	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */
-	ft_u64 seed; /* nobody outside knows it, so that nobody can choose whom to share a hash with */
-	ft_u32 filter; /* FT_FILTER_* */
-	ft_u32 filter_pid;
-	ft_u32 filter_uid;
-	char filter_comm[FT_COMM_BYTES];
-	ft_u32 samples_per_second; /* of each key; for those of a kind, see ft_is_sampled */
-	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
-	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
-	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_told */
-	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_told */
-	ft_u32 copies_again_at_return; /* the second one is at its return: see ft_was_copy_told_before */
-	ft_u32 watches_mmap; /* a program is attached to it */
-	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
-	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
-	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
-};
 
 #endif

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who asked: the system call and its arguments, the place in the kernel, the
+ * cgroup. Only ever run on the error path.
+ */
+#ifndef FORK_TRACE_CALLER_H
+#define FORK_TRACE_CALLER_H
+
+#include "port.h"
+#include "reading.h"
+#include "uapi.h"
+#include "wire.h"
+
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define SIGKILL_BIT (1UL << 8)
+#define SIGNAL_GROUP_EXIT 0x00000004 /* include/linux/sched/signal.h */
+#define SECCOMP_MODE_FILTER 2 /* include/uapi/linux/seccomp.h */
+#define CGROUP_LEVELS 32
+#define WHOLE_STACK_FRAMES 8 /* from a step's refusal to the system call's entry there are more */
+
+/* clone and its kin, and what maps a stack; a 32-bit call has numbers of its own. */
+#if defined(__TARGET_ARCH_x86)
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
+#define NR_MMAP 9
+#define NR_MPROTECT 10
+#define NR_PKEY_MPROTECT 329
+#elif defined(__TARGET_ARCH_arm64)
+#define NR_CLONE 220
+#define NR_FORK (-2) /* has neither */
+#define NR_VFORK (-2)
+#define NR_MMAP 222
+#define NR_MPROTECT 226
+#define NR_PKEY_MPROTECT 288
+#endif
+#define NR_CLONE3 435 /* the same on every architecture */
+#define COMPAT_NR_FORK 2
+#define COMPAT_NR_CLONE 120
+#define COMPAT_NR_VFORK 190
+
+#if defined(__TARGET_ARCH_x86)
+#define REGISTERS_READ 21
+#else
+#define REGISTERS_READ FT_REGISTERS
+#endif
+
+#define COMPAT_CALL (1L << 32) /* a 32-bit call: its numbers are others */
+
+/* By the registers with which the system call began; -1: they do not say. */
+ft_inline long syscall_number_in(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	unsigned int status = 0;
+	long number = -1;
+
+	if (bpf_core_read(&number, sizeof(number), &regs->orig_ax))
+		return -1;
+	number &= ~0x40000000L; /* __X32_SYSCALL_BIT */
+	bpf_core_read(&status, sizeof(status), &current_task()->thread_info.status);
+	if (status & 2) /* TS_COMPAT */
+		number |= COMPAT_CALL;
+	return number;
+#elif defined(__TARGET_ARCH_arm64)
+	unsigned long flags = 0;
+	int number = -1;
+
+	if (bpf_core_read(&number, sizeof(number), &regs->syscallno) || number < 0)
+		return -1;
+	bpf_core_read(&flags, sizeof(flags), &current_task()->thread_info.flags);
+	/* TIF_32BIT, arch/arm64/include/asm/thread_info.h; its fork, vfork and clone are i386's. */
+	return flags & 1UL << 22 ? number | COMPAT_CALL : number;
+#endif
+}
+
+/* The registers with which this thread's system call began. */
+ft_inline struct pt_regs *call_registers(void)
+{
+	/*
+	 * Since Linux commit dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper")
+	 * (in v5.15) the kernel tells where they are. Before that, they end the
+	 * kernel stack, with no padding above them.
+	 */
+	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
+		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES -
+	       bpf_core_type_size(struct pt_regs);
+}
+
+ft_outline long syscall_number(void)
+{
+	return syscall_number_in(call_registers());
+}
+
+#if defined(__TARGET_ARCH_x86)
+/* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
+#define ARGUMENT_0(regs, number) \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
+#define ARGUMENT_1(regs, number) \
+	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
+#elif defined(__TARGET_ARCH_arm64)
+#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
+#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
+#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
+#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
+#endif
+
+/* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */
+ft_inline __u8 call_of(long number)
+{
+	if (number == NR_CLONE3 || number == (COMPAT_CALL | NR_CLONE3))
+		return FT_SYSCALL_CLONE3;
+	if (number == NR_FORK || number == (COMPAT_CALL | COMPAT_NR_FORK))
+		return FT_SYSCALL_FORK;
+	if (number == NR_CLONE || number == (COMPAT_CALL | COMPAT_NR_CLONE))
+		return FT_SYSCALL_CLONE;
+	if (number == NR_VFORK || number == (COMPAT_CALL | COMPAT_NR_VFORK))
+		return FT_SYSCALL_VFORK;
+	/* In another system call the kernel made the task itself: io_uring's workers, for instance. */
+	return FT_SYSCALL_KERNEL;
+}
+
+ft_inline __u8 syscall_of(struct task_struct *task)
+{
+	unsigned int flags = 0;
+	long number;
+
+	bpf_core_read(&flags, sizeof(flags), &task->flags);
+	if (flags & PF_KTHREAD)
+		return FT_SYSCALL_KERNEL;
+	number = syscall_number();
+	return number < 0 ? FT_SYSCALL_UNKNOWN : call_of(number);
+}
+
+ft_inline int is_fork_call(void)
+{
+	__u8 syscall = syscall_of(current_task());
+
+	return syscall != FT_SYSCALL_UNKNOWN && syscall != FT_SYSCALL_KERNEL;
+}
+
+/* The CLONE_* flags that a call of the fork family was made with, and clone3's set_tid_size. */
+ft_inline __u64 flags_in(struct pt_regs *regs, long number, __u64 *set_tid_size)
+{
+	__u8 call = call_of(number);
+	__u64 flags = 0;
+
+	if (call == FT_SYSCALL_CLONE) {
+		/* The low byte is the exit signal; the upper half is not looked at. */
+		flags = ARGUMENT_0(regs, number) & 0xffffff00ULL;
+	} else if (call == FT_SYSCALL_CLONE3) {
+		/* struct clone_args: the flags are its first word, set_tid_size its tenth */
+		if (bpf_probe_read_user(&flags, sizeof(flags), (void *)ARGUMENT_0(regs, number)))
+			flags = FT_FLAGS_UNKNOWN;
+		if (ARGUMENT_1(regs, number) >= 80 &&
+		    bpf_probe_read_user(set_tid_size, sizeof(*set_tid_size),
+					(void *)(ARGUMENT_0(regs, number) + 72)))
+			*set_tid_size = 0;
+	} else if (call == FT_SYSCALL_VFORK) {
+		flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
+	}
+	return flags;
+}
+
+ft_inline __u64 flags_of_call(void)
+{
+	struct pt_regs *regs = call_registers();
+	__u64 set_tid_size = 0;
+
+	return flags_in(regs, syscall_number_in(regs), &set_tid_size);
+}
+
+/* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */
+ft_inline int is_noted(void)
+{
+	return port_config()->notes_attempts ? !!port_attempt() : -1;
+}
+
+/* Is this thread in copy_process? Where no program notes it: in a system call that leads there. */
+ft_inline int is_forking(void)
+{
+	int noted = is_noted();
+
+	return noted < 0 ? is_fork_call() : noted;
+}
+
+/*
+ * Did copy_process call the function whose exit we are in? Only asked on the
+ * error path. In a fork, vfork, clone or clone3 nothing but copy_process calls
+ * the functions that are watched: the system call decides. __vm_enough_memory
+ * can be asked there for a user stack that has to grow as well, and kernel
+ * workers are made in any system call: then the kernel stack decides, if the
+ * address range of copy_process is known.
+ */
+ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int may_be_a_fault)
+{
+	int is_fork, noted = is_noted();
+	long bytes;
+	int i;
+
+	if (noted >= 0)
+		return noted;
+	is_fork = is_fork_call();
+	if (is_fork && !(may_be_a_fault && port_config()->copy_process_start))
+		return 1;
+	if (!port_config()->copy_process_start)
+		return 0;
+	bytes = bpf_get_stack(ctx, refusal->kernel_frame, sizeof(refusal->kernel_frame), 0);
+	/* kernel.perf_event_max_stack can cut it short: then it proves nothing. */
+	if (bytes < WHOLE_STACK_FRAMES * 8)
+		return is_fork;
+	for (i = 0; i < FT_KERNEL_FRAMES; i++) {
+		if (i * 8 >= bytes)
+			break;
+		if (refusal->kernel_frame[i] >= port_config()->copy_process_start &&
+		    refusal->kernel_frame[i] < port_config()->copy_process_end)
+			return 1;
+	}
+	return 0;
+}
+
+/* Its cgroup. */
+
+ft_inline struct cgroup_subsys_state *css_of(__u64 subsystem)
+{
+	struct css_set *cset = BPF_CORE_READ(current_task(), cgroups);
+	struct cgroup_subsys_state *css = 0;
+
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)&cset->subsys + subsystem * sizeof(css));
+	return css;
+}
+
+/* Kernels without the controller lack the value; see nproc_index_v60. */
+ft_outline __u64 pids_index(void)
+{
+	return bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
+}
+
+ft_inline struct cgroup_subsys_state *pids_css(void)
+{
+	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
+		return 0;
+	return css_of(pids_index());
+}
+
+/*
+ * The cgroup that tells most about the task: on a host that has the pids
+ * controller in a v1 hierarchy the one there, otherwise the one in v2.
+ */
+ft_inline struct cgroup_subsys_state *own_css(void)
+{
+	struct cgroup_subsys_state *css = pids_css();
+	struct cgroup *dfl;
+
+	if (css && BPF_CORE_READ(css, cgroup, root, hierarchy_id))
+		return css;
+	dfl = BPF_CORE_READ(current_task(), cgroups, dfl_cgrp);
+	return __builtin_preserve_access_index(&dfl->self);
+}
+
+ft_inline int is_below_cgroup(__u64 id)
+{
+	struct cgroup_subsys_state *css = own_css();
+	int i;
+
+	for (i = 0; i < CGROUP_LEVELS && css; i++) {
+		if (BPF_CORE_READ(css, cgroup, kn, id) == id)
+			return 1;
+		css = BPF_CORE_READ(css, parent);
+	}
+	return 0;
+}
+
+/*
+ * The names from the task's own cgroup up to the root, which has none. A path that
+ * finds no room is left out whole: half of one would be another cgroup's.
+ */
+ft_inline void read_cgroup_path(struct ft_event *event)
+{
+	struct cgroup_subsys_state *css = own_css(), *parent;
+	__u32 used = 0;
+	long bytes;
+	int i;
+
+	for (i = 0; i < CGROUP_LEVELS && css; i++) {
+		parent = BPF_CORE_READ(css, parent);
+		if (!parent) {
+			event->cgroup_path_bytes = used;
+			return;
+		}
+		if (used > FT_CGROUP_PATH_BYTES - FT_CGROUP_NAME_BYTES)
+			return;
+		bytes = bpf_probe_read_kernel_str(event->cgroup_path + used, FT_CGROUP_NAME_BYTES,
+						  BPF_CORE_READ(css, cgroup, kn, name));
+		if (bytes <= 1 || bytes >= FT_CGROUP_NAME_BYTES)
+			return;
+		used += bytes;
+		css = parent;
+	}
+}
+
+/* The port, as far as it asks who. */
+
+ft_inline void port_who(struct ft_key *key)
+{
+	bpf_get_current_comm(key->comm, sizeof(key->comm));
+	key->uid = bpf_get_current_uid_gid();
+	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
+	key->syscall = syscall_of(current_task());
+}
+
+ft_inline void port_sample(void *ctx, struct ft_event *event)
+{
+	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	long bytes;
+
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->ppid = BPF_CORE_READ(parent, tgid);
+	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	read_cgroup_path(event);
+	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
+	if (bytes > 0)
+		event->user_frame_count = bytes / 8;
+	/* The same frames as build id and file offset: read now, for callers that exit at once. */
+	bpf_get_stack(ctx, event->user_place, sizeof(event->user_place),
+		      BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+	port_send_stack(event->time_ns);
+}
+
+ft_inline int port_is_filtered_out(const struct ft_key *key)
+{
+	int i;
+
+	if (!port_config()->filter)
+		return 0;
+	if (port_config()->filter & FT_FILTER_PID &&
+	    port_config()->filter_pid != bpf_get_current_pid_tgid() >> 32)
+		return 1;
+	if (port_config()->filter & FT_FILTER_UID && port_config()->filter_uid != key->uid)
+		return 1;
+	if (port_config()->filter & FT_FILTER_CGROUP &&
+	    !is_below_cgroup(port_config()->filter_cgroup))
+		return 1;
+	if (port_config()->filter & FT_FILTER_COMM) {
+		for (i = 0; i < FT_COMM_BYTES; i++) {
+			if (key->comm[i] != port_config()->filter_comm[i])
+				return 1;
+			if (!key->comm[i])
+				break;
+		}
+	}
+	return 0;
+}
+
+ft_inline int port_is_dying(void)
+{
+	struct task_struct *task = current_task();
+
+	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
+		return 1;
+	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
+}
+
+ft_inline int port_is_supervised(void)
+{
+	struct task_struct *task = current_task();
+
+	/* Without CONFIG_SECCOMP the structure is empty. */
+	if (has_field(seccomp, mode) && BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
+		return 1;
+	return !!BPF_CORE_READ(task, ptrace);
+}
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The programs on a function's entry and at its return, as either shell makes them of a
+ * line in probes.def. A shell defines PROGRAM, RETURNED and PASSED_0 to PASSED_2 before.
+ *
+ * At a return there is the value and no argument. Functions that return int or bool
+ * leave the rest of it undefined; those that return a pointer carry the error as the
+ * pointer's value, or NULL.
+ */
+#ifndef FORK_TRACE_PROGRAMS_H
+#define FORK_TRACE_PROGRAMS_H
+
+#include "steps.h"
+
+#define REFUSED_INT(result) ((int)(result) < 0)
+#define REFUSED_ERR_PTR(result) IS_ERR_VALUE(result)
+#define REFUSED_PTR(result) (!(result))
+#define ERROR_INT(result) ((int)(result))
+#define ERROR_ERR_PTR(result) ((int)(result))
+#define ERROR_PTR(result) (-FT_ENOMEM)
+
+/* What is saved on the entry. */
+
+#define ENTRY(name, function, body)            \
+	PROGRAM("kprobe/" function)            \
+	int kprobe_##name(struct pt_regs *ctx) \
+	{                                      \
+		return body;                   \
+	}
+
+#define SAVE_NONE(name, function, step)
+#define SAVE_ATTEMPT(name, function, step) /* by the shell */
+#define SAVE_ARG_0(name, function, step) ENTRY(name, function, save_args(step, PASSED_0(ctx), 0))
+#define SAVE_ARG_1(name, function, step) ENTRY(name, function, save_args(step, PASSED_1(ctx), 0))
+#define SAVE_ARG_2(name, function, step) ENTRY(name, function, save_args(step, PASSED_2(ctx), 0))
+#define SAVE_ARGS_1_2(name, function, step) \
+	ENTRY(name, function, save_args(step, PASSED_1(ctx), PASSED_2(ctx)))
+#define SAVE_CHARGE(name, function, step) ENTRY(name, function, save_memory_cgroup(PASSED_0(ctx)))
+#define SAVE_NPROC(name, function, step)                                  \
+	ENTRY(name, function,                                             \
+	      save_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), \
+			     bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC)))
+#define SAVE_NPROC_V60(name, function, step) \
+	ENTRY(name, function,                \
+	      save_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), nproc_index_v60()))
+
+/* What is told at the return. */
+
+#define RETURN_SHELL(name, function, returns, step, of)
+#define RETURN_OUTER(name, function, returns, step, of) \
+	RETURN_STEP(name, function, returns, step, FT_STEP_##of)
+#define RETURN_PLAIN(name, function, returns, step, of) \
+	RETURN_STEP(name, function, returns, step, step)
+#define RETURN_STEP(name, function, returns, step, last)                   \
+	PROGRAM("kretprobe/" function)                                     \
+	int kretprobe_##name(struct pt_regs *ctx)                          \
+	{                                                                  \
+		__u64 result = RETURNED(ctx);                              \
+                                                                           \
+		if (REFUSED_##returns(result))                             \
+			step_refused(step, ERROR_##returns(result), last); \
+		return 0;                                                  \
+	}
+
+#define RETURN_NAMESPACE(name, function, returns, step, of)                               \
+	PROGRAM("kretprobe/" function)                                                    \
+	int kretprobe_##name(struct pt_regs *ctx)                                         \
+	{                                                                                 \
+		return on_namespace_return(                                               \
+			step, RETURNED(ctx),                                              \
+			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
+	}
+
+#define RETURN_OWN(name, function, returns, step, of)        \
+	PROGRAM("kretprobe/" function)                       \
+	int kretprobe_##name(struct pt_regs *ctx)            \
+	{                                                    \
+		return on_##of##_return(ctx, RETURNED(ctx)); \
+	}
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the kernel promises to user space: errnos and the flags of clone. */
+#ifndef FORK_TRACE_UAPI_H
+#define FORK_TRACE_UAPI_H
+
+#define FT_EPERM 1
+#define FT_EAGAIN 11
+#define FT_ENOMEM 12
+#define FT_EINVAL 22
+#define FT_EMFILE 24
+#define FT_ENOSPC 28
+#define FT_ERESTARTSYS 512 /* include/linux/errno.h; the caller never sees these four */
+#define FT_ERESTARTNOINTR 513
+#define FT_ERESTART_RESTARTBLOCK 516
+
+/* include/uapi/linux/sched.h */
+#define FT_CLONE_VM 0x00000100ULL
+#define FT_CLONE_FS 0x00000200ULL
+#define FT_CLONE_SIGHAND 0x00000800ULL
+#define FT_CLONE_PIDFD 0x00001000ULL
+#define FT_CLONE_PARENT 0x00008000ULL
+#define FT_CLONE_THREAD 0x00010000ULL
+#define FT_CLONE_NEWNS 0x00020000ULL
+#define FT_CLONE_SYSVSEM 0x00040000ULL
+#define FT_CLONE_SETTLS 0x00080000ULL
+#define FT_CLONE_DETACHED 0x00400000ULL
+#define FT_CLONE_NEWCGROUP 0x02000000ULL
+#define FT_CLONE_NEWUTS 0x04000000ULL
+#define FT_CLONE_NEWIPC 0x08000000ULL
+#define FT_CLONE_NEWUSER 0x10000000ULL
+#define FT_CLONE_NEWPID 0x20000000ULL
+#define FT_CLONE_NEWNET 0x40000000ULL
+#define FT_CLONE_NEWTIME 0x00000080ULL
+#define FT_CLONE_INTO_CGROUP 0x200000000ULL
+#define FT_CLONE_NEW_ANY                                                           \
+	(FT_CLONE_NEWNS | FT_CLONE_NEWCGROUP | FT_CLONE_NEWUTS | FT_CLONE_NEWIPC | \
+	 FT_CLONE_NEWPID | FT_CLONE_NEWNET | FT_CLONE_NEWTIME)
+
+#endif
