@@ -32,7 +32,9 @@ from fork_trace import (
     steps,
 )
 from fork_trace.backends import SAMPLES_PER_SECOND, Backend, Filter, RungRefusedError, bcc
-from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.state import UNKNOWN
@@ -101,7 +103,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
     ringbuf = Fact(None, "not checked: requires permission to load BPF programs")
     if library and btf.value and "btf" not in request.without:
         try:
-            params, voids, last_params = library.function_params([*functions, SYMBOL_ITERATOR])
+            params, voids, last_params = function_params(library, [*functions, SYMBOL_ITERATOR])
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:

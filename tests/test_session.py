@@ -20,7 +20,10 @@ from hypothesis import strategies as some
 
 from fork_trace import cgroup, events, ledger, procfs, session, steps
 from fork_trace.backends import Filter, settings
-from fork_trace.backends.libbpf import LibbpfBackend
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.counters import left_out, missed
+from fork_trace.backends.libbpf.loading import Programs
 from fork_trace.backends.settings import (
     PHASE_ALONE,
     PHASE_COUNTING,
@@ -170,17 +173,9 @@ def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
     assert expected == is_vital(probe)
 
 
-class Unseeing(LibbpfBackend):
-    """A loaded backend whose programs were left out of so many calls, or the kernel does not say."""
-
-    def __init__(self, plan: Plan, misses: dict[str, int] | None, unfollowed: int | None) -> None:
-        self.plan = plan
-        self._missed, self._unreturned = None, 0
-        self._kprobe_events: Any = SimpleNamespace(missed=lambda function: unfollowed)
-        self._told = misses
-
-    def _misses(self) -> dict[str, int] | None:
-        return dict(self._told) if self._told is not None else None
+def following(unfollowed: int | None) -> Any:
+    """Kprobe events by which the kernel did not follow so many returns, or does not say."""
+    return SimpleNamespace(missed=lambda function=None: unfollowed)
 
 
 def twice(program: str) -> Plan:
@@ -205,9 +200,8 @@ def test_of_copy_process_is_missed_what_both_programs_can_have_been_left_out_of(
     again: str, unfollowed: int | None, misses: tuple[int, int], expected: int
 ) -> None:
     told = {"fexit_copy_process": misses[0], again: misses[1], "fexit_dup_fd": 7}
-    backend = Unseeing(twice(again), told, unfollowed)
 
-    assert expected == backend.missed()
+    assert expected == missed(twice(again), told, following(unfollowed), 0)
 
 
 def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
@@ -215,16 +209,31 @@ def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
         **{"fexit_copy_process": 0, steps.COPIED_AGAIN: 0, "fexit_vm_mmap_pgoff": 1},
         **{"fexit_dup_fd": 2, "fexit_sched_fork": 0, "fexit_mem_cgroup_out_of_memory": 3},
     }
-    backend = Unseeing(twice(steps.COPIED_AGAIN), told, 0)
+    plan = twice(steps.COPIED_AGAIN)
 
-    assert 1 == backend.missed()
-    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == backend.left_out()
+    assert 1 == missed(plan, told, following(0), 0)
+    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == left_out(plan, told)
 
 
 def test_where_the_kernel_does_not_count_what_was_left_out_nothing_is_said_of_it() -> None:
-    backend = Unseeing(PLAN, None, None)
+    assert (None, {}) == (missed(PLAN, None, None, 0), left_out(PLAN, None))
 
-    assert (None, {}) == (backend.missed(), backend.left_out())
+
+@pytest.mark.parametrize(
+    ("misses", "kprobe_events", "expected"),
+    [
+        (None, None, 3),
+        (None, following(2), 5),
+        (None, following(None), 3),
+        ({"kretprobe_copy_process": 1, "kretprobe_dup_fd": 4}, following(2), 10),
+    ],
+)
+def test_kprobes_miss_what_found_no_room_and_what_did_not_return(
+    misses: dict[str, int] | None, kprobe_events: Any, expected: int
+) -> None:
+    plan = replace(PLAN, rung="kprobe", probes=())
+
+    assert expected == missed(plan, misses, kprobe_events, 3)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +348,7 @@ def test_without_one_of_them_silence_never_tells() -> None:
 
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
-    backend._links, backend._later = [], Later(PLAN)
-    backend._kprobe_events = None
+    backend._programs, backend._later = Programs(Library()), Later(PLAN)
 
     backend.detach()
 
@@ -560,8 +568,6 @@ def test_without_meminfo_no_mapping_is_called_huge(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_libbpf_is_told_with_the_package_to_install() -> None:
-    from fork_trace.backends.libbpf import Library
-
     with pytest.raises(ForkTraceError) as told:
         Library("libbpf.so.99")
 
