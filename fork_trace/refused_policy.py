@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from fork_trace import files
 from fork_trace.backends import program
-from fork_trace.backends.libbpf import Library, attached
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.loading import attached
 from fork_trace.borrowed import Borrowed
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.refusals import committable_kib, room_for_half, unused_uid

@@ -61,9 +61,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"errors", "plan"},
     "backends.kprobe_events": {"files"},
     "backends.settings": {"backends", "events", "plan", "steps"},
-    "backends.libbpf": {
-        *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
-        *("files", "plan", "steps"),
+    "backends.libbpf": set(),
+    "backends.libbpf.bindings": {"errors"},
+    "backends.libbpf.btf": {"backends", "backends.libbpf.bindings", "errors", "files"},
+    "backends.libbpf.loading": {
+        *("backends", "backends.kprobe_events", "backends.libbpf.bindings"),
+        *("backends.libbpf.btf", "backends.settings", "errors", "plan"),
+    },
+    "backends.libbpf.counters": {
+        *("backends.kprobe_events", "backends.settings", "errors", "events", "plan", "steps"),
+    },
+    "backends.libbpf.backend": {
+        *("backends", "backends.libbpf.bindings", "backends.libbpf.counters"),
+        *("backends.libbpf.loading", "backends.settings", "errors", "files", "plan"),
     },
     "backends.bcc": {
         *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
@@ -128,7 +138,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refused_memory": {"borrowed", "errors", "files", "stage"},
     "refused_threads": {"borrowed", "errors", "files", "refusals", "stage"},
     "refused_policy": {
-        *("backends", "backends.libbpf", "borrowed", "errors", "files", "refusals", "stage"),
+        *("backends", "backends.libbpf.bindings", "backends.libbpf.loading", "borrowed"),
+        *("errors", "files", "refusals", "stage"),
     },
     "rehearse": {
         *("borrowed", "errors", "refusals", "refused_arguments", "refused_memory"),
@@ -140,7 +151,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collect.ration": {"budget", "records"},
     "collect.clock": set(),
     "collect.arm": {
-        *("backends", "backends.bcc", "backends.libbpf", "cgroup", "errors", "events", "headers"),
+        *(
+            "backends",
+            "backends.bcc",
+            "backends.libbpf.backend",
+            "backends.libbpf.bindings",
+            "backends.libbpf.btf",
+            "cgroup",
+            "errors",
+            "events",
+            "headers",
+        ),
         *("kernel", "plan", "privileges", "reserve", "steps"),
     },
     "collect.observe": {
@@ -268,7 +289,11 @@ OWNERS = {
     "threading": set(),
     "pickle": set(),
 }
-NAMED_ONLY_BY = {"libbpf.so": {"backends.libbpf"}, "libstdc++": {"demangle"}, "libdw": set()}
+NAMED_ONLY_BY = {
+    "libbpf.so": {"backends.libbpf.bindings"},
+    "libstdc++": {"demangle"},
+    "libdw": set(),
+}
 # How a process is made -> who does so: rehearsals, and the command of a capture.
 MAKERS = {
     "os.system": set(),
@@ -293,7 +318,7 @@ TOUCHES = {
     "backends": "the package's own object",
     "backends.bcc": "a memfd of our own",
     "backends.kprobe_events": "tracefs",
-    "backends.libbpf": "a descriptor that the kernel gave",
+    "backends.libbpf.btf": "a descriptor that the kernel gave",
     "borrowed": "sysctls and cgroups that a rehearsal borrows, by names of ours",
     "cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
     "check": "procfs",

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from fork_trace import cgroup, events, headers, kernel, privileges, reserve, steps
 from fork_trace.backends import Backend, Filter, RungRefusedError
-from fork_trace.backends.libbpf import SYMBOL_ITERATOR, LibbpfBackend, Library, listed_symbols
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.errors import ForkTraceError
 from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
 
@@ -44,7 +46,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
     ringbuf = Fact(None, "not checked: requires permission to load BPF programs")
     if library and btf.value and "btf" not in request.without:
         try:
-            params, voids, last_params = library.function_params([*functions, SYMBOL_ITERATOR])
+            params, voids, last_params = function_params(library, [*functions, SYMBOL_ITERATOR])
         except ForkTraceError as error:
             btf = Fact(False, error.message)
     if library and may_load.value:

@@ -9,7 +9,13 @@ import pytest
 
 from fork_trace import kernel, steps
 from fork_trace.backends import SAMPLES_PER_SECOND, Filter
-from fork_trace.backends.libbpf import SYMBOL_ITERATOR, Library, listed_symbols
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.btf import (
+    FUNCTION_IDS,
+    SYMBOL_ITERATOR,
+    function_params,
+    listed_symbols,
+)
 from fork_trace.collect.arm import arm, prepare
 from fork_trace.events import STACK_BYTES
 from fork_trace.plan import VARIABLES, Request
@@ -31,8 +37,8 @@ class ProgInfo(ctypes.Structure):
 
 def test_functions_are_found_where_libbpf_finds_them() -> None:
     library = Library()
-    library._function_ids.clear()
-    library.function_params([*FUNCTIONS, *ABSENT])
+    FUNCTION_IDS.clear()
+    function_params(library, [*FUNCTIONS, *ABSENT])
     btf = library.lib.btf__load_vmlinux_btf()
     numbers = {
         name: library.lib.btf__find_by_name_kind(btf, name.encode(), BTF_KIND_FUNC)
@@ -40,15 +46,15 @@ def test_functions_are_found_where_libbpf_finds_them() -> None:
     }
     library.lib.btf__free(btf)
 
-    assert {name: at for name, at in numbers.items() if at > 0} == library._function_ids
-    assert "copy_process" in library._function_ids
+    assert {name: at for name, at in numbers.items() if at > 0} == FUNCTION_IDS
+    assert "copy_process" in FUNCTION_IDS
 
 
 def test_no_program_takes_the_verifier_long() -> None:
     backend: Any = arm(prepare(Request()), Filter(), SAMPLES_PER_SECOND, STACK_BYTES).backend
     try:
         verified = {}
-        for name, handle in backend._programs.items():
+        for name, handle in backend._programs._handles.items():
             info = ProgInfo()
             size = ctypes.c_uint32(ctypes.sizeof(info))
             fd = backend._lib.bpf_program__fd(handle)
@@ -67,7 +73,7 @@ def test_no_program_takes_the_verifier_long() -> None:
 
 def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
     library = Library()
-    if not library.function_params([SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
+    if not function_params(library, [SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
         pytest.skip("this kernel has no iterator over its symbols: Linux 6.0 has")
     names = ["copy_process", *FUNCTIONS, *VARIABLES]
     listed = listed_symbols(library, names)

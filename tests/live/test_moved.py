@@ -28,11 +28,11 @@ WATCH = """
 import sys
 from pathlib import Path
 from fork_trace import records, rehearse
-from fork_trace.backends import libbpf
+from fork_trace.backends.libbpf import backend
 from fork_trace.plan import Request
 from fork_trace.collect.session import Session
-installed = libbpf.program
-libbpf.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
+installed = backend.program
+backend.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
 session = Session(Request(rung=sys.argv[2]))
 for name in sys.argv[4:]:
     rehearse.run(name, int(sys.argv[3]))

@@ -13,7 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fork_trace.backends.libbpf import LibbpfBackend, Library
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.bindings import Library
 from fork_trace.collect.arm import read_facts
 from fork_trace.plan import Plan, Request, Stage, make
 

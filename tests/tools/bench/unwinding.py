@@ -18,7 +18,7 @@ from typing import Any
 
 from fork_trace import events
 from fork_trace.backends import Filter
-from fork_trace.backends.libbpf import LibbpfBackend
+from fork_trace.backends.libbpf.backend import LibbpfBackend
 from fork_trace.collect.arm import read_facts
 from fork_trace.plan import Request, make
 from fork_trace.symbols import Caller, Symbols

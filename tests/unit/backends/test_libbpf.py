@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,23 +10,18 @@ import pytest
 from samples import PLAN, twice
 
 from fork_trace import steps
-from fork_trace.backends.libbpf import LibbpfBackend, Library
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.bindings import Library
+from fork_trace.backends.libbpf.counters import left_out, missed
+from fork_trace.backends.libbpf.loading import Programs
 from fork_trace.backends.settings import Later
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Plan, Stage
+from fork_trace.plan import Stage
 
 
-class Unseeing(LibbpfBackend):
-    """A loaded backend whose programs were left out of so many calls, or the kernel does not say."""
-
-    def __init__(self, plan: Plan, misses: dict[str, int] | None, unfollowed: int | None) -> None:
-        self.plan = plan
-        self._missed, self._unreturned = None, 0
-        self._kprobe_events: Any = SimpleNamespace(missed=lambda function: unfollowed)
-        self._told = misses
-
-    def _misses(self) -> dict[str, int] | None:
-        return dict(self._told) if self._told is not None else None
+def following(unfollowed: int | None) -> Any:
+    """Kprobe events by which the kernel did not follow so many returns, or does not say."""
+    return SimpleNamespace(missed=lambda function=None: unfollowed)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +40,8 @@ def test_of_copy_process_is_missed_what_both_programs_can_have_been_left_out_of(
     again: str, unfollowed: int | None, misses: tuple[int, int], expected: int
 ) -> None:
     told = {"fexit_copy_process": misses[0], again: misses[1], "fexit_dup_fd": 7}
-    backend = Unseeing(twice(again), told, unfollowed)
 
-    assert expected == backend.missed()
+    assert expected == missed(twice(again), told, following(unfollowed), 0)
 
 
 def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
@@ -54,21 +49,36 @@ def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
         **{"fexit_copy_process": 0, steps.COPIED_AGAIN: 0, "fexit_vm_mmap_pgoff": 1},
         **{"fexit_dup_fd": 2, "fexit_sched_fork": 0, "fexit_mem_cgroup_out_of_memory": 3},
     }
-    backend = Unseeing(twice(steps.COPIED_AGAIN), told, 0)
+    plan = twice(steps.COPIED_AGAIN)
 
-    assert 1 == backend.missed()
-    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == backend.left_out()
+    assert 1 == missed(plan, told, following(0), 0)
+    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == left_out(plan, told)
 
 
 def test_where_the_kernel_does_not_count_what_was_left_out_nothing_is_said_of_it() -> None:
-    backend = Unseeing(PLAN, None, None)
+    assert (None, {}) == (missed(PLAN, None, None, 0), left_out(PLAN, None))
 
-    assert (None, {}) == (backend.missed(), backend.left_out())
+
+@pytest.mark.parametrize(
+    ("misses", "kprobe_events", "expected"),
+    [
+        (None, None, 3),
+        (None, following(2), 5),
+        (None, following(None), 3),
+        ({"kretprobe_copy_process": 1, "kretprobe_dup_fd": 4}, following(2), 10),
+    ],
+)
+def test_kprobes_miss_what_found_no_room_and_what_did_not_return(
+    misses: dict[str, int] | None, kprobe_events: Any, expected: int
+) -> None:
+    plan = replace(PLAN, rung="kprobe", probes=())
+
+    assert expected == missed(plan, misses, kprobe_events, 3)
 
 
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
-    backend._links, backend._later = [], Later(PLAN)
+    backend._programs, backend._later = Programs(Library()), Later(PLAN)
     backend._kprobe_events = None
 
     backend.detach()
