@@ -15,14 +15,14 @@ MOST = 500
 _ONE_STACK_S = 0.25  # twice that at most, however odd the files of one stack are
 HURRIED_S = 0.3  # for those that still wait at the end, and to settle, where somebody waits for it
 
-# Makes a record within this time, and hurries once it is late; None: it gets no record of its own.
-Tell = Callable[[Sample, float, Callable[[], bool]], "Failure | None"]
-
 
 class Owed:
-    """Samples in the order in which they came, each until it is told."""
+    """Samples in the order in which they came, each until it is told.
 
-    def __init__(self, tell: Tell) -> None:
+    `tell` makes a record within a time, and hurries once it is late; None: it gets no record of its own.
+    """
+
+    def __init__(self, tell: Callable[[Sample, float, Callable[[], bool]], Failure | None]) -> None:
         self._tell = tell
         self._samples: deque[Sample] = deque()
         self.signals: Callable[[], int] = lambda: 0  # by which the run was told to end

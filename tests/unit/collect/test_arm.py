@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from samples import PLAN
 
 from fork_trace.backends import Filter, settings
-from fork_trace.collect.arm import check_filter, demand_another_user, find_filter
+from fork_trace.collect.arm import Armed, check_filter, demand_another_user, find_filter
 from fork_trace.errors import ForkTraceError
+from fork_trace.plan import Stage
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,34 @@ def test_privileges_that_cannot_be_given_up_are_told_with_what_it_takes() -> Non
         demand_another_user("why not")
 
     assert "--keep-privileges" in refusal.value.hint
+
+
+class Waiting:
+    """A backend with so many probes that wait for each stage."""
+
+    def __init__(self, **waiting: int) -> None:
+        self.plan = PLAN
+        self.waiting = [(Stage[name], number) for name, number in waiting.items()]
+        self.asked: list[Stage] = []
+
+    def attach_more(self, stage: Stage) -> bool:
+        self.asked.append(stage)
+        return len(self.asked) < sum(number for each, number in self.waiting if each <= stage)
+
+
+def test_what_waits_is_attached_one_at_a_time_and_only_once_it_is_wanted() -> None:
+    backend: Any = Waiting(FAILED=2, UNEXPLAINED=1)
+    facts: Any = SimpleNamespace()
+    armed = Armed(facts, backend, keeps_privileges=True)
+
+    armed.attach_more()
+    assert ([], False) == (backend.asked, armed.is_attaching)
+    armed.want(Stage.FAILED)
+    armed.attach_more()
+    assert ([Stage.FAILED], True) == (backend.asked, armed.is_attaching)
+    armed.attach_more()
+    assert not armed.is_attaching
+    armed.want(Stage.UNEXPLAINED)
+    armed.want(Stage.FAILED)
+    armed.attach_more()
+    assert [Stage.FAILED, Stage.FAILED, Stage.UNEXPLAINED] == backend.asked, "never less"
