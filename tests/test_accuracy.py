@@ -9,7 +9,7 @@ from accuracy import table
 from accuracy.judging import COUNT, INFERRED, NOT_HERE, RIGHT, WRONG, Cell, Verdict, judge
 from readme import put_into
 
-from fork_trace.rehearse import find
+from fork_trace.rehearse.scenarios import find
 
 PIDS = find("pids-cgroup")
 TOLD = {"scenario": PIDS.name, "failures": {"EAGAIN": COUNT}}
