@@ -9,7 +9,7 @@ import pytest
 from accuracy import table
 from accuracy.judging import COUNT, INFERRED, NOT_HERE, RIGHT, WRONG, Cell, Verdict, judge
 
-from fork_trace.rehearse import find
+from fork_trace.rehearse.scenarios import find
 
 PIDS = find("pids-cgroup")
 TOLD = {"scenario": PIDS.name, "failures": {"EAGAIN": COUNT}}

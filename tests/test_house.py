@@ -243,6 +243,7 @@ WITHIN: dict[str, tuple[str, ...]] = {
         *("causes.policy", "causes.state", "causes.tasks", "causes"),
         *("verdict", "advice", "texts", "lookup"),
     ),
+    "rehearse": ("__init__", "scenarios", "run"),
 }
 PURE = (
     *(
@@ -304,7 +305,7 @@ MAKERS = {
             "refused_memory",
             "refused_namespaces",
             "refused_policy",
-            "rehearse",
+            "rehearse.run",
             "stage",
         ),
     },

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from fork_trace import borrowed, refused_memory, rehearse, stage
+from fork_trace import borrowed, refused_memory, stage
 from fork_trace.errors import ForkTraceError, NotHereError
+from fork_trace.rehearse.run import Outcome, run
+from fork_trace.rehearse.scenarios import SCENARIOS, find
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SYSCTLS = (
@@ -28,8 +31,8 @@ SYSCTLS = (
     "fs/file-max",
     *(f"user/{path.name}" for path in sorted(Path("/proc/sys/user").glob("max_*_namespaces"))),
 )
-NAMES = [scenario.name for scenario in rehearse.SCENARIOS]
-HOST_WIDE = [scenario.name for scenario in rehearse.SCENARIOS if scenario.host_wide]
+NAMES = [scenario.name for scenario in SCENARIOS]
+HOST_WIDE = [scenario.name for scenario in SCENARIOS if scenario.host_wide]
 # What not every kernel of tests/tools/vm can do -> those that cannot.
 NEVER_ON = {
     "pid-namespace-full": {"5.10", "6.1", "6.12"},
@@ -62,24 +65,24 @@ def borrowable() -> dict[str, object]:
 
 def test_scenario_names_and_comms_are_unique() -> None:
     assert len(set(NAMES)) == len(NAMES)
-    assert len({scenario.comm for scenario in rehearse.SCENARIOS}) == len(NAMES)
+    assert len({scenario.comm for scenario in SCENARIOS}) == len(NAMES)
 
 
 def test_every_comm_fits_and_says_that_it_is_a_rehearsal() -> None:
-    for scenario in rehearse.SCENARIOS:
+    for scenario in SCENARIOS:
         assert scenario.comm.startswith("ft-")
         assert len(scenario.comm) <= 15  # TASK_COMM_LEN without the NUL
 
 
 def test_every_scenario_tells_its_title_and_how_it_is_made() -> None:
-    for scenario in rehearse.SCENARIOS:
+    for scenario in SCENARIOS:
         assert scenario.title
         assert scenario.how.startswith("Refuse ")
 
 
 def test_an_unknown_scenario_names_the_nearest_one_and_the_list() -> None:
     with pytest.raises(ForkTraceError) as refusal:
-        rehearse.run("pid-cgroup", COUNT)
+        run("pid-cgroup", COUNT)
 
     assert "'pid-cgroup'" in refusal.value.message
     assert "pids-cgroup?" in refusal.value.hint
@@ -88,14 +91,14 @@ def test_an_unknown_scenario_names_the_nearest_one_and_the_list() -> None:
 
 def test_a_name_like_no_other_gets_the_list_only() -> None:
     with pytest.raises(ForkTraceError) as refusal:
-        rehearse.find("zzzz")
+        find("zzzz")
 
     assert refusal.value.hint.startswith("Run `fork-trace rehearse --list`")
 
 
 def test_a_count_of_nothing_is_refused() -> None:
     with pytest.raises(ForkTraceError, match="cannot make 0 forks fail"):
-        rehearse.run("rlimit-nproc", 0)
+        run("rlimit-nproc", 0)
 
 
 @pytest.mark.parametrize("name", HOST_WIDE)
@@ -103,7 +106,7 @@ def test_a_host_wide_rehearsal_without_the_flag_changes_nothing(name: str) -> No
     before = borrowable()
 
     with pytest.raises(ForkTraceError) as refusal:
-        rehearse.run(name, COUNT)
+        run(name, COUNT)
 
     assert "--host-wide" in refusal.value.hint
     assert borrowable() == before
@@ -118,15 +121,15 @@ def test_without_root_the_cgroup_rehearsals_say_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     with pytest.raises(ForkTraceError, match="only root"):
-        rehearse.run("pids-cgroup", COUNT)
+        run("pids-cgroup", COUNT)
 
 
 def test_only_the_expected_failures_are_as_planned() -> None:
-    scenario = rehearse.find("pid-max")
+    scenario = find("pid-max")
 
     def planned(failures: dict[str, int]) -> bool:
-        counter = rehearse.Counter(failures)
-        return rehearse.Outcome(scenario, 3, counter, 0, [], 1, "", count=3).is_as_planned
+        counter = Counter(failures)
+        return Outcome(scenario, 3, counter, 0, [], 1, "", count=3).is_as_planned
 
     assert planned({"EAGAIN": 3})
     assert not planned({"EAGAIN": 2})
@@ -179,7 +182,7 @@ def test_exactly_as_many_forks_fail_as_asked_and_all_is_given_back(name: str) ->
     before = borrowable()
 
     try:
-        outcome = rehearse.run(name, COUNT, host_wide=True)
+        outcome = run(name, COUNT, host_wide=True)
     except NotHereError as error:
         assert borrowable() == before
         if KERNEL in NEVER_ON.get(name, set()):
@@ -211,7 +214,7 @@ def rehearsing() -> list[int]:
 @live
 @needs_root
 def test_a_big_process_is_refused_while_its_twin_posix_spawn_and_popen_pass() -> None:
-    notes = " ".join(rehearse.run("fork-big", COUNT, host_wide=True).notes)
+    notes = " ".join(run("fork-big", COUNT, host_wide=True).notes)
 
     assert "23 of 23 forks were refused" in notes
     assert "23 of 23 forks went through" in notes
@@ -226,7 +229,7 @@ def test_the_commit_limit_in_kbytes_comes_back_as_it_was() -> None:
     original = ratio.read_text(), kbytes.read_text()
     try:
         kbytes.write_text("7654321")
-        rehearse.run("overcommit-never", COUNT, host_wide=True)
+        run("overcommit-never", COUNT, host_wide=True)
 
         assert ("0\n", "7654321\n") == (ratio.read_text(), kbytes.read_text())
     finally:
@@ -244,8 +247,8 @@ def test_the_heuristic_is_rehearsed_from_another_mode_only_host_wide() -> None:
     try:
         mode.write_text("1")
         with pytest.raises(ForkTraceError, match="vm.overcommit_memory"):
-            rehearse.run("overcommit-heuristic", COUNT)
-        outcome = rehearse.run("overcommit-heuristic", COUNT, host_wide=True)
+            run("overcommit-heuristic", COUNT)
+        outcome = run("overcommit-heuristic", COUNT, host_wide=True)
 
         assert outcome.failures == {"ENOMEM": COUNT}
         assert mode.read_text() == "1\n"
@@ -261,7 +264,7 @@ def test_a_cgroup_tree_that_nobody_mounted_is_mounted_privately(
     monkeypatch.setattr(borrowed, "places", lambda mountinfo, controller: [])
     before = borrowable()
 
-    outcome = rehearse.run("pids-cgroup-ancestor", COUNT)
+    outcome = run("pids-cgroup-ancestor", COUNT)
 
     assert outcome.failures == {"EAGAIN": COUNT}
     assert "private cgroup" in outcome.notes[0]
@@ -270,7 +273,7 @@ def test_a_cgroup_tree_that_nobody_mounted_is_mounted_privately(
 
 def long_rehearsal(name: str) -> subprocess.Popen[bytes]:
     """Start a rehearsal that will not end by itself, and return once its forks are failing."""
-    text = f"from fork_trace import rehearse; rehearse.run({name!r}, 10**9, host_wide=True)"
+    text = f"from fork_trace.run import run; run({name!r}, 10**9, host_wide=True)"
     before = borrowable()
     process = subprocess.Popen(
         [sys.executable, "-c", text],
@@ -278,7 +281,7 @@ def long_rehearsal(name: str) -> subprocess.Popen[bytes]:
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     )
-    comm = rehearse.find(name).comm
+    comm = find(name).comm
     deadline = time.monotonic() + 60
     # Reads only: this process could not fork now.
     while borrowable() == before or comm not in child_comms(process.pid):
@@ -374,7 +377,7 @@ def test_a_killed_child_leaves_the_giving_back_to_the_parent(name: str) -> None:
 @needs_root
 @pytest.mark.parametrize("end", ["SIGTERM to the parent", "parent killed", "child killed"])
 def test_a_rehearsal_in_32_pid_namespaces_leaves_no_process(end: str) -> None:
-    text = "from fork_trace import rehearse; rehearse.run('pid-namespace-depth', 10**9)"
+    text = "from fork_trace.run import run; run('pid-namespace-depth', 10**9)"
     process = subprocess.Popen(
         [sys.executable, "-c", text], cwd=CHECKOUT, stderr=subprocess.DEVNULL
     )
@@ -400,15 +403,15 @@ def await_count(processes: int) -> None:
 @live
 @needs_root
 def test_the_rehearsals_that_need_no_root_do_without_it() -> None:
-    names = [each.name for each in rehearse.SCENARIOS if not each.needs_root]
+    names = [each.name for each in SCENARIOS if not each.needs_root]
     text = (
         "import os, sys\n"
-        "from fork_trace import rehearse  # before nobody may no longer read it\n"
+        "from fork_trace.run import run  # before nobody may no longer read it\n"
         "from fork_trace.errors import NotHereError\n"
         "os.setgid(65534), os.setuid(65534)\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"
-        "        print(name, rehearse.run(name, 23).is_as_planned)\n"
+        "        print(name, run(name, 23).is_as_planned)\n"
         "    except NotHereError:\n"
         "        print(name, True)\n"
     )

@@ -12,9 +12,9 @@ from fork_trace.errors import NotHereError
 
 
 def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
-    from fork_trace import rehearse as made
+    from fork_trace.rehearse.scenarios import SCENARIOS
 
-    return (("all", "every scenario"), *((each.name, each.title) for each in made.SCENARIOS))
+    return (("all", "every scenario"), *((each.name, each.title) for each in SCENARIOS))
 
 
 @click.command("rehearse")
@@ -47,21 +47,22 @@ def command(
     sudo fork-trace rehearse --list
     sudo fork-trace rehearse pids-cgroup rlimit-nproc
     """
-    from fork_trace import rehearse as made
     from fork_trace.output import rehearsals
+    from fork_trace.rehearse.run import run
+    from fork_trace.rehearse.scenarios import SCENARIOS, find
 
     if list_:
-        sys.stdout.write(rehearsals.scenarios(made.SCENARIOS, as_json))
+        sys.stdout.write(rehearsals.scenarios(SCENARIOS, as_json))
         return
     if not scenarios:
         raise click.UsageError("Name a scenario, or `all`; --list shows them.")
-    names = [each.name for each in made.SCENARIOS] if scenarios == ("all",) else scenarios
+    names = [each.name for each in SCENARIOS] if scenarios == ("all",) else scenarios
     for name in names:
-        made.find(name)
+        find(name)
     is_as_planned = True
     for name in names:
         try:
-            outcome = made.run(name, count, host_wide)
+            outcome = run(name, count, host_wide)
         except NotHereError as error:
             if scenarios != ("all",):
                 raise

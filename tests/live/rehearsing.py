@@ -23,7 +23,7 @@ from accuracy.capturing import is_seen_by_all
 from accuracy.judging import COUNT, Cell
 from building import PROGRAMS
 
-from fork_trace.rehearse import SCENARIOS, Scenario
+from fork_trace.rehearse.scenarios import SCENARIOS, Scenario
 
 from .conftest import IS_GUEST, TESTS, TIMEOUT_S, Captured
 

@@ -15,7 +15,7 @@ import pytest
 from accuracy.judging import COUNT
 from accuracy.watching import rehearse, watching
 
-from fork_trace.rehearse import Scenario, find
+from fork_trace.rehearse.scenarios import Scenario, find
 
 from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, doctor
 

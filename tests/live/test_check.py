@@ -18,10 +18,11 @@ import pytest
 import schema
 
 # All that check needs is imported before there is a shortage.
-from fork_trace import check, rehearse  # noqa: F401
+from fork_trace import check  # noqa: F401
 from fork_trace.borrowed import Borrowed
 from fork_trace.commands import cli
 from fork_trace.errors import NotHereError
+from fork_trace.rehearse.scenarios import find
 from fork_trace.stage import Stage
 
 from .conftest import FORK_TRACE, IS_GUEST
@@ -79,7 +80,7 @@ def sleeper() -> int:
 @contextmanager
 def brink(name: str) -> Iterator[int]:
     """Set a shortage up for as long as the block runs; yield the pid of who would be refused."""
-    scenario = rehearse.find(name)
+    scenario = find(name)
     borrowed = Borrowed(host_wide=True)
     ready_from, ready = os.pipe()
     go, go_to = os.pipe()
@@ -132,7 +133,7 @@ def _root() -> None:
 def test_a_shortage_is_named_before_any_fork_fails(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenario = rehearse.find(name)
+    scenario = find(name)
     if scenario.host_wide and not IS_GUEST:
         pytest.skip("lowers a limit of the whole host: only in a virtual machine (scripts/vm)")
 

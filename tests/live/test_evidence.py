@@ -7,7 +7,7 @@ import json
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.rehearse import Scenario, find
+from fork_trace.rehearse.scenarios import Scenario, find
 
 from .conftest import Captured, first_evidence
 from .rehearsing import LIMITS, MADE, Rehearsed, by, each_of, is_v2, named, sees

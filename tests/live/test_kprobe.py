@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_trace.session import read_facts
+
+from fork_trace.backends.kprobe_events import KprobeEvents
+from fork_trace.backends.libbpf.backend import LibbpfBackend
+from fork_trace.backends.libbpf.loading import Programs
+from fork_trace.plan import Probe, Request, make
 
 from .conftest import FORK_TRACE, IS_GUEST, TAKES, Captured, capture, doctor, host_by
 
@@ -66,6 +72,30 @@ def test_without_room_for_all_of_them_what_was_missed_is_counted(
     assert missed > 0
     assert captured.exact("asleep") + missed == THREADS * EACH
     assert set(captured.by("asleep", "cause")) == {("pids-cgroup",)}
+
+
+def test_a_program_given_up_at_the_start_does_not_end_the_count_of_what_is_missed(
+    kprobe_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach = Programs.attach
+
+    def refuse_one(programs: Programs, probe: Probe) -> str | None:
+        return "refused" if probe.step == "dup_fd" else attach(programs, probe)
+
+    monkeypatch.setattr(Programs, "attach", refuse_one)
+    facts, library = read_facts(Request("kprobe"))
+    assert library is not None
+    backend = LibbpfBackend(library, make(facts, Request("kprobe")))
+    try:
+        before = backend.missed()
+        monkeypatch.setattr(KprobeEvents, "missed", lambda events_, function=None: 1009)
+        after = backend.missed()
+    finally:
+        backend.close()
+
+    assert "dup_fd" not in {probe.step for probe in backend.plan.probes}
+    assert before is not None and after is not None
+    assert before < 1009 <= after
 
 
 def events_of(pid: int) -> list[str]:

@@ -16,7 +16,7 @@ import building
 import pytest
 import schema
 
-from fork_trace.rehearse import find
+from fork_trace.rehearse.scenarios import find
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COUNT = 5
@@ -27,15 +27,16 @@ pytestmark = pytest.mark.live
 WATCH = """
 import sys
 from pathlib import Path
-from fork_trace import records, rehearse
+from fork_trace import records
 from fork_trace.backends.libbpf import backend
 from fork_trace.plan import Request
 from fork_trace.collect.session import Session
+from fork_trace.rehearse.run import run
 installed = backend.program
 backend.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
 session = Session(Request(rung=sys.argv[2]))
 for name in sys.argv[4:]:
-    rehearse.run(name, int(sys.argv[3]))
+    run(name, int(sys.argv[3]))
 for failure in session.stop():
     print(records.to_json(failure))
 session.close()

@@ -11,7 +11,7 @@ import pytest
 from accuracy.judging import COUNT
 
 from fork_trace.plan import RUNGS
-from fork_trace.rehearse import find
+from fork_trace.rehearse.scenarios import find
 
 from .conftest import FORK_TRACE, TIMEOUT_S, read_capture, start
 

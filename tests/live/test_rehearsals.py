@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from accuracy.judging import COUNT, INFERRED, RIGHT, judge
 
-from fork_trace.rehearse import Scenario
+from fork_trace.rehearse.scenarios import Scenario
 from fork_trace.steps import BY_NAME
 
 from .conftest import IS_GUEST, Captured

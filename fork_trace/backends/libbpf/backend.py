@@ -43,8 +43,6 @@ class LibbpfBackend:
         self._ring: int | None = None
         self._pending: list[bytes] = []
         self._stacks: list[bytes] = []
-        self._unreturned = 0  # forks that were under way at the end, and were not seen to return
-        self._missed: int | None = None  # once the kprobe events are gone
         self._counters = Counters(library.lib)
         image = files.contents(program("fork_trace.bpf.o"))
         # Each round gives up one program that this kernel refuses, and says so in the plan.
@@ -52,6 +50,8 @@ class LibbpfBackend:
             self.plan = plan
             self._later = Later(plan)
             self._programs = Programs(library)
+            self._unreturned = 0  # forks under way at the end, which were not seen to return
+            self._missed: int | None = None  # once the kprobe events are gone
             try:
                 code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
                 failed = self._arm() if code is None else self._programs.culprit(plan, code)

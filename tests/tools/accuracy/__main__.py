@@ -21,7 +21,7 @@ from vm.kernels import KERNELS
 from accuracy import table
 from accuracy.capturing import RUNGS
 from accuracy.judging import WRONG, Cell
-from fork_trace.rehearse import SCENARIOS, find
+from fork_trace.rehearse.scenarios import SCENARIOS, find
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NATIVE = "native"

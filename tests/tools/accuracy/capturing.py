@@ -17,7 +17,7 @@ from typing import Any
 
 from accuracy.judging import NOT_HERE, WRONG, Verdict, judge
 from accuracy.watching import WATCHERS, Watched, refusal, rehearse, watching
-from fork_trace.rehearse import SCENARIOS, Scenario, find
+from fork_trace.rehearse.scenarios import SCENARIOS, Scenario, find
 
 # The watchers that show each; the second one sees what never reaches copy_process. By libbpf, but
 # for bcc, which has the kprobe rung only.

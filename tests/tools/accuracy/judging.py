@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fork_trace.rehearse import Scenario
+from fork_trace.rehearse.scenarios import Scenario
 
 RIGHT = "right"
 INFERRED = "inferred-right"

@@ -10,15 +10,15 @@ import argparse
 import json
 
 from accuracy.judging import COUNT
-from fork_trace import rehearse
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.output import rehearsals
+from fork_trace.rehearse.run import run
 
 
 def told(name: str, host_wide: bool) -> str:
     """Rehearse once, COUNT times; one line of JSON, with `error` where it could not be done."""
     try:
-        return rehearsals.outcome(rehearse.run(name, COUNT, host_wide), as_json=True)
+        return rehearsals.outcome(run(name, COUNT, host_wide), as_json=True)
     except NotHereError as error:
         return rehearsals.not_here(name, error.message, as_json=True)
     except ForkTraceError as error:

@@ -24,7 +24,7 @@ import bpf_objects
 import building
 import own_cgroups
 
-from fork_trace.rehearse import SCENARIOS
+from fork_trace.rehearse.scenarios import SCENARIOS
 from soak.judging import Measured, Sample, Told
 
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))

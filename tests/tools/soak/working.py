@@ -22,7 +22,7 @@ from typing import Any
 import own_cgroups
 from accuracy.making import told
 
-from fork_trace.rehearse import find
+from fork_trace.rehearse.scenarios import find
 
 KINDS = ("fork", "vfork", "clone", "clone3", "thread")  # of tests/live/programs/fork_kinds.c
 COMM = "ft-soak"

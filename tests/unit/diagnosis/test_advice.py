@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from test_verdict import SLUGS
 
-from fork_trace import check, containers, rehearse
+from fork_trace import check, containers
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import VARIANTS, advise, means, offline, shell
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.records import Advice
+from fork_trace.rehearse.scenarios import SCENARIOS, find
 
 # The contract: what a record's `step` and `cause` can be.
 STEP_NAMES = [
@@ -173,12 +174,8 @@ def test_check_looks_at_what_the_causes_say(made_host: MadeHost) -> None:
 
 
 def test_a_rehearsal_is_named_for_every_cause_that_has_one() -> None:
-    expected = {each.cause for each in rehearse.SCENARIOS}
-    named = {
-        cause.slug: rehearse.find(cause.rehearsal.split()[-1])
-        for cause in CAUSES
-        if cause.rehearsal
-    }
+    expected = {each.cause for each in SCENARIOS}
+    named = {cause.slug: find(cause.rehearsal.split()[-1]) for cause in CAUSES if cause.rehearsal}
 
     assert expected == set(named)
     for slug, scenario in named.items():
@@ -187,9 +184,7 @@ def test_a_rehearsal_is_named_for_every_cause_that_has_one() -> None:
 
 
 def test_what_is_seen_with_refused_only_is_told_so() -> None:
-    early = {
-        each.cause for each in rehearse.SCENARIOS if each.is_early and each.cause != "thread-stack"
-    }
+    early = {each.cause for each in SCENARIOS if each.is_early and each.cause != "thread-stack"}
 
     assert early == {cause.slug for cause in CAUSES if cause.is_early}
     assert "capture --refused" in lookup.by_tool(BY_SLUG["seccomp"])[0]

@@ -37,7 +37,7 @@ ELSEWHERE = {
     **{(name, "seccomp"): STEP for name in ("step_table", "plan", "verdict", "lookup")},
 }
 # What a rehearsal makes happen is the rehearsal's own fact: the arrow from it to diagnosis is not ours.
-REHEARSALS = ("rehearse", "scenarios")
+REHEARSALS = ("scenarios",)
 # A word of its own: a step, an errno and a limit can be unknown, too.
 WORD = "unknown"
 
