@@ -6,7 +6,7 @@
  */
 #include "kernel_headers.h"
 
-/* Given at the compilation, see fork_trace/backends/bcc.py: no kernel memory is spent on them. */
+/* Given at the compilation, see fork_trace/probes/bcc.py: no kernel memory is spent on them. */
 #define ft_settings const struct ft_config
 /*
  * The verifier knows no functions here and takes every path: what cannot happen is left out.
@@ -239,7 +239,7 @@ ft_inline void port_stack_note(const struct ft_stack_range *range)
 }
 
 /*
- * Entry points, by the names of fork_trace/plan.py: what is made of probes.def, and
+ * Entry points, by the names of fork_trace/probes/plan.py: what is made of probes.def, and
  * what stands here.
  */
 

@@ -13,7 +13,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Set by user space before the load; see fork_trace/backends/libbpf.py. */
+/* Set by user space before the load; see fork_trace/probes/libbpf.py. */
 const volatile struct ft_config config SEC(".rodata.config") = {};
 
 /* enum ft_phase; user space writes it while the programs run. */

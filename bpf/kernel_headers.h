@@ -2,7 +2,7 @@
 /*
  * What reading.h and the rest ask of CO-RE, answered by the installed kernel headers:
  * kernel_types.h's place in the bcc shell. Offsets are fixed when the host
- * compiles. Which fields its headers have is told by fork_trace/headers.py, as
+ * compiles. Which fields its headers have is told by fork_trace/probes/headers.py, as
  * -DFT_HAS_<struct>_<field>=0 or 1 for each of those that came or went.
  */
 #ifndef FORK_TRACE_KERNEL_HEADERS_H

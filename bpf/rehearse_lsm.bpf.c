@@ -10,7 +10,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* fork_trace/rehearse.py, the scenario's comm, with the NUL. */
+/* fork_trace/rehearse/scenarios.py, the scenario's comm, with the NUL. */
 static const char refused[] = "ft-lsm";
 
 SEC("lsm/task_alloc")

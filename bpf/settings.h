@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What user space sets: struct Config of fork_trace/backends/settings.py. */
+/* What user space sets: struct Config of fork_trace/probes/settings.py. */
 #ifndef FORK_TRACE_SETTINGS_H
 #define FORK_TRACE_SETTINGS_H
 

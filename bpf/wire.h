@@ -2,7 +2,7 @@
 /*
  * The wire: what the kernel side sends and user space decodes. Plain C types, so
  * that the CO-RE shell, the bcc shell, the native test shell and a reader of
- * fork_trace/events.py all see the same bytes.
+ * fork_trace/model/events.py all see the same bytes.
  */
 #ifndef FORK_TRACE_WIRE_H
 #define FORK_TRACE_WIRE_H

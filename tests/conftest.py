@@ -10,10 +10,9 @@ import pytest
 from hypothesis import settings
 from ttys import Tty
 
-from fork_trace import steps
 from fork_trace.diagnosis.cause import Cause
-from fork_trace.output import aggregate
-from fork_trace.records import (
+from fork_trace.model import steps
+from fork_trace.model.records import (
     VERSION,
     Advice,
     Evidence,
@@ -25,6 +24,7 @@ from fork_trace.records import (
     Summary,
     to_json,
 )
+from fork_trace.output import aggregate
 
 # A slow machine is no failure, and a checkout is no place for what hypothesis remembers.
 settings.register_profile("fork-trace", deadline=None, database=None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fork_trace.borrowed import places
+from fork_trace.rehearse.restore import places
 
 
 def pids_hierarchies() -> list[tuple[int, str]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fork_trace import cgroup, events, steps
 from fork_trace.collect.observe import Cgroups, Observer
-from fork_trace.plan import Plan, Probe, Stage
-from fork_trace.symbols import Symbols
+from fork_trace.host import cgroup
+from fork_trace.model import events, steps
+from fork_trace.probes.plan import Plan, Probe, Stage
+from fork_trace.stacks.symbols import Symbols
 
 PLAN = Plan(
     rung="fexit",

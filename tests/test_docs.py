@@ -13,10 +13,13 @@ from conftest import MadeHost, make_failure
 from docs import roff
 from vm.kernels import KERNELS
 
-from fork_trace import __version__, check, documents, plan, privileges, records, steps
+from fork_trace import __version__, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
+from fork_trace.headroom import check
+from fork_trace.model import records, steps
 from fork_trace.output import aggregate, formats, tables
+from fork_trace.probes import plan, privileges
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "fork_trace" / "docs"

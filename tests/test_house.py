@@ -13,247 +13,42 @@ from fork_trace.output.formats import FORMATS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fork_trace"
 
-# Room -> the rooms of this project that it may import. Each stands above all that it names, so
-# an arrow back cannot be written.
+# Package, or file at the top -> those that it may import. Each stands above all that it names, so an arrow
+# back cannot be written.
 MAY_IMPORT: dict[str, set[str]] = {
-    # 0
     "__init__": set(),
     "errors": set(),
-    "step_table": set(),
-    "names": set(),
-    # 1
-    "steps": {"step_table"},
-    "events": {"steps"},
-    "plan": {"errors", "steps"},
-    "records": {"errors", "names"},
-    # 2
-    "containers": set(),
-    "diagnosis": {"containers", "errors", "events", "records", "steps"},
-    "limits": {"diagnosis"},
-    # 3
-    "callers": {"records"},
-    # 4
+    "escape": set(),
     "budget": set(),
     "mounts": {"budget"},
     "files": {"mounts"},
-    "kernel": {"files", "plan"},
-    "headers": {"files", "plan"},
-    "procfs": set(),
-    "cgroup": set(),
-    "holders": {"records"},
     "documents": {"errors", "files"},
-    "privileges": {"files"},
-    "destination": {"errors", "files"},
-    "reserve": set(),
-    "runs": set(),
-    "elf": {"budget", "runs"},
-    "cfi": {"elf"},
-    "unwind": {"budget", "cfi", "events"},
-    "demangle": set(),
-    "perfmap": {"budget", "files", "mounts", "runs"},
-    "runtimes": {"containers", "files"},
-    "symbol_files": {"budget", "cfi", "elf", "events", "files", "mounts", "procfs"},
-    "symbols": {
-        *("budget", "callers", "cfi", "demangle", "events", "mounts", "names", "perfmap"),
-        *("procfs", "records", "symbol_files", "unwind"),
+    "model": {"errors", "escape"},
+    "host": {"files", "model"},
+    "stacks": {"budget", "escape", "files", "host", "model", "mounts"},
+    "probes": {"errors", "files", "model"},
+    "diagnosis": {"errors", "model"},
+    # probes: the limits of the running kernel, by whatever file tells them
+    "headroom": {"__init__", "diagnosis", "errors", "host", "model", "probes"},
+    "collect": {"__init__", "budget", "diagnosis", "errors", "host", "model", "probes", "stacks"},
+    "output": {"diagnosis", "errors", "escape", "files", "model"},
+    # probes: the loader, for a security module of its own
+    "rehearse": {"errors", "files", "probes"},
+    "commands": {
+        *("__init__", "collect", "diagnosis", "documents", "errors", "escape", "headroom", "model"),
+        *("output", "probes", "rehearse"),
     },
-    "survey": {"holders", "limits", "procfs"},
-    "backends": {"errors", "plan"},
-    "backends.kprobe_events": {"files"},
-    "backends.settings": {"backends", "events", "plan", "steps"},
-    "backends.libbpf": set(),
-    "backends.libbpf.bindings": {"errors"},
-    "backends.libbpf.btf": {"backends", "backends.libbpf.bindings", "errors", "files"},
-    "backends.libbpf.loading": {
-        *("backends", "backends.kprobe_events", "backends.libbpf.bindings"),
-        *("backends.libbpf.btf", "backends.settings", "errors", "plan"),
-    },
-    "backends.libbpf.counters": {
-        *("backends.kprobe_events", "backends.settings", "errors", "events", "plan", "steps"),
-    },
-    "backends.libbpf.backend": {
-        *("backends", "backends.libbpf.bindings", "backends.libbpf.counters"),
-        *("backends.libbpf.loading", "backends.settings", "errors", "files", "plan"),
-    },
-    "backends.bcc": {
-        *("backends", "backends.kprobe_events", "backends.settings", "errors", "events"),
-        *("files", "plan", "steps"),
-    },
-    "output": set(),
-    "output.report_options": set(),
-    "output.times": set(),
-    "output.units": set(),
-    "output.aggregate": {"errors", "records"},
-    "output.wording": {"names", "output.units", "records"},
-    "output.tables": {
-        *("names", "output.aggregate", "output.times", "output.units", "output.wording"),
-        "records",
-    },
-    "output.report": {
-        *("diagnosis", "names", "output.aggregate", "output.report_options"),
-        *("output.tables", "output.units", "output.wording", "records"),
-    },
-    "output.summary": {"output.aggregate", "output.report_options", "records"},
-    "output.formats": {"output.aggregate", "output.report_options", "records"},
-    "output.formats.table": {"output.report"},
-    "output.formats.json": {
-        *("diagnosis", "names", "output.aggregate", "output.report"),
-        *("output.report_options", "output.summary", "records"),
-    },
-    "output.formats.jsonl": {
-        *("names", "output.aggregate", "output.report_options", "output.summary"),
-        *("records",),
-    },
-    "output.formats.markdown": {
-        *("output.aggregate", "output.report", "output.report_options", "output.tables"),
-        *("records",),
-    },
-    "output.formats.csv": {
-        *("names", "output.aggregate", "output.report_options", "output.times", "records"),
-    },
-    "output.capture_file": {"destination", "names", "records"},
-    "output.live": set(),
-    "output.live.screen": {
-        *("names", "output.aggregate", "output.report", "output.report_options"),
-        *("output.tables", "output.times", "output.units", "output.wording"),
-    },
-    "output.live.terminal": {"output.live.screen", "output.wording"},
-    "output.live.views": {
-        *("output.aggregate", "output.live.screen", "output.live.terminal"),
-        *("output.report", "output.report_options"),
-    },
-    "output.doctor": {"names", "output.tables", "output.wording"},
-    "output.check": {"names", "output.tables", "output.units", "output.wording", "records"},
-    "output.rehearsals": {"names", "output.tables", "output.wording"},
-    "output.explanation": {"diagnosis", "output.wording"},
-    "borrowed": {"errors", "files"},
-    "stage": {"borrowed"},
-    "calls": set(),
-    "refusals": {"borrowed", "errors", "files", "stage"},
-    "users": {"calls", "errors", "refusals", "stage"},
-    "refused_arguments": {"borrowed", "calls", "errors", "refusals", "stage", "users"},
-    "refused_namespaces": {
-        *("borrowed", "calls", "errors", "refusals", "refused_arguments", "stage", "users"),
-    },
-    "refused_memory": {"borrowed", "errors", "files", "stage"},
-    "refused_threads": {"borrowed", "errors", "files", "refusals", "stage"},
-    "refused_policy": {
-        *("backends", "backends.libbpf.bindings", "backends.libbpf.loading", "borrowed"),
-        *("errors", "files", "refusals", "stage"),
-    },
-    "rehearse": {
-        *("borrowed", "errors", "refusals", "refused_arguments", "refused_memory"),
-        *("refused_namespaces", "refused_policy", "refused_threads", "stage"),
-    },
-    # 5
-    "collect": set(),
-    "collect.ledger": {"events"},
-    "collect.ration": {"budget", "records"},
-    "collect.clock": set(),
-    "collect.arm": {
-        *(
-            "backends",
-            "backends.bcc",
-            "backends.libbpf.backend",
-            "backends.libbpf.bindings",
-            "backends.libbpf.btf",
-            "cgroup",
-            "errors",
-            "events",
-            "headers",
-        ),
-        *("kernel", "plan", "privileges", "reserve", "steps"),
-    },
-    "collect.observe": {
-        *("cgroup", "diagnosis", "events", "holders", "kernel", "procfs", "symbols"),
-    },
-    "collect.judge": {"backends", "diagnosis", "events", "plan", "steps"},
-    "collect.compose": {
-        *("__init__", "backends", "callers", "collect.clock", "collect.judge", "collect.observe"),
-        *("containers", "diagnosis", "events", "holders", "plan", "records", "runtimes", "steps"),
-        *("symbols",),
-    },
-    "collect.owed": {"collect.compose", "records"},
-    "collect.session": {
-        *("backends", "cgroup", "collect.arm", "collect.clock", "collect.compose"),
-        *("collect.judge", "collect.ledger", "collect.observe", "collect.owed", "collect.ration"),
-        *("diagnosis", "events", "kernel", "plan", "privileges", "procfs", "records", "reserve"),
-        *("steps", "symbols"),
-    },
-    # 6
-    "check": {
-        *("__init__", "cgroup", "diagnosis", "errors", "holders", "kernel", "limits", "procfs"),
-        *("records", "survey"),
-    },
-    "doctor": {
-        *("collect.arm", "collect.session", "errors", "kernel", "plan", "privileges", "symbols"),
-    },
-    # 7
-    "commands": set(),
-    "commands.options": {"events", "output.aggregate", "output.report_options", "plan"},
-    "commands.stop_signals": set(),
-    "commands.child": {"commands.stop_signals", "errors"},
-    "commands.startup": {"collect.arm", "collect.session", "commands.options", "records"},
-    "commands.capture_run": {
-        *("commands.child", "commands.startup", "commands.stop_signals"),
-        *(
-            "diagnosis",
-            "errors",
-            "names",
-            "output.aggregate",
-            "output.capture_file",
-            "output.formats",
-        ),
-        *("output.live.terminal", "output.report_options", "output.summary", "records"),
-        *("collect.session",),
-    },
-    "commands.live_run": {
-        *("commands.startup", "commands.stop_signals", "output.aggregate"),
-        *("output.live.terminal", "output.live.views", "output.report"),
-        *("collect.session", "output.report_options", "output.summary", "records"),
-    },
-    "commands.live": {
-        *("commands.live_run", "commands.options", "commands.startup"),
-        *("commands.stop_signals", "output.formats"),
-    },
-    "commands.capture": {
-        *("commands.capture_run", "commands.child", "commands.options", "commands.startup"),
-        *("commands.stop_signals", "output.capture_file", "output.formats"),
-    },
-    "commands.report": {
-        *("commands.options", "errors", "output.aggregate", "output.formats"),
-        *("output.report", "records"),
-    },
-    "commands.check": {"check", "commands.options", "names", "output.check"},
-    "commands.docs": {"commands.options", "documents"},
-    "commands.doctor": {"commands.options", "doctor", "names", "output.doctor"},
-    "commands.explain": {
-        *("commands.options", "diagnosis", "names", "output.explanation"),
-    },
-    "commands.rehearse": {"commands.options", "errors", "output.rehearsals", "rehearse"},
-    # 8; what it loads by name is beside it
-    "commands.cli": {"__init__", "errors", "names"},
-    "__main__": {"commands.cli"},
-}
-# A package is one room to all others. Within, a file may import only those that stand before it.
-WITHIN: dict[str, tuple[str, ...]] = {
-    "diagnosis": (
-        *("__init__", "readings", "cause", "evidence"),
-        *("causes.namespaces", "causes.arguments", "causes.descriptors", "causes.memory"),
-        *("causes.policy", "causes.state", "causes.tasks", "causes"),
-        *("verdict", "advice", "texts", "lookup"),
-    ),
-    "rehearse": ("__init__", "scenarios", "run"),
+    "__main__": {"commands"},
 }
 PURE = (
     *(
         "errors",
-        "steps",
-        "names",
-        "events",
-        "plan",
-        "records",
-        "containers",
+        "model.steps",
+        "escape",
+        "model.events",
+        "probes.plan",
+        "model.records",
+        "model.places",
         "diagnosis",
     ),
 )
@@ -283,7 +78,7 @@ OWNERS = {
     "tabulate": {"output.tables"},
     "csv": {"output.formats.csv"},
     "termios": {"output.live.terminal"},
-    "bcc": {"backends.bcc"},
+    "bcc": {"probes.bcc"},
     "pathlib": set(),
     "subprocess": set(),
     "multiprocessing": set(),
@@ -291,8 +86,8 @@ OWNERS = {
     "pickle": set(),
 }
 NAMED_ONLY_BY = {
-    "libbpf.so": {"backends.libbpf.bindings"},
-    "libstdc++": {"demangle"},
+    "libbpf.so": {"probes.libbpf.bindings"},
+    "libstdc++": {"stacks.demangle"},
     "libdw": set(),
 }
 # How a process is made -> who does so: rehearsals, and the command of a capture.
@@ -301,42 +96,42 @@ MAKERS = {
     "os.popen": set(),
     "os.fork": {
         *(
-            "refusals",
-            "refused_memory",
-            "refused_namespaces",
-            "refused_policy",
+            "rehearse.recipes.limits",
+            "rehearse.recipes.memory",
+            "rehearse.recipes.namespaces",
+            "rehearse.recipes.policy",
             "rehearse.run",
-            "stage",
+            "rehearse.child",
         ),
     },
-    "os.posix_spawn": {"refusals", "refused_namespaces"},
+    "os.posix_spawn": {"rehearse.recipes.limits", "rehearse.recipes.namespaces"},
     "os.posix_spawnp": {"commands.child"},
 }
 # Who touches paths by itself -> why none of them can be a stranger's. All else goes through `files`.
 TOUCHES = {
     "files": "the one way to open what strangers placed",
     "mounts": "mountinfo and fdinfo of procfs, whose names are numbers",
-    "backends": "the package's own object",
-    "backends.bcc": "a memfd of our own",
-    "backends.kprobe_events": "tracefs",
-    "backends.libbpf.btf": "a descriptor that the kernel gave",
-    "borrowed": "sysctls and cgroups that a rehearsal borrows, by names of ours",
-    "cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
-    "check": "procfs",
+    "probes.backend": "the package's own object",
+    "probes.bcc": "a memfd of our own",
+    "probes.kprobe_events": "tracefs",
+    "probes.libbpf.btf": "a descriptor that the kernel gave",
+    "rehearse.restore": "sysctls and cgroups that a rehearsal borrows, by names of ours",
+    "host.cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
+    "headroom.check": "host.procfs",
     "commands.cli": "/dev/null",
     "commands.report": "captures that the user names",
-    "destination": "the capture file that the user names",
-    "headers": "the kernel's headers, below /lib/modules and /usr/src",
-    "holders": "procfs",
-    "kernel": "procfs, sysfs and tracefs",
-    "perfmap": "procfs: the status of a process",
-    "procfs": "procfs",
-    "refusals": "procfs, in a rehearsal",
-    "refused_arguments": "a cgroup of the rehearsal's own",
-    "refused_namespaces": "procfs, in a rehearsal",
-    "refused_threads": "a descriptor of the rehearsal's own",
-    "runtimes": "directories that root's runtimes made",
-    "users": "procfs, in a rehearsal",
+    "output.destination": "the capture file that the user names",
+    "probes.headers": "the kernel's headers, below /lib/modules and /usr/src",
+    "host.holders": "host.procfs",
+    "probes.kernel": "procfs, sysfs and tracefs",
+    "stacks.perfmap": "procfs: the status of a process",
+    "host.procfs": "host.procfs",
+    "rehearse.recipes.limits": "procfs, in a rehearsal",
+    "rehearse.recipes.arguments": "a cgroup of the rehearsal's own",
+    "rehearse.recipes.namespaces": "procfs, in a rehearsal",
+    "rehearse.recipes.threads": "a descriptor of the rehearsal's own",
+    "host.runtimes": "directories that root's runtimes made",
+    "rehearse.identity": "procfs, in a rehearsal",
 }
 TOUCHING = {
     *(
@@ -364,16 +159,17 @@ TREES = {room_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.r
 
 
 def package_of(room: str) -> str:
-    package = room.partition(".")[0]
-    return package if package in WITHIN else room
+    return room.partition(".")[0]
 
 
 def trees_of(package: str) -> dict[str, ast.Module]:
-    return {room: tree for room, tree in TREES.items() if package_of(room) == package}
+    return {
+        room: tree for room, tree in TREES.items() if room == package or package_of(room) == package
+    }
 
 
 def known_by(package: str) -> set[str]:
-    """Return the rooms outside of itself that a room imports, packages as one."""
+    """Return the packages outside of itself that a package imports."""
     rooms = {each for tree in trees_of(package).values() for each in imports(tree)[0]}
     return {package_of(room) for room in rooms} - {package}
 
@@ -409,21 +205,17 @@ def test_a_room_knows_only_those_below_it(room: str) -> None:
     assert set() == known_by(room) - MAY_IMPORT[room]
 
 
-@pytest.mark.parametrize("package", sorted(WITHIN))
-def test_within_a_package_no_arrow_goes_back_up(package: str) -> None:
-    inner = {
-        room[len(package) + 1 :] or "__init__": {
-            each[len(package) + 1 :] or "__init__"
-            for each in imports(tree)[0]
-            if package_of(each) == package
-        }
-        for room, tree in trees_of(package).items()
-    }
-    order = WITHIN[package]
+def test_no_file_leads_back_to_itself() -> None:
+    below = {room: imports(tree)[0] - {room} for room, tree in TREES.items()}
+    # An empty file of a package is no one's errand.
+    below = {room: rooms & set(below) for room, rooms in below.items()}
+    while True:
+        free = {room for room, rooms in below.items() if not rooms}
+        if not free:
+            break
+        below = {room: rooms - free for room, rooms in below.items() if room not in free}
 
-    assert sorted(order) == sorted(inner)
-    for number, room in enumerate(order):
-        assert inner[room] <= set(order[:number]), room
+    assert {} == below
 
 
 def test_no_arrow_of_the_table_is_for_nothing() -> None:
@@ -539,7 +331,15 @@ def test_only_one_room_opens_what_a_stranger_may_have_placed() -> None:
 
 
 def test_whoever_reads_the_files_of_callers_opens_none_by_itself() -> None:
-    readers = {"symbols", "symbol_files", "elf", "cfi", "unwind", "demangle", "callers"}
+    readers = {
+        "stacks.symbols",
+        "stacks.symbol_files",
+        "stacks.elf",
+        "stacks.cfi",
+        "stacks.unwind",
+        "stacks.demangle",
+        "stacks.callers",
+    }
 
     assert not readers & set(TOUCHES)
     assert not {

@@ -9,11 +9,12 @@ import click
 import pytest
 from conftest import MadeHost
 
-from fork_trace import check, documents
+from fork_trace import documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import means, offline
 from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.headroom import check
 from fork_trace.output import check as output
 
 TEXT = documents.text("runbook")

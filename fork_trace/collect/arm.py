@@ -11,13 +11,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace import cgroup, events, headers, kernel, privileges, reserve, steps
-from fork_trace.backends import Backend, Filter, RungRefusedError
-from fork_trace.backends.libbpf.backend import LibbpfBackend
-from fork_trace.backends.libbpf.bindings import Library
-from fork_trace.backends.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
+from fork_trace.host import cgroup
+from fork_trace.model import events, steps
+from fork_trace.probes import headers, kernel, privileges, reserve
+from fork_trace.probes.backend import Backend, Filter, RungRefusedError
+from fork_trace.probes.libbpf.backend import LibbpfBackend
+from fork_trace.probes.libbpf.bindings import Library
+from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
+from fork_trace.probes.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
 
 # Rung and backend -> the feature that no other needs, which only an attached program proves.
 _NEEDED_BY = {
@@ -227,7 +229,7 @@ def _open(
     stack_bytes: int,
 ) -> Backend:
     if plan.backend == "bcc":
-        from fork_trace.backends import bcc  # the others do without, and wait for nothing
+        from fork_trace.probes import bcc
 
         return bcc.BccBackend(plan, filter_, samples_per_second)
     assert library is not None  # the plan refuses a host without libbpf

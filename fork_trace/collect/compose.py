@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from fork_trace import __version__, callers, containers, events, holders, runtimes, steps
-from fork_trace.backends import Backend, Filter
+from fork_trace import __version__
 from fork_trace.collect.clock import Clock, iso
 from fork_trace.collect.judge import watched
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
@@ -19,9 +18,13 @@ from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.evidence import gather
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict, errno_name
-from fork_trace.plan import Plan, Stage
-from fork_trace.records import VERSION, Evidence, Failure, Frame, Header, bounded
-from fork_trace.symbols import Caller, Symbols
+from fork_trace.host import holders, runtimes
+from fork_trace.model import events, places, steps
+from fork_trace.model.records import VERSION, Evidence, Failure, Frame, Header, bounded
+from fork_trace.probes.backend import Backend, Filter
+from fork_trace.probes.plan import Plan, Stage
+from fork_trace.stacks import callers
+from fork_trace.stacks.symbols import Caller, Symbols
 
 # By plan.Stage: when a probe is attached.
 _WHEN = ("start", "first-failure", "unexplained")
@@ -188,7 +191,7 @@ class Composer:
 
     def _container(self, cgroup: str | None, key: events.Key) -> dict[str, Any] | None:
         directory = self._cgroups.directory(key) if cgroup else None
-        return self._names.named(containers.place(cgroup), directory).as_record()
+        return self._names.named(places.place(cgroup), directory).as_record()
 
     def totals(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fork_trace import events, steps
-from fork_trace.backends import Backend
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.diagnosis.verdict import Verdict, diagnose
-from fork_trace.plan import Plan, Stage
+from fork_trace.model import events, steps
+from fork_trace.probes.backend import Backend
+from fork_trace.probes.plan import Plan, Stage
 
 # By plan.Stage: what was watched as a failure was judged.
 _WATCHED = ("fork", "default", "all")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from fork_trace import events
+from fork_trace.model import events
 
 MOST = 4096  # keys; beyond that the rarest of those who have most become their owner's others
 _KEPT = 3 * MOST // 4  # then, so that it is not done again at once

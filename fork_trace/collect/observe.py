@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from fork_trace import events, holders, kernel, procfs
-from fork_trace.cgroup import CgroupPaths, ancestor
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
 from fork_trace.diagnosis.verdict import Verdict
-from fork_trace.symbols import Caller, Symbols
+from fork_trace.host import holders, procfs
+from fork_trace.host.cgroup import CgroupPaths, ancestor
+from fork_trace.model import events
+from fork_trace.probes import kernel
+from fork_trace.stacks.symbols import Caller, Symbols
 
 _WAITING_STACKS = 512  # whose sample is not read yet
 _SNAPSHOTS = 512  # processes of which it is remembered what /proc showed

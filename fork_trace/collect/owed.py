@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from fork_trace.collect.compose import Sample
-from fork_trace.records import Failure
+from fork_trace.model.records import Failure
 
 # So many samples may wait, which is five looks; of more the oldest keep the frames that the
 # kernel found by itself. scripts/bench tells how many stacks a second are unwound.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fork_trace.budget import Budget, OverBudgetError
-from fork_trace.records import Failure, bounded, to_json
+from fork_trace.model.records import Failure, bounded, to_json
 
 # In a minute that is 26 MB, and 7 MB more for the first record of each key. A record with the stack of
 # an ordinary program has 5 KB: it is short, and a key with 30 samples a second is written whole.

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fork_trace import cgroup, events, kernel, privileges, procfs, reserve, steps
-from fork_trace.backends import SAMPLES_PER_SECOND, Filter
 from fork_trace.collect import arm, clock, compose
 from fork_trace.collect.judge import calls_for_more, judge
 from fork_trace.collect.ledger import Ledger
@@ -20,9 +18,13 @@ from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.collect.owed import HURRIED_S, Owed
 from fork_trace.collect.ration import Latest, Ration
 from fork_trace.diagnosis.verdict import Verdict
-from fork_trace.plan import KernelFacts, Plan, Request, Stage
-from fork_trace.records import Failure, Header, Summary
-from fork_trace.symbols import Symbols
+from fork_trace.host import cgroup, procfs
+from fork_trace.model import events, steps
+from fork_trace.model.records import Failure, Header, Summary
+from fork_trace.probes import kernel, privileges, reserve
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter
+from fork_trace.probes.plan import KernelFacts, Plan, Request, Stage
+from fork_trace.stacks.symbols import Symbols
 
 # The table of keys is emptied beyond a quarter of its room, but the event loop must go on.
 _MOST_USED, _HARVEST_S = 2048, 1.0

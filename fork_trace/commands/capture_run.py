@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace import records
 from fork_trace.collect.session import Session
 from fork_trace.commands.child import Child
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
 from fork_trace.diagnosis import advice
 from fork_trace.errors import ForkTraceError
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model import records
+from fork_trace.model.records import Failure
 from fork_trace.output import formats, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.capture_file import CaptureFile
 from fork_trace.output.live.terminal import is_dumb
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.records import Failure
 
 
 class CaptureRequest(NamedTuple):

@@ -40,11 +40,12 @@ def command(near: float, full: float, is_all: bool, as_json: bool) -> None:
     sudo fork-trace check --near 60        # before a busy night
     sudo fork-trace check --json | jq '.limits[] | select(.level != "fine")'
     """
-    from fork_trace import check, names
+    from fork_trace import escape
+    from fork_trace.headroom import check
     from fork_trace.output import check as output
 
     if near > full:
         raise click.UsageError("--near must not be above --full.")
     found = check.examine(near, full)
-    sys.stdout.write(names.json_line(found) + "\n" if as_json else output.check(found, is_all))
+    sys.stdout.write(escape.json_line(found) + "\n" if as_json else output.check(found, is_all))
     sys.exit({"fine": 0, "near": 1, "full": 2}[found["level"]])

@@ -13,7 +13,7 @@ import click
 
 from fork_trace import __version__
 from fork_trace.errors import ForkTraceError
-from fork_trace.names import safe
+from fork_trace.escape import safe
 
 # Each has a file of its name beside this one, in which it is called `command`.
 COMMANDS = ("capture", "check", "docs", "doctor", "explain", "live", "rehearse", "report")

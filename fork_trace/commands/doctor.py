@@ -18,9 +18,10 @@ def command(**given: Any) -> None:
 
     Attaches the programs once and detaches them. Exit code: 0 usable, 1 not.
     """
-    from fork_trace import doctor, names
+    from fork_trace import escape
+    from fork_trace.collect import doctor
     from fork_trace.output import doctor as output
 
     found = doctor.examine(options.probes_asked_for(given))
-    sys.stdout.write(names.json_line(found) + "\n" if given["as_json"] else output.doctor(found))
+    sys.stdout.write(escape.json_line(found) + "\n" if given["as_json"] else output.doctor(found))
     sys.exit(0 if found["usable"] else 1)

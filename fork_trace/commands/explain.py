@@ -48,12 +48,12 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     fork-trace explain EAGAIN
     fork-trace explain unable to create native thread
     """
-    from fork_trace import names
+    from fork_trace import escape
     from fork_trace.diagnosis import lookup
     from fork_trace.output.explanation import explanation
 
     answer = lookup.look_up(words)
     if as_json:
-        print(names.json_line(lookup.as_json(answer)))
+        print(escape.json_line(lookup.as_json(answer)))
     else:
         sys.stdout.write(explanation(answer))

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace import records
 from fork_trace.collect.session import Session
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
+from fork_trace.model import records
+from fork_trace.model.records import Failure, Summary
 from fork_trace.output import report, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.views import Appended, Redrawn
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.records import Failure, Summary
 
 
 class LiveRequest(NamedTuple):

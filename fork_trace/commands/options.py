@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
-from fork_trace import plan
-from fork_trace.events import STACK_BYTES, STACK_BYTES_MAX
+from fork_trace.model.events import STACK_BYTES, STACK_BYTES_MAX
 from fork_trace.output import aggregate
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
+from fork_trace.probes import plan
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

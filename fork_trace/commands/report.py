@@ -32,7 +32,7 @@ def command(**given: Any) -> None:
     fork-trace report forks.jsonl --format markdown   # for a ticket
     fork-trace report host1.jsonl host2.jsonl
     """
-    from fork_trace import records
+    from fork_trace.model import records
     from fork_trace.output import aggregate, formats
     from fork_trace.output.report import hosts_of
 
@@ -59,7 +59,7 @@ def command(**given: Any) -> None:
 
 
 def _read(name: str) -> list[Any]:
-    from fork_trace import records
+    from fork_trace.model import records
 
     try:
         with open(name, encoding="utf-8", errors="strict", newline="\n") as file:

@@ -8,7 +8,7 @@ from typing import Any
 from fork_trace.collect.arm import find_filter
 from fork_trace.collect.session import Session
 from fork_trace.commands import options
-from fork_trace.records import Header
+from fork_trace.model.records import Header
 
 TICK_S = 0.1  # how long somebody may wait at the keyboard, or for the end of a command
 

@@ -10,11 +10,11 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from fork_trace import containers
-from fork_trace.containers import Place
 from fork_trace.diagnosis.cause import Remedies, Remedy
 from fork_trace.diagnosis.causes import BY_SLUG
-from fork_trace.records import Advice, Evidence
+from fork_trace.model import places
+from fork_trace.model.places import Place
+from fork_trace.model.records import Advice, Evidence
 
 # Kinds of place and of limit, in the words of `explain`.
 VARIANTS: Mapping[str, str] = {
@@ -56,13 +56,13 @@ def advise(
     if cause is None:
         return ()
     first = evidence[0] if evidence else None
-    place = containers.place(cgroup)
+    place = places.place(cgroup)
     if cause.is_of_cgroup:
         # That cgroup can stand far above the caller's; what helps is up to whoever made it.
-        place = containers.place(first.where if first else None)
+        place = places.place(first.where if first else None)
         if place.inner is not None:
             # A cgroup that the container or unit made for itself: its own setting is not at fault.
-            place = containers.PLAIN
+            place = places.PLAIN
     keys = _keys(place, first)
     known = _known(first, uid, pid, place, cgroup)
     told = (("verify", cause.verify), ("mitigate", cause.mitigate), ("fix", cause.fix))
@@ -78,7 +78,7 @@ def _filled(kind: str, remedy: Remedy, known: Mapping[str, object]) -> Advice:
 def offline(kind: str, remedies: Remedies) -> dict[str, Advice]:
     """Return remedies by variant, with words in capitals for what differs."""
     variants = {"": remedies} if isinstance(remedies, Remedy) else remedies
-    known = _known(None, None, None, containers.PLAIN, None)
+    known = _known(None, None, None, places.PLAIN, None)
     return {key: _filled(kind, remedy, known) for key, remedy in variants.items()}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Callable, NamedTuple, Optional, Union
 
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 # How well a fit speaks for its cause.
 REFUSES = "refuses"  # the state would have refused this call

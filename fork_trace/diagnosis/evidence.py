@@ -10,8 +10,8 @@ from typing import Callable
 
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.events import MOVED, Level
-from fork_trace.records import Evidence
+from fork_trace.model.events import MOVED, Level
+from fork_trace.model.records import Evidence
 
 
 def gather(cause: Cause, seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...]:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fork_trace import steps
 from fork_trace.diagnosis import advice, texts
 from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
@@ -19,6 +18,7 @@ from fork_trace.diagnosis.causes.memory import KERNEL_MEMORY, MEMORY_CGROUP
 from fork_trace.diagnosis.causes.policy import SCHED_EXT, SECCOMP, SECURITY_MODULE
 from fork_trace.diagnosis.texts import Text
 from fork_trace.errors import ForkTraceError
+from fork_trace.model import steps
 
 
 class StepEntry(NamedTuple):

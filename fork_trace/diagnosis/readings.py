@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from fork_trace.events import Level
+from fork_trace.model.events import Level
 
 
 def _no_name(_level: Level) -> Optional[str]:

@@ -21,8 +21,8 @@ from fork_trace.diagnosis.causes.namespaces import PID_NAMESPACE_DEAD
 from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.causes.tasks import THREADS_MAX
 from fork_trace.diagnosis.readings import ProcReadings
-from fork_trace.events import Key
-from fork_trace.steps import BY_NAME, BY_NUMBER, name_of
+from fork_trace.model.events import Key
+from fork_trace.model.steps import BY_NAME, BY_NUMBER, name_of
 
 OBSERVED = "observed"
 INFERRED = "inferred"

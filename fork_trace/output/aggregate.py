@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.records import Failure
+from fork_trace.model.records import Failure
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from fork_trace import destination, records
-from fork_trace.names import safe
-from fork_trace.records import Failure
+from fork_trace.escape import safe
+from fork_trace.model import records
+from fork_trace.model.records import Failure
+from fork_trace.output import destination
 
 _PATIENCE_S = 5.0  # for what still waits at the end
 # Of records that a file cannot take: some 6,000 samples, and not all of the memory.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model.records import Advice, Holder
 from fork_trace.output.tables import draw
 from fork_trace.output.units import amount, short
 from fork_trace.output.wording import advised, held, tail, wrap
-from fork_trace.records import Advice, Holder
 
 _LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "unknown", "fine": "ok"}
 _WHERE_WIDTH = 25

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
 from fork_trace.output.tables import draw
 from fork_trace.output.wording import wrap
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from fork_trace.names import json_line, safe
+from fork_trace.escape import json_line, safe
 from fork_trace.output.tables import draw
 from fork_trace.output.wording import wrap
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fork_trace.diagnosis.advice import means
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model.records import Evidence, Failure, Header, Summary
 from fork_trace.output import tables
 from fork_trace.output.aggregate import Group, Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.units import amount, count, short
 from fork_trace.output.wording import WIDTH, advised, columns, cut, held, middle, wrap
-from fork_trace.records import Evidence, Failure, Header, Summary
 
 _CGROUPS = "/sys/fs/cgroup/"
 _LEAST_PLACE, _GOOD_PLACE = 12, 24

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fork_trace.model.records import Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.records import Summary
 
 
 def json_rows(counted: Table, options: ReportOptions = PLAIN) -> list[dict[str, Any]]:

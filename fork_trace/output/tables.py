@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import tabulate
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model.records import Failure
 from fork_trace.output.aggregate import Row
 from fork_trace.output.times import clock
 from fork_trace.output.units import short
 from fork_trace.output.wording import WIDTH, columns, cut, tail
-from fork_trace.records import Failure
 
 # No name is shown longer, however wide the terminal is.
 _MOST = {"command": 15, "cause": 21, "step": 18}

@@ -9,9 +9,9 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model.records import Advice, Holder
 from fork_trace.output.units import count
-from fork_trace.records import Advice, Holder
 
 WIDTH = 79
 

@@ -16,11 +16,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from fork_trace.borrowed import Borrowed
 from fork_trace.errors import ForkTraceError, NotHereError
-from fork_trace.refusals import Act
+from fork_trace.rehearse.child import END_NOW, HELD, Stage, pid_outside
+from fork_trace.rehearse.recipes.limits import Act
+from fork_trace.rehearse.restore import Borrowed
 from fork_trace.rehearse.scenarios import Scenario, find
-from fork_trace.stage import END_NOW, HELD, Stage, pid_outside
 
 # How soon the parent hands a signal on to the child.
 _LISTEN_S = 0.01

@@ -9,16 +9,9 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fork_trace import (
-    refusals,
-    refused_arguments,
-    refused_memory,
-    refused_namespaces,
-    refused_policy,
-    refused_threads,
-)
-from fork_trace.borrowed import Borrowed
 from fork_trace.errors import ForkTraceError
+from fork_trace.rehearse.recipes import arguments, limits, memory, namespaces, policy, threads
+from fork_trace.rehearse.restore import Borrowed
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Scenario:
     step: str
     errno: str
     comm: str
-    prepare: Callable[[Borrowed], refusals.Act] = field(repr=False, compare=False)
+    prepare: Callable[[Borrowed], limits.Act] = field(repr=False, compare=False)
     host_wide: bool = False
     needs_root: bool = True
     # As the record must name them.
@@ -54,7 +47,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EAGAIN",
         comm="ft-pids-cgroup",
-        prepare=refusals.pids_cgroup,
+        prepare=limits.pids_cgroup,
     ),
     Scenario(
         name="pids-cgroup-ancestor",
@@ -63,7 +56,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EAGAIN",
         comm="ft-pids-cg-anc",
-        prepare=refusals.pids_cgroup_ancestor,
+        prepare=limits.pids_cgroup_ancestor,
     ),
     Scenario(
         name="rlimit-nproc",
@@ -72,7 +65,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="rlimit_nproc",
         errno="EAGAIN",
         comm="ft-rlimit-nproc",
-        prepare=refusals.rlimit_nproc,
+        prepare=limits.rlimit_nproc,
         needs_root=False,
     ),
     Scenario(
@@ -82,7 +75,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="__vm_enough_memory",
         errno="ENOMEM",
         comm="ft-oc-never",
-        prepare=refusals.overcommit_never,
+        prepare=limits.overcommit_never,
         host_wide=True,
     ),
     Scenario(
@@ -92,7 +85,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="__vm_enough_memory",
         errno="ENOMEM",
         comm="ft-oc-heuristic",
-        prepare=refusals.overcommit_heuristic,
+        prepare=limits.overcommit_heuristic,
         needs_root=False,
     ),
     Scenario(
@@ -102,7 +95,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="dup_fd",
         errno="EMFILE",
         comm="ft-fd-table",
-        prepare=refusals.fd_table_limit,
+        prepare=limits.fd_table_limit,
         host_wide=True,
     ),
     Scenario(
@@ -112,7 +105,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="EAGAIN",
         comm="ft-pid-max",
-        prepare=refusals.pid_max,
+        prepare=limits.pid_max,
         host_wide=True,
     ),
     Scenario(
@@ -122,7 +115,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="ENOMEM",
         comm="ft-pidns-dead",
-        prepare=refusals.pid_namespace_dead,
+        prepare=limits.pid_namespace_dead,
         needs_root=False,
     ),
     Scenario(
@@ -132,7 +125,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="threads_max",
         errno="EAGAIN",
         comm="ft-threads-max",
-        prepare=refusals.threads_max,
+        prepare=limits.threads_max,
         host_wide=True,
     ),
     Scenario(
@@ -142,7 +135,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="__vm_enough_memory",
         errno="ENOMEM",
         comm="ft-fork-big",
-        prepare=refusals.fork_big,
+        prepare=limits.fork_big,
         host_wide=True,
     ),
     # Policies, memory cgroups, threads, and two causes at once.
@@ -153,7 +146,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="sched_fork",
         errno="EAGAIN",
         comm="ft-deadline",
-        prepare=refused_policy.deadline,
+        prepare=policy.deadline,
     ),
     Scenario(
         name="exec-in-progress",
@@ -162,9 +155,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_fs",
         errno="EAGAIN",
         comm="ft-in-exec",
-        prepare=refused_threads.exec_in_progress,
+        prepare=threads.exec_in_progress,
         needs_root=False,
-        syscall=refused_threads.THREAD_SYSCALL,
+        syscall=threads.THREAD_SYSCALL,
         creates="thread",
     ),
     Scenario(
@@ -174,7 +167,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_page_range",
         errno="ENOMEM",
         comm="ft-memcg",
-        prepare=refused_memory.memory_cgroup,
+        prepare=memory.memory_cgroup,
     ),
     Scenario(
         name="seccomp",
@@ -183,7 +176,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="seccomp",
         errno="EAGAIN",
         comm="ft-seccomp",
-        prepare=refused_policy.seccomp,
+        prepare=policy.seccomp,
         needs_root=False,
         is_early=True,
     ),
@@ -194,7 +187,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="mmap",
         errno="ENOMEM",
         comm="ft-stack-as",
-        prepare=refused_threads.thread_stack_address_space,
+        prepare=threads.thread_stack_address_space,
         needs_root=False,
         syscall="mmap",
         creates="thread",
@@ -204,12 +197,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="thread-stack-mappings",
         title="the process has vm.max_map_count mappings, and a stack needs two",
         cause="thread-stack",
-        step=refused_threads.STACK_STEP,
+        step=threads.STACK_STEP,
         errno="ENOMEM",
         comm="ft-stack-maps",
-        prepare=refused_threads.thread_stack_mappings,
+        prepare=threads.thread_stack_mappings,
         needs_root=False,
-        syscall=refused_threads.STACK_STEP,
+        syscall=threads.STACK_STEP,
         creates="thread",
         is_early=True,
     ),
@@ -217,12 +210,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="thread-stack-commit",
         title="vm.overcommit_memory is 2 and a thread's stack exceeds the commit limit",
         cause="thread-stack",
-        step=refused_threads.STACK_STEP,
+        step=threads.STACK_STEP,
         errno="ENOMEM",
         comm="ft-stack-commit",
-        prepare=refused_threads.thread_stack_commit,
+        prepare=threads.thread_stack_commit,
         host_wide=True,
-        syscall=refused_threads.STACK_STEP,
+        syscall=threads.STACK_STEP,
         creates="thread",
         is_early=True,
     ),
@@ -233,8 +226,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EAGAIN",
         comm="ft-pids-thread",
-        prepare=refused_threads.pids_cgroup_thread,
-        syscall=refused_threads.THREAD_SYSCALL,
+        prepare=threads.pids_cgroup_thread,
+        syscall=threads.THREAD_SYSCALL,
         creates="thread",
     ),
     Scenario(
@@ -244,7 +237,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="security_task_alloc",
         errno="EACCES",
         comm="ft-lsm",
-        prepare=refused_policy.security_module,
+        prepare=policy.security_module,
     ),
     Scenario(
         name="two-causes",
@@ -253,7 +246,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="__vm_enough_memory",
         errno="ENOMEM",
         comm="ft-two-causes",
-        prepare=refused_policy.two_causes,
+        prepare=policy.two_causes,
         host_wide=True,
     ),
     Scenario(
@@ -263,7 +256,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="rlimit_nproc",
         errno="EAGAIN",
         comm="ft-nproc-pids",
-        prepare=refused_policy.rlimit_and_pids,
+        prepare=policy.rlimit_and_pids,
     ),
     Scenario(
         name="pids-cgroup-three-up",
@@ -272,7 +265,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EAGAIN",
         comm="ft-pids-3-up",
-        prepare=refusals.pids_cgroup_three_up,
+        prepare=limits.pids_cgroup_three_up,
     ),
     Scenario(
         name="user-namespace-limit",
@@ -281,7 +274,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="create_user_ns",
         errno="ENOSPC",
         comm="ft-user-limit",
-        prepare=refused_namespaces.limit("user"),
+        prepare=namespaces.limit("user"),
         needs_root=False,
     ),
     Scenario(
@@ -291,7 +284,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_mnt_ns",
         errno="ENOSPC",
         comm="ft-mount-limit",
-        prepare=refused_namespaces.limit("mnt"),
+        prepare=namespaces.limit("mnt"),
         needs_root=False,
     ),
     Scenario(
@@ -301,7 +294,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_utsname",
         errno="ENOSPC",
         comm="ft-uts-limit",
-        prepare=refused_namespaces.limit("uts"),
+        prepare=namespaces.limit("uts"),
         needs_root=False,
     ),
     Scenario(
@@ -311,7 +304,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_ipcs",
         errno="ENOSPC",
         comm="ft-ipc-limit",
-        prepare=refused_namespaces.limit("ipc"),
+        prepare=namespaces.limit("ipc"),
         needs_root=False,
     ),
     Scenario(
@@ -321,7 +314,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_pid_ns",
         errno="ENOSPC",
         comm="ft-pid-limit",
-        prepare=refused_namespaces.limit("pid"),
+        prepare=namespaces.limit("pid"),
         needs_root=False,
     ),
     Scenario(
@@ -331,7 +324,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_cgroup_ns",
         errno="ENOSPC",
         comm="ft-cgroup-limit",
-        prepare=refused_namespaces.limit("cgroup"),
+        prepare=namespaces.limit("cgroup"),
         needs_root=False,
     ),
     Scenario(
@@ -341,7 +334,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_net_ns",
         errno="ENOSPC",
         comm="ft-net-limit",
-        prepare=refused_namespaces.limit("net"),
+        prepare=namespaces.limit("net"),
         needs_root=False,
     ),
     Scenario(
@@ -351,7 +344,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_time_ns",
         errno="ENOSPC",
         comm="ft-time-limit",
-        prepare=refused_namespaces.limit("time"),
+        prepare=namespaces.limit("time"),
         needs_root=False,
         syscall="clone3",
     ),
@@ -362,7 +355,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="create_user_ns",
         errno="ENOSPC",
         comm="ft-user-depth",
-        prepare=refused_namespaces.user_namespace_depth,
+        prepare=namespaces.user_namespace_depth,
         needs_root=False,
     ),
     Scenario(
@@ -372,7 +365,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_pid_ns",
         errno="ENOSPC",
         comm="ft-pid-depth",
-        prepare=refused_namespaces.pid_namespace_depth,
+        prepare=namespaces.pid_namespace_depth,
         needs_root=False,
     ),
     Scenario(
@@ -382,7 +375,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="create_user_ns",
         errno="EPERM",
         comm="ft-user-chroot",
-        prepare=refused_namespaces.user_namespace_chroot,
+        prepare=namespaces.user_namespace_chroot,
         needs_root=False,
     ),
     Scenario(
@@ -392,7 +385,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="create_user_ns",
         errno="EPERM",
         comm="ft-user-unmap",
-        prepare=refused_namespaces.user_namespace_unmapped,
+        prepare=namespaces.user_namespace_unmapped,
         needs_root=False,
     ),
     Scenario(
@@ -402,7 +395,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_flags",
         errno="EPERM",
         comm="ft-user-sysctl",
-        prepare=refused_namespaces.user_namespace_sysctl,
+        prepare=namespaces.user_namespace_sysctl,
         host_wide=True,
     ),
     Scenario(
@@ -412,7 +405,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="copy_namespaces",
         errno="EPERM",
         comm="ft-ns-denied",
-        prepare=refused_namespaces.namespace_denied,
+        prepare=namespaces.namespace_denied,
         needs_root=False,
     ),
     Scenario(
@@ -422,7 +415,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_flags",
         errno="EINVAL",
         comm="ft-thr-unshare",
-        prepare=refused_namespaces.thread_after_unshare,
+        prepare=namespaces.thread_after_unshare,
         needs_root=False,
         creates="thread",
     ),
@@ -433,9 +426,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_flags",
         errno="EINVAL",
         comm="ft-vfork-time",
-        prepare=refused_namespaces.vfork_after_unshare_time,
+        prepare=namespaces.vfork_after_unshare_time,
         needs_root=False,
-        syscall=refused_namespaces.SPAWN_SYSCALL,
+        syscall=namespaces.SPAWN_SYSCALL,
     ),
     Scenario(
         name="pid-namespace-full",
@@ -444,7 +437,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="EAGAIN",
         comm="ft-pidns-full",
-        prepare=refused_namespaces.pid_namespace_full,
+        prepare=namespaces.pid_namespace_full,
         needs_root=False,
     ),
     Scenario(
@@ -454,7 +447,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="rlimit_nproc",
         errno="EAGAIN",
         comm="ft-nproc-userns",
-        prepare=refused_namespaces.rlimit_nproc_user_namespace,
+        prepare=namespaces.rlimit_nproc_user_namespace,
         needs_root=False,
     ),
     Scenario(
@@ -464,7 +457,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_flags",
         errno="EINVAL",
         comm="ft-bad-flags",
-        prepare=refused_arguments.invalid_flags,
+        prepare=arguments.invalid_flags,
         needs_root=False,
         creates="thread",
     ),
@@ -475,7 +468,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_args",
         errno="EINVAL",
         comm="ft-bad-clone3",
-        prepare=refused_arguments.invalid_clone3,
+        prepare=arguments.invalid_clone3,
         needs_root=False,
         syscall="clone3",
         is_early=True,
@@ -487,7 +480,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="clone_args",
         errno="EINVAL",
         comm="ft-unknown-flag",
-        prepare=refused_arguments.unknown_clone3_flag,
+        prepare=arguments.unknown_clone3_flag,
         needs_root=False,
         syscall="clone3",
         is_early=True,
@@ -499,7 +492,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="EEXIST",
         comm="ft-tid-taken",
-        prepare=refused_arguments.set_tid_taken,
+        prepare=arguments.set_tid_taken,
         syscall="clone3",
     ),
     Scenario(
@@ -509,7 +502,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="EPERM",
         comm="ft-tid-denied",
-        prepare=refused_arguments.set_tid_denied,
+        prepare=arguments.set_tid_denied,
         needs_root=False,
         syscall="clone3",
     ),
@@ -520,7 +513,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="alloc_pid",
         errno="EINVAL",
         comm="ft-tid-range",
-        prepare=refused_arguments.set_tid_range,
+        prepare=arguments.set_tid_range,
         needs_root=False,
         syscall="clone3",
     ),
@@ -531,7 +524,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="pidfd_prepare",
         errno="EMFILE",
         comm="ft-pidfd-nofile",
-        prepare=refused_arguments.pidfd_nofile,
+        prepare=arguments.pidfd_nofile,
         needs_root=False,
         syscall="clone3",
     ),
@@ -542,7 +535,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="pidfd_prepare",
         errno="ENFILE",
         comm="ft-pidfd-max",
-        prepare=refused_arguments.pidfd_file_max,
+        prepare=arguments.pidfd_file_max,
         host_wide=True,
         syscall="clone3",
     ),
@@ -553,7 +546,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="pidfd_prepare",
         errno="EFAULT",
         comm="ft-pidfd-addr",
-        prepare=refused_arguments.pidfd_pointer,
+        prepare=arguments.pidfd_pointer,
         needs_root=False,
         syscall="clone3",
     ),
@@ -564,7 +557,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EBUSY",
         comm="ft-into-busy",
-        prepare=refused_arguments.into_cgroup_busy,
+        prepare=arguments.into_cgroup_busy,
         syscall="clone3",
     ),
     Scenario(
@@ -574,7 +567,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="ENOENT",
         comm="ft-into-removed",
-        prepare=refused_arguments.into_cgroup_removed,
+        prepare=arguments.into_cgroup_removed,
         syscall="clone3",
     ),
     Scenario(
@@ -584,7 +577,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EACCES",
         comm="ft-into-denied",
-        prepare=refused_arguments.into_cgroup_denied,
+        prepare=arguments.into_cgroup_denied,
         syscall="clone3",
     ),
     Scenario(
@@ -594,7 +587,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EBADF",
         comm="ft-into-bad-fd",
-        prepare=refused_arguments.into_cgroup_bad_fd,
+        prepare=arguments.into_cgroup_bad_fd,
         needs_root=False,
         syscall="clone3",
     ),
@@ -605,7 +598,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         step="cgroup_can_fork",
         errno="EAGAIN",
         comm="ft-into-full",
-        prepare=refused_arguments.into_cgroup_full,
+        prepare=arguments.into_cgroup_full,
         syscall="clone3",
     ),
 )

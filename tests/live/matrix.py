@@ -106,7 +106,12 @@ _REST = (
         "5.10-rest",
         "5.10",
         280,
-        ("test_callers.py", "test_arming.py", "tests/test_rehearse.py", "test_lockdown.py"),
+        (
+            "test_callers.py",
+            "test_arming.py",
+            "tests/unit/rehearse/test_rehearse.py",
+            "test_lockdown.py",
+        ),
         ALL,
     ),
     Lane("5.10-bcc", "5.10", 300, ("test_bcc.py",), ALL, deselect=(BCC_DIES,)),
@@ -133,7 +138,7 @@ _BETWEEN = (
         600,
         (
             *("test_conditions.py", "test_privileges.py", "test_on_demand.py", "test_dying.py"),
-            *("test_strangers.py", "tests/test_rehearse.py"),
+            *("test_strangers.py", "tests/unit/rehearse/test_rehearse.py"),
         ),
         ALL,
     ),

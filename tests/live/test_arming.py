@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from fork_trace import kernel, steps
-from fork_trace.backends import SAMPLES_PER_SECOND, Filter
-from fork_trace.backends.libbpf.bindings import Library
-from fork_trace.backends.libbpf.btf import (
+from fork_trace.collect.arm import arm, prepare
+from fork_trace.model import steps
+from fork_trace.model.events import STACK_BYTES
+from fork_trace.probes import kernel
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter
+from fork_trace.probes.libbpf.bindings import Library
+from fork_trace.probes.libbpf.btf import (
     FUNCTION_IDS,
     SYMBOL_ITERATOR,
     function_params,
     listed_symbols,
 )
-from fork_trace.collect.arm import arm, prepare
-from fork_trace.events import STACK_BYTES
-from fork_trace.plan import VARIABLES, Request
+from fork_trace.probes.plan import VARIABLES, Request
 
 pytestmark = pytest.mark.live
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import schema
 
-# All that check needs is imported before there is a shortage.
-from fork_trace import check  # noqa: F401
-from fork_trace.borrowed import Borrowed
 from fork_trace.commands import cli
 from fork_trace.errors import NotHereError
+
+# All that check needs is imported before there is a shortage.
+from fork_trace.rehearse.child import Stage
+from fork_trace.rehearse.restore import Borrowed
 from fork_trace.rehearse.scenarios import find
-from fork_trace.stage import Stage
 
 from .conftest import FORK_TRACE, IS_GUEST
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fork_trace.holders import FRESH_S
+from fork_trace.host.holders import FRESH_S
 
 from .conftest import FORK_TRACE, Captured, capture
 

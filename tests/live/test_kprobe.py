@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fork_trace.session import read_facts
 
-from fork_trace.backends.kprobe_events import KprobeEvents
-from fork_trace.backends.libbpf.backend import LibbpfBackend
-from fork_trace.backends.libbpf.loading import Programs
-from fork_trace.plan import Probe, Request, make
+from fork_trace.collect.arm import read_facts
+from fork_trace.probes.kprobe_events import KprobeEvents
+from fork_trace.probes.libbpf.backend import LibbpfBackend
+from fork_trace.probes.libbpf.loading import Programs
+from fork_trace.probes.plan import Probe, Request, make
 
 from .conftest import FORK_TRACE, IS_GUEST, TAKES, Captured, capture, doctor, host_by
 

@@ -27,9 +27,9 @@ pytestmark = pytest.mark.live
 WATCH = """
 import sys
 from pathlib import Path
-from fork_trace import records
+from fork_trace.model import records
 from fork_trace.backends.libbpf import backend
-from fork_trace.plan import Request
+from fork_trace.probes.plan import Request
 from fork_trace.collect.session import Session
 from fork_trace.rehearse.run import run
 installed = backend.program

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.plan import RUNGS
+from fork_trace.probes.plan import RUNGS
 from fork_trace.rehearse.scenarios import find
 
 from .conftest import FORK_TRACE, TIMEOUT_S, read_capture, start

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from building import PROGRAMS
 
-from fork_trace import headers
-from fork_trace.privileges import CAPABILITIES, UNUSED_ID
+from fork_trace.probes import headers
+from fork_trace.probes.privileges import CAPABILITIES, UNUSED_ID
 
 from .conftest import FORK_TRACE, IS_GUEST, TAKES, TIMEOUT_S, host_by
 

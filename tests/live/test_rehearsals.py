@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from accuracy.judging import COUNT, INFERRED, RIGHT, judge
 
+from fork_trace.model.steps import BY_NAME
 from fork_trace.rehearse.scenarios import Scenario
-from fork_trace.steps import BY_NAME
 
 from .conftest import IS_GUEST, Captured
 from .rehearsing import MADE, Rehearsed, by, each_of, sees

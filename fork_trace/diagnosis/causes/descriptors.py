@@ -6,7 +6,7 @@ import errno
 
 from fork_trace.diagnosis.cause import ASKED, Cause, Fit, Gauge, Refusal, do
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 _FIND_LEAK = "or find the descriptor leak"
 _DESCRIPTORS = "ls -l /proc/{pid}/fd"

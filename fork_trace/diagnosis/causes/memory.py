@@ -7,7 +7,7 @@ import errno
 from fork_trace.diagnosis import evidence
 from fork_trace.diagnosis.cause import ASKED, UNREAD, Cause, Fit, Gauge, Refusal, do
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 _NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
 _VM = "__vm_enough_memory"

@@ -7,7 +7,7 @@ import errno
 from fork_trace.diagnosis.cause import ASKED, UNREAD, Cause, Fit, Refusal, do
 from fork_trace.diagnosis.evidence import namespaces_asked, pid_namespace
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 # Each step that makes a namespace -> its word in user.max_*_namespaces.
 _KINDS = {

@@ -7,7 +7,7 @@ import errno
 from fork_trace.diagnosis.cause import ASKED, Cause, Fit, Refusal, do
 from fork_trace.diagnosis.causes.namespaces import NEW_NAMESPACE
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 EXEC_IN_PROGRESS = Cause(
     slug="exec-in-progress",

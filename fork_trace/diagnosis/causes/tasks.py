@@ -7,7 +7,7 @@ import errno
 from fork_trace.diagnosis.cause import UNREAD, Cause, Fit, Gauge, Refusal, do
 from fork_trace.diagnosis.evidence import below, cgroup_levels, pid_namespace
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.records import Evidence
+from fork_trace.model.records import Evidence
 
 _NO_PIDS_LIMIT = 4194304  # PID_MAX_LIMIT, include/linux/threads.h; pids.max "max" is one more
 _NO_TASK_LIMIT = 1 << 62  # RLIM_INFINITY, or LONG_MAX in a user namespace

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Callable
 from fork_trace.output.report_options import ReportOptions
 
 if TYPE_CHECKING:
+    from fork_trace.model.records import Header, Summary
     from fork_trace.output.aggregate import Table
-    from fork_trace.records import Header, Summary
 
 FORMATS: tuple[str, ...] = ("table", "json", "jsonl", "markdown", "csv")
 # Those that a run can write while it goes on.

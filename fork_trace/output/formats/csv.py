@@ -6,11 +6,11 @@ import csv
 import re
 from collections.abc import Sequence
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
+from fork_trace.model.records import Header, Summary
 from fork_trace.output import times
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.records import Header, Summary
 
 # A spreadsheet would take the text for a formula: after blanks too, and where it splits lines at
 # semicolons, after one of them. Besides ASCII's signs there are full-width and small ones and the minus

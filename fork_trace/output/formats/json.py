@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fork_trace import records
 from fork_trace.diagnosis.advice import means
-from fork_trace.names import json_line
+from fork_trace.escape import json_line
+from fork_trace.model import records
+from fork_trace.model.records import Header, Summary
 from fork_trace.output import report
 from fork_trace.output.aggregate import Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.summary import merged_summary
-from fork_trace.records import Header, Summary
 
 
 def write(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fork_trace.names import json_line
+from fork_trace.escape import json_line
+from fork_trace.model.records import Header, Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.summary import merged_summary
-from fork_trace.records import Header, Summary
 
 
 def write(

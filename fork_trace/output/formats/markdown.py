@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from fork_trace.model.records import Header, Summary
 from fork_trace.output import report, tables
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.records import Header, Summary
 
 # What would be markup outside of a code span: a program may be called "[x](y)".
 _MARKUP = re.compile(

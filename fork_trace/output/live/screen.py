@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fork_trace.names import safe
+from fork_trace.escape import safe
 from fork_trace.output import report, tables
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report import Told

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from fork_trace import privileges
+from fork_trace.probes import privileges
 
 PLACE, PID = sys.argv[1:]
 PRECIOUS = f"{PLACE}/precious"

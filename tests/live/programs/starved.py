@@ -24,7 +24,7 @@ from pathlib import Path
 
 import own_cgroups
 
-from fork_trace import reserve
+from fork_trace.probes import reserve
 
 CONDITION, DIRECTORY = sys.argv[1], Path(sys.argv[2])
 OPTIONS = sys.argv[3:]

@@ -13,10 +13,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fork_trace.backends.libbpf.backend import LibbpfBackend
-from fork_trace.backends.libbpf.bindings import Library
 from fork_trace.collect.arm import read_facts
-from fork_trace.plan import Plan, Request, Stage, make
+from fork_trace.probes.libbpf.backend import LibbpfBackend
+from fork_trace.probes.libbpf.bindings import Library
+from fork_trace.probes.plan import Plan, Request, Stage, make
 
 
 def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fork_trace import events
-from fork_trace.backends import Filter
-from fork_trace.backends.libbpf.backend import LibbpfBackend
 from fork_trace.collect.arm import read_facts
-from fork_trace.plan import Request, make
-from fork_trace.symbols import Caller, Symbols
+from fork_trace.model import events
+from fork_trace.probes.backend import Filter
+from fork_trace.probes.libbpf.backend import LibbpfBackend
+from fork_trace.probes.plan import Request, make
+from fork_trace.stacks.symbols import Caller, Symbols
 
 PROGRAMS = 200
 SAMPLES = 10_000

@@ -12,11 +12,12 @@ from accuracy import table as accuracy
 from bench import table as bench
 
 from docs import blocks, manual, pictures, records, step_table
-from fork_trace import __version__, documents, privileges
+from fork_trace import __version__, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.output.live import terminal
+from fork_trace.probes import privileges
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 README = CHECKOUT / "README.md"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.lookup import StepEntry
-from fork_trace.privileges import Capability
+from fork_trace.probes.privileges import Capability
 
 WIDTH = 79
 _MOST_ERRNOS = 3

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import table as bench
 
-from fork_trace import records
+from fork_trace.model import records
 from fork_trace.output import aggregate
 from fork_trace.output.live import screen
 from fork_trace.output.live.screen import Line, Moment

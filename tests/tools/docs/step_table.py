@@ -1,4 +1,4 @@
-"""fork_trace/step_table.py from bpf/probes.def, so that nobody parses C while the tool starts."""
+"""fork_trace/model/step_table.py from bpf/probes.def, so that nobody parses C while the tool starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 PROBES = _CHECKOUT / "bpf" / "probes.def"
-STEP_TABLE = _CHECKOUT / "fork_trace" / "step_table.py"
+STEP_TABLE = _CHECKOUT / "fork_trace" / "model" / "step_table.py"
 
 _BODIES = ("PLAIN", "OUTER", "NAMESPACE", "OWN", "SHELL")
 _RETURNS = ("INT", "ERR_PTR", "PTR", "TRUE", "FALSE")

@@ -21,32 +21,21 @@ import hostile
 from conftest import capture_text, make_evidence, make_failure, make_header, make_holder
 from conftest import make_summary as make_end
 
-from fork_trace import (
-    budget,
-    callers,
-    cfi,
-    cgroup,
-    containers,
-    elf,
-    events,
-    files,
-    names,
-    perfmap,
-    procfs,
-    records,
-    unwind,
-)
+from fork_trace import budget, escape, files
 from fork_trace.budget import Budget, OverBudgetError
-from fork_trace.demangle import Demangler
 from fork_trace.diagnosis import evidence
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import diagnose, errno_name
 from fork_trace.errors import ForkTraceError
+from fork_trace.host import cgroup, procfs
+from fork_trace.model import events, places, records
 from fork_trace.mounts import Mounts, OwnMounts
 from fork_trace.output import aggregate, formats, report, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
+from fork_trace.stacks import callers, cfi, elf, perfmap, unwind
+from fork_trace.stacks.demangle import Demangler
 
 MOST_SHOWN = 1 << 16
 MOST_KEPT_BYTES = 16 << 20
@@ -56,7 +45,7 @@ _demangler = Demangler()
 
 def is_harmless(text: str) -> bool:
     """Say whether a terminal can take a text that is ours, line ends included."""
-    return all(char == "\n" or names.safe(char) == char for char in text)
+    return all(char == "\n" or escape.safe(char) == char for char in text)
 
 
 def event(data: bytes) -> None:
@@ -74,7 +63,7 @@ def event(data: bytes) -> None:
     told = evidence.gather(
         BY_SLUG[verdict.cause], seen, HostReadings(page_bytes=4096, hugetlb_pages=0)
     )
-    place = containers.place(found.cgroup_path).as_record()
+    place = places.place(found.cgroup_path).as_record()
     failure = make_failure(
         comm=found.key.comm,
         cgroup=found.cgroup_path,
@@ -272,7 +261,7 @@ def map_(data: bytes) -> None:
             told = [maps.name(42, uid, address) for address in addresses]
             for name in told:
                 if name is not None:
-                    assert is_harmless(names.safe(name))
+                    assert is_harmless(escape.safe(name))
                     callers.function(name)
             assert maps.kept_bytes < MOST_KEPT_BYTES
         again = perfmap.PerfMaps(own, place)
@@ -288,7 +277,7 @@ def symbol(data: bytes) -> None:
 
     assert len(text) <= MOST_SHOWN
     assert is_harmless(wording.cell(caller, 28))
-    assert names.json_line(text).isascii()
+    assert escape.json_line(text).isascii()
 
 
 def proc(data: bytes) -> None:
@@ -299,11 +288,11 @@ def proc(data: bytes) -> None:
             Path(place, str(number), name).write_bytes(data)
         Path(place, "self").symlink_to("2")
         for mapping in procfs.mappings(0, place):
-            assert mapping.path is None or names.json_line(mapping.path).isascii()
+            assert mapping.path is None or escape.json_line(mapping.path).isascii()
         for line in procfs.cgroups(1, place):
-            names.json_line(containers.place(line.path).as_record())
+            escape.json_line(places.place(line.path).as_record())
         for mount in cgroup.mounts(place):
-            names.json_line(mount.path)
+            escape.json_line(mount.path)
         Mounts(data).at("/srv/app")
         assert files.read(f"{place}/0/maps", 1 << 20) == data
 

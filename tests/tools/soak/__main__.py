@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 from vm.kernels import KERNELS
 
-from fork_trace.plan import RUNGS
+from fork_trace.probes.plan import RUNGS
 from soak import judging
 from soak.judging import Measured
 from soak.running import MIX, SoakError, soak

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from samples import PLAN
 
-from fork_trace.backends import Filter, settings
 from fork_trace.collect.arm import Armed, check_filter, demand_another_user, find_filter
 from fork_trace.errors import ForkTraceError
-from fork_trace.plan import Stage
+from fork_trace.probes import settings
+from fork_trace.probes.backend import Filter
+from fork_trace.probes.plan import Stage
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 from samples import PLAN, a_host_with_v2, failed, loaded, observer, raw_key, sample
 
-from fork_trace import events, steps
-from fork_trace.backends import Filter
-from fork_trace.cgroup import CgroupPaths
 from fork_trace.collect import clock, compose
 from fork_trace.collect.compose import Composer, Sample
 from fork_trace.collect.judge import judge
@@ -23,10 +20,13 @@ from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
 from fork_trace.diagnosis.verdict import INFERRED, OBSERVED, Verdict
-from fork_trace.holders import Holders
-from fork_trace.plan import PassedOver
-from fork_trace.records import Holder
-from fork_trace.symbols import Caller, Symbols
+from fork_trace.host.cgroup import CgroupPaths
+from fork_trace.host.holders import Holders
+from fork_trace.model import events, steps
+from fork_trace.model.records import Holder
+from fork_trace.probes.backend import Filter
+from fork_trace.probes.plan import PassedOver
+from fork_trace.stacks.symbols import Caller, Symbols
 
 NOW = clock.Clock(start_ns=0, epoch_offset_ns=1772600767000008000)
 HOST = HostReadings(page_bytes=4096, hugetlb_pages=0)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from samples import PLAN, failed, loaded, observer, sample, twice
 
-from fork_trace import events, procfs, steps
 from fork_trace.collect.judge import calls_for_more, judge, watched
 from fork_trace.collect.observe import Observer
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict
+from fork_trace.host import procfs
+from fork_trace.model import events, steps
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from conftest import make_failure
 
 from fork_trace.collect import ration
 from fork_trace.collect.ration import Latest
-from fork_trace.records import Failure, Frame, to_json
+from fork_trace.model.records import Failure, Frame, to_json
 
 
 def a_failure(frames: int = 1) -> Failure:

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from fork_trace import events
 from fork_trace.collect import ledger
+from fork_trace.model import events
 
 
 def key(comm: str = "sh", uid: int = 0, cgroup: int = 1, mark: int = 0, fits: int = 0) -> bytes:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from samples import a_host_with_v2, failed, observer, sample
 
-from fork_trace import events, procfs
 from fork_trace.collect.observe import Cgroups, LargeMappings, ProcessSnapshot
 from fork_trace.diagnosis.verdict import INFERRED, Verdict
+from fork_trace.host import procfs
+from fork_trace.model import events
 
 KEY = replace(failed(errno.EAGAIN), cgroup_id=2**62)
 ENOMEM = failed(errno.ENOMEM, "overcommit")

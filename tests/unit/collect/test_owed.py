@@ -11,7 +11,7 @@ from conftest import make_failure
 
 from fork_trace.collect import owed
 from fork_trace.collect.owed import Owed
-from fork_trace.records import Failure
+from fork_trace.model.records import Failure
 
 SAMPLE: Any = None  # what is in one is the teller's business
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from conftest import capture_text, decoded, make_evidence, make_failure, make_header, make_summary
 
-from fork_trace import __version__, kernel, plan
+from fork_trace import __version__
 from fork_trace.commands import cli, options
+from fork_trace.probes import kernel, plan
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 COMMANDS = ["live", "capture", "report", "doctor", "rehearse"]
@@ -694,9 +695,9 @@ def test_the_list_of_rehearsals_fits_80_columns_and_is_json_on_request() -> None
 
 def test_ctrl_c_ends_with_130() -> None:
     before = (
-        "import fork_trace.doctor\n"
+        "import fork_trace.collect.doctor\n"
         "def interrupted(*_): raise KeyboardInterrupt\n"
-        "fork_trace.doctor.examine = interrupted"
+        "fork_trace.collect.doctor.examine = interrupted"
     )
 
     done = run("doctor", before=before)

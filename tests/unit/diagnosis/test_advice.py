@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from test_verdict import SLUGS
 
-from fork_trace import check, containers
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import VARIANTS, advise, means, offline, shell
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
-from fork_trace.records import Advice
+from fork_trace.headroom import check
+from fork_trace.model import places
+from fork_trace.model.records import Advice
 from fork_trace.rehearse.scenarios import SCENARIOS, find
 
 # The contract: what a record's `step` and `cause` can be.
@@ -474,7 +475,7 @@ def test_the_highest_pid_that_is_named_is_the_kernel_s() -> None:
 
 
 def test_every_kind_of_place_has_advice_on_every_cause() -> None:
-    kinds = {containers.place(path).kind for path in PLACES.values()}
+    kinds = {places.place(path).kind for path in PLACES.values()}
 
     assert {"kubernetes", "docker", "podman", "login-session", "plain"} <= kinds
     assert all(3 == len(advised(slug, place)) for slug in BY_SLUG for place in PLACES)

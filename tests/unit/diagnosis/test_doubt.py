@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from fork_trace import steps
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.diagnosis.verdict import diagnose
-from fork_trace.events import Key
+from fork_trace.model import steps
+from fork_trace.model.events import Key
 
 KEY = Key(
     comm="sh",

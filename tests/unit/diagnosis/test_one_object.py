@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from fork_trace import events, steps
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
+from fork_trace.model import events, steps
 
 TESTS = Path(__file__).resolve().parent.parent.parent
 CHECKOUT = TESTS.parent
@@ -161,11 +161,11 @@ MOON_PHASE = Cause(
 ASKED = """
 import errno, json, sys
 from docs import blocks, records
-from fork_trace import steps
+from fork_trace.model import steps
 from fork_trace.diagnosis import advice, evidence, lookup, verdict
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
-from fork_trace.events import Key
+from fork_trace.model.events import Key
 
 def key(step, is_observed, fits=()):
     number = steps.BY_NAME[step].number
@@ -226,7 +226,7 @@ def test_a_new_cause_touches_two_files_and_its_test_and_is_known_everywhere(
     copy.change(
         family,
         "\nSECCOMP = Cause(",
-        f"\nfrom fork_trace.records import Evidence\n{CAUSE}\nSECCOMP = Cause(",
+        f"\nfrom fork_trace.model.records import Evidence\n{CAUSE}\nSECCOMP = Cause(",
     )
     copy.change(
         "fork_trace/diagnosis/causes/__init__.py",
@@ -273,15 +273,15 @@ def test_a_new_limit_of_check_touches_three_files_and_its_test(tmp_path: Path) -
     copy.change(
         family, '    aliases=("fs.mount-max",),', f'    aliases=("fs.mount-max",),\n    {GAUGE}'
     )
-    copy.change("fork_trace/limits.py", "\ndef open_files(", LIMIT)
+    copy.change("fork_trace/headroom/limits.py", "\ndef open_files(", LIMIT)
     copy.change(
-        "fork_trace/limits.py",
+        "fork_trace/headroom/limits.py",
         "from fork_trace.diagnosis.causes.tasks",
         "from fork_trace.diagnosis.causes.namespaces import MOUNT_LIMIT\n"
         "from fork_trace.diagnosis.causes.tasks",
     )
     copy.change(
-        "fork_trace/check.py",
+        "fork_trace/headroom/check.py",
         "        limits.open_files(",
         '        limits.mounts(95, procfs.number("sys/fs/mount-max", proc)),\n'
         "        limits.open_files(",
@@ -291,7 +291,7 @@ def test_a_new_limit_of_check_touches_three_files_and_its_test(tmp_path: Path) -
     (proc / "sys" / "fs" / "mount-max").write_text("100\n")
 
     (found,) = copy.ask(
-        "import json\nfrom fork_trace import check\n"
+        "import json\nfrom fork_trace.headroom import check\n"
         "found = check.examine(80, 100, 'host')\n"
         "print(json.dumps([e for e in found['limits'] if e['cause'] == 'mount-limit']))\n"
     )

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fork_trace import events, records, steps
 from fork_trace.diagnosis import evidence, verdict
 from fork_trace.diagnosis.cause import REFUSES
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings, ProcReadings
 from fork_trace.diagnosis.verdict import INFERRED, OBSERVED, Verdict, diagnose
+from fork_trace.model import events, records, steps
 
 # The contract: what a record's `cause` can be.
 SLUGS = [

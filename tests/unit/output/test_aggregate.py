@@ -8,8 +8,8 @@ import pytest
 from conftest import TIME_NS, make_evidence, make_failure, make_holder
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.records import Frame
 from fork_trace.output import aggregate
-from fork_trace.records import Frame
 
 
 def counts(table: aggregate.Table) -> list[tuple[Any, ...]]:

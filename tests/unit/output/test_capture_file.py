@@ -13,9 +13,9 @@ from conftest import make_failure, make_header, make_summary
 
 from fork_trace.commands.child import Child
 from fork_trace.commands.stop_signals import StopSignals
+from fork_trace.model.records import to_json
 from fork_trace.output import capture_file
 from fork_trace.output.capture_file import CaptureFile
-from fork_trace.records import to_json
 
 
 def test_a_slow_reader_loses_no_record_and_hears_no_complaint(

@@ -22,12 +22,12 @@ from conftest import (
     widths,
 )
 
-from fork_trace import steps
 from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.model import steps
+from fork_trace.model.records import Failure, Holder
 from fork_trace.output import aggregate, report
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
-from fork_trace.records import Failure, Holder
 
 GOLDEN = """\
 2 causes, 24 failures in 2 s; worst: sh in /app.service at pids.max 7/7

@@ -20,9 +20,9 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace import steps
 from fork_trace.diagnosis import causes
 from fork_trace.diagnosis.cause import Cause
+from fork_trace.model import steps
 from fork_trace.output import aggregate, report, times
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import PLAIN, ReportOptions

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from conftest import make_failure, table_of, threads_max, widest, widths
 
-from fork_trace import steps
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.model import steps
 from fork_trace.output import aggregate, tables
 
 

@@ -1,0 +1,86 @@
+"""The ordered steps of a fork in the kernel which this program can blame, and what each is.
+
+The numbers are the wire's (enum ft_step in bpf/wire.h): the places in bpf/probes.def, of which
+`step_table` is made. What a refusal means is the business of `diagnosis`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fork_trace.model import step_table
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A kernel function that tells of a step, and the program that is written for it."""
+
+    function: str
+    params: int  # as many as the program expects
+    program: str  # in bpf/fork_trace.bpf.c, on its exit
+    # A kprobe at its return does not see the arguments any more, and these are needed there.
+    keeps_arguments: bool = False
+    # Its last parameter's name, where only that tells the form which copy_process calls.
+    last_param: str | None = None
+
+    @property
+    def kretprobe(self) -> str:
+        """Name the program on its return, for kernels that take no program on its exit."""
+        return "kretprobe_" + self.program[len("fexit_") :]
+
+    @property
+    def kprobe(self) -> str | None:
+        """Name the program on its entry which keeps the arguments for that; None: none are needed."""
+        return "kprobe_" + self.program[len("fexit_") :] if self.keeps_arguments else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a fork: before copy_process (kernel/fork.c), in it, or in what it calls."""
+
+    number: int
+    ident: str  # FT_STEP_<ident> in bpf/wire.h
+    name: str  # in reports
+    what: str
+    # Of these the first that the running kernel has; none: the test is inline everywhere.
+    watches: tuple[Watch, ...] = ()
+    # Every fork or every mapping pays for it: attached at the first failure without a reason.
+    in_detail: bool = False
+
+
+# Where only its last parameter's name tells the form that copy_process calls. Since Linux commit
+# a71f402acd71 ("pidfs: get rid of __pidfd_prepare()") (in v6.16), that is pidfd_prepare. Before that, it
+# called __pidfd_prepare, which can be inlined: this one is then never called in a fork.
+_LAST_PARAMS = {"fexit_pidfd_prepare": "ret_file"}
+
+
+def _watch(function: str, params: int, program: str, keeps_arguments: bool) -> Watch:
+    return Watch(function, params, program, keeps_arguments, _LAST_PARAMS.get(program))
+
+
+STEPS: tuple[Step, ...] = tuple(
+    Step(number, ident, name, what, tuple(_watch(*probe) for probe in probes), in_detail)
+    for number, (ident, name, what, probes, in_detail) in enumerate(step_table.STEPS)
+)
+
+BY_NUMBER = {step.number: step for step in STEPS}
+BY_NAME = {step.name: step for step in STEPS}
+
+# Not a step, but why several of them fail: a charge to a memory cgroup that nothing could make room
+# for (mm/memcontrol.c, mem_cgroup_out_of_memory).
+MEMORY_CGROUP = _watch(*step_table.MEMORY_CGROUP)
+
+# The tracepoint rung's programs, and what `--refused` adds to the upper ones.
+SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")
+# The same a second time, after them, where the first ones can be left out; see bpf/logic.h.
+SECOND_PROGRAMS = tuple(f"{program}_again" for program in SYSCALL_PROGRAMS)
+# Of copy_process too: at its return where the kernel has kprobes, else on its exit.
+COPIED_AGAIN = "kretprobe_copy_process_again"
+COPIED_AGAIN_ON_EXIT = "fexit_copy_process_again"
+COPIED_TWICE = (COPIED_AGAIN, COPIED_AGAIN_ON_EXIT)
+
+
+def name_of(number: int) -> str:
+    """Name a step by its number on the wire; an unknown one stays visible as unknown:N."""
+    step = BY_NUMBER.get(number)
+    return step.name if step else f"unknown:{number}"

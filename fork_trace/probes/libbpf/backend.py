@@ -1,0 +1,195 @@
+"""The libbpf backend: the CO-RE object, loaded and attached according to a plan, from start to end.
+
+Nothing here forks, starts a thread or runs a program: it has to work when the host refuses all three.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import time
+
+from fork_trace import files
+from fork_trace.errors import ForkTraceError
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
+from fork_trace.probes.libbpf.bindings import Library, SampleFn
+from fork_trace.probes.libbpf.counters import Counters, left_out, missed
+from fork_trace.probes.libbpf.loading import Programs
+from fork_trace.probes.plan import Plan, Probe, Stage
+from fork_trace.probes.settings import (
+    MARKING_S,
+    NEEDS,
+    PHASE_MARKING,
+    PHASE_OFF,
+    Later,
+    drain,
+    is_vital,
+)
+
+
+class LibbpfBackend:
+    """The CO-RE object, loaded and attached according to a plan."""
+
+    def __init__(
+        self,
+        library: Library,
+        plan: Plan,
+        filter_: Filter = Filter(),
+        samples_per_second: int = SAMPLES_PER_SECOND,
+        stack_bytes: int = 0,
+    ) -> None:
+        self._lib = library.lib
+        self._ring: int | None = None
+        self._pending: list[bytes] = []
+        self._stacks: list[bytes] = []
+        self._counters = Counters(library.lib)
+        image = files.contents(program("fork_trace.bpf.o"))
+        # Each round gives up one program that this kernel refuses, and says so in the plan.
+        while True:
+            self.plan = plan
+            self._later = Later(plan)
+            self._programs = Programs(library)
+            self._unreturned = 0  # forks under way at the end, which were not seen to return
+            self._missed: int | None = None  # once the kprobe events are gone
+            try:
+                code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
+                failed = self._arm() if code is None else self._programs.culprit(plan, code)
+            except ForkTraceError:
+                self.close()  # the next rung needs what this one holds
+                raise
+            if failed is None:
+                break
+            probe, reason = failed
+            self.close()
+            if is_vital(probe) or probe not in plan.probes:
+                raise RungRefusedError(
+                    f"this kernel refuses the program on {probe.function}: {reason}",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[plan.rung]}",
+                )
+            plan = plan.without_probe(probe.program, reason)
+        self._open_samples()
+
+    def _arm(self) -> tuple[Probe, str] | None:
+        """Attach what is not for later; return the probe that the kernel refused and its words, or None."""
+        self._counters.open(self._programs.map_fd)
+        for probe in self.plan.probes:
+            reason = self._programs.attach(probe) if probe.stage is Stage.START else None
+            if reason is not None and ctypes.get_errno() in (errno.EMFILE, errno.ENFILE):
+                return self._programs.culprit(self.plan, ctypes.get_errno())
+            if reason is not None:
+                return probe, reason
+        self._move_to(PHASE_MARKING)
+        # A refusal from before this moment has reached the end of its copy_process by then.
+        time.sleep(MARKING_S)
+        self._move_to(self._later.phase)
+        return None
+
+    def _open_samples(self) -> None:
+        self._on_sample_kept = SampleFn(self._on_sample)
+        self._on_stack_kept = SampleFn(self._on_stack)
+        self._ring = self._lib.ring_buffer__new(
+            self._programs.map_fd("events"), self._on_sample_kept, None, None
+        )
+        # The samples first: a stack is there before its sample, so none is read without its own.
+        if not self._ring or self._lib.ring_buffer__add(
+            self._ring, self._programs.map_fd("user_stacks"), self._on_stack_kept, None
+        ):
+            reason = os.strerror(ctypes.get_errno())
+            self.close()
+            raise ForkTraceError(
+                f"cannot open the ring buffer: {reason}",
+                "It needs 6 MiB of address space and a few descriptors; see ulimit -v and ulimit -n.",
+            )
+
+    def _on_sample(self, _context: int, data: int, size: int) -> int:
+        self._pending.append(ctypes.string_at(data, size))
+        return 0
+
+    def _on_stack(self, _context: int, data: int, size: int) -> int:
+        self._stacks.append(ctypes.string_at(data, size))
+        return 0
+
+    def attach_more(self, stage: Stage) -> bool:
+        """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
+        return self._later.attach(stage, self._programs.attach, self._give_up, self._move_to)
+
+    def _give_up(self, probe: Probe, reason: str) -> None:
+        self.plan = self.plan.without_probe(probe.program, reason)
+
+    def _move_to(self, phase: int) -> None:
+        self._programs.write(".data.phase", phase)
+
+    def _move_generation(self, generation: int) -> None:
+        self._programs.write(".data.generation", generation)
+
+    def stacks(self) -> list[bytes]:
+        """Return the user stacks that came with the events of the last poll, or for the next one."""
+        taken, self._stacks = self._stacks, []
+        return taken
+
+    def poll(self, timeout_s: float) -> list[bytes]:
+        """Wait for events at most this long and return them, oldest first."""
+        self._lib.ring_buffer__poll(self._ring, max(0, int(timeout_s * 1000)))
+        # Only the first of a burst wakes us: take what came without a wake-up too.
+        self._lib.ring_buffer__consume(self._ring)
+        taken, self._pending = self._pending, []
+        return taken
+
+    def tallies(self) -> list[tuple[bytes, bytes]]:
+        """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
+        return self._counters.tallies()
+
+    def used(self) -> int:
+        """Count the keys of the exact counters; the table takes 8192."""
+        return self._counters.used()
+
+    def harvest(self) -> list[tuple[bytes, bytes]]:
+        """Take all keys out of the table, with their last counts; each begins anew if it is counted again."""
+        return self._counters.harvest(self._move_generation)
+
+    def stats(self) -> dict[str, int]:
+        """Return the run's counters by the names of events.STATS."""
+        return self._counters.stats()
+
+    def folded(self) -> dict[int, int]:
+        """Return the counts by step number that found no room among the keys."""
+        return self._counters.folded()
+
+    def missed(self) -> int | None:
+        """Count the calls whose failure may not have been counted; None: the kernel does not count them."""
+        if self._missed is not None:
+            return self._missed
+        unreturned = 0
+        if self.plan.rung == "kprobe":
+            unreturned = self._unreturned + self.stats()["unreturned"]
+        programs = self._programs
+        return missed(self.plan, programs.misses(), programs.kprobe_events, unreturned)
+
+    def left_out(self) -> dict[str, int]:
+        """Count the calls of each step that its program did not see; their failures are counted all the same."""
+        if self.plan.rung == "kprobe":
+            return {}  # those are in `missed`
+        return left_out(self.plan, self._programs.misses())
+
+    def detach(self) -> None:
+        """Stop watching; what was counted and sampled can still be read."""
+        if self._programs.is_attached:
+            # Before the first program goes: none of the others shall see half of a fork.
+            self._move_to(PHASE_OFF)
+            if self.plan.rung == "kprobe":
+                self._unreturned = drain(self._counters.under_way)
+        self._programs.detach()
+        if self._programs.kprobe_events:
+            self._missed = self.missed()
+            self._programs.remove_kprobe_events()
+        # Attached now, the last of them would start the counting again.
+        self._later.forget()
+
+    def close(self) -> None:
+        """Detach every program and free every map."""
+        self.detach()
+        if self._ring:
+            self._lib.ring_buffer__free(self._ring)
+            self._ring = None
+        self._programs.free()

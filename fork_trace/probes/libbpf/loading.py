@@ -1,0 +1,290 @@
+"""The CO-RE object: opened with its settings, loaded, attached, and why the kernel refuses a part of it.
+
+Nothing here forks, starts a thread or runs a program: it has to work when the host refuses all three.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ctypes import c_size_t, c_uint32, c_void_p
+from typing import ClassVar
+
+from fork_trace.errors import ForkTraceError
+from fork_trace.probes.backend import Filter, RungRefusedError
+from fork_trace.probes.kprobe_events import KprobeEvents
+from fork_trace.probes.libbpf.bindings import (
+    AttachFn,
+    HandlerOptions,
+    Library,
+    LoadOptions,
+    PrepareFn,
+)
+from fork_trace.probes.libbpf.btf import FUNCTION_IDS, function_params
+from fork_trace.probes.plan import Plan, Probe
+from fork_trace.probes.settings import Config, fill
+
+_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25  # include/uapi/linux/bpf.h
+_FEXIT = "fexit/"  # their sections
+
+
+class _FexitHandler:
+    """How libbpf shall treat fexit programs: by itself it goes through all types for each."""
+
+    # Once in a process, for 1.1 does not survive taking the last such handler back.
+    _registered: ClassVar[_FexitHandler | None] = None
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._options = HandlerOptions(
+            size=ctypes.sizeof(HandlerOptions),
+            prepare_load=PrepareFn(self._prepare),
+            attach=AttachFn(self._attach),
+        )
+        library.lib.libbpf_register_prog_handler(
+            _FEXIT.encode(),
+            _BPF_PROG_TYPE_TRACING,
+            _BPF_TRACE_FEXIT,
+            ctypes.byref(self._options),
+        )
+
+    @classmethod
+    def register(cls, library: Library) -> None:
+        """Hand libbpf the handler, if it does not have it yet."""
+        if cls._registered is None:
+            cls._registered = cls(library)
+
+    def _prepare(self, handle: int, options: int, _cookie: int) -> int:
+        # A fexit program is about to be loaded.
+        section: str = self._library.lib.bpf_program__section_name(handle).decode()
+        name = section[len(_FEXIT) :]
+        if name not in FUNCTION_IDS:
+            function_params(self._library, [name])
+        number = FUNCTION_IDS.get(name)
+        if number is None:
+            return -errno.ESRCH
+        LoadOptions.from_address(options).attach_btf_id = number
+        return 0
+
+    def _attach(self, handle: int, _cookie: int, link: int) -> int:
+        found = self._library.lib.bpf_program__attach_trace(handle)
+        c_void_p.from_address(link).value = found
+        return 0 if found else -ctypes.get_errno()
+
+
+@contextmanager
+def attached(library: Library, image: bytes) -> Iterator[None]:
+    """Hold all programs of an object attached for as long as the block runs, or raise OSError."""
+    lib = library.lib
+    object_ = lib.bpf_object__open_mem(image, len(image), None)
+    if not object_:
+        raise _os_error()
+    links = []
+    try:
+        if lib.bpf_object__load(object_):
+            raise _os_error()
+        handle = lib.bpf_object__next_program(object_, None)
+        while handle:
+            link = lib.bpf_program__attach(handle)
+            if not link:
+                raise _os_error()
+            links.append(link)
+            handle = lib.bpf_object__next_program(object_, handle)
+        yield
+    finally:
+        for link in links:
+            lib.bpf_link__destroy(link)
+        lib.bpf_object__close(object_)
+
+
+def _os_error() -> OSError:
+    return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _other_version() -> ForkTraceError:
+    return ForkTraceError(
+        "the BPF object and this program are of different versions",
+        "Run scripts/build-bpf, or install fork-trace again.",
+    )
+
+
+def _programs_of(plan: Plan) -> dict[str, Probe]:
+    """Map every program that a plan names to its probe; those on entries first."""
+    probes = {probe.entry: probe for probe in plan.probes if probe.entry}
+    probes.update({probe.program: probe for probe in plan.probes})
+    return probes
+
+
+def _is_at_return(name: str) -> bool:
+    return name.startswith("kretprobe_")
+
+
+class Programs:
+    """The programs and maps of one attempt to carry out a plan."""
+
+    def __init__(self, library: Library) -> None:
+        _FexitHandler.register(library)
+        self._library = library
+        self._lib = library.lib
+        self._object: int | None = None
+        self._links: list[int] = []
+        self._handles: dict[str, int] = {}
+        self.kprobe_events: KprobeEvents | None = None
+
+    @property
+    def is_attached(self) -> bool:
+        """Is any program of these attached?"""
+        return bool(self._links)
+
+    def load(
+        self,
+        image: bytes,
+        plan: Plan,
+        filter_: Filter,
+        samples_per_second: int,
+        stack_bytes: int,
+    ) -> int | None:
+        """Load the programs and maps, with their settings; return the errno if it failed."""
+        lib = self._lib
+        self._library.messages.clear()
+        self._object = lib.bpf_object__open_mem(image, len(image), None)
+        if not self._object:
+            raise ForkTraceError(
+                f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
+                "It is damaged: run scripts/build-bpf, or install fork-trace again.",
+            )
+        self._choose(plan)
+        size = c_size_t()
+        map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
+        address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
+        if not address or size.value != ctypes.sizeof(Config):
+            raise _other_version()
+        fill(Config.from_address(address), plan, filter_, samples_per_second, stack_bytes)
+        if lib.bpf_object__load(self._object):
+            return ctypes.get_errno()
+        if any(_is_at_return(probe.program) for probe in plan.probes):
+            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
+                self.kprobe_events = KprobeEvents()
+        return None
+
+    def _choose(self, plan: Plan) -> None:
+        """Keep what the plan names of the object, and no room in maps that stay empty."""
+        lib = self._lib
+        wanted = _programs_of(plan)
+        handle = lib.bpf_object__next_program(self._object, None)
+        while handle:
+            name = lib.bpf_program__name(handle).decode()
+            lib.bpf_program__set_autoload(handle, name in wanted)
+            if name in wanted:
+                self._handles[name] = handle
+            handle = lib.bpf_object__next_program(self._object, handle)
+        if wanted.keys() != self._handles.keys():
+            raise _other_version()
+        if plan.rung != "kprobe":
+            # Nobody writes there: no megabyte for it.
+            attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
+            lib.bpf_map__set_max_entries(attempts, 1)
+        if not plan.can_leave_out:
+            marks = lib.bpf_object__find_map_by_name(self._object, b"marks")
+            lib.bpf_map__set_max_entries(marks, 1)
+
+    def attach(self, probe: Probe) -> str | None:
+        """Attach the programs of one probe; return why it cannot be done."""
+        for name in (probe.entry, probe.program):
+            if name is None:
+                continue
+            if self.kprobe_events and _is_at_return(name):
+                try:
+                    number = self.kprobe_events.add_return(probe.function)
+                except OSError as error:
+                    return error.strerror or str(error)
+                link = self._library.attach_to_event(self._handles[name], number)
+            else:
+                link = self._lib.bpf_program__attach(self._handles[name])
+            if not link:
+                return os.strerror(ctypes.get_errno())
+            self._links.append(link)
+        return None
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a loaded map."""
+        fd: int = self._lib.bpf_map__fd(
+            self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+        )
+        return fd
+
+    def write(self, map_: str, number: int) -> None:
+        """Set one of the programs' variables, which is a map of one number."""
+        fd, key, value = self.map_fd(map_), c_uint32(0), c_uint32(number)
+        if self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0):
+            raise ForkTraceError(
+                f"cannot start counting: {os.strerror(ctypes.get_errno())}",
+                "Please report this kernel with the output of `fork-trace doctor --json`.",
+            )
+
+    def misses(self) -> dict[str, int] | None:
+        """Count the calls that each program was left out of; None: the kernel does not count them."""
+        misses: dict[str, int] = {}
+        for name, handle in self._handles.items():
+            missed = self._library.recursion_misses(handle)
+            if missed is None:
+                return None
+            misses[name] = missed
+        return misses
+
+    def culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
+        """Return the probe that the kernel refused and its words; raise if no probe is to blame."""
+        if code in (errno.EMFILE, errno.ENFILE):
+            # The lower the rung, the fewer it takes.
+            raise RungRefusedError(
+                f"this way takes more open files than are allowed: {os.strerror(code)}",
+                "Raise ulimit -n to 256, or fs.nr_open or fs.file-max where these are the limit.",
+            )
+        text = "\n".join(self._library.messages)
+        for name, probe in _programs_of(plan).items():
+            pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported)"
+            match = re.search(pattern + r".*", text)
+            if match:
+                return probe, self._reason(text, code)
+        if code == errno.EPERM:
+            raise RungRefusedError(
+                f"cannot load BPF programs: {os.strerror(code)}",
+                "Run it as root, or give it CAP_BPF and CAP_PERFMON (before Linux 5.11 also "
+                "CAP_SYS_RESOURCE, or `ulimit -l unlimited`); a container needs --privileged or these.",
+            )
+        last = self._library.messages[-1] if self._library.messages else ""
+        raise ForkTraceError(
+            f"cannot load the BPF programs: {os.strerror(code)}" + (f" ({last})" if last else ""),
+            "Please report this kernel with the output of `fork-trace doctor --json`.",
+        )
+
+    @staticmethod
+    def _reason(text: str, code: int) -> str:
+        # The kernel's own sentence stands between libbpf's marks, before its statistics.
+        log = re.search(r"-- BEGIN PROG LOAD LOG --\n(.*?)(?:-- END|\Z)", text, re.DOTALL)
+        lines = [line.strip() for line in log.group(1).splitlines()] if log else []
+        lines = [line for line in lines if line and not line.startswith("processed ")]
+        words = os.strerror(code) if code else "refused"
+        return f"{words} ({lines[-1]})" if lines else words
+
+    def detach(self) -> None:
+        """Detach every program; the maps can still be read."""
+        for link in self._links:
+            self._lib.bpf_link__destroy(link)
+        self._links = []
+
+    def remove_kprobe_events(self) -> None:
+        """Take them from tracefs; the programs must be detached by then."""
+        if self.kprobe_events:
+            self.kprobe_events.remove()
+            self.kprobe_events = None
+
+    def free(self) -> None:
+        """Free every program and map."""
+        if self._object:
+            self._lib.bpf_object__close(self._object)
+            self._object = None
