@@ -274,7 +274,7 @@ def test_a_cgroup_tree_that_nobody_mounted_is_mounted_privately(
 
 def long_rehearsal(name: str) -> subprocess.Popen[bytes]:
     """Start a rehearsal that will not end by itself, and return once its forks are failing."""
-    text = f"from fork_trace.run import run; run({name!r}, 10**9, host_wide=True)"
+    text = f"from fork_trace.rehearse.run import run; run({name!r}, 10**9, host_wide=True)"
     before = borrowable()
     process = subprocess.Popen(
         [sys.executable, "-c", text],
@@ -378,7 +378,7 @@ def test_a_killed_child_leaves_the_giving_back_to_the_parent(name: str) -> None:
 @needs_root
 @pytest.mark.parametrize("end", ["SIGTERM to the parent", "parent killed", "child killed"])
 def test_a_rehearsal_in_32_pid_namespaces_leaves_no_process(end: str) -> None:
-    text = "from fork_trace.run import run; run('pid-namespace-depth', 10**9)"
+    text = "from fork_trace.rehearse.run import run; run('pid-namespace-depth', 10**9)"
     process = subprocess.Popen(
         [sys.executable, "-c", text], cwd=CHECKOUT, stderr=subprocess.DEVNULL
     )
@@ -407,7 +407,7 @@ def test_the_rehearsals_that_need_no_root_do_without_it() -> None:
     names = [each.name for each in SCENARIOS if not each.needs_root]
     text = (
         "import os, sys\n"
-        "from fork_trace.run import run  # before nobody may no longer read it\n"
+        "from fork_trace.rehearse.run import run  # before nobody may no longer read it\n"
         "from fork_trace.errors import NotHereError\n"
         "os.setgid(65534), os.setuid(65534)\n"
         "for name in sys.argv[1:]:\n"
