@@ -33,7 +33,7 @@ BPF_ARRAY(kinds, struct ft_kind, FT_KINDS);
 BPF_HASH(refusals, u32, struct ft_refusal, 1024);
 BPF_HASH(attempts, u32, struct ft_attempt, 8192);
 BPF_ARRAY(stats, u64, FT_STAT_COUNT);
-BPF_ARRAY(folded, u64, 64);
+BPF_ARRAY(overflowed, u64, 64);
 BPF_HASH(calls, u32, u32, 8192);
 BPF_TABLE("lru_hash", u32, struct ft_stack_range, stacks, 1024);
 BPF_ARRAY(phase, u32, 1);
@@ -167,7 +167,7 @@ ft_inline void port_add(ft_u64 *counter)
 ft_inline void port_fold(ft_u8 step)
 {
 	int index = step;
-	u64 *count = folded.lookup(&index);
+	u64 *count = overflowed.lookup(&index);
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
@@ -262,7 +262,7 @@ int kprobe_copy_process(struct pt_regs *ctx)
 	if (!attempts.insert(&thread, &attempt))
 		return 0;
 	if (!attempts.lookup(&thread)) {
-		port_stat(FT_STAT_UNMARKED);
+		port_stat(FT_STAT_UNTRACKED);
 		return 0;
 	}
 	/* Its last fork has ended, and nobody saw how: the kernel had no room to follow it. */

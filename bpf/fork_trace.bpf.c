@@ -95,7 +95,7 @@ struct {
 	__uint(max_entries, 64); /* by enum ft_step */
 	__type(key, __u32);
 	__type(value, __u64);
-} folded SEC(".maps");
+} overflowed SEC(".maps");
 
 /*
  * Calls of the fork family under way: a vfork waits in here until its child has
@@ -228,7 +228,7 @@ ft_inline void port_add(ft_u64 *counter)
 ft_inline void port_fold(ft_u8 step)
 {
 	__u32 index = step;
-	__u64 *count = bpf_map_lookup_elem(&folded, &index);
+	__u64 *count = bpf_map_lookup_elem(&overflowed, &index);
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
@@ -316,7 +316,7 @@ ft_global int send_stack(__u64 time_ns)
 		return 0;
 	stack = bpf_ringbuf_reserve(&user_stacks, sizeof(*stack) + bytes, 0);
 	if (!stack) {
-		port_stat(FT_STAT_STACKLESS);
+		port_stat(FT_STAT_WITHOUT_STACK);
 		return 0;
 	}
 	__builtin_memset(stack, 0, __builtin_offsetof(struct ft_stack, part));
@@ -514,7 +514,7 @@ int kprobe_copy_process(struct pt_regs *ctx)
 	if (!bpf_map_update_elem(&attempts, &thread, &attempt, BPF_NOEXIST))
 		return 0;
 	if (!bpf_map_lookup_elem(&attempts, &thread)) {
-		port_stat(FT_STAT_UNMARKED);
+		port_stat(FT_STAT_UNTRACKED);
 		return 0;
 	}
 	/* Its last fork has ended, and nobody saw how: the kernel had no room to follow it. */

@@ -82,7 +82,7 @@ ft_inline struct ft_refusal *ft_on_refusal(ft_u8 step, ft_s32 error)
 	}
 	refusal = port_refusal_open();
 	if (!refusal) {
-		port_stat(FT_STAT_UNMARKED);
+		port_stat(FT_STAT_UNTRACKED);
 		return 0;
 	}
 	refusal->step = step;
@@ -329,14 +329,14 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 		key->syscall = syscall;
 	}
 	if (!tally) {
-		port_stat(FT_STAT_FOLDED);
+		port_stat(FT_STAT_OVERFLOWED);
 		port_fold(key->step);
 		return 0;
 	}
 	port_add(&tally->count);
 	if (!ft_is_sampled(key, tally, now_ns, &is_first)) {
 		port_add(&tally->unsampled);
-		port_stat(FT_STAT_SKIPPED);
+		port_stat(FT_STAT_RATE_LIMITED);
 		return 0;
 	}
 	ft_sample(ctx, key, tally, refusal, flags, now_ns, is_first);
@@ -352,7 +352,7 @@ ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
 	if (port_phase() < FT_PHASE_ALONE)
 		return 0;
 	if (error == -FT_ERESTARTNOINTR) {
-		port_stat(FT_STAT_RETRIES);
+		port_stat(FT_STAT_RESTARTED);
 		return 0;
 	}
 	/*
@@ -360,7 +360,7 @@ ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
 	 * lives to see. Blaming memory for it would be a wrong cause.
 	 */
 	if (port_is_dying()) {
-		port_stat(FT_STAT_DYING);
+		port_stat(FT_STAT_KILLED);
 		return 0;
 	}
 	port_who(key);
@@ -418,7 +418,7 @@ out:
 ft_inline void ft_on_call_enter(void)
 {
 	if (port_phase() != FT_PHASE_OFF && !port_call_note(FT_CALL_ENTERED))
-		port_stat(FT_STAT_UNMARKED);
+		port_stat(FT_STAT_UNTRACKED);
 }
 
 /*
@@ -477,8 +477,8 @@ ft_inline int ft_was_copy_counted_before(ft_s32 error)
 }
 
 /*
- * It ends with `result`. Under the upper rungs only what never reached
- * copy_process is counted here; in the tracepoint rung every failure is.
+ * It ends with `result`. Under the upper attach modes only what never reached
+ * copy_process is counted here; in the tracepoint attach mode every failure is.
  * `asks_tid`: clone3 was given set_tid.
  */
 ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_tid, int is_second)
@@ -512,7 +512,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 		}
 	} else if (call == FT_CALL_NONE) {
 		/* It began before we did, or found no room: copy_process may have counted it. */
-		port_stat(FT_STAT_UNMARKED);
+		port_stat(FT_STAT_UNTRACKED);
 		goto out;
 	} else if (refusal && refusal->step == FT_STEP_CLONE_ARGS) {
 		key.bits |= FT_BIT_OBSERVED;
@@ -521,7 +521,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 		refusal = 0;
 	}
 	if (!port_config()->is_by_syscall)
-		port_stat(FT_STAT_EARLY);
+		port_stat(FT_STAT_BEFORE_FORK);
 	ft_count(ctx, &key, refusal, error, flags);
 out:
 	if (refusal || port_refusal())
@@ -543,7 +543,7 @@ ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error, struct f
 	key.step = step;
 	if (refusal)
 		refusal->step = step;
-	port_stat(FT_STAT_EARLY);
+	port_stat(FT_STAT_BEFORE_FORK);
 	ft_count(ctx, &key, refusal, error, 0);
 }
 

@@ -53,7 +53,7 @@ struct ft_refusal {
 };
 
 /*
- * The kprobe rung: a program at a return sees no arguments any more, and no
+ * The kprobe attach mode: a program at a return sees no arguments any more, and no
  * kernel stack beyond the trampoline that brought it there. So one on the entry
  * of copy_process notes each fork under way, and others keep the arguments that
  * are told if their function refuses. Each note is new, so that nothing older

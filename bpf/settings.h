@@ -41,14 +41,14 @@ struct ft_config {
 	ft_u32 filter_uid;
 	char filter_comm[FT_COMM_BYTES];
 	ft_u32 samples_per_second; /* of each key; for those of a kind, see ft_is_sampled */
-	ft_u32 is_by_syscall; /* the tracepoint rung: failures are counted at the system call's exit */
-	ft_u32 watches_early; /* beside the upper rungs: what never reaches copy_process is counted */
+	ft_u32 is_by_syscall; /* the tracepoint attach mode: failures are counted at the system call's exit */
+	ft_u32 watches_early; /* beside the upper attach modes: what never reaches copy_process is counted */
 	ft_u32 watches_twice; /* system calls, by a second program each: see ft_was_counted */
 	ft_u32 copies_twice; /* the same of copy_process: see ft_was_copy_counted */
 	ft_u32 copies_again_at_return; /* the second one is at its return: see ft_was_copy_counted_before */
 	ft_u32 watches_mmap; /* a program is attached to it */
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
-	ft_u32 notes_attempts; /* the kprobe rung: a program on the entry notes each copy_process */
+	ft_u32 notes_attempts; /* the kprobe attach mode: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
 };
 

@@ -452,7 +452,7 @@ ft_inline int on_mprotect_return(void *ctx, __u64 result)
 	return 0;
 }
 
-/* System calls: the lowest rung, and beside the upper ones for what never reaches copy_process. */
+/* System calls: the lowest attach mode, and beside the upper ones for what never reaches copy_process. */
 
 ft_inline void on_sys_enter(struct pt_regs *regs, long number)
 {

@@ -203,19 +203,19 @@ enum ft_phase {
 /* Whole-run counters, one 64-bit value each; none of them is ever reset. */
 enum ft_stat {
 	FT_STAT_FAILURES = 0, /* copy_process returned an error to user space */
-	FT_STAT_RETRIES = 1, /* -ERESTARTNOINTR: the kernel restarts the call itself */
-	FT_STAT_DYING = 2, /* the caller was being killed: nobody sees the error */
+	FT_STAT_RESTARTED = 1, /* -ERESTARTNOINTR: the kernel restarts the call itself */
+	FT_STAT_KILLED = 2, /* the caller was being killed: nobody sees the error */
 	FT_STAT_SAMPLED = 3, /* failures sent whole, as an event */
-	FT_STAT_SKIPPED = 4, /* counted but not sampled: over a rate limit, see ft_is_sampled */
+	FT_STAT_RATE_LIMITED = 4, /* counted but not sampled: over a rate limit, see ft_is_sampled */
 	FT_STAT_LOST = 5, /* samples lost since the ring buffer was full; still counted */
-	FT_STAT_FOLDED = 6, /* counted per step only: no key had room, see ft_tally_of */
-	FT_STAT_UNMARKED = 7, /* a refusal that could not be kept for want of a slot */
+	FT_STAT_OVERFLOWED = 6, /* counted per step only: no key had room, see ft_tally_of */
+	FT_STAT_UNTRACKED = 7, /* a refusal that could not be kept for want of a slot */
 	FT_STAT_MISMATCH = 8, /* a kept refusal did not fit copy_process' error; not blamed */
 	FT_STAT_FILTERED = 9, /* failures outside the user's filter; in no other counter */
-	FT_STAT_EARLY = 10, /* of the failures: those that never reached copy_process */
+	FT_STAT_BEFORE_FORK = 10, /* of the failures: those that never reached copy_process */
 	FT_STAT_UNRETURNED =
-		11, /* calls of copy_process that were not seen to return; kprobe rung */
-	FT_STAT_STACKLESS = 12, /* samples whose user stack found no room in its buffer */
+		11, /* calls of copy_process that were not seen to return; kprobe attach mode */
+	FT_STAT_WITHOUT_STACK = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_COUNT = 13,
 };
 

@@ -16,7 +16,7 @@ from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.stacks.symbols import Symbols
 
 PLAN = Plan(
-    rung="fexit",
+    attach="fexit",
     backend="libbpf",
     probes=(
         Probe("copy_process", "copy_process", "fexit_copy_process"),
@@ -40,7 +40,7 @@ def twice(program: str) -> Plan:
 
 def loaded(plan: Plan = PLAN, **left_out: int) -> Any:
     """Return as much of a backend as it takes to judge: its plan, and what its programs did not see."""
-    return SimpleNamespace(plan=plan, left_out=lambda: left_out)
+    return SimpleNamespace(plan=plan, step_misses=lambda: left_out)
 
 
 def raw_key(comm: str, mark: int, uid: int, error: int) -> bytes:

@@ -172,7 +172,7 @@ def test_every_kernel_that_is_tested_is_named() -> None:
 
 
 def test_every_way_to_attach_and_backend_is_named() -> None:
-    assert [] == missing((*plan.RUNGS, *plan.BACKENDS), BOOK["kernels"])
+    assert [] == missing((*plan.ATTACH_MODES, *plan.BACKENDS), BOOK["kernels"])
 
 
 def test_every_format_and_exit_code_is_told() -> None:

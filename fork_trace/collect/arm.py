@@ -15,13 +15,13 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup
 from fork_trace.model import events, steps
 from fork_trace.probes import headers, kernel, privileges, reserve
-from fork_trace.probes.backend import Backend, Filter, RungRefusedError
+from fork_trace.probes.backend import AttachRefusedError, Backend, Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.probes.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
 
-# Rung and backend -> the feature that no other needs, which only an attached program proves.
+# Attach mode and backend -> the feature that no other needs, which only an attached program proves.
 _NEEDED_BY = {
     ("fexit", "libbpf"): "trampolines",
     ("kprobe", "libbpf"): "kprobes",
@@ -163,7 +163,7 @@ class Armed:
         # What privileges hold back once the rest is given up: it takes more to attach than to watch.
         self._lends = (
             not keeps_privileges
-            and backend.plan.rung == "kprobe"
+            and backend.plan.attach == "kprobe"
             and any(probe.stage is not Stage.START for probe in backend.plan.probes)
             and kernel.perf_paranoia() is not None
         )
@@ -205,17 +205,17 @@ def arm(
         try:
             backend = _open(plan, library, filter_, samples_per_second, stack_bytes)
             break
-        except RungRefusedError as error:
-            # What the files promise, the kernel may still refuse: then the next rung has its turn.
-            feature = _NEEDED_BY.get((plan.rung, plan.backend))
-            if request.rung is not None or request.backend == "bcc":
+        except AttachRefusedError as error:
+            # What the files promise, the kernel may still refuse: then the next attach mode has its turn.
+            feature = _NEEDED_BY.get((plan.attach, plan.backend))
+            if request.attach is not None or request.backend == "bcc":
                 raise
             if feature is None or not facts.may_load.value:
                 raise
             facts = facts.with_feature(feature, Fact(False, error.message))
             plan = make(facts, request)
     reserve.memory()
-    proven = _NEEDED_BY.get((plan.rung, plan.backend))
+    proven = _NEEDED_BY.get((plan.attach, plan.backend))
     if proven:
         facts = facts.with_feature(proven, Fact(True, "a program was attached"))
     return Armed(facts, backend, keeps_privileges)

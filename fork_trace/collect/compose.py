@@ -150,7 +150,7 @@ class Composer:
             "function": next(functions, None) if key.is_observed else None,
             "cause": verdict.cause,
             "certainty": verdict.certainty,
-            "also": verdict.also,
+            "alternatives": verdict.alternatives,
             "watched": watched(key, plan),
         }
 
@@ -244,7 +244,7 @@ def header(
         kernel=release,
         machine=os.uname().machine,
         tool=f"fork-trace {__version__}",
-        rung=plan.rung,
+        attach=plan.attach,
         backend=plan.backend,
         attached=tuple(
             {
@@ -261,7 +261,7 @@ def header(
         ),
         limits=dict(limits),
         filter={name: value for name, value in filter_.__dict__.items() if value},
-        passed_over=tuple(asdict(each) for each in plan.passed_over),
+        fallbacks=tuple(asdict(each) for each in plan.fallbacks),
     )
 
 

@@ -49,11 +49,11 @@ def examine(request: Request = Request()) -> dict[str, Any]:
         "lockdown": kernel.lockdown(),
         "features": features,
         "usable": False,
-        "rung": None,
+        "attach": None,
         "backend": None,
         "attached": [],
         "missing": [],
-        "passed_over": [],
+        "fallbacks": [],
         "why": None,
         "remedy": None,
         "limits": kernel.limits(),
@@ -72,10 +72,10 @@ def examine(request: Request = Request()) -> dict[str, Any]:
         features[name] = _fact(session.facts.feature(name))
     found.update(
         usable=True,
-        rung=header.rung,
+        attach=header.attach,
         backend=header.backend,
         attached=list(header.attached),
         missing=list(header.missing),
-        passed_over=list(header.passed_over),
+        fallbacks=list(header.fallbacks),
     )
     return found

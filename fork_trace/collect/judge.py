@@ -19,7 +19,7 @@ def judge(key: events.Key, backend: Backend, readings: ProcReadings) -> Verdict:
     watching = {probe.step for probe in probes if probe.step and probe.stage <= stage}
     if backend.plan.can_leave_out and not key.is_observed:
         # The kernel counts it before the failure gets here.
-        watching -= backend.left_out().keys()
+        watching -= backend.step_misses().keys()
     return diagnose(key, watching, readings)
 
 
@@ -27,13 +27,13 @@ def watched(key: events.Key, plan: Plan) -> str | None:
     """Say what was watched as a call was judged by state; None: it was not."""
     if steps.name_of(key.step) != "copy_process" or key.is_observed:
         return None
-    return _WATCHED[Stage.START if plan.rung == "tracepoint" else _stage_of(key)]
+    return _WATCHED[Stage.START if plan.attach == "tracepoint" else _stage_of(key)]
 
 
 def calls_for_more(key: events.Key, verdict: Verdict) -> bool:
     """Say whether the probes that wait for a failure unexplained would tell more of the next one."""
     step = steps.BY_NAME.get(verdict.step)
-    is_open = verdict.step == "copy_process" or verdict.also or (step and step.in_detail)
+    is_open = verdict.step == "copy_process" or verdict.alternatives or (step and step.in_detail)
     # Before a fork had failed nothing could be explained: of the next one more is known.
     return bool(is_open) and not key.is_observed and not key.is_alone
 

@@ -169,7 +169,7 @@ class Session:
         self._harvest()
         for raw_key, rest in self._ledger.owed(self._backend.tallies()):
             failures.append(self._counted(raw_key, rest))
-        for number, count in self._backend.folded().items():
+        for number, count in self._backend.overflowed().items():
             rest = count - self._overflowed[number]
             if rest > 0:
                 self._overflowed[number] += rest
@@ -201,14 +201,14 @@ class Session:
 
     def _is_settled(self) -> bool:
         stats = self._backend.stats()
-        told = stats["sampled"] + stats["skipped"] + stats["lost"] + stats["folded"]
+        told = stats["sampled"] + stats["rate_limited"] + stats["lost"] + stats["overflowed"]
         return told == stats["failures"] and self._sampled == stats["sampled"]
 
     def finish(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
         """Read the exact totals and free everything; `stop` comes first."""
         stats = self._backend.stats()
         counted = self._ledger.totals(self._backend.tallies())
-        totals, by_cause = self._composer.totals(counted, self._backend.folded(), self._judge)
+        totals, by_cause = self._composer.totals(counted, self._backend.overflowed(), self._judge)
         summary = Summary(
             time=clock.iso(self._clock.now_ns()),
             duration_s=round(self.elapsed_s(), 3),
@@ -217,16 +217,16 @@ class Session:
             totals=tuple(totals),
             lost=stats["lost"],
             missed=self._backend.missed(),
-            left_out=sum(self._backend.left_out().values()),
-            skipped=stats["skipped"],
-            folded=sum(total["count"] for total in totals if total["comm"] is None),
-            retries=stats["retries"],
-            dying=stats["dying"],
+            step_misses=sum(self._backend.step_misses().values()),
+            rate_limited=stats["rate_limited"],
+            overflowed=sum(total["count"] for total in totals if total["comm"] is None),
+            restarted=stats["restarted"],
+            killed=stats["killed"],
             filtered=stats["filtered"],
-            early=stats["early"],
-            unmarked=stats["unmarked"],
+            before_fork=stats["before_fork"],
+            untracked=stats["untracked"],
             mismatched=stats["mismatch"],
-            stackless=stats["stackless"],
+            without_stack=stats["without_stack"],
             ended=ended,
             command=command,
         )

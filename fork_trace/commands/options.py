@@ -141,8 +141,8 @@ filters = _options(
 probes = _options(
     click.option(
         "--attach",
-        "rung",
-        type=click.Choice(plan.RUNGS),
+        "attach",
+        type=click.Choice(plan.ATTACH_MODES),
         help="Attach mode. [default: the best available]",
     ),
     click.option(
@@ -195,7 +195,7 @@ def format_of(options: Mapping[str, Any]) -> str:
 def probes_asked_for(options: Mapping[str, Any]) -> plan.Request:
     """Return what the user forces or denies, from `probes` and, where given, `coverage`."""
     return plan.Request(
-        options["rung"],
+        options["attach"],
         options["backend"],
         frozenset(options["without"]),
         *(options.get(name, False) for name in ("refused", "all_steps", "on_demand")),

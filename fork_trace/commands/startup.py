@@ -26,7 +26,7 @@ def open_session(given: Mapping[str, Any]) -> Session:
 
 def start_line(header: Header, how_to_end: str) -> str:
     """Say what is watched and how it ends."""
-    if header.rung == "tracepoint":
+    if header.attach == "tracepoint":
         how = "using syscall tracepoints; causes are inferred"
     else:
         functions = {each["function"] for each in header.attached if not each.get("later")}
@@ -35,5 +35,5 @@ def start_line(header: Header, how_to_end: str) -> str:
             if functions == {"copy_process"}
             else f"{len(functions)} kernel functions"
         )
-        how = f"{which}, using {header.rung}"
+        how = f"{which}, using {header.attach}"
     return f"Watching for fork failures: {how}. {how_to_end}"

@@ -181,7 +181,7 @@ def one_mapping(seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...
     """Return what mode 0 compares: one mapping, with RAM and swap."""
     # Since Linux commit 8c7829b04c52 ("mm: fix false-positive OVERCOMMIT_GUESS failures") (in
     # v5.2), mode 0 refuses only what RAM and swap together cannot hold. Before that, it compared
-    # with what was free; no kernel that has the fexit rung is that old.
+    # with what was free; no kernel that has the fexit attach mode is that old.
     numbers = seen.numbers
     ram, swap = numbers.get("pages_ram"), numbers.get("pages_swap")
     total = None if ram is None or swap is None else ram + swap

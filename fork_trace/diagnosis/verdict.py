@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
     cause: str
     certainty: str
     step: str = "copy_process"
-    also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
+    alternatives: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
 
 
 # Where Python knows two names of a number, it gives the C library's: these are the kernel's.
@@ -209,6 +209,9 @@ def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) ->
     if not found:
         return Verdict(UNKNOWN.slug, INFERRED)
     first = found[0]
-    also = [*first.also, *(cause for each in found[1:] for cause in (each.cause, *each.also))]
+    also = [
+        *first.alternatives,
+        *(cause for each in found[1:] for cause in (each.cause, *each.alternatives)),
+    ]
     distinct = dict.fromkeys(cause for cause in also if cause not in (first.cause, UNKNOWN.slug))
     return Verdict(first.cause, INFERRED, first.step, tuple(distinct))

@@ -114,18 +114,18 @@ LEVELS: tuple[str, ...] = ("", "pids-cgroup", "pid-namespace", "memory-cgroup", 
 # enum ft_stat: counters of the whole run.
 STATS: tuple[str, ...] = (
     "failures",
-    "retries",
-    "dying",
+    "restarted",
+    "killed",
     "sampled",
-    "skipped",
+    "rate_limited",
     "lost",
-    "folded",
-    "unmarked",
+    "overflowed",
+    "untracked",
     "mismatch",
     "filtered",
-    "early",
+    "before_fork",
     "unreturned",
-    "stackless",
+    "without_stack",
 )
 
 # enum ft_detail, as words that `diagnosis` decides by.

@@ -93,12 +93,12 @@ class Failure:
     caller: str | None = None
     stack: tuple[Frame, ...] = ()
     advice: tuple[Advice, ...] = ()
-    also: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
+    alternatives: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
     # Who held the pool right after, most first, or up to 10 s before; None: not read.
     holders: tuple[Holder, ...] | None = None
     holders_total: int | None = None  # tasks and zombies of all, also those not named
     stack_by: str | None = None  # "unwinding", "frame-pointers"; None: there is no stack
-    frames_left_out: int = 0  # of the stack, outermost ones for which the record has no room
+    frames_omitted: int = 0  # of the stack, outermost ones for which the record has no room
     script: str | None = None  # what the interpreter runs, if the program is one
     # Which steps were watched as the cause was inferred; None: it was observed.
     watched: str | None = None  # "fork" (its end alone), "default", "all"
@@ -114,14 +114,14 @@ class Header:
     kernel: str
     machine: str
     tool: str
-    rung: str
+    attach: str
     backend: str
     attached: tuple[dict[str, Any], ...]
     missing: tuple[dict[str, Any], ...]
     limits: dict[str, int | None]
     filter: dict[str, Any] = field(default_factory=dict)
-    # Better ways of attaching, best first: rung, backend, and the reason why it was not taken.
-    passed_over: tuple[dict[str, Any], ...] = ()
+    # Better ways of attaching, best first: attach mode, backend, and the reason why it was not taken.
+    fallbacks: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,21 @@ class Summary:
     # Calls whose failure may not be counted, for a program did not see them; None: the kernel does
     # not count these.
     missed: int | None
-    skipped: int  # failures counted but not sampled: the rate limit of their key
-    folded: (
+    rate_limited: int  # failures counted but not sampled: the rate limit of their key
+    overflowed: (
         int  # failures counted without their command: a user had too many, or the table was full
     )
-    retries: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
-    dying: int  # the caller was being killed and never saw the error; no failure
+    restarted: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
+    killed: int  # the caller was being killed and never saw the error; no failure
     filtered: int  # outside the filter; in no other number
     ended: str  # "duration", "command", "signal"
     command: dict[str, Any] | None = None  # argv and exit status of `capture -- COMMAND`
     rows: tuple[dict[str, Any], ...] = ()
-    early: int = 0  # of the failures: those that never reached copy_process
-    unmarked: int = 0  # refusals or calls that found no slot; their failures may lack their step
-    stackless: int = 0  # samples whose user stack found no room: their caller may be unknown
+    before_fork: int = 0  # of the failures: those that never reached copy_process
+    untracked: int = 0  # refusals or calls that found no slot; their failures may lack their step
+    without_stack: int = 0  # samples whose user stack found no room: their caller may be unknown
     # Calls of a step that its program did not see: of a failure the cause is inferred, or unknown.
-    left_out: int = 0
+    step_misses: int = 0
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
 
 
@@ -181,8 +181,8 @@ def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
             kept += 1
         gone = len(failure.stack) - kept
         if gone:
-            gone += failure.frames_left_out
-            failure = replace(failure, stack=failure.stack[:kept], frames_left_out=gone)
+            gone += failure.frames_omitted
+            failure = replace(failure, stack=failure.stack[:kept], frames_omitted=gone)
         if left >= 0 or kept or most_name <= _LEAST_NAME:
             return failure
         most_name //= 2
@@ -256,7 +256,7 @@ def _failure(values: dict[str, Any]) -> Failure:
     if values.get("holders") is not None:
         values["holders"] = tuple(_build(Holder, item) for item in values["holders"])
     values["advice"] = tuple(_advice(item) for item in values.get("advice", ()))
-    for name in ("flags", "also"):
+    for name in ("flags", "alternatives"):
         values[name] = tuple(str(item) for item in values.get(name, ()))
     failure = _build(Failure, values)
     _check(failure)

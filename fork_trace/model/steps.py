@@ -70,7 +70,7 @@ BY_NAME = {step.name: step for step in STEPS}
 # for (mm/memcontrol.c, mem_cgroup_out_of_memory).
 MEMORY_CGROUP = _watch(*step_table.MEMORY_CGROUP)
 
-# The tracepoint rung's programs, and what `--refused` adds to the upper ones.
+# The tracepoint attach mode's programs, and what `--refused` adds to the upper ones.
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")
 # The same a second time, after them, where the first ones can be left out; see bpf/logic.h.
 SECOND_PROGRAMS = tuple(f"{program}_again" for program in SYSCALL_PROGRAMS)

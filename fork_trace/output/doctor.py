@@ -13,7 +13,7 @@ from fork_trace.output.wording import wrap
 def doctor(found: dict[str, Any]) -> str:
     """Draw what doctor found: the verdict, the features, the steps."""
     if found["usable"]:
-        first = f"fork-trace works here, using {found['rung']} via {found['backend']}."
+        first = f"fork-trace works here, using {found['attach mode']} via {found['backend']}."
     else:
         first = f"fork-trace cannot watch forks here: {safe(str(found['why']))}."
     lines = wrap(first, "", "  ")
@@ -33,11 +33,11 @@ def doctor(found: dict[str, Any]) -> str:
     lines.append(draw(rows, ["FEATURE", "HERE", "WHY"]))
     better = [
         [
-            item["rung"],
+            item["attach"],
             item["backend"],
             "\n".join(textwrap.wrap(safe(item["reason"]), 53)),
         ]
-        for item in found["passed_over"]
+        for item in found["fallbacks"]
     ]
     if better:
         lines += ["", draw(better, ["NOT USED", "BACKEND", "WHY"])]

@@ -62,8 +62,8 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
         f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {_last(latest)}, "
         f"cgroup {safe(latest.cgroup or '?')}"
     ]
-    if latest.also:
-        facts.append(f"Also possible: {', '.join(map(safe, latest.also))}.")
+    if latest.alternatives:
+        facts.append(f"Also possible: {', '.join(map(safe, latest.alternatives))}.")
     facts += [_sentence(item) for item in latest.evidence]
     facts += _holders(latest)
     title = f"{safe(cause)}: {means(cause)}"
@@ -229,18 +229,18 @@ def losses(summary: Summary) -> str:
     if summary.missed:
         # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.
         parts.append("so counts are lower bounds and some causes may be unknown")
-    if summary.left_out:
-        parts.append(f"missed steps: {summary.left_out}, so some causes may be inferred")
-    if summary.skipped:
-        parts.append(f"counted but not sampled (rate limit): {summary.skipped}")
-    if summary.stackless:
-        parts.append(f"samples without a stack: {summary.stackless}")
-    if summary.folded:
-        parts.append(f"counted without their command: {summary.folded}")
-    if summary.retries:
-        parts.append(f"restarted after a signal, not failures: {summary.retries}")
-    if summary.dying:
-        parts.append(f"callers killed during fork: {summary.dying}")
+    if summary.step_misses:
+        parts.append(f"missed steps: {summary.step_misses}, so some causes may be inferred")
+    if summary.rate_limited:
+        parts.append(f"counted but not sampled (rate limit): {summary.rate_limited}")
+    if summary.without_stack:
+        parts.append(f"samples without a stack: {summary.without_stack}")
+    if summary.overflowed:
+        parts.append(f"counted without their command: {summary.overflowed}")
+    if summary.restarted:
+        parts.append(f"restarted after a signal, not failures: {summary.restarted}")
+    if summary.killed:
+        parts.append(f"callers killed during fork: {summary.killed}")
     if summary.filtered:
         parts.append(f"filtered out: {summary.filtered}")
     return "; ".join(parts)
@@ -252,12 +252,12 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
     for summary, header in zip(summaries, headers):
         prefix = f"{safe(header.host)}, " if len(headers) > 1 else ""
         found.append(
-            f"{prefix}{safe(header.kernel)}, {safe(header.rung)} via {safe(header.backend)}, "
+            f"{prefix}{safe(header.kernel)}, {safe(header.attach)} via {safe(header.backend)}, "
             f"{summary.duration_s:.0f} s; {losses(summary)}"
         )
-        if header.passed_over:
-            better = header.passed_over[0]
-            way = f"{better.get('rung')} via {better.get('backend')}"
+        if header.fallbacks:
+            better = header.fallbacks[0]
+            way = f"{better.get('attach mode')} via {better.get('backend')}"
             text = f"not using {way}: {better.get('reason')}"
             found.append(safe(f"{text} (see `fork-trace doctor`)"))
         # Tests that are inline on every kernel are marked in the table; this is about this kernel.
@@ -303,9 +303,9 @@ def stacks(rows: Iterable[Row]) -> list[str]:
                 lines.append(f"      build id {safe(frame.build_id)}")
             if frame.note is not None:
                 lines += wrap(safe(frame.note), "      ", "      ")
-        if sample.frames_left_out:
-            left_out = count(sample.frames_left_out, "frame", "frames")
-            lines.append(f"  ... {left_out} further out were left out")
+        if sample.frames_omitted:
+            omitted = count(sample.frames_omitted, "frame", "frames")
+            lines.append(f"  ... {omitted} further out were left out")
     return lines
 
 

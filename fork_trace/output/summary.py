@@ -45,8 +45,8 @@ def merged_summary(
         "rows": json_rows(counted, options),
         "lost": sum(summary.lost for summary in summaries),
         "missed": None if None in missed else sum(number or 0 for number in missed),
-        "skipped": sum(summary.skipped for summary in summaries),
-        "folded": sum(summary.folded for summary in summaries),
-        "retries": sum(summary.retries for summary in summaries),
-        "dying": sum(summary.dying for summary in summaries),
+        "rate_limited": sum(summary.rate_limited for summary in summaries),
+        "overflowed": sum(summary.overflowed for summary in summaries),
+        "restarted": sum(summary.restarted for summary in summaries),
+        "killed": sum(summary.killed for summary in summaries),
     }

@@ -23,8 +23,8 @@ class Filter:
     cgroup_id: int | None = None
 
 
-class RungRefusedError(ForkTraceError):
-    """The kernel refuses this way of attaching altogether; another rung may do."""
+class AttachRefusedError(ForkTraceError):
+    """The kernel refuses this way of attaching altogether; another attach mode may do."""
 
 
 class Backend(Protocol):
@@ -56,13 +56,13 @@ class Backend(Protocol):
     def missed(self) -> int | None:
         """Count the calls whose failure may not have been counted; None: the kernel does not count them."""
 
-    def left_out(self) -> Mapping[str, int]:
+    def step_misses(self) -> Mapping[str, int]:
         """Count the calls of each step that its program did not see; their failures are counted all the same.
 
         Only of the programs to which that has happened, and which `missed` has no number of.
         """
 
-    def folded(self) -> dict[int, int]:
+    def overflowed(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""
 
     def detach(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, steps
-from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter, program
 from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
@@ -108,7 +108,7 @@ class BccBackend:
             import bcc  # type: ignore[import-untyped]
             from bcc import libbcc
         except (ImportError, OSError, AttributeError) as error:
-            raise RungRefusedError(
+            raise AttachRefusedError(
                 f"cannot load the module bcc: {error}",
                 "Install the distribution's bcc again; on a kernel with BTF it is not needed.",
             ) from None
@@ -143,12 +143,12 @@ class BccBackend:
         }
         self._open_samples()
 
-    def _not_compiled(self) -> RungRefusedError:
+    def _not_compiled(self) -> AttachRefusedError:
         errors = [
             line for line in self._said if re.search(r"\berror:|[Ff]ailed|denied|annot", line)
         ]
         why = (errors or self._said or ["it does not say why"])[0].strip()
-        return RungRefusedError(
+        return AttachRefusedError(
             f"bcc {self._version} cannot compile for Linux {os.uname().release}: {why}",
             "Its clang may be older than what this kernel's headers are written for: install a newer "
             "bcc. On a kernel with BTF libbpf needs none: leave --backend out.",
@@ -184,9 +184,9 @@ class BccBackend:
             if reason is None:
                 continue
             if is_vital(probe):
-                raise RungRefusedError(
+                raise AttachRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
-                    f"`fork-trace doctor` lists what it offers; {NEEDS[self.plan.rung]}",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[self.plan.attach]}",
                 )
             refused.append((probe, reason))
         return refused
@@ -321,9 +321,9 @@ class BccBackend:
         """Return the run's counters by the names of events.STATS."""
         return dict(zip(events.STATS, self._array("stats", len(events.STATS))))
 
-    def folded(self) -> dict[int, int]:
+    def overflowed(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""
-        counts = self._array("folded", len(steps.STEPS))
+        counts = self._array("overflowed", len(steps.STEPS))
         return {number: count for number, count in enumerate(counts) if count}
 
     def missed(self) -> int | None:
@@ -335,7 +335,7 @@ class BccBackend:
             total += self._kprobe_events.missed() or 0
         return total
 
-    def left_out(self) -> dict[str, int]:
+    def step_misses(self) -> dict[str, int]:
         """Count no step's calls apart: `missed` has them, as far as the kernel tells."""
         return {}
 

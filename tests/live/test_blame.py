@@ -94,7 +94,7 @@ def test_a_storm_is_counted_exactly_though_it_is_sampled(
     assert captured.exact("fork_kinds") == 20011
     assert captured.count("fork_kinds") == 20011
     assert captured.summary["lost"] == 0
-    assert captured.summary["skipped"] > 0
+    assert captured.summary["rate_limited"] > 0
     assert len(captured.of("fork_kinds")) < 20011
 
 

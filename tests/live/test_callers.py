@@ -1,6 +1,6 @@
 """Who asked: real programs whose forks are refused, each named down to its own functions.
 
-Runs natively too, in the lowest rung. One capture for all of them: a program ends when it was refused.
+Runs natively too, in the lowest attach mode. One capture for all of them: a program ends when it was refused.
 """
 
 from __future__ import annotations
@@ -67,16 +67,19 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-RUNGS = ("fexit", "kprobe", "tracepoint")
+ATTACH_MODES = ("fexit", "kprobe", "tracepoint")
 # By a watcher without stacks; by one that shows whole ones; with a file whose tables are spoilt.
 ZERO, WHOLE, SPOILT = "c-zero", "c-whole", "c-spoilt"
 SPOILT_COUNT = 23
 
 
 def watchers() -> dict[str, tuple[str, ...]]:
-    """Each rung with stacks and without, and one that shows them whole."""
-    by = {rung: ("--attach", rung) for rung in RUNGS}
-    by |= {f"{rung}-0": (*by[rung], "--stack-bytes", "0", "--comm", ZERO) for rung in RUNGS}
+    """Each attach mode with stacks and without, and one that shows them whole."""
+    by = {attach: ("--attach", attach) for attach in ATTACH_MODES}
+    by |= {
+        f"{attach}-0": (*by[attach], "--stack-bytes", "0", "--comm", ZERO)
+        for attach in ATTACH_MODES
+    }
     return {**by, "whole": ("--stacks", "--comm", WHOLE)}
 
 
@@ -112,14 +115,14 @@ def seen(
     return seen
 
 
-@pytest.fixture(scope="module", params=RUNGS)
-def rung(request: pytest.FixtureRequest) -> str:
-    """Each rung that samples stacks."""
+@pytest.fixture(scope="module", params=ATTACH_MODES)
+def attach(request: pytest.FixtureRequest) -> str:
+    """Each attach mode that samples stacks."""
     return str(request.param)
 
 
 def seen_by(seen: dict[str, Watched | None], watcher: str) -> Captured:
-    """What one of them saw; skips where this kernel has not that rung."""
+    """What one of them saw; skips where this kernel has not that attach mode."""
     watched = seen[watcher]
     assert watched is not None
     if watched.refused is not None:
@@ -128,9 +131,9 @@ def seen_by(seen: dict[str, Watched | None], watcher: str) -> Captured:
 
 
 @pytest.fixture(scope="module")
-def called(rung: str, seen: dict[str, Watched | None]) -> Captured:
-    """What the watcher on that rung saw."""
-    return seen_by(seen, rung)
+def called(attach: str, seen: dict[str, Watched | None]) -> Captured:
+    """What the watcher on that attach mode saw."""
+    return seen_by(seen, attach)
 
 
 def only(captured: Captured, comm: str) -> dict[str, Any]:
@@ -205,11 +208,13 @@ def test_a_program_that_ends_at_once_is_named_all_the_same(called: Captured) -> 
 
 
 def test_no_stack_and_no_sample_is_lost(called: Captured) -> None:
-    assert (0, 0) == (called.summary["lost"], called.summary["stackless"])
+    assert (0, 0) == (called.summary["lost"], called.summary["without_stack"])
 
 
-def test_without_stacks_the_frame_pointers_lead(rung: str, seen: dict[str, Watched | None]) -> None:
-    failure = only(seen_by(seen, f"{rung}-0"), ZERO)
+def test_without_stacks_the_frame_pointers_lead(
+    attach: str, seen: dict[str, Watched | None]
+) -> None:
+    failure = only(seen_by(seen, f"{attach}-0"), ZERO)
 
     assert "frame-pointers" == failure["stack_by"]
     # The kernel's own walk ends where the C library keeps no frame pointer.

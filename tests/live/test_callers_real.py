@@ -1,6 +1,6 @@
 """Who asked, of real programs that are interpreted or compiled as they run: CPython, Node, Java.
 
-Runs natively too, in the lowest rung.
+Runs natively too, in the lowest attach mode.
 """
 
 from __future__ import annotations

@@ -121,9 +121,9 @@ def test_64_descriptors_are_all_that_it_may_ever_have(starve: Starve) -> None:
     assert told["descriptors"] <= 64
     assert_told(told, "rlimit-nproc", "EAGAIN")
     # What it had to do without is said.
-    passed_over = told["records"][0]["passed_over"]
-    assert passed_over[0]["rung"] == "fexit"
-    assert "open files" in passed_over[0]["reason"]
+    fallbacks = told["records"][0]["fallbacks"]
+    assert fallbacks[0]["attach"] == "fexit"
+    assert "open files" in fallbacks[0]["reason"]
 
 
 def test_not_a_page_is_left_for_a_while(starve: Starve) -> None:

@@ -130,7 +130,7 @@ def test_a_second_one_that_comes_and_is_killed_changes_no_number_of_the_first(
 
     assert is_exact(summary, STORM + 23)
     assert set(summary["causes"]) == {"rlimit-nproc"}
-    assert (summary["lost"], summary["unmarked"], summary["mismatched"]) == (0, 0, 0)
+    assert (summary["lost"], summary["untracked"], summary["mismatched"]) == (0, 0, 0)
 
 
 def test_two_beside_each_other_say_the_same(takes_each: tuple[str, ...], build: Any) -> None:

@@ -1,6 +1,6 @@
 """One user's flood of command names does not hide another's failures, and is counted to the last.
 
-Runs natively too, in the lowest rung.
+Runs natively too, in the lowest attach mode.
 """
 
 from __future__ import annotations
@@ -62,17 +62,21 @@ def test_five_failures_are_told_whole_in_spite_of_100000_names_of_another_user(
     assert 5 == sum(each["count"] for each in theirs)
     assert IS_GUEST or len(theirs) == 5
     assert {"rlimit-nproc"} == {each["cause"] for each in theirs}
-    assert all(each["caller"] and each["evidence"] for each in theirs)
+    whole = [each for each in theirs if each["caller"] and each["evidence"]]
+    assert whole and (IS_GUEST or whole == theirs)
     assert {exact[0]["uid"]} == {each["uid"] for each in theirs} != {FLOODER_UID}
     # The flood: each counted, with its user, cgroup and cause; what has lost its command is told.
     assert f"{NAMES}\n" in captured.done.stdout
     assert NAMES == sum(each["count"] for each in totals) == sum(each["count"] for each in records)
     assert {"rlimit-nproc"} == {each["cause"] for each in (*totals, *records)}
     assert 1 < len({each["comm"] for each in totals}) <= 8192 + 2048
-    assert 0 < sum(each["count"] for each in totals if each["comm"] is None) <= summary["folded"]
-    assert (0, 0) == (summary["missed"], summary["unmarked"])
+    assert (
+        0 < sum(each["count"] for each in totals if each["comm"] is None) <= summary["overflowed"]
+    )
+    # Not `missed`: on a kernel that preempts it says what may be missing at most, and nothing is.
+    assert 0 == summary["untracked"]
     told = " ".join(captured.done.stdout.split())
-    assert f"counted without their command: {summary['folded']}" in told
+    assert f"counted without their command: {summary['overflowed']}" in told
     assert f"x several commands of uid {FLOODER_UID}, cgroup /{flooded.name}" in told
     # Records and rows do not grow with the names.
     assert len(captured.failures) < 10_000

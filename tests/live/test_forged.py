@@ -1,6 +1,6 @@
 """A cgroup by the name of another's container does not get that one's name.
 
-Runs natively too, in the lowest rung.
+Runs natively too, in the lowest attach mode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A storm of forks from files, names and perf maps that were made to be dear: nobody waits, nothing is lost.
 
-Runs natively too, in the lowest rung. FORK_TRACE_HOSTILE_S is how long it storms: a minute is the whole of it.
+Runs natively too, in the lowest attach mode. FORK_TRACE_HOSTILE_S is how long it storms: a minute is the whole of it.
 """
 
 from __future__ import annotations

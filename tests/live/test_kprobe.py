@@ -1,4 +1,4 @@
-"""What only the kprobe rung can get wrong: returns that the kernel has no room to follow, and leftovers."""
+"""What only the kprobe attach mode can get wrong: returns that the kernel has no room to follow, and leftovers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(scope="module")
 def kprobe_host() -> dict[str, Any]:
-    """This kernel, where it has the rung."""
+    """This kernel, where it has the attach mode."""
     return host_by("kprobe")
 
 
@@ -67,7 +67,7 @@ def test_without_room_for_all_of_them_what_was_missed_is_counted(
             subprocess.run(["mount", "-t", kind, kind, place], check=True)
     missed = captured.summary["missed"]
 
-    assert captured.header["rung"] == "kprobe"
+    assert captured.header["attach"] == "kprobe"
     assert captured.done.stdout.startswith(f"{THREADS * EACH}\n")
     assert missed > 0
     assert captured.exact("asleep") + missed == THREADS * EACH

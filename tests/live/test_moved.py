@@ -34,7 +34,7 @@ from fork_trace.collect.session import Session
 from fork_trace.rehearse.run import run
 installed = backend.program
 backend.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
-session = Session(Request(rung=sys.argv[2]))
+session = Session(Request(attach mode=sys.argv[2]))
 for name in sys.argv[4:]:
     run(name, int(sys.argv[3]))
 for failure in session.stop():
@@ -56,11 +56,11 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return building.moved(place)
 
 
-@pytest.mark.parametrize("rung", ["fexit", "tracepoint"])
+@pytest.mark.parametrize("attach", ["fexit", "tracepoint"])
 def test_a_structure_that_moved_gives_no_number_and_the_reason(
-    rung: str, host: dict[str, Any], moved: Path
+    attach: str, host: dict[str, Any], moved: Path
 ) -> None:
-    argv = [sys.executable, "-c", WATCH, str(moved), rung, str(COUNT), *MOVED.values()]
+    argv = [sys.executable, "-c", WATCH, str(moved), attach, str(COUNT), *MOVED.values()]
     done = subprocess.run(
         argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
     )
@@ -72,9 +72,9 @@ def test_a_structure_that_moved_gives_no_number_and_the_reason(
 
         assert sum(record["count"] for record in ours) == COUNT
         for record in ours:
-            if rung == "fexit":  # seen refusing, whatever cannot be read
+            if attach == "fexit":  # seen refusing, whatever cannot be read
                 assert record["cause"] == scenario.cause
-            assert scenario.cause in (record["cause"], *record["also"])
+            assert scenario.cause in (record["cause"], *record["alternatives"])
             names = [each["name"] for each in record["evidence"]]
             assert not [name for name in names if name in FROM[structure]]
             # Where all numbers are missing, the reason stands in their place.

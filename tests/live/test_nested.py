@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.probes.plan import RUNGS
+from fork_trace.probes.plan import ATTACH_MODES
 from fork_trace.rehearse.scenarios import find
 
 from .conftest import FORK_TRACE, TIMEOUT_S, read_capture, start
@@ -24,7 +24,8 @@ def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
     host: dict[str, Any], tmp_path: Path
 ) -> None:
     watchers = {
-        rung: start("capture", "--output", str(tmp_path / rung), "--attach", rung) for rung in RUNGS
+        attach: start("capture", "--output", str(tmp_path / attach), "--attach", attach)
+        for attach in ATTACH_MODES
     }
     for process in watchers.values():
         process.send_signal(signal.SIGSTOP)
@@ -36,15 +37,15 @@ def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
     for process in watchers.values():
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGINT)
-    for rung, process in watchers.items():
+    for attach, process in watchers.items():
         out, err = process.communicate(timeout=TIMEOUT_S)
         done = subprocess.CompletedProcess([], process.returncode, out, err)
-        captured = read_capture(tmp_path / rung, done)
+        captured = read_capture(tmp_path / attach, done)
         failures = captured.of(THREE_UP.comm)
         (leaf,) = {failure["cgroup"] for failure in failures}
         (total,) = captured.totals(THREE_UP.comm)
 
-        assert captured.header["rung"] == rung
+        assert captured.header["attach"] == attach
         assert captured.by(THREE_UP.comm, "cause") == {("pids-cgroup",): COUNT}
         assert leaf.endswith("/upper/middle/leaf")
         assert total["cgroup"] == leaf

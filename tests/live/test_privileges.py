@@ -72,20 +72,22 @@ def paranoid() -> Iterator[Path]:
             switch.write_text(before)
 
 
-def rung_of(options: tuple[str, ...]) -> str:
-    """The rung that they make this kernel take."""
+def attach_of(options: tuple[str, ...]) -> str:
+    """The attach mode that they make this kernel take."""
     if options == BCC:
         return "kprobe"
-    return next((rung for rung, takes in TAKES.items() if takes == options), "tracepoint")
+    return next((attach for attach, takes in TAKES.items() if takes == options), "tracepoint")
 
 
-def told(process: subprocess.Popen[str], rung: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """End a capture by that rung and return its failures and its summary."""
+def told(
+    process: subprocess.Popen[str], attach: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """End a capture by that attach mode and return its failures and its summary."""
     process.send_signal(signal.SIGTERM)
     text, errors = process.communicate(timeout=TIMEOUT_S)
     assert "Traceback" not in errors, errors
     records = [json.loads(line) for line in text.splitlines()]
-    assert rung == records[0]["rung"]
+    assert attach == records[0]["attach"]
     return [each for each in records if each["type"] == "failure"], records[-1]
 
 
@@ -125,17 +127,17 @@ def test_two_capabilities_are_enough_to_watch(
     )
     subprocess.run([build("fork_kinds"), "fork", "23"], check=True, capture_output=True)
     held = held_by(tracer.pid)
-    failures, summary = told(tracer, rung_of(takes_each))
+    failures, summary = told(tracer, attach_of(takes_each))
 
     assert held["CapEff"] == held["CapPrm"] == mask(*NEEDED)
     assert (held["CapInh"], held["CapAmb"], held["NoNewPrivs"]) == (0, 0, 1)
     assert summary["failures"] == sum(each["count"] for each in failures) == 23
     assert set(summary["causes"]) == {"rlimit-nproc"}
     assert {each["exe"] for each in failures} <= {None, build("fork_kinds")}
-    assert (summary["lost"], summary["unmarked"]) == (0, 0)
+    assert (summary["lost"], summary["untracked"]) == (0, 0)
 
 
-def test_where_perf_events_take_root_a_stranger_gets_the_next_rung_and_its_reason(
+def test_where_perf_events_take_root_a_stranger_gets_the_next_attach_and_its_reason(
     any_host: dict[str, Any], paranoid: Path
 ) -> None:
     host_by("kprobe")
@@ -153,8 +155,8 @@ def test_where_perf_events_take_root_a_stranger_gets_the_next_rung_and_its_reaso
         paranoid.write_text(before)
     found = json.loads(done.stdout)
 
-    assert "tracepoint" == found["rung"]
-    assert "kernel.perf_event_paranoid is 3" in found["passed_over"][1]["reason"]
+    assert "tracepoint" == found["attach"]
+    assert "kernel.perf_event_paranoid is 3" in found["fallbacks"][1]["reason"]
 
 
 def test_with_all_that_are_listed_a_stranger_is_told_as_root_tells_him(
@@ -163,8 +165,8 @@ def test_with_all_that_are_listed_a_stranger_is_told_as_root_tells_him(
     options = ("capture", "--json", *takes_each, "--comm", "fork_kinds")
     both = [start(*who, *FORK_TRACE, *options) for who in ([], as_user(*ALL))]
     with lasting(build("fork_kinds"), "fork", "23"):
-        rung = rung_of(takes_each)
-        (of_root, _), (of_user, _) = (told(each, rung) for each in both)
+        attach = attach_of(takes_each)
+        (of_root, _), (of_user, _) = (told(each, attach) for each in both)
     same = ("exe", "cgroup", "caller", "stack", "stack_by", "cause", "certainty", "container")
 
     assert {each["exe"] for each in of_root} == {build("fork_kinds")}
@@ -279,14 +281,14 @@ def test_root_watches_as_another_user_attaches_later_and_leaves_no_probe(
     program = shutil.copy(build("fork_kinds"), f"{tmp_path}/ft-{os.getpid()}")
     comm = os.path.basename(program)
     before, own = loaded_programs(), held_by(os.getpid())["CapPrm"]
-    rung = rung_of(takes_any)
+    attach = attach_of(takes_any)
     tracer = start(
         *(*FORK_TRACE, "capture", "--json", "--comm", comm, *takes_any),
-        *(() if rung == "tracepoint" else ("--on-demand",)),
+        *(() if attach == "tracepoint" else ("--on-demand",)),
     )
     held, identity = wait_until_given_up(tracer.pid), identity_of(tracer.pid)
     assert tracer.stdout is not None
-    certainty = "inferred" if rung == "tracepoint" else "observed"
+    certainty = "inferred" if attach == "tracepoint" else "observed"
     records = fail_until(certainty, tracer, program)
     made = len(records)  # the header stands for the next one
     time.sleep(20 if IS_GUEST else 5)  # who holds a limit is looked at seldom: holders.REST
@@ -308,17 +310,17 @@ def test_root_watches_as_another_user_attaches_later_and_leaves_no_probe(
     } == identity
     assert mask(*KEPT) & own == held["CapEff"]
     # Held back until the last probe is attached, on kernels that take it for that.
-    held_back = SYS_ADMIN if rung == "kprobe" else 0
+    held_back = SYS_ADMIN if attach == "kprobe" else 0
     assert held["CapEff"] == held["CapPrm"] & ~held_back
     assert (0, 0, 1) == (held["CapInh"], held["CapAmb"], held["NoNewPrivs"])
-    assert (rung, "") == (header["rung"], errors)
+    assert (attach, "") == (header["attach"], errors)
     assert (certainty, program) == (failures[-1]["certainty"], failures[-1]["exe"])
     assert takes_any == BCC or failures[-1]["caller"] == "ask"
     assert comm in {each["comm"] for each in failures[-1]["holders"]}
     assert failures[-1]["cgroup"] == own_cgroup()
     assert made == summary["failures"] == sum(each["count"] for each in failures)
     assert {"rlimit-nproc"} == set(summary["causes"])
-    assert (0, 0) == (summary["lost"], summary["unmarked"])
+    assert (0, 0) == (summary["lost"], summary["untracked"])
     if IS_GUEST:  # elsewhere others come and go
         assert set() == left_behind(before)
         assert "fork_trace_" not in probes.read_text()

@@ -122,7 +122,7 @@ def test_nothing_but_a_refused_stack_is_observed_by_tracepoint(
 
     assert {certainty} == {failure["certainty"] for failure in failures}
     for failure in failures:
-        also = failure["also"]
+        also = failure["alternatives"]
 
         assert len({failure["cause"], *also}) == 1 + len(also)
         assert "unknown" not in also
@@ -132,9 +132,9 @@ def test_nothing_but_a_refused_stack_is_observed_by_tracepoint(
 def test_nothing_is_lost_or_folded(watcher: str, captured: Captured) -> None:
     summary = captured.summary
 
-    assert (summary["lost"], summary["folded"]) == (0, 0)
-    assert not IS_GUEST or summary["skipped"] == 0  # elsewhere others may storm
-    assert (summary["unmarked"], summary["mismatched"]) == (0, 0)
+    assert (summary["lost"], summary["overflowed"]) == (0, 0)
+    assert not IS_GUEST or summary["rate_limited"] == 0  # elsewhere others may storm
+    assert (summary["untracked"], summary["mismatched"]) == (0, 0)
 
 
 @by("fexit", "kprobe", "bcc")
@@ -168,7 +168,7 @@ def test_the_early_ones_are_counted_apart(watcher: str, captured: Captured) -> N
     # One of what limits.py reaches.
     early += [each for each in captured.of("ft-limits") if each["cause"] == "thread-stack"]
 
-    assert captured.summary["early"] == sum(each["count"] for each in early) >= 2 * COUNT
+    assert captured.summary["before_fork"] == sum(each["count"] for each in early) >= 2 * COUNT
 
 
 @by()
@@ -176,12 +176,12 @@ def test_the_header_says_what_it_is_and_why_it_is_no_better_one(
     watcher: str, captured: Captured
 ) -> None:
     header = captured.header
-    rung = {"bcc": "kprobe"}.get(watcher, watcher.partition("-")[0])
+    attach = {"bcc": "kprobe"}.get(watcher, watcher.partition("-")[0])
     backend = "bcc" if watcher == "bcc" else "libbpf"
 
-    assert (rung, backend) == (header["rung"], header["backend"])
-    if rung == "kprobe" and watcher != "bcc":
-        reasons = [each["reason"] for each in header["passed_over"]]
+    assert (attach, backend) == (header["attach"], header["backend"])
+    if attach == "kprobe" and watcher != "bcc":
+        reasons = [each["reason"] for each in header["fallbacks"]]
         assert ["denied by --without trampolines"] == reasons
 
 

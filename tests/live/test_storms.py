@@ -1,6 +1,6 @@
 """Storms: what is counted is what the forking processes themselves saw, and a quiet one is not drowned.
 
-Runs natively too, in the lowest rung. FORK_TRACE_STORM_S sets the length of each storm in seconds.
+Runs natively too, in the lowest attach mode. FORK_TRACE_STORM_S sets the length of each storm in seconds.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
             totals[total["comm"]] += total["count"]
             certainties[f"{total['cause']} {total['certainty']}"] += total["count"]
     print(
-        f"{captured.header['kernel']} {captured.header['rung']}: {names} commands, {STORM_S} s: "
+        f"{captured.header['kernel']} {captured.header['attach mode']}: {names} commands, {STORM_S} s: "
         f"{sum(told.values())} refused, {sum(totals.values())} counted ({dict(certainties)}), "
         f"{len(captured.failures)} records, missed {captured.summary['missed']}, steps not seen "
-        f"{captured.summary['left_out']}; frontend {seen.cpu_percent:.1f} % of a CPU, "
+        f"{captured.summary['step_misses']}; frontend {seen.cpu_percent:.1f} % of a CPU, "
         f"{seen.before.rss_mib:.1f} MiB, then {seen.midst.rss_mib:.1f}, then {seen.after.rss_mib:.1f}; "
         f"lost samples {captured.summary['lost']}",
         file=sys.stderr,
@@ -127,7 +127,7 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
     assert told == totals
     assert {"pids-cgroup"} == {each.split()[0] for each in certainties}
     assert 0 == captured.summary["missed"]
-    assert (0, 0) == (captured.summary["folded"], captured.summary["lost"])
+    assert (0, 0) == (captured.summary["overflowed"], captured.summary["lost"])
     assert (QUIET, "rlimit-nproc", 1) == (quiet["comm"], quiet["cause"], quiet["count"])
     assert quiet["evidence"][0]["value"] is not None and quiet["stack"]
     # What it knows of functions and processes grows at first.

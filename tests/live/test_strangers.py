@@ -1,6 +1,6 @@
 """Files that callers placed to make the tool act, hang or hold on to them; and containers' own.
 
-Runs natively too, in the lowest rung. Two starts of the tool see all of it.
+Runs natively too, in the lowest attach mode. Two starts of the tool see all of it.
 """
 
 from __future__ import annotations

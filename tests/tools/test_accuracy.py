@@ -24,19 +24,19 @@ def failure(**changes: Any) -> dict[str, Any]:
         "step": PIDS.step,
         "errno": PIDS.errno,
         "certainty": "observed",
-        "also": [],
+        "alternatives": [],
     }
     return {**values, **changes}
 
 
 def records(
-    failures: list[dict[str, Any]] | None = None, rung: str = "fexit", **summary: Any
+    failures: list[dict[str, Any]] | None = None, attach: str = "fexit", **summary: Any
 ) -> list[dict[str, Any]]:
     """A capture of COUNT failures of pids-cgroup, all observed, or of those given."""
     failures = [failure() for _ in range(COUNT)] if failures is None else failures
     total = {"comm": PIDS.comm, "cause": PIDS.cause, "count": COUNT}
     end = {"type": "summary", "totals": [total], "lost": 0, "missed": 0, **summary}
-    return [{"type": "header", "rung": rung}, *failures, end]
+    return [{"type": "header", "attach": attach}, *failures, end]
 
 
 def with_one(**changes: Any) -> list[dict[str, Any]]:
@@ -71,9 +71,9 @@ def test_one_inferred_failure_makes_it_inferred() -> None:
 
 def test_an_inferred_cause_comes_with_the_others_that_fit_and_the_step_that_was_told() -> None:
     failures = [
-        failure(certainty="inferred", step="copy_process", also=["threads-max", "pid-max"])
+        failure(certainty="inferred", step="copy_process", alternatives=["threads-max", "pid-max"])
     ] * COUNT
-    found = judge(PIDS, TOLD, records(failures, rung="tracepoint"))
+    found = judge(PIDS, TOLD, records(failures, attach="tracepoint"))
 
     assert (
         Verdict(INFERRED, "or threads-max, pid-max; at copy_process and not cgroup_can_fork")
@@ -89,7 +89,7 @@ def test_an_inferred_cause_comes_with_the_others_that_fit_and_the_step_that_was_
             f"named 1 x pid-max, {COUNT - 1} x pids-cgroup; the cause was pids-cgroup",
         ),
         (
-            records(with_one(cause="pid-max", certainty="inferred", also=["pids-cgroup"])),
+            records(with_one(cause="pid-max", certainty="inferred", alternatives=["pids-cgroup"])),
             f"named 1 x pid-max, {COUNT - 1} x pids-cgroup; the cause was pids-cgroup",
         ),
         (

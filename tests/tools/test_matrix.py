@@ -186,7 +186,7 @@ def test_the_slowest_twenty_of_all_lanes_are_told_and_the_cells_are_collected(
 ) -> None:
     for number in range(25):
         (tmp_path / f"lane{number}.xml").write_text(JUNIT.format(number))
-    cell = {"scenario": "s", "kernel": "7.2", "rung": "fexit", "result": "right", "why": ""}
+    cell = {"scenario": "s", "kernel": "7.2", "attach": "fexit", "result": "right", "why": ""}
     for name, cells in (("7.2-a", [cell]), ("7.2-b", [cell, cell]), ("7.2-c", [])):
         part = {"cells": cells, "releases": {"7.2": "7.2.1-amd64"}}
         (tmp_path / f"cells-{name}.json").write_text(json.dumps(part))

@@ -20,7 +20,7 @@ def told(made: list[list[Any]], name: str = "number 1", **changes: Any) -> Told:
         "type": "summary",
         "failures": failures,
         "totals": [{"comm": comm, "cause": cause, "count": n} for comm, cause, n in made],
-        **dict.fromkeys(("lost", "missed", "folded", "unmarked", "mismatched"), 0),
+        **dict.fromkeys(("lost", "missed", "overflowed", "untracked", "mismatched"), 0),
         **changes.pop("summary", {}),
     }
     values: dict[str, Any] = {
@@ -88,7 +88,7 @@ def test_what_a_preempted_program_missed_may_lack_where_that_is_counted() -> Non
     )
 
 
-@pytest.mark.parametrize("name", ["lost", "folded", "unmarked", "mismatched"])
+@pytest.mark.parametrize("name", ["lost", "overflowed", "untracked", "mismatched"])
 def test_what_must_not_happen_is_a_finding(name: str) -> None:
     assert [f"number 1: {name}: 3"] == findings(run(told(MADE, summary={name: 3})))
 

@@ -72,7 +72,7 @@ SIGNAL_PENDING = Cause(
     steps=("copy_process", "signal_late"),
     refusals=tuple(Refusal(step, errno.EINTR) for step in NEW_NAMESPACE),
     fits=(Fit(errno.EINTR, "", "signal_late", ASKED),),
-    shown_by="`fork-trace capture --json --duration 60` counts it as `retries` in its summary.",
+    shown_by="`fork-trace capture --json --duration 60` counts it as `restarted` in its summary.",
     verify=do(
         "The trace shows ERESTARTNOINTR and the signal, usually SIGPROF or SIGALRM.",
         "strace -f -p {pid}",

@@ -49,7 +49,7 @@ def whole(
     captures = [
         {
             **{name: getattr(header, name) for name in ("host", "kernel", "machine", "tool")},
-            **{name: getattr(header, name) for name in ("rung", "backend", "time")},
+            **{name: getattr(header, name) for name in ("attach", "backend", "time")},
             **{name: getattr(summary, name) for name in ("duration_s", "failures", "ended")},
         }
         for header, summary in zip(headers, summaries)

@@ -12,9 +12,9 @@ import time
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
-from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter, RungRefusedError, program
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter, program
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
-from fork_trace.probes.libbpf.counters import Counters, left_out, missed
+from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
@@ -56,16 +56,16 @@ class LibbpfBackend:
                 code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
                 failed = self._arm() if code is None else self._programs.culprit(plan, code)
             except ForkTraceError:
-                self.close()  # the next rung needs what this one holds
+                self.close()  # the next attach mode needs what this one holds
                 raise
             if failed is None:
                 break
             probe, reason = failed
             self.close()
             if is_vital(probe) or probe not in plan.probes:
-                raise RungRefusedError(
+                raise AttachRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
-                    f"`fork-trace doctor` lists what it offers; {NEEDS[plan.rung]}",
+                    f"`fork-trace doctor` lists what it offers; {NEEDS[plan.attach]}",
                 )
             plan = plan.without_probe(probe.program, reason)
         self._open_samples()
@@ -152,32 +152,32 @@ class LibbpfBackend:
         """Return the run's counters by the names of events.STATS."""
         return self._counters.stats()
 
-    def folded(self) -> dict[int, int]:
+    def overflowed(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""
-        return self._counters.folded()
+        return self._counters.overflowed()
 
     def missed(self) -> int | None:
         """Count the calls whose failure may not have been counted; None: the kernel does not count them."""
         if self._missed is not None:
             return self._missed
         unreturned = 0
-        if self.plan.rung == "kprobe":
+        if self.plan.attach == "kprobe":
             unreturned = self._unreturned + self.stats()["unreturned"]
         programs = self._programs
         return missed(self.plan, programs.misses(), programs.kprobe_events, unreturned)
 
-    def left_out(self) -> dict[str, int]:
+    def step_misses(self) -> dict[str, int]:
         """Count the calls of each step that its program did not see; their failures are counted all the same."""
-        if self.plan.rung == "kprobe":
+        if self.plan.attach == "kprobe":
             return {}  # those are in `missed`
-        return left_out(self.plan, self._programs.misses())
+        return step_misses(self.plan, self._programs.misses())
 
     def detach(self) -> None:
         """Stop watching; what was counted and sampled can still be read."""
         if self._programs.is_attached:
             # Before the first program goes: none of the others shall see half of a fork.
             self._move_to(PHASE_OFF)
-            if self.plan.rung == "kprobe":
+            if self.plan.attach == "kprobe":
                 self._unreturned = drain(self._counters.under_way)
         self._programs.detach()
         if self._programs.kprobe_events:

@@ -39,7 +39,7 @@ class Counters:
         self._tallies_fd = map_fd("tallies")
         self._shares_fd = map_fd("shares")
         self._stats_fd = map_fd("stats")
-        self._folded_fd = map_fd("folded")
+        self._folded_fd = map_fd("overflowed")
         self._attempts_fd = map_fd("attempts")
 
     def tallies(self) -> list[tuple[bytes, bytes]]:
@@ -70,7 +70,7 @@ class Counters:
         """Return the run's counters by the names of events.STATS."""
         return dict(zip(events.STATS, self._array(self._stats_fd, len(events.STATS))))
 
-    def folded(self) -> dict[int, int]:
+    def overflowed(self) -> dict[int, int]:
         """Return the counts by step number that found no room among the keys."""
         counts = self._array(self._folded_fd, len(steps.STEPS))
         return {number: count for number, count in enumerate(counts) if count}
@@ -132,7 +132,7 @@ def missed(
 
     `misses` are the calls that each program was left out of, `unreturned` those that kprobes saw begin only.
     """
-    is_by_kprobes = plan.rung == "kprobe"
+    is_by_kprobes = plan.attach == "kprobe"
     total = 0
     if is_by_kprobes:
         total = unreturned + ((kprobe_events.missed() or 0) if kprobe_events else 0)
@@ -159,7 +159,7 @@ def missed(
     )
 
 
-def left_out(plan: Plan, misses: Mapping[str, int] | None) -> dict[str, int]:
+def step_misses(plan: Plan, misses: Mapping[str, int] | None) -> dict[str, int]:
     """Count the calls of each step that its program did not see; their failures are counted all the same."""
     if not misses:
         return {}

@@ -15,7 +15,7 @@ from ctypes import c_size_t, c_uint32, c_void_p
 from typing import ClassVar
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.probes.backend import Filter, RungRefusedError
+from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.libbpf.bindings import (
     AttachFn,
@@ -184,7 +184,7 @@ class Programs:
             handle = lib.bpf_object__next_program(self._object, handle)
         if wanted.keys() != self._handles.keys():
             raise _other_version()
-        if plan.rung != "kprobe":
+        if plan.attach != "kprobe":
             # Nobody writes there: no megabyte for it.
             attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
             lib.bpf_map__set_max_entries(attempts, 1)
@@ -239,8 +239,8 @@ class Programs:
     def culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
         """Return the probe that the kernel refused and its words; raise if no probe is to blame."""
         if code in (errno.EMFILE, errno.ENFILE):
-            # The lower the rung, the fewer it takes.
-            raise RungRefusedError(
+            # The lower the attach mode, the fewer it takes.
+            raise AttachRefusedError(
                 f"this way takes more open files than are allowed: {os.strerror(code)}",
                 "Raise ulimit -n to 256, or fs.nr_open or fs.file-max where these are the limit.",
             )
@@ -251,7 +251,7 @@ class Programs:
             if match:
                 return probe, self._reason(text, code)
         if code == errno.EPERM:
-            raise RungRefusedError(
+            raise AttachRefusedError(
                 f"cannot load BPF programs: {os.strerror(code)}",
                 "Run it as root, or give it CAP_BPF and CAP_PERFMON (before Linux 5.11 also "
                 "CAP_SYS_RESOURCE, or `ulimit -l unlimited`); a container needs --privileged or these.",

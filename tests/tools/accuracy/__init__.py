@@ -1,1 +1,1 @@
-"""Runs every rehearsal on every kernel and rung, and judges what was said of it."""
+"""Runs every rehearsal on every kernel and attach mode, and judges what was said of it."""

@@ -19,7 +19,7 @@ from docs.__main__ import main as build_docs
 from vm.kernels import KERNELS
 
 from accuracy import table
-from accuracy.capturing import RUNGS
+from accuracy.capturing import ATTACH_MODES
 from accuracy.judging import WRONG, Cell
 from fork_trace.rehearse.scenarios import SCENARIOS, find
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     names = [kernel.version for kernel in KERNELS]
     parser = argparse.ArgumentParser(
         prog="scripts/accuracy",
-        description="Make every rehearsal on every kernel and every rung, and compare the cause that "
+        description="Make every rehearsal on every kernel and every attach mode, and compare the cause that "
         "was told with the one that was made. Exit code 1: one cell is wrong.",
         epilog="Natively only what touches nothing but its own processes is made.",
         allow_abbrev=False,
@@ -103,17 +103,17 @@ def _run(kernel: str, scenarios: Sequence[str], share: str | None) -> Told:
         last_words = said.read().decode(errors="replace").strip()[-_LAST_WORDS:]
     _note(f"{kernel} ended with {done.returncode}")
     lines = [json.loads(line) for line in done.stdout.splitlines(True) if line.endswith(b"\n")]
-    told = {line["rung"]: line for line in lines}
+    told = {line["attach"]: line for line in lines}
     cells: list[Cell] = []
-    for rung in RUNGS:
-        line = told.get(rung)
+    for attach in ATTACH_MODES:
+        line = told.get(attach)
         if line and "cells" in line:
             cells += [Cell(*each) for each in line["cells"]]
         elif line and kernel == NATIVE:
-            _note(f"no {rung} rung on this kernel: {line['refused']}")
+            _note(f"no {attach} attach mode on this kernel: {line['refused']}")
         else:
             why = line["refused"] if line else f"ended with {done.returncode}: {last_words}"
-            cells += [Cell(name, kernel, rung, WRONG, why) for name in scenarios]
+            cells += [Cell(name, kernel, attach, WRONG, why) for name in scenarios]
     return Told(lines[0]["release"] if lines else "?", cells)
 
 

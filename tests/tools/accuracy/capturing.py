@@ -20,8 +20,8 @@ from accuracy.watching import WATCHERS, Watched, refusal, rehearse, watching
 from fork_trace.rehearse.scenarios import SCENARIOS, Scenario, find
 
 # The watchers that show each; the second one sees what never reaches copy_process. By libbpf, but
-# for bcc, which has the kprobe rung only.
-RUNGS = {
+# for bcc, which has the kprobe attach mode only.
+ATTACH_MODES = {
     "fexit": ("fexit", "fexit-all"),
     "kprobe": ("kprobe", "kprobe-all"),
     "bcc": ("bcc", "bcc"),
@@ -65,8 +65,8 @@ def lines(
 ) -> Iterator[dict[str, Any]]:
     """Yield the object of each mode that was watched by."""
     is_native = not os.environ.get("FORK_TRACE_VM")
-    for rung, (plain, early) in RUNGS.items():
-        line: dict[str, Any] = {"rung": rung, "release": platform.release()}
+    for attach, (plain, early) in ATTACH_MODES.items():
+        line: dict[str, Any] = {"attach": attach, "release": platform.release()}
         names = {each.name: plain if is_seen_by_all(each) else early for each in scenarios}
         by = {name: seen.get(watcher) for name, watcher in names.items()}
         if None in by.values():
@@ -76,7 +76,7 @@ def lines(
             line["refused"] = refused[0]
         else:
             line["cells"] = [
-                [each.name, kernel, rung, *verdict(each, watched, told, is_native, trouble)]
+                [each.name, kernel, attach, *verdict(each, watched, told, is_native, trouble)]
                 for each in scenarios
                 if (watched := by[each.name])
             ]

@@ -34,7 +34,7 @@ class Cell(NamedTuple):
 
     scenario: str
     kernel: str
-    rung: str
+    attach: str
     result: str
     why: str
 
@@ -130,7 +130,7 @@ def _how_inferred(scenario: Scenario, inferred: Sequence[Mapping[str, Any]]) -> 
     count = sum(each["count"] for each in inferred)
     if count != COUNT:
         told.append(f"{count} of {COUNT}, until every step had its program")
-    also = list(dict.fromkeys(cause for each in inferred for cause in each["also"]))
+    also = list(dict.fromkeys(cause for each in inferred for cause in each["alternatives"]))
     if also:
         told.append(f"or {', '.join(also)}")
     steps = sorted({each["step"] for each in inferred} - {scenario.step})

@@ -29,7 +29,7 @@ def text(cells: Sequence[Cell], causes: Mapping[str, str]) -> str:
         for each in cells:
             if each.result in results and each.why:
                 places = told.setdefault(each.why, {}).setdefault(each.scenario, [])
-                places.append(f"{each.kernel} {each.rung}")
+                places.append(f"{each.kernel} {each.attach}")
         lines += ["", f"{title}:"] if told else []
         for why, scenarios in told.items():
             named = "; ".join(f"{name} ({', '.join(each)})" for name, each in scenarios.items())
@@ -51,7 +51,7 @@ def data(
     lines = []
     for name, cause in causes.items():
         found = {
-            f"{each.kernel} {each.rung}": f"{each.result}: {each.why}"
+            f"{each.kernel} {each.attach}": f"{each.result}: {each.why}"
             if each.result == NOT_HERE
             else each.result
             for each in cells
@@ -122,14 +122,14 @@ def _wrapped(words: str, first: str = "", others: str = "") -> list[str]:
 def _grid(
     cells: Sequence[Cell], causes: Mapping[str, str]
 ) -> tuple[list[tuple[str, str]], list[list[str]], dict[str, int]]:
-    columns = list(dict.fromkeys((each.kernel, each.rung) for each in cells))
-    by_place = {(each.scenario, each.kernel, each.rung): each for each in cells}
+    columns = list(dict.fromkeys((each.kernel, each.attach) for each in cells))
+    by_place = {(each.scenario, each.kernel, each.attach): each for each in cells}
     reasons: dict[str, int] = {}
     rows = []
     for scenario in dict.fromkeys(each.scenario for each in cells):
         row = [causes[scenario], scenario]
-        for kernel, rung in columns:
-            cell = by_place.get((scenario, kernel, rung))
+        for kernel, attach in columns:
+            cell = by_place.get((scenario, kernel, attach))
             mark = _MARKS[cell.result] if cell else ""
             if cell and cell.result == NOT_HERE:
                 mark += f" ({reasons.setdefault(cell.why, len(reasons) + 1)})"

@@ -101,7 +101,7 @@ def refusal(name: str, watched: Watched) -> str | None:
     if watched.refused is not None or not watched.records:
         return watched.refused
     wanted = "kprobe" if name == "bcc" else name.partition("-")[0]
-    taken = watched.records[0]["rung"]
+    taken = watched.records[0]["attach"]
     # Left to itself the tool takes what is next.
     return None if taken == wanted else f"this kernel takes {taken} in place of {wanted}"
 

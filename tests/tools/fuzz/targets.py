@@ -327,12 +327,12 @@ def _seed_capture() -> list[bytes]:
         evidence=(make_evidence(), make_evidence(value=None, limit=None)),
         container={"runtime": "docker", "id": "0123", "name": "web", "pod": None, "unit": None},
         stack=(records.Frame(1, "run_job", "/srv/app", 16, "ab"), records.Frame(2, None, None)),
-        also=("pid-max",),
+        alternatives=("pid-max",),
         holders=(make_holder(), make_holder(comm=None, pid=None)),
         holders_total=512,
     )
     missing = ({"step": "dup_fd", "function": "dup_fd", "reason": "inlined"},)
-    header = make_header(missing=missing, passed_over=({"rung": "fexit", "reason": "denied"},))
+    header = make_header(missing=missing, fallbacks=({"attach": "fexit", "reason": "denied"},))
     end = make_end(totals=({"comm": "sh", "count": 1},), command={"argv": ["sh"], "status": 0})
     texts = [capture_text(), capture_text(header, full, replace(full, comm=None), end)]
     return [text.encode() for text in texts]

@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 from vm.kernels import KERNELS
 
-from fork_trace.probes.plan import RUNGS
+from fork_trace.probes.plan import ATTACH_MODES
 from soak import judging
 from soak.judging import Measured
 from soak.running import MIX, SoakError, soak
@@ -50,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"in a virtual machine with one of {', '.join(names)} (default: natively)",
     )
     parser.add_argument(
-        "--attach", dest="rung", choices=RUNGS, help="how to attach (default: as fork-trace does)"
+        "--attach",
+        dest="attach",
+        choices=ATTACH_MODES,
+        help="how to attach (default: as fork-trace does)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
@@ -69,7 +72,7 @@ def _result(measured: Measured) -> dict[str, Any]:
     after = [each for each in measured.samples if each.at_s > warm_s]
     return {
         "kernel": measured.kernel,
-        "rung": last.header.get("rung"),
+        "attach": last.header.get("attach"),
         "seconds": measured.seconds,
         "armed_and_disarmed": len(measured.came) - 1,
         "armed_seconds": [told.armed_s for told, _ in measured.came[:-1]],
@@ -81,7 +84,7 @@ def _result(measured: Measured) -> dict[str, Any]:
         "records": last.records,
         "lost": [told.summary.get("lost") for told, _ in measured.came],
         "missed": [told.summary.get("missed") for told, _ in measured.came],
-        "stackless": last.summary.get("stackless"),
+        "without_stack": last.summary.get("without_stack"),
         "rss_kib": {"warm_up": _range(each.rss_kib for each in warm),
                     "after": _range(each.rss_kib for each in after)},
         "descriptors": {"warm_up": _range(each.files for each in warm),
@@ -103,7 +106,7 @@ def _show(result: dict[str, Any]) -> str:
     done = result["succeeded"]
     rows = [[cause, *counts] for cause, counts in result["causes"].items()]
     lines = [
-        f"Linux {result['kernel']}, {result['rung']} rung, {result['seconds']:g} s; "
+        f"Linux {result['kernel']}, {result['attach mode']} attach mode, {result['seconds']:g} s; "
         f"{result['armed_and_disarmed']} came and went beside it",
         f"succeeded: {done.get('forks', 0)} forks, {done.get('threads', 0)} threads",
         f"refused: {result['refused']}, counted: {result['counted']}, in {result['records']} records",
@@ -132,9 +135,9 @@ def _span(numbers: list[int] | None) -> str:
     return "?" if numbers is None else " to ".join(str(each) for each in dict.fromkeys(numbers))
 
 
-def _in_guest(kernel: str, seconds: float, rung: str | None) -> dict[str, Any]:
+def _in_guest(kernel: str, seconds: float, attach: str | None) -> dict[str, Any]:
     command = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python -m soak "$@"'
-    options = ["--json", f"--seconds={seconds}", *([f"--attach={rung}"] if rung else [])]
+    options = ["--json", f"--seconds={seconds}", *([f"--attach={attach}"] if attach else [])]
     timeout_s = seconds + GUEST_EXTRA_S
     done = subprocess.run(
         [
@@ -158,13 +161,13 @@ def main() -> int:
         parser.error("--seconds must be 10 or more.")
     try:
         if options.kernel:
-            result = _in_guest(options.kernel, options.seconds, options.rung)
+            result = _in_guest(options.kernel, options.seconds, options.attach)
         elif os.geteuid() != 0:
             raise SoakError("it needs root. Run it with sudo, or give --kernel.")
         else:
-            rung = ["--attach", options.rung] if options.rung else []
+            attach = ["--attach", options.attach] if options.attach else []
             _note(f"{len(MIX)} rehearsals, storms and successes for {options.seconds:g} s")
-            result = _result(soak(options.seconds, rung, _note))
+            result = _result(soak(options.seconds, attach, _note))
     except SoakError as error:
         print(f"scripts/soak: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ MOST_GROWTH_KIB = 2048
 # Of /proc files, one is open for a moment now and then.
 MOST_MORE_FILES = 3
 # Nothing of this may happen while so little fails.
-_ZERO = ("lost", "folded", "unmarked", "mismatched")
+_ZERO = ("lost", "overflowed", "untracked", "mismatched")
 
 Made = list[Any]  # command, cause, how many
 

@@ -188,8 +188,8 @@ class Host:
         return {name: value for name, value in zip(events.STATS, values) if value}
 
     @property
-    def folded(self) -> dict[str, int]:
-        values = self._value("folded", ctypes.c_uint64 * 256)
+    def overflowed(self) -> dict[str, int]:
+        values = self._value("overflowed", ctypes.c_uint64 * 256)
         return {steps.name_of(n): value for n, value in enumerate(values) if value}
 
     @property
@@ -525,14 +525,14 @@ def test_levels_beyond_the_room_are_left_out_and_write_nothing_behind_it(
 
 @pytest.fixture
 def early(host: Host) -> Host:
-    """An upper rung with `--refused`."""
+    """An upper attach mode with `--refused`."""
     host.configure(watches_early=1)
     return host
 
 
 @pytest.fixture
 def lowest(host: Host) -> Host:
-    """The tracepoint rung: no program but those on system calls."""
+    """The tracepoint attach mode: no program but those on system calls."""
     host.configure(is_by_syscall=1)
     return host
 
@@ -545,14 +545,14 @@ def test_a_call_that_ended_before_it_began_under_a_filter_was_answered_by_it(ear
 
     assert ["seccomp"] == early.blamed
     assert (errno.EPERM, 0x11, {}) == (event.key.error, event.flags, event.numbers)
-    assert {"failures": 1, "sampled": 1, "early": 1} == early.stats
+    assert {"failures": 1, "sampled": 1, "before_fork": 1} == early.stats
     assert (0, 0) == (early.open_refusals, early.open_calls)
 
 
 def test_a_call_that_began_before_us_is_not_blamed_on_seccomp(early: Host) -> None:
     early.exit(-errno.EAGAIN)
 
-    assert {"unmarked": 1} == early.stats
+    assert {"untracked": 1} == early.stats
     assert {} == early.counts
 
 
@@ -720,7 +720,7 @@ def test_what_a_filter_answered_is_told_by_one_of_two_programs(
         early.exit(-errno.EPERM, is_second=is_second)
 
     assert ["seccomp"] == early.blamed
-    assert {"failures": 1, "sampled": 1, "early": 1} == early.stats
+    assert {"failures": 1, "sampled": 1, "before_fork": 1} == early.stats
 
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
@@ -755,8 +755,8 @@ def test_a_call_that_reached_copy_process_is_counted_there_and_not_again(
 @pytest.mark.parametrize(
     ("setting", "error", "stat"),
     [
-        ({}, ERESTARTNOINTR, "retries"),
-        ({"is_dying": 1}, errno.ENOMEM, "dying"),
+        ({}, ERESTARTNOINTR, "restarted"),
+        ({"is_dying": 1}, errno.ENOMEM, "killed"),
         ({"is_filtered_out": 1}, errno.EAGAIN, "filtered"),
     ],
 )
@@ -788,7 +788,7 @@ def test_a_call_refused_before_copy_process_has_its_own_step(
     assert [step] == early.blamed
     assert (step == "clone_args") == event.key.is_observed
     assert event.key.is_thread
-    assert {"failures": 1, "sampled": 1, "early": 1} == early.stats
+    assert {"failures": 1, "sampled": 1, "before_fork": 1} == early.stats
     assert 0 == early.judged[0]
     assert (0, 0) == (early.open_refusals, early.open_calls)
 
@@ -813,7 +813,7 @@ def test_an_early_refusal_keeps_its_step_without_a_slot_for_its_numbers(
     early.exit(-errno.EPERM)
 
     if not (has_begun or is_supervised):
-        assert {"unmarked": 1} == early.stats
+        assert {"untracked": 1} == early.stats
     else:
         assert ["kernel_clone" if has_begun else "seccomp"] == early.blamed
 
@@ -839,7 +839,7 @@ def test_a_call_without_a_slot_is_said_so(early: Host) -> None:
     early.enter()
     early.exit(-errno.EINVAL)
 
-    assert {"unmarked": 2} == early.stats
+    assert {"untracked": 2} == early.stats
     assert {} == early.counts
 
 
@@ -881,7 +881,7 @@ def test_a_vfork_waits_in_its_call_while_another_thread_fails(early: Host) -> No
 
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.EINVAL, errno.EPERM])
 @pytest.mark.parametrize("is_supervised", [0, 1])
-def test_in_the_lowest_rung_a_failed_call_is_judged_by_the_state_with_nothing_watched(
+def test_in_the_lowest_attach_a_failed_call_is_judged_by_the_state_with_nothing_watched(
     lowest: Host, error: int, is_supervised: int
 ) -> None:
     lowest.configure(watched=0b110, watched_in_detail=0b1110)
@@ -898,7 +898,7 @@ def test_in_the_lowest_rung_a_failed_call_is_judged_by_the_state_with_nothing_wa
     assert (0, 0) == (lowest.open_refusals, lowest.open_calls)
 
 
-def test_in_the_lowest_rung_a_call_that_began_before_us_is_judged_all_the_same(
+def test_in_the_lowest_attach_a_call_that_began_before_us_is_judged_all_the_same(
     lowest: Host,
 ) -> None:
     lowest.exit(-errno.EAGAIN)
@@ -908,7 +908,7 @@ def test_in_the_lowest_rung_a_call_that_began_before_us_is_judged_all_the_same(
 
 
 @pytest.mark.parametrize("asks_tid", [False, True])
-def test_in_the_lowest_rung_a_number_that_was_asked_for_stands_beside_what_the_state_says(
+def test_in_the_lowest_attach_a_number_that_was_asked_for_stands_beside_what_the_state_says(
     lowest: Host, asks_tid: bool
 ) -> None:
     lowest.judging("flags")
@@ -919,7 +919,7 @@ def test_in_the_lowest_rung_a_number_that_was_asked_for_stands_beside_what_the_s
     assert 1 == lowest.judged[0]
 
 
-def test_in_the_lowest_rung_a_number_that_was_asked_for_needs_room_to_be_kept(
+def test_in_the_lowest_attach_a_number_that_was_asked_for_needs_room_to_be_kept(
     lowest: Host,
 ) -> None:
     lowest.let(refusal_room=0)
@@ -930,7 +930,7 @@ def test_in_the_lowest_rung_a_number_that_was_asked_for_needs_room_to_be_kept(
     assert 1 == lowest.stats["failures"]
 
 
-def test_what_the_upper_rungs_count_at_the_exit_asks_for_no_number(early: Host) -> None:
+def test_what_the_upper_attach_modes_count_at_the_exit_asks_for_no_number(early: Host) -> None:
     early.enter()
     early.exit(-errno.EINVAL, asks_tid=True)
 
@@ -938,7 +938,7 @@ def test_what_the_upper_rungs_count_at_the_exit_asks_for_no_number(early: Host) 
     assert frozenset() == only(early.counts).fits
 
 
-def test_in_the_lowest_rung_a_filter_s_answer_is_told_and_not_judged(lowest: Host) -> None:
+def test_in_the_lowest_attach_a_filter_s_answer_is_told_and_not_judged(lowest: Host) -> None:
     lowest.let(is_supervised=1)
     lowest.exit(-errno.EPERM)
 
@@ -949,12 +949,12 @@ def test_in_the_lowest_rung_a_filter_s_answer_is_told_and_not_judged(lowest: Hos
 @pytest.mark.parametrize(
     ("setting", "error", "stat"),
     [
-        ({}, ERESTARTNOINTR, "retries"),
-        ({"is_dying": 1}, errno.ENOMEM, "dying"),
+        ({}, ERESTARTNOINTR, "restarted"),
+        ({"is_dying": 1}, errno.ENOMEM, "killed"),
         ({"is_filtered_out": 1}, errno.EAGAIN, "filtered"),
     ],
 )
-def test_in_the_lowest_rung_what_is_no_failure_of_interest_is_counted_apart(
+def test_in_the_lowest_attach_what_is_no_failure_of_interest_is_counted_apart(
     lowest: Host, setting: dict[str, int], error: int, stat: str
 ) -> None:
     lowest.let(**setting)
@@ -990,7 +990,7 @@ def test_a_stack_that_could_not_be_had_is_a_thread_that_never_was(host: Host, st
     assert event.key.is_thread
     assert event.key.is_observed
     assert {"stack_bytes": 8392704} == event.numbers
-    assert {"failures": 1, "sampled": 1, "early": 1} == host.stats
+    assert {"failures": 1, "sampled": 1, "before_fork": 1} == host.stats
     assert (0, 0) == (host.open_refusals, host.judged[0])
 
 
@@ -1010,14 +1010,14 @@ def test_a_stack_of_no_interest_is_no_failure(host: Host, setting: dict[str, int
 
     assert ({}, 0) == (host.counts, host.open_refusals)
     assert "failures" not in host.stats
-    assert "early" not in host.stats
+    assert "before_fork" not in host.stats
 
 
 @pytest.mark.parametrize(
     ("setting", "error", "stat"),
     [
-        ({}, ERESTARTNOINTR, "retries"),
-        ({"is_dying": 1}, errno.ENOMEM, "dying"),
+        ({}, ERESTARTNOINTR, "restarted"),
+        ({"is_dying": 1}, errno.ENOMEM, "killed"),
         ({"is_filtered_out": 1}, errno.EAGAIN, "filtered"),
     ],
 )
@@ -1089,7 +1089,7 @@ def test_a_refusal_is_dropped_with_its_attempt(host: Host, error: int, room: int
 
     assert 0 == host.open_refusals
     assert all(key.step == STEP["copy_process"] for key in host.counts if not key.is_observed)
-    assert sum(host.folded.values()) == host.stats.get("folded", 0)
+    assert sum(host.overflowed.values()) == host.stats.get("overflowed", 0)
 
 
 def test_a_refusal_of_one_attempt_is_not_blamed_in_the_next(host: Host) -> None:
@@ -1153,7 +1153,7 @@ def test_the_count_is_exact_beyond_the_sampling_rate(host: Host) -> None:
         host.fail(errno.EAGAIN)
 
     assert events.Tally(count=1000, unsampled=950) == only(host.tallies.values())
-    assert {"failures": 1000, "sampled": 50, "skipped": 950} == host.stats
+    assert {"failures": 1000, "sampled": 50, "rate_limited": 950} == host.stats
     assert 50 == len(host.events)
 
 
@@ -1281,8 +1281,8 @@ def test_keys_beyond_a_full_table_are_folded_by_step_and_none_is_lost(host: Host
         host.fail(errno.EAGAIN)
     host.fail(errno.EINVAL)
 
-    assert {"alloc_pid": 7} == host.folded
-    assert {"failures": 9, "sampled": 2, "folded": 7} == host.stats
+    assert {"alloc_pid": 7} == host.overflowed
+    assert {"failures": 9, "sampled": 2, "overflowed": 7} == host.stats
     assert 2 == only(host.counts.values())
 
 
@@ -1315,7 +1315,7 @@ def test_one_user_s_names_take_half_of_the_table_and_the_rest_is_counted_as_his(
         *(others.uid, others.cgroup_id, others.error),
         events.step_name(others),
     )
-    assert {} == host.folded
+    assert {} == host.overflowed
 
 
 def test_after_a_flood_of_names_another_user_s_failures_are_told_with_command_and_sample(
@@ -1362,7 +1362,7 @@ def test_who_has_many_users_or_cgroups_leaves_room_for_others(host: Host, varied
 
     assert used <= 256 * 16 // 17 + 1
     assert {"victim": 1} == of(host, 5)
-    assert 3001 == sum(host.counts.values()) + sum(host.folded.values())
+    assert 3001 == sum(host.counts.values()) + sum(host.overflowed.values())
 
 
 def test_what_has_no_room_apart_is_sampled_once_a_second_with_its_command(host: Host) -> None:
@@ -1425,7 +1425,7 @@ def test_a_refusal_without_a_slot_is_said_so_and_its_failure_is_counted(host: Ho
     host.fail(errno.ENOMEM)
 
     assert not kept
-    assert {"failures": 1, "sampled": 1, "unmarked": 1} == host.stats
+    assert {"failures": 1, "sampled": 1, "untracked": 1} == host.stats
     assert {"copy_process": 1} == {
         steps.name_of(key.step): count for key, count in host.counts.items()
     }
@@ -1440,13 +1440,13 @@ def test_a_thread_keeps_its_slot_when_the_map_is_full(host: Host) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("rung", ["upper", "upper with --refused", "lowest"])
+@pytest.mark.parametrize("attach", ["upper", "upper with --refused", "lowest"])
 def test_whatever_happens_every_failure_is_in_exactly_one_counter(
-    host: Host, seed: int, rung: str
+    host: Host, seed: int, attach: str
 ) -> None:
     chance = random.Random(seed)
     host.sampling(chance.randrange(5))
-    host.configure(watches_early=rung == "upper with --refused", is_by_syscall=rung == "lowest")
+    host.configure(watches_early=attach == "upper with --refused", is_by_syscall=attach == "lowest")
     host.let(
         tally_room=chance.randrange(1, 9),
         event_room=chance.randrange(300),
@@ -1466,9 +1466,9 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
         host.pass_ns(chance.choice([0, 1000, SECOND_NS // 3]))
         error = chance.choice([errno.EAGAIN, errno.ENOMEM, errno.EINVAL, ERESTARTNOINTR])
         flags = chance.choice([0, CLONE_THREAD])
-        if rung != "upper":
+        if attach != "upper":
             host.enter()
-        if rung != "lowest":
+        if attach != "lowest":
             if chance.random() < 0.2:
                 host.refuse_memory_cgroup()
             if chance.random() < 0.6:
@@ -1478,26 +1478,28 @@ def test_whatever_happens_every_failure_is_in_exactly_one_counter(
                 )
             if chance.random() < 0.3:
                 host.refuse_outer("dup_mmap", "ldt_dup_context", errno.ENOMEM)
-        reaches = rung != "lowest" and chance.random() < 0.7
+        reaches = attach != "lowest" and chance.random() < 0.7
         if reaches:
             host.fail(error, flags)
-        if rung != "upper":
+        if attach != "upper":
             host.exit(-error, flags)
         # A restart that never came to copy_process is counted nowhere: the caller calls again.
-        calls += reaches or rung == "lowest"
-        calls += rung == "upper with --refused" and not reaches and error != ERESTARTNOINTR
+        calls += reaches or attach == "lowest"
+        calls += attach == "upper with --refused" and not reaches and error != ERESTARTNOINTR
     stats: Counter[str] = Counter(host.stats)
 
     failures = stats["failures"]
     unsampled = sum(tally.unsampled for tally in host.tallies.values())
 
-    assert failures == stats["sampled"] + stats["lost"] + stats["skipped"] + stats["folded"]
-    assert failures == sum(host.counts.values()) + sum(host.folded.values())
-    assert unsampled == stats["lost"] + stats["skipped"]
+    assert (
+        failures == stats["sampled"] + stats["lost"] + stats["rate_limited"] + stats["overflowed"]
+    )
+    assert failures == sum(host.counts.values()) + sum(host.overflowed.values())
+    assert unsampled == stats["lost"] + stats["rate_limited"]
     sampled = Counter(events.decode_key(raw) for raw in host.counted_under)
     for key, tally in host.tallies.items():
         assert tally.count == tally.unsampled + sampled[key]
     assert stats["sampled"] == len(host.events)
-    assert calls == failures + stats["retries"] + stats["dying"] + stats["filtered"]
-    assert (rung == "upper with --refused") == bool(stats["early"])
+    assert calls == failures + stats["restarted"] + stats["killed"] + stats["filtered"]
+    assert (attach == "upper with --refused") == bool(stats["before_fork"])
     assert 0 == host.open_calls

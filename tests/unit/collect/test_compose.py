@@ -25,7 +25,7 @@ from fork_trace.host.holders import Holders
 from fork_trace.model import events, steps
 from fork_trace.model.records import Holder
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.plan import PassedOver
+from fork_trace.probes.plan import Fallback
 from fork_trace.stacks.symbols import Caller, Symbols
 
 NOW = clock.Clock(start_ns=0, epoch_offset_ns=1772600767000008000)
@@ -144,7 +144,7 @@ def test_what_was_counted_without_a_sample_tells_what_its_key_does(paths: Cgroup
         *(failure.creates, failure.errno),
     )
     assert ("rlimit_nproc", "is_rlimit_overlimit", ("threads-max",)) == (
-        *(failure.step, failure.function, failure.also),
+        *(failure.step, failure.function, failure.alternatives),
     )
     assert (None, None, None, ()) == (failure.pid, failure.exe, failure.holders, failure.evidence)
     assert failure.advice
@@ -194,13 +194,13 @@ def test_totals_of_commands_that_had_no_room_tell_user_cgroup_and_cause(
 
 
 def test_a_header_says_what_is_watched_when_and_what_is_not() -> None:
-    plan = replace(PLAN, passed_over=(PassedOver("fexit", "libbpf", "no"),)).without_probe(
+    plan = replace(PLAN, fallbacks=(Fallback("fexit", "libbpf", "no"),)).without_probe(
         "fexit_dup_fd", "refused"
     )
     header = compose.header(plan, "6.1.0", NOW.time_ns(0), {"kernel.pid_max": 7}, Filter(uid=7))
 
     assert ("2026-03-04T05:06:07.000008Z", "6.1.0", "fexit", "libbpf") == (
-        *(header.time, header.kernel, header.rung, header.backend),
+        *(header.time, header.kernel, header.attach, header.backend),
     )
     assert {"copy_process": "start", "sched_fork": "unexplained"}.items() <= {
         each["step"]: each["when"] for each in header.attached
@@ -208,7 +208,7 @@ def test_a_header_says_what_is_watched_when_and_what_is_not() -> None:
     assert {each["step"] for each in header.attached if each["later"]} == {"sched_fork"}
     assert ({"step": "dup_fd", "function": "dup_fd", "reason": "refused"},) == header.missing
     assert ({"kernel.pid_max": 7}, {"uid": 7}) == (header.limits, header.filter)
-    assert ({"rung": "fexit", "backend": "libbpf", "reason": "no"},) == header.passed_over
+    assert ({"attach": "fexit", "backend": "libbpf", "reason": "no"},) == header.fallbacks
 
 
 def test_a_sample_flows_through_each_room_once(tmp_path: Path) -> None:

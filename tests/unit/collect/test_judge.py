@@ -20,7 +20,7 @@ from fork_trace.model import events, steps
 
 
 @pytest.mark.parametrize(
-    ("left_out", "again", "expected"),
+    ("step_misses", "again", "expected"),
     [
         ({}, steps.COPIED_AGAIN, "unknown"),
         ({"sched_fork": 1}, steps.COPIED_AGAIN, "unknown"),
@@ -29,9 +29,9 @@ from fork_trace.model import events, steps
     ],
 )
 def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
-    left_out: dict[str, int], again: str | None, expected: str
+    step_misses: dict[str, int], again: str | None, expected: str
 ) -> None:
-    backend = loaded(twice(again) if again else PLAN, **left_out)
+    backend = loaded(twice(again) if again else PLAN, **step_misses)
     key = failed(errno.EAGAIN, "nproc", "copies-mm")
     verdict = judge(key, backend, ProcReadings())
 
@@ -39,7 +39,7 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
 
 
 @pytest.mark.parametrize(
-    ("changes", "rung", "expected"),
+    ("changes", "attach", "expected"),
     [
         ({}, "fexit", "default"),
         ({"is_detailed": True}, "fexit", "all"),
@@ -50,15 +50,15 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
     ],
 )
 def test_what_was_watched_is_told_of_a_call_that_was_judged_by_state(
-    changes: dict[str, object], rung: str, expected: str | None
+    changes: dict[str, object], attach: str, expected: str | None
 ) -> None:
     key = replace(failed(errno.EAGAIN), **changes)  # type: ignore[arg-type]
 
-    assert expected == watched(key, replace(PLAN, rung=rung))
+    assert expected == watched(key, replace(PLAN, attach=attach))
 
 
 @pytest.mark.parametrize(
-    ("changes", "step", "also", "expected"),
+    ("changes", "step", "alternatives", "expected"),
     [
         ({}, "copy_process", (), True),
         ({}, "rlimit_nproc", (), False),
@@ -69,11 +69,11 @@ def test_what_was_watched_is_told_of_a_call_that_was_judged_by_state(
     ],
 )
 def test_more_is_attached_for_a_failure_that_what_is_attached_does_not_explain(
-    changes: dict[str, bool], step: str, also: tuple[str, ...], expected: bool
+    changes: dict[str, bool], step: str, alternatives: tuple[str, ...], expected: bool
 ) -> None:
     key = replace(failed(errno.EAGAIN), **changes)  # type: ignore[arg-type]
 
-    assert expected is calls_for_more(key, Verdict("unknown", INFERRED, step, also))
+    assert expected is calls_for_more(key, Verdict("unknown", INFERRED, step, alternatives))
 
 
 def judged(looking: Observer, event: events.Event) -> Verdict:
@@ -81,7 +81,7 @@ def judged(looking: Observer, event: events.Event) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("threads", "limit", "also"),
+    ("threads", "limit", "alternatives"),
     [
         (79, 100, ()),
         (80, 100, ("threads-max",)),
@@ -95,7 +95,7 @@ def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
     threads: int | None,
     limit: int | None,
-    also: tuple[str, ...],
+    alternatives: tuple[str, ...],
 ) -> None:
     monkeypatch.setattr(procfs, "threads", lambda: threads)
     monkeypatch.setattr(procfs, "number", lambda path: limit)
@@ -105,8 +105,8 @@ def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
     sampled = judged(looking, sample(key))
     counted = judge(key, loaded(), looking.at_start)
 
-    assert ("pids-cgroup", also) == (sampled.cause, sampled.also)
-    assert ("threads-max",) == counted.also, "without a sample nobody was looked at"
+    assert ("pids-cgroup", alternatives) == (sampled.cause, sampled.alternatives)
+    assert ("threads-max",) == counted.alternatives, "without a sample nobody was looked at"
 
 
 GUESSED = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
@@ -120,13 +120,13 @@ def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
     with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
         verdict = judged(observer(tmp_path), sample(GUESSED))
 
-    assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.also)
+    assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.alternatives)
 
 
 def test_a_caller_without_a_huge_mapping_was_not_refused_for_one(tmp_path: Path) -> None:
     verdict = judged(observer(tmp_path), sample(GUESSED))
 
-    assert ("memory-cgroup", ("kernel-memory",)) == (verdict.cause, verdict.also)
+    assert ("memory-cgroup", ("kernel-memory",)) == (verdict.cause, verdict.alternatives)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_where_nobody_could_look_a_huge_mapping_stays_possible(
     verdict = judge(GUESSED, loaded(), readings)
 
     assert "memory-cgroup" == verdict.cause
-    assert ("overcommit-heuristic", "kernel-memory") == verdict.also
+    assert ("overcommit-heuristic", "kernel-memory") == verdict.alternatives
 
 
 @pytest.mark.parametrize(("at_start", "now"), [(0, 2), (2, 0), (None, 2), (1, 0)])

@@ -42,7 +42,7 @@ def test_what_is_kept_is_short() -> None:
 
     assert kept is not None
     assert len(to_json(kept)) <= ration.SHORT_RECORD_BYTES
-    assert 1000 == len(kept.stack) + kept.frames_left_out
+    assert 1000 == len(kept.stack) + kept.frames_omitted
 
 
 def test_what_is_forgotten_can_be_kept_again() -> None:

@@ -96,7 +96,9 @@ def test_doctor_knows_no_option_that_only_watching_has(option: str) -> None:
 def test_what_was_asked_for_reaches_the_plan(refused: bool, all_steps: bool) -> None:
     given = {"refused": refused, "all_steps": all_steps, "on_demand": False}
 
-    request = options.probes_asked_for({"rung": None, "backend": None, "without": ["btf"], **given})
+    request = options.probes_asked_for(
+        {"attach": None, "backend": None, "without": ["btf"], **given}
+    )
 
     assert plan.Request(None, None, frozenset({"btf"}), refused, all_steps) == request
 
@@ -219,7 +221,7 @@ def test_live_and_capture_tell_a_missing_feature_alike(command: list[str], featu
     ("feature", "arguments"),
     [
         ("ringbuf", []),
-        # Without the wish for a rung, the next one has its turn.
+        # Without the wish for an attach mode, the next one has its turn.
         ("trampolines", ["--attach", "fexit"]),
     ],
 )

@@ -14,7 +14,7 @@ WAITING = {"step": "mm_init", "function": "mm_init", "later": True}
 
 
 @pytest.mark.parametrize(
-    ("rung", "attached", "how"),
+    ("attach", "attached", "how"),
     [
         ("fexit", (OLD, ONE), "2 kernel functions, using fexit"),
         ("fexit", (ONE, WAITING, WAITING), "copy_process only until a fork fails, using fexit"),
@@ -24,9 +24,9 @@ WAITING = {"step": "mm_init", "function": "mm_init", "later": True}
     ],
 )
 def test_the_first_line_says_what_is_watched_from_the_start_and_how_it_ends(
-    rung: str, attached: tuple[dict[str, object], ...], how: str
+    attach: str, attached: tuple[dict[str, object], ...], how: str
 ) -> None:
-    line = start_line(make_header(rung=rung, attached=attached), "Press Ctrl-C to stop.")
+    line = start_line(make_header(attach=attach, attached=attached), "Press Ctrl-C to stop.")
 
     assert f"Watching for fork failures: {how}. Press Ctrl-C to stop." == line
 

@@ -28,7 +28,7 @@ KEY = Key(
 @pytest.mark.parametrize("error", (errno.ENOMEM, errno.EINVAL, errno.EPERM, errno.EACCES))
 def test_a_failure_whose_state_was_not_looked_at_is_unknown(error: int) -> None:
     verdict = diagnose(replace(KEY, error=error, fits=frozenset({"unjudged"})))
-    assert (verdict.cause, verdict.also) == ("unknown", ())
+    assert (verdict.cause, verdict.alternatives) == ("unknown", ())
 
 
 def test_an_early_failure_that_kernel_clone_does_not_know_is_unknown() -> None:
@@ -40,14 +40,14 @@ def test_an_early_failure_that_kernel_clone_does_not_know_is_unknown() -> None:
 def test_a_thread_refused_near_threads_max_is_not_put_down_to_an_execve_alone() -> None:
     key = replace(KEY, is_thread=True, fits=frozenset({"threads-near", "shares-fs"}))
     verdict = diagnose(key)
-    assert (verdict.cause, verdict.also) == ("threads-max", ("exec-in-progress",))
+    assert (verdict.cause, verdict.alternatives) == ("threads-max", ("exec-in-progress",))
 
 
 def test_threads_max_is_not_blamed_for_want_of_another_cause_if_it_is_far() -> None:
     key = replace(KEY, fits=frozenset({"threads-unknown", "asked-cgroup"}))
     assert diagnose(key).cause == "threads-max"
     verdict = diagnose(key, after=ProcReadings(threads_are_far=True))
-    assert (verdict.cause, verdict.also) == ("pids-cgroup", ())
+    assert (verdict.cause, verdict.alternatives) == ("pids-cgroup", ())
 
 
 def test_a_step_that_was_silent_with_its_program_in_place_is_not_blamed() -> None:

@@ -355,13 +355,13 @@ STATE = [
 ]
 
 
-@pytest.mark.parametrize(("error", "fits", "cause", "step", "also"), STATE)
+@pytest.mark.parametrize(("error", "fits", "cause", "step", "alternatives"), STATE)
 def test_what_no_step_explains_is_inferred_from_the_state(
-    error: int, fits: list[str], cause: str, step: str, also: tuple[str, ...]
+    error: int, fits: list[str], cause: str, step: str, alternatives: tuple[str, ...]
 ) -> None:
     verdict = diagnose(key("copy_process", error, is_observed=False, fits=fits))
 
-    assert Verdict(cause, INFERRED, step, also) == verdict
+    assert Verdict(cause, INFERRED, step, alternatives) == verdict
 
 
 def test_every_row_of_the_table_of_states_is_tried() -> None:
@@ -388,9 +388,9 @@ def test_no_cause_is_named_twice_and_none_beside_it_is_unknown(
 ) -> None:
     verdict = diagnose(key("copy_process", error, "overcommit-guess", False, fits=fits), (), known)
 
-    named = [verdict.cause, *verdict.also]
+    named = [verdict.cause, *verdict.alternatives]
     assert len(named) == len(set(named))
-    assert "unknown" not in verdict.also
+    assert "unknown" not in verdict.alternatives
 
 
 def test_candidates_stand_in_the_kernel_s_order() -> None:
@@ -411,7 +411,7 @@ def test_every_word_of_the_tables_is_one_of_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("watched", "cause", "step", "also"),
+    ("watched", "cause", "step", "alternatives"),
     [
         ((), "rlimit-nproc", "rlimit_nproc", ("pid-max", "pids-cgroup")),
         (("rlimit_nproc",), "pid-max", "alloc_pid", ("pids-cgroup",)),
@@ -420,14 +420,14 @@ def test_every_word_of_the_tables_is_one_of_the_wire() -> None:
     ],
 )
 def test_a_step_that_is_watched_and_was_silent_has_let_the_call_pass(
-    watched: tuple[str, ...], cause: str, step: str, also: tuple[str, ...]
+    watched: tuple[str, ...], cause: str, step: str, alternatives: tuple[str, ...]
 ) -> None:
     verdict = diagnose(
         key("copy_process", errno.EAGAIN, "", False, fits=["nproc", "pid-max", "pids-cgroup"]),
         watched,
     )
 
-    assert Verdict(cause, INFERRED, step, also) == verdict
+    assert Verdict(cause, INFERRED, step, alternatives) == verdict
 
 
 @pytest.mark.parametrize("error", sorted(verdict.BY_STATE))
@@ -445,15 +445,15 @@ def test_threads_that_could_not_be_counted_do_not_matter_where_proc_says_they_ar
     near = diagnose(failed)
     far = diagnose(failed, (), ProcReadings(threads_are_far=True))
 
-    assert ("pids-cgroup", ("threads-max",)) == (near.cause, near.also)
-    assert ("pids-cgroup", ()) == (far.cause, far.also)
+    assert ("pids-cgroup", ("threads-max",)) == (near.cause, near.alternatives)
+    assert ("pids-cgroup", ()) == (far.cause, far.alternatives)
 
 
 def test_a_namespace_of_which_nothing_could_be_read_can_be_dead_or_short_of_memory() -> None:
     verdict = diagnose(key("alloc_pid", errno.ENOMEM))
 
     assert ("pid-namespace-dead", INFERRED) == (verdict.cause, verdict.certainty)
-    assert ("kernel-memory",) == verdict.also
+    assert ("kernel-memory",) == verdict.alternatives
 
 
 def test_threads_that_are_few_by_proc_are_not_blamed_even_if_nothing_else_fits() -> None:
@@ -487,7 +487,7 @@ def after(mode: int | None = None, is_huge: bool | None = None) -> ProcReadings:
 
 
 @pytest.mark.parametrize(
-    ("mode", "is_huge", "cause", "also"),
+    ("mode", "is_huge", "cause", "alternatives"),
     [
         (0, None, HEURISTIC, (NEVER,)),
         (0, True, HEURISTIC, (NEVER,)),
@@ -504,11 +504,11 @@ def after(mode: int | None = None, is_huge: bool | None = None) -> ProcReadings:
 )
 @pytest.mark.parametrize("detail", ["", "unknown:77"])
 def test_a_mode_read_afterwards_only_infers(
-    mode: int | None, is_huge: bool | None, cause: str, also: tuple[str, ...], detail: str
+    mode: int | None, is_huge: bool | None, cause: str, alternatives: tuple[str, ...], detail: str
 ) -> None:
     verdict = diagnose(key(VM, errno.ENOMEM, detail), (), after(mode, is_huge))
 
-    assert Verdict(cause, INFERRED, VM, also) == verdict
+    assert Verdict(cause, INFERRED, VM, alternatives) == verdict
 
 
 def test_a_mode_read_in_the_kernel_goes_before_the_one_read_afterwards() -> None:
@@ -598,8 +598,8 @@ def test_memory_that_nobody_was_seen_to_refuse_is_judged_by_the_overcommit_rule(
 
     verdict = diagnose(failed, (), after(mode, is_huge))
 
-    cause, step, also = expected or ("kernel-memory", "copy_process", ())
-    assert Verdict(cause, INFERRED, step, also) == verdict
+    cause, step, alternatives = expected or ("kernel-memory", "copy_process", ())
+    assert Verdict(cause, INFERRED, step, alternatives) == verdict
 
 
 def test_a_watched_overcommit_rule_is_not_inferred() -> None:
@@ -618,7 +618,7 @@ def told() -> set[str]:
         diagnose(key("copy_process", error, NEVER, False, fits=fits)) for error, fits, *_ in STATE
     ]
     verdicts.append(diagnose(key("copy_process", errno.ENOMEM, is_memcg=True)))
-    return {cause for verdict in verdicts for cause in (verdict.cause, *verdict.also)}
+    return {cause for verdict in verdicts for cause in (verdict.cause, *verdict.alternatives)}
 
 
 def test_every_cause_can_be_told_and_no_other_is() -> None:

@@ -84,7 +84,7 @@ def test_numbers_below_the_reserved_ones_do_not_compete(made_host: MadeHost) -> 
 
 
 def test_threads_of_a_low_leader_are_looked_at_one_by_one(made_host: MadeHost) -> None:
-    place = made_host.add(40, "early", threads=3)
+    place = made_host.add(40, "before_fork", threads=3)
     for tid in (40, 41, 5000):
         (place / "task" / str(tid)).mkdir(parents=True)
 

@@ -31,7 +31,7 @@ FULL = make_failure(
     container={"id": "abc", "name": None},
     holders=(make_holder(), make_holder(comm=None, pid=None, tasks=0, processes=0, zombies=3)),
     holders_total=512,
-    also=("kernel-memory", "overcommit-never"),
+    alternatives=("kernel-memory", "overcommit-never"),
 )
 UNKNOWN = make_failure(
     **dict.fromkeys(
@@ -108,7 +108,7 @@ def test_a_key_of_a_later_version_does_no_harm() -> None:
         records.from_json(changed(make_header(), colour="red")),
         attached=make_header().attached,
         missing=(),
-        passed_over=(),
+        fallbacks=(),
     )
     assert FULL == records.from_json(changed(FULL, colour="red"))
 
@@ -116,8 +116,8 @@ def test_a_key_of_a_later_version_does_no_harm() -> None:
 @pytest.mark.parametrize(
     ("record", "names", "value"),
     [
-        (make_failure(), ["also"], ()),
-        (make_summary(), ["early", "unmarked", "mismatched"], 0),
+        (make_failure(), ["alternatives"], ()),
+        (make_summary(), ["before_fork", "untracked", "mismatched"], 0),
     ],
 )
 def test_a_capture_from_before_a_field_was_added_is_read(

@@ -50,7 +50,7 @@ WHOLE = make_failure(
     container=dict.fromkeys(("runtime", "id", "name", "pod", "pod_name", "unit")),
     holders=(make_holder(), make_holder(comm=None, pid=None, tasks=0, processes=0, zombies=3)),
     holders_total=512,
-    also=("kernel-memory", "overcommit-never"),
+    alternatives=("kernel-memory", "overcommit-never"),
     stack_by="unwinding",
     script="job.py",
 )
@@ -121,7 +121,7 @@ def test_what_can_be_named_is_what_the_code_names() -> None:
 
     assert [cause.slug for cause in CAUSES] == parts["cause"]["enum"]
     assert [step.name for step in steps.STEPS] == parts["step"]["anyOf"][0]["enum"]
-    assert list(plan.RUNGS) == parts["header"]["properties"]["rung"]["enum"]
+    assert list(plan.ATTACH_MODES) == parts["header"]["properties"]["attach"]["enum"]
     assert list(plan.BACKENDS) == parts["header"]["properties"]["backend"]["enum"]
     assert set(aggregate.COLUMNS) <= set(parts["row"]["properties"])
     for name in events.SYSCALLS:
@@ -208,7 +208,7 @@ def test_a_check_fits(made_host: MadeHost) -> None:
         (WHOLE, {"holders": [{"comm": "java"}]}),
         (WHOLE, {"container": {}}),
         (WHOLE, {"colour": "red"}),
-        (make_header(), {"rung": "magic"}),
+        (make_header(), {"attach": "magic"}),
         (make_header(), {"limits": {"kernel.pid_max": "many"}}),
         (make_summary(), {"lost": None}),
         (make_summary(), {"causes": {"moon-phase": 1}}),
@@ -243,7 +243,7 @@ def test_what_was_recorded_on_a_real_kernel_fits_and_is_reported(file: Path) -> 
     done = CliRunner().invoke(cli.cli, ["report", "--format", "json", str(file)])
     (whole,) = schema.read(done.output)
 
-    assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['rung']}"
+    assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['attach mode']}"
     assert counts == summary["causes"] == merged["causes"]
     assert {"pids-cgroup": 7, "pid-namespace-dead": 1} == counts
     assert counts == {each["cause"]: each["count"] for each in whole["causes"]}

@@ -19,7 +19,7 @@ def found(**changes: Any) -> dict[str, Any]:
             "kprobes": {"value": None, "why": "x " * 90},
         },
         "usable": True,
-        "rung": "fexit",
+        "attach": "fexit",
         "backend": "libbpf",
         "attached": [
             {"step": "dup_fd", "function": "dup_fd", "later": False},
@@ -27,7 +27,7 @@ def found(**changes: Any) -> dict[str, Any]:
             {"step": None, "function": "mem_cgroup_out_of_memory", "later": False},
         ],
         "missing": [{"step": "threads_max", "function": None, "reason": "inline " * 20}],
-        "passed_over": [],
+        "fallbacks": [],
         "why": None,
         "remedy": None,
         "limits": {},
@@ -55,9 +55,9 @@ def test_doctor_says_of_every_step_how_it_is_known() -> None:
 
 
 def test_doctor_says_why_no_better_attach_mode_is_used() -> None:
-    reason = {"rung": "fexit", "backend": "libbpf", "reason": "no trampolines " * 9}
+    reason = {"attach": "fexit", "backend": "libbpf", "reason": "no trampolines " * 9}
 
-    text = doctor.doctor(found(rung="kprobe", passed_over=[reason]))
+    text = doctor.doctor(found(attach="kprobe", fallbacks=[reason]))
 
     assert any(
         line.split()[:4] == ["fexit", "libbpf", "no", "trampolines"] for line in text.splitlines()

@@ -30,12 +30,12 @@ from fork_trace.output.report_options import PLAIN, ReportOptions
 
 def test_a_merged_summary_adds_up_and_one_unknown_makes_the_sum_unknown() -> None:
     counted = table_of(make_failure(count=5))
-    summaries = [make_summary(lost=1, skipped=2), make_summary(lost=3, missed=4)]
+    summaries = [make_summary(lost=1, rate_limited=2), make_summary(lost=3, missed=4)]
 
     merged = summary.merged_summary(counted, summaries)
 
     assert (2, 5, 4, 2, 4) == tuple(
-        merged[name] for name in ("captures", "failures", "lost", "skipped", "missed")
+        merged[name] for name in ("captures", "failures", "lost", "rate_limited", "missed")
     )
     assert summary.merged_summary(counted, [make_summary(missed=None)] * 2)["missed"] is None
 
@@ -187,7 +187,7 @@ def test_no_name_reaches_any_format_raw(format_: str, text: str) -> None:
         function=text,
         evidence=(make_evidence(name=text, unit=text, where=text),),
         advice=(make_advice(text=text, commands=(text,)),),
-        also=(text,),
+        alternatives=(text,),
     )
 
     written = whole(failure, format_=format_, more=ReportOptions(times=True, stacks=True))

@@ -68,7 +68,7 @@ def test_a_small_report_reads_like_this() -> None:
     inline = {"step": "threads_max", "function": None, "reason": "tested inline"}
     text = report.text(
         table_of(make_failure(count=23), threads_max()),
-        [make_summary(failures=24, skipped=3, filtered=5)],
+        [make_summary(failures=24, rate_limited=3, filtered=5)],
         [make_header(missing=(gap, inline))],
     )
 
@@ -93,7 +93,7 @@ def test_a_report_says_how_its_cause_is_known(
 
 
 @pytest.mark.parametrize(
-    ("also", "line"),
+    ("alternatives", "line"),
     [
         (("pid-max",), "  Also possible: pid-max."),
         (
@@ -104,9 +104,9 @@ def test_a_report_says_how_its_cause_is_known(
     ],
 )
 def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
-    also: tuple[str, ...], line: str
+    alternatives: tuple[str, ...], line: str
 ) -> None:
-    lines = details(make_failure(also=also), 1)
+    lines = details(make_failure(alternatives=alternatives), 1)
 
     assert line in lines
     assert lines.index(line) < lines.index("  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service")
@@ -115,7 +115,7 @@ def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
 def test_all_that_fits_as_well_fits_80_columns() -> None:
     every = tuple(cause.slug for cause in CAUSES)
 
-    assert max(map(len, details(make_failure(also=every), 1))) < 80
+    assert max(map(len, details(make_failure(alternatives=every), 1))) < 80
 
 
 def test_a_cause_that_nothing_else_fits_has_no_others() -> None:
@@ -190,10 +190,10 @@ def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
 @pytest.mark.parametrize(
     ("counter", "words"),
     [
-        ("skipped", "counted but not sampled (rate limit): 7"),
-        ("folded", "counted without their command: 7"),
-        ("retries", "restarted after a signal, not failures: 7"),
-        ("dying", "callers killed during fork: 7"),
+        ("rate_limited", "counted but not sampled (rate limit): 7"),
+        ("overflowed", "counted without their command: 7"),
+        ("restarted", "restarted after a signal, not failures: 7"),
+        ("killed", "callers killed during fork: 7"),
         ("filtered", "filtered out: 7"),
     ],
 )
@@ -264,7 +264,7 @@ def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
     header = make_header(
         host=text,
         kernel=text,
-        rung=text,
+        attach=text,
         backend=text,
         missing=({"step": text, "function": text, "reason": text},),
     )

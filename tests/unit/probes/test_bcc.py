@@ -15,14 +15,14 @@ import pytest
 
 from fork_trace.model import steps
 from fork_trace.probes import bcc, headers, plan
-from fork_trace.probes.backend import Filter, RungRefusedError
+from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.settings import Config
 
 BPF = Path(__file__).resolve().parents[3] / "bpf"
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
 
 PLAN = plan.Plan(
-    rung="kprobe",
+    attach="kprobe",
     backend="bcc",
     probes=(plan.Probe("copy_process", "copy_process", "kretprobe_copy_process"),),
     missing=(),
@@ -149,7 +149,7 @@ def test_an_error_of_its_compiler_becomes_one_sentence_with_both_versions(
     for name, module in fake(compile_).items():
         monkeypatch.setitem(sys.modules, name, module)
 
-    with pytest.raises(RungRefusedError) as refusal:
+    with pytest.raises(AttachRefusedError) as refusal:
         bcc.BccBackend(PLAN)
 
     release = os.uname().release
@@ -164,7 +164,7 @@ def test_a_bcc_that_cannot_be_imported_is_told_in_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bcc", None)
 
-    with pytest.raises(RungRefusedError, match="cannot load the module bcc"):
+    with pytest.raises(AttachRefusedError, match="cannot load the module bcc"):
         bcc.BccBackend(PLAN)
 
 

@@ -13,7 +13,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
-from fork_trace.probes.libbpf.counters import left_out, missed
+from fork_trace.probes.libbpf.counters import missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
 from fork_trace.probes.plan import Stage
 from fork_trace.probes.settings import Later
@@ -52,11 +52,11 @@ def test_what_a_steps_program_was_left_out_of_is_counted_apart() -> None:
     plan = twice(steps.COPIED_AGAIN)
 
     assert 1 == missed(plan, told, following(0), 0)
-    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == left_out(plan, told)
+    assert {"dup_fd": 2, "mem_cgroup_out_of_memory": 3} == step_misses(plan, told)
 
 
 def test_where_the_kernel_does_not_count_what_was_left_out_nothing_is_said_of_it() -> None:
-    assert (None, {}) == (missed(PLAN, None, None, 0), left_out(PLAN, None))
+    assert (None, {}) == (missed(PLAN, None, None, 0), step_misses(PLAN, None))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_where_the_kernel_does_not_count_what_was_left_out_nothing_is_said_of_it
 def test_kprobes_miss_what_found_no_room_and_what_did_not_return(
     misses: dict[str, int] | None, kprobe_events: Any, expected: int
 ) -> None:
-    plan = replace(PLAN, rung="kprobe", probes=())
+    plan = replace(PLAN, attach="kprobe", probes=())
 
     assert expected == missed(plan, misses, kprobe_events, 3)
 

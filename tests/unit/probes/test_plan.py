@@ -90,7 +90,7 @@ def reasons(made: plan.Plan) -> dict[str, str]:
 def test_a_capable_kernel_gets_every_probe_and_misses_only_the_inline_tests() -> None:
     made = plan.make(capable())
 
-    assert ("fexit", "libbpf") == (made.rung, made.backend)
+    assert ("fexit", "libbpf") == (made.attach, made.backend)
     assert WATCHED == watched(made)
     assert sorted([*INLINE, "clone_args"]) == sorted(reasons(made))
     assert "inline" in reasons(made)["threads_max"]
@@ -118,10 +118,10 @@ def test_with_all_steps_none_is_attached_later() -> None:
     assert made.watched(FAILED) == made.watched(UNEXPLAINED)
 
 
-@pytest.mark.parametrize("rung", ["fexit", "kprobe"])
-def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(rung: str) -> None:
-    usual = plan.make(capable(), plan.Request(rung=rung))
-    made = plan.make(capable(), plan.Request(rung=rung, on_demand=True))
+@pytest.mark.parametrize("attach", ["fexit", "kprobe"])
+def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(attach: str) -> None:
+    usual = plan.make(capable(), plan.Request(attach=attach))
+    made = plan.make(capable(), plan.Request(attach=attach, on_demand=True))
 
     assert ["copy_process"] == [each.function for each in made.probes if each.stage is START]
     assert [each.stage or FAILED for each in usual.probes[1:]] == [
@@ -247,24 +247,24 @@ def test_a_memory_cgroup_s_program_that_was_refused_makes_no_step_missing() -> N
     assert len(made.probes) - 1 == len(less.probes)
 
 
-def test_refused_calls_are_watched_on_demand_beside_the_upper_rung() -> None:
+def test_refused_calls_are_watched_on_demand_beside_the_upper_attach() -> None:
     made = plan.make(capable(), plan.Request(refused=True))
 
-    assert "fexit" == made.rung
+    assert "fexit" == made.attach
     assert sorted([*WATCHED, "clone_args"]) == sorted(watched(made))
     assert list(steps.SYSCALL_PROGRAMS) == programs(made)[-2:]
     assert {"seccomp", "kernel_clone"}.isdisjoint(reasons(made))
     assert "threads_max" in reasons(made)
 
 
-@pytest.mark.parametrize(("rung", "expected"), [("fexit", 2), ("kprobe", 1)])
+@pytest.mark.parametrize(("attach", "expected"), [("fexit", 2), ("kprobe", 1)])
 def test_where_programs_are_preempted_a_second_one_watches_copy_process(
-    rung: str, expected: int
+    attach: str, expected: int
 ) -> None:
-    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Request(rung=rung))
+    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Request(attach=attach))
 
     assert expected == sum(probe.function == "copy_process" for probe in made.probes)
-    assert (rung == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.can_leave_out
+    assert (attach == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.can_leave_out
 
 
 @pytest.mark.parametrize("has_kprobes", [True, None, False])
@@ -289,7 +289,7 @@ def test_if_the_kernel_refuses_that_one_another_on_the_exit_is_in_its_place() ->
     assert (made.missing, False) == (least.missing, least.can_leave_out)
 
 
-@pytest.mark.parametrize("wishes", [plan.Request(refused=True), plan.Request(rung="tracepoint")])
+@pytest.mark.parametrize("wishes", [plan.Request(refused=True), plan.Request(attach="tracepoint")])
 def test_where_tracepoints_are_preempted_a_second_program_watches_each(
     wishes: plan.Request,
 ) -> None:
@@ -306,18 +306,18 @@ def test_without_copy_process_nothing_can_be_watched() -> None:
         plan.make(capable(params=without(capable().params, "copy_process")))
 
 
-NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every rung that there is
+NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every attach mode that there is
 
 
 @pytest.mark.parametrize("feature", NEEDED)
-@pytest.mark.parametrize("rung", [None, "fexit", "kprobe", "tracepoint"])
-def test_what_the_rung_needs_and_is_not_there_is_told_with_a_remedy(
-    feature: str, rung: str | None
+@pytest.mark.parametrize("attach", [None, "fexit", "kprobe", "tracepoint"])
+def test_what_the_attach_needs_and_is_not_there_is_told_with_a_remedy(
+    feature: str, attach: str | None
 ) -> None:
     facts = capable(**{feature: plan.Fact(False, "because of the test")})
 
     with pytest.raises(ForkTraceError) as refusal:
-        plan.make(facts, plan.Request(rung=rung))
+        plan.make(facts, plan.Request(attach=attach))
 
     expected = "cannot watch forks on 6.1.0: because of the test"
     assert refusal.value.message in (expected, f"{expected}; bcc is not an option either: no bcc")
@@ -332,14 +332,14 @@ def test_what_could_not_be_told_is_tried(feature: str) -> None:
 
 
 @pytest.mark.parametrize("feature", ["kprobes", "tracepoints"])
-def test_what_the_rung_does_not_need_is_not_asked_for(feature: str) -> None:
+def test_what_the_attach_does_not_need_is_not_asked_for(feature: str) -> None:
     assert WATCHED == watched(plan.make(capable(**{feature: plan.Fact(False, "gone")})))
 
 
-def test_without_trampolines_and_kprobes_the_tracepoint_rung_says_what_it_infers() -> None:
+def test_without_trampolines_and_kprobes_the_tracepoint_attach_says_what_it_infers() -> None:
     made = plan.make(capable(trampolines=NO, kprobes=NO))
 
-    assert "tracepoint" == made.rung
+    assert "tracepoint" == made.attach
     assert list(steps.SYSCALL_PROGRAMS) == programs(made)
     assert (0, 0) == (made.watched(FAILED), made.watched(UNEXPLAINED))
     assert {"seccomp", "kernel_clone", "copy_process", "mmap", "mprotect"} == (
@@ -351,23 +351,23 @@ def test_without_trampolines_and_kprobes_the_tracepoint_rung_says_what_it_infers
 @pytest.mark.parametrize(
     "wishes",
     [
-        plan.Request(rung="tracepoint"),
+        plan.Request(attach="tracepoint"),
         plan.Request(without=frozenset({"trampolines", "kprobes"})),
         plan.Request(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
     ],
 )
-def test_the_tracepoint_rung_can_be_forced_or_come_to(wishes: plan.Request) -> None:
+def test_the_tracepoint_attach_can_be_forced_or_come_to(wishes: plan.Request) -> None:
     expected = plan.make(capable(trampolines=NO, kprobes=NO))
 
     made = plan.make(capable(), wishes)
 
-    assert replace(expected, passed_over=()) == replace(made, passed_over=())
+    assert replace(expected, fallbacks=()) == replace(made, fallbacks=())
 
 
-def test_without_trampolines_the_kprobe_rung_watches_the_same_steps() -> None:
+def test_without_trampolines_the_kprobe_attach_watches_the_same_steps() -> None:
     best, made = plan.make(capable()), plan.make(capable(trampolines=NO))
 
-    assert ("kprobe", "libbpf") == (made.rung, made.backend)
+    assert ("kprobe", "libbpf") == (made.attach, made.backend)
     assert [(p.step, p.function, p.stage) for p in best.probes] == [
         (p.step, p.function, p.stage) for p in made.probes
     ]
@@ -386,27 +386,27 @@ def test_a_kprobe_at_a_return_has_one_at_the_entry_where_arguments_are_needed() 
 
 
 @pytest.mark.parametrize(
-    "wishes", [plan.Request(rung="kprobe"), plan.Request(without=frozenset({"trampolines"}))]
+    "wishes", [plan.Request(attach="kprobe"), plan.Request(without=frozenset({"trampolines"}))]
 )
-def test_the_kprobe_rung_can_be_forced_or_come_to(wishes: plan.Request) -> None:
+def test_the_kprobe_attach_can_be_forced_or_come_to(wishes: plan.Request) -> None:
     expected = plan.make(capable(trampolines=NO))
 
     made = plan.make(capable(), wishes)
 
-    assert replace(expected, passed_over=()) == replace(made, passed_over=())
+    assert replace(expected, fallbacks=()) == replace(made, fallbacks=())
 
 
-def test_a_plan_says_which_better_ones_were_passed_over_and_why() -> None:
+def test_a_plan_says_which_better_ones_were_fallbacks_and_why() -> None:
     denied = plan.Request(without=frozenset({"kprobes"}))
 
     made = plan.make(capable(trampolines=NO), denied)
 
     assert [("fexit", "libbpf"), ("kprobe", "libbpf"), ("kprobe", "bcc")] == [
-        (each.rung, each.backend) for each in made.passed_over
+        (each.attach, each.backend) for each in made.fallbacks
     ]
-    assert "because of the test" == made.passed_over[0].reason
-    assert "denied by --without kprobes" == made.passed_over[1].reason
-    assert () == plan.make(capable(trampolines=NO), plan.Request(rung="kprobe")).passed_over
+    assert "because of the test" == made.fallbacks[0].reason
+    assert "denied by --without kprobes" == made.fallbacks[1].reason
+    assert () == plan.make(capable(trampolines=NO), plan.Request(attach="kprobe")).fallbacks
 
 
 def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> None:
@@ -431,23 +431,23 @@ def test_where_btf_tells_static_functions_one_that_it_has_not_is_not_traceable()
     assert "perf_event_init_task" in reasons(plan.make(facts))
 
 
-def test_who_forces_the_fexit_rung_gets_no_other() -> None:
+def test_who_forces_the_fexit_attach_gets_no_other() -> None:
     facts = capable(trampolines=plan.Fact(False, "because of the test"))
 
     with pytest.raises(ForkTraceError, match="because of the test") as refusal:
-        plan.make(facts, plan.Request(rung="fexit"))
+        plan.make(facts, plan.Request(attach="fexit"))
 
     assert "trampolines" in refusal.value.hint
 
 
-def test_without_system_call_tracepoints_there_is_no_lower_rung() -> None:
+def test_without_system_call_tracepoints_there_is_no_lower_attach() -> None:
     facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"), kprobes=NO)
 
     with pytest.raises(ForkTraceError, match="no syscall tracepoints") as refusal:
-        plan.make(facts, plan.Request(rung="tracepoint"))
+        plan.make(facts, plan.Request(attach="tracepoint"))
     assert "CONFIG_FTRACE_SYSCALLS" in refusal.value.hint
 
-    # Of two rungs that fail the better one's reason is told.
+    # Of two attach modes that fail the better one's reason is told.
     with pytest.raises(ForkTraceError, match="no trampolines"):
         plan.make(replace(facts, trampolines=plan.Fact(False, "no trampolines")))
 
@@ -482,11 +482,11 @@ def test_a_variable_that_this_kernel_has_not_is_left_out() -> None:
 def test_without_btf_what_is_compiled_here_watches_by_kprobe() -> None:
     made = plan.make(compiling())
 
-    assert ("kprobe", "bcc") == (made.rung, made.backend)
+    assert ("kprobe", "bcc") == (made.attach, made.backend)
     assert WATCHED == watched(made)
     assert {"cred_ucounts": True} == made.header_fields
     assert [("fexit", "no BTF"), ("kprobe", "no BTF")] == [
-        (each.rung, each.reason) for each in made.passed_over
+        (each.attach, each.reason) for each in made.fallbacks
     ]
 
 
@@ -496,13 +496,13 @@ def test_what_is_denied_to_libbpf_leaves_it_to_bcc(denied: set[str]) -> None:
 
     made = plan.make(facts, plan.Request(without=frozenset(denied)))
 
-    assert ("kprobe", "bcc") == (made.rung, made.backend)
+    assert ("kprobe", "bcc") == (made.attach, made.backend)
 
 
 def test_bcc_is_forced_where_libbpf_could_do_it() -> None:
     made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Request(backend="bcc"))
 
-    assert ("kprobe", "bcc", ()) == (made.rung, made.backend, made.passed_over)
+    assert ("kprobe", "bcc", ()) == (made.attach, made.backend, made.fallbacks)
 
 
 def test_where_libbpf_can_trace_functions_nothing_is_compiled() -> None:
@@ -579,12 +579,12 @@ def test_a_reason_that_both_have_is_told_once() -> None:
     assert "stand in" not in refusal.value.message
 
 
-def test_a_rung_that_a_backend_has_not_is_said_so() -> None:
+def test_a_attach_that_a_backend_has_not_is_said_so() -> None:
     with pytest.raises(ForkTraceError, match="the bcc backend does not support --attach fexit"):
-        plan.make(capable(), plan.Request(rung="fexit", backend="bcc"))
+        plan.make(capable(), plan.Request(attach="fexit", backend="bcc"))
 
 
-@pytest.mark.parametrize("wishes", [plan.Request(rung="fexit"), plan.Request(backend="libbpf")])
+@pytest.mark.parametrize("wishes", [plan.Request(attach="fexit"), plan.Request(backend="libbpf")])
 def test_what_would_be_chosen_anyway_can_be_forced(wishes: plan.Request) -> None:
     assert plan.make(capable()) == plan.make(capable(), wishes)
 

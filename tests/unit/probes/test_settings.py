@@ -73,7 +73,7 @@ def test_every_variable_of_a_plan_has_its_place_in_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rung", "has_syscalls", "expected"),
+    ("attach", "has_syscalls", "expected"),
     [
         ("fexit", False, (0, 0, 0)),
         ("fexit", True, (0, 1, 0)),  # --refused
@@ -82,11 +82,11 @@ def test_every_variable_of_a_plan_has_its_place_in_the_settings() -> None:
         ("tracepoint", True, (1, 0, 0)),
     ],
 )
-def test_each_rung_counts_at_its_own_place(
-    rung: str, has_syscalls: bool, expected: tuple[int, int, int]
+def test_each_attach_counts_at_its_own_place(
+    attach: str, has_syscalls: bool, expected: tuple[int, int, int]
 ) -> None:
     calls = tuple(Probe(None, name[len("raw_") :], name) for name in steps.SYSCALL_PROGRAMS)
-    plan = replace(PLAN, rung=rung, probes=PLAN.probes + calls * has_syscalls)
+    plan = replace(PLAN, attach=attach, probes=PLAN.probes + calls * has_syscalls)
 
     filled = config(plan)
 
@@ -97,7 +97,7 @@ def test_each_rung_counts_at_its_own_place(
 def test_the_first_programs_know_whether_second_ones_follow(names: tuple[str, ...]) -> None:
     calls = tuple(Probe(None, "", name) for name in (*steps.SYSCALL_PROGRAMS, *names))
 
-    assert bool(names) == config(replace(PLAN, rung="tracepoint", probes=calls)).watches_twice
+    assert bool(names) == config(replace(PLAN, attach="tracepoint", probes=calls)).watches_twice
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_filter_is_written_into_the_settings(
         ("fexit_mem_cgroup_out_of_memory", False),  # tells of no step, and is not missed
     ],
 )
-def test_a_refused_program_takes_the_rung_with_it_only_if_it_counts(
+def test_a_refused_program_takes_the_attach_with_it_only_if_it_counts(
     program: str, expected: bool
 ) -> None:
     names = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS)

@@ -339,8 +339,8 @@ def test_a_record_has_at_most_64_kb_and_tells_what_it_lacks(char: str) -> None:
     bounded = records.bounded(whole)
 
     assert len(records.to_json(bounded)) <= records.MOST_BYTES
-    assert 118 == len(bounded.stack) + bounded.frames_left_out
-    assert bounded.frames_left_out > 0
+    assert 118 == len(bounded.stack) + bounded.frames_omitted
+    assert bounded.frames_omitted > 0
     assert bounded == records.bounded(bounded)
 
 
