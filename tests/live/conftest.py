@@ -74,7 +74,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     """Fail a skipped test where nothing may be skipped."""
     outcome = yield
     report = outcome.get_result()
-    if report.rate_limited and os.environ.get("FORK_TRACE_NO_SKIPS"):
+    if report.skipped and os.environ.get("FORK_TRACE_NO_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped where nothing may be: {report.longrepr}"
 

@@ -273,7 +273,7 @@ def main() -> None:
         work = Path(name)
         work.chmod(0o755)
         loops = Path(shutil.copy(options.directory / "loops", work / "loops"))
-        chosen = configs(options.alternatives, options.directory, loops, work / "out")
+        chosen = configs(options.also, options.directory, loops, work / "out")
         if options.only:
             chosen = {name: chosen[name] for name in (NONE, *options.only)}
         gathered = {name: Gathered() for name in chosen}
