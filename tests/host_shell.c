@@ -33,7 +33,7 @@ ft_u32 host_tally_count;
 struct ft_config host_config;
 struct ft_key host_who;
 ft_u64 host_stat[FT_STAT_COUNT];
-ft_u64 host_folded[256];
+ft_u64 host_overflowed[256];
 struct ft_event host_event[HOST_EVENTS];
 struct ft_key host_key[HOST_KEYS];
 struct ft_tally host_tally[HOST_KEYS];
@@ -185,7 +185,7 @@ ft_inline void port_add(ft_u64 *counter)
 
 ft_inline void port_fold(ft_u8 step)
 {
-	host_folded[step]++;
+	host_overflowed[step]++;
 }
 
 ft_inline void port_stat(enum ft_stat stat)
@@ -311,7 +311,7 @@ void host_reset(void)
 	memset(&host_config, 0, sizeof(host_config));
 	memset(&host_who, 0, sizeof(host_who));
 	memset(host_stat, 0, sizeof(host_stat));
-	memset(host_folded, 0, sizeof(host_folded));
+	memset(host_overflowed, 0, sizeof(host_overflowed));
 	memset(host_tally, 0, sizeof(host_tally));
 	memset(host_kind, 0, sizeof(host_kind));
 	memset(share_of, 0, sizeof(share_of));

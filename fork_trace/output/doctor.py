@@ -13,7 +13,7 @@ from fork_trace.output.wording import wrap
 def doctor(found: dict[str, Any]) -> str:
     """Draw what doctor found: the verdict, the features, the steps."""
     if found["usable"]:
-        first = f"fork-trace works here, using {found['attach mode']} via {found['backend']}."
+        first = f"fork-trace works here, using {found['attach']} via {found['backend']}."
     else:
         first = f"fork-trace cannot watch forks here: {safe(str(found['why']))}."
     lines = wrap(first, "", "  ")

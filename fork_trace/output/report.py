@@ -43,7 +43,7 @@ class Told:
 
 
 _MOST_OTHERS = 3  # users and cgroups
-# bpf/logic.h, ft_count: FT_STAT_FOLDED. Else the user's commands alone had no room.
+# bpf/logic.h, ft_count: FT_STAT_OVERFLOWED. Else the user's commands alone had no room.
 _NO_ROOM = "unknown: more commands failed than can be tracked; the rest are counted by step only"
 
 
@@ -257,7 +257,7 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
         )
         if header.fallbacks:
             better = header.fallbacks[0]
-            way = f"{better.get('attach mode')} via {better.get('backend')}"
+            way = f"{better.get('attach')} via {better.get('backend')}"
             text = f"not using {way}: {better.get('reason')}"
             found.append(safe(f"{text} (see `fork-trace doctor`)"))
         # Tests that are inline on every kernel are marked in the table; this is about this kernel.

@@ -109,7 +109,7 @@ def host_by(attach: str) -> dict[str, Any]:
     """What doctor says of this kernel, where it has that attach mode."""
     found = known(*TAKES[attach])
     if found["attach"] != attach:
-        pytest.skip(f"this kernel has the {found['attach mode']} attach mode only")
+        pytest.skip(f"this kernel has the {found['attach']} attach mode only")
     return found
 
 
@@ -123,7 +123,7 @@ def usable() -> dict[str, Any]:
 def host(usable: dict[str, Any]) -> dict[str, Any]:
     """This kernel, where it has the uppermost attach mode."""
     if usable["attach"] != "fexit":
-        pytest.skip(f"this kernel has the {usable['attach mode']} attach mode only")
+        pytest.skip(f"this kernel has the {usable['attach']} attach mode only")
     return usable
 
 

@@ -111,7 +111,7 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
             totals[total["comm"]] += total["count"]
             certainties[f"{total['cause']} {total['certainty']}"] += total["count"]
     print(
-        f"{captured.header['kernel']} {captured.header['attach mode']}: {names} commands, {STORM_S} s: "
+        f"{captured.header['kernel']} {captured.header['attach']}: {names} commands, {STORM_S} s: "
         f"{sum(told.values())} refused, {sum(totals.values())} counted ({dict(certainties)}), "
         f"{len(captured.failures)} records, missed {captured.summary['missed']}, steps not seen "
         f"{captured.summary['step_misses']}; frontend {seen.cpu_percent:.1f} % of a CPU, "

@@ -106,7 +106,7 @@ def _show(result: dict[str, Any]) -> str:
     done = result["succeeded"]
     rows = [[cause, *counts] for cause, counts in result["causes"].items()]
     lines = [
-        f"Linux {result['kernel']}, {result['attach mode']} attach mode, {result['seconds']:g} s; "
+        f"Linux {result['kernel']}, {result['attach']} attach mode, {result['seconds']:g} s; "
         f"{result['armed_and_disarmed']} came and went beside it",
         f"succeeded: {done.get('forks', 0)} forks, {done.get('threads', 0)} threads",
         f"refused: {result['refused']}, counted: {result['counted']}, in {result['records']} records",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from conftest import (
     make_summary,
 )
 
+from fork_trace import documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.headroom import check
@@ -243,7 +245,7 @@ def test_what_was_recorded_on_a_real_kernel_fits_and_is_reported(file: Path) -> 
     done = CliRunner().invoke(cli.cli, ["report", "--format", "json", str(file)])
     (whole,) = schema.read(done.output)
 
-    assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['attach mode']}"
+    assert file.stem == f"{header['kernel'][:4].rstrip('.')}-{header['attach']}"
     assert counts == summary["causes"] == merged["causes"]
     assert {"pids-cgroup": 7, "pid-namespace-dead": 1} == counts
     assert counts == {each["cause"]: each["count"] for each in whole["causes"]}
@@ -263,3 +265,14 @@ def test_a_whole_file_is_read_and_held_to_it() -> None:
     ]
     with pytest.raises(fastjsonschema.JsonSchemaException):
         schema.read('{"type": "header"}\n')
+
+
+def test_every_reference_of_the_schema_leads_somewhere() -> None:
+    schema = json.loads(documents.text(documents.SCHEMA))
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(schema)))
+
+    assert references
+    for reference in references:
+        found = schema
+        for part in reference.split("/"):
+            found = found[part]
