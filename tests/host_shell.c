@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The third shell: the logic on a host of plain memory, for tests/test_logic.py.
+ * The third shell: the logic on a host of plain memory, for tests/unit/bpf/test_logic.py.
  * Its clock stands until it is set, and its maps are as full as they are told.
  */
 #include <string.h>

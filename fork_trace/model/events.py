@@ -1,6 +1,6 @@
 """Bytes from the kernel side, as values. Pure: nothing here touches libbpf or a file.
 
-The layouts are those of bpf/wire.h; tests/test_abi.py holds the two together.
+The layouts are those of bpf/wire.h; tests/unit/bpf/test_abi.py holds the two together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """scripts/fuzz: a bounded time of coverage-guided fuzzing for each target.
 
 Each target has a process of its own, for libFuzzer ends its process with the first finding. What is found is
-kept in tests/tools/fuzz/findings, where tests/test_fuzz.py tries it from then on.
+kept in tests/tools/fuzz/findings, where tests/tools/test_fuzz.py tries it from then on.
 """
 
 from __future__ import annotations
