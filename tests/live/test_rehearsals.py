@@ -49,8 +49,8 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
 
     unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
     if scenario.is_early and 0 < unknown <= MOST_PASSED_OVER:
-        # The kernel skips a program at a system call's ends while another watcher's is at work on that
-        # processor, and counts that: with several at once it was seen on 7.2, once in 1200 failures.
+        # Seen once on 7.2 with five watchers. Why is not established; a program at a system call's end that
+        # the kernel skips, as a task was preempted inside it, would explain it, and is counted as missed.
         assert captured.summary["missed"] >= unknown
     else:
         verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
