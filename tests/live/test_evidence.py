@@ -172,8 +172,10 @@ def test_the_caller_of_nearly_all_is_the_script_that_asked(
     # Behind what was called, where that has a name: posix_spawn <- script
     callers = [str(failure["caller"]).rpartition(" <- ")[2] for failure in failures]
 
-    # Of a process that was gone at once the program may not be found again: then its C library tells.
-    assert callers.count("-m accuracy.making") > 0.9 * len(callers) > 0
+    # Of a process that was gone at once the program may not be found again: then its C library tells. One
+    # watcher of several can come late more often.
+    share = 0.9 if watcher == "fexit" else 0.75
+    assert callers.count("-m accuracy.making") > share * len(callers) > 0
 
 
 @by()

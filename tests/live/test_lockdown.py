@@ -39,7 +39,7 @@ def test_confidentiality_is_told_in_one_sentence() -> None:
 
         assert done.returncode == 2
         assert done.stdout == ""
-        assert "locked down (confidentiality)" in done.stderr
+        assert "kernel lockdown (confidentiality) forbids BPF" in done.stderr
         assert "Traceback" not in done.stderr
     doctor = subprocess.run(
         [*FORK_TRACE, "doctor", "--json"], capture_output=True, text=True, timeout=TIMEOUT_S

@@ -33,6 +33,13 @@ MOST_PASSED_OVER = 1
 pytestmark = pytest.mark.live
 
 
+def preempts() -> bool:
+    """Say whether this kernel preempts itself: of "none voluntary (full) lazy" one is chosen."""
+    # v5.10 has no such choice, and Debian's does not preempt.
+    modes = Path("/sys/kernel/debug/sched/preempt")
+    return modes.exists() and bool(re.search(r"\((full|lazy)\)", modes.read_text()))
+
+
 def watched_steps(captured: Captured, from_the_start: bool = False) -> set[str]:
     attached = captured.header["attached"]
     return {each["step"] for each in attached if not (from_the_start and each["later"])}
@@ -48,9 +55,10 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
         return  # `of` has seen that nothing failed
 
     unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
-    if scenario.is_early and 0 < unknown <= MOST_PASSED_OVER:
-        # Seen once on 7.2 with five watchers. Why is not established; a program at a system call's end that
-        # the kernel skips, as a task was preempted inside it, would explain it, and is counted as missed.
+    if (scenario.is_early or preempts()) and 0 < unknown <= MOST_PASSED_OVER:
+        # Seen on 7.2 with five watchers at once, at a system call's end and by kprobes. A kernel that
+        # preempts skips a program while a task that was preempted inside one, or inside a look at a map,
+        # waits on that processor, and counts it as missed: the failure is counted, its step was not told.
         assert captured.summary["missed"] >= unknown
     else:
         verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
@@ -89,8 +97,10 @@ def test_a_failure_has_its_step_and_is_observed_where_that_is_watched(
         return
     watched = watched_steps(rehearsed.captured, from_the_start=True)
     expected = (scenario.step, "observed" if scenario.step in watched else "inferred")
+    # What a program was skipped for has no cause; how many may be is the test's above.
+    told = [each for each in failures if not (preempts() and each["cause"] == "unknown")]
 
-    assert {expected} == {(each["step"], each["certainty"]) for each in failures}
+    assert {expected} == {(each["step"], each["certainty"]) for each in told}
 
 
 @each_of("fexit-all", "kprobe-all", of=LATE)
@@ -100,6 +110,7 @@ def test_with_all_steps_the_others_are_observed_from_the_first_failure_on(
     failures = rehearsed.of(scenario)
     if rehearsed.is_outgrown(scenario):
         return
+    failures = [each for each in failures if not (preempts() and each["cause"] == "unknown")]
     assert {scenario.cause} == {each["cause"] for each in failures}
     if scenario.step in watched_steps(rehearsed.captured):
         assert {(scenario.step, "observed")} == {
@@ -142,7 +153,8 @@ def test_no_call_is_missed(watcher: str, captured: Captured) -> None:
     # None: Linux before v5.12 does not count it. Some skip a program while a task that was preempted
     # inside it waits, which the rehearsal with SCHED_DEADLINE brings about now and then; a second one
     # tells what copy_process returned all the same.
-    assert captured.summary["missed"] in (None, 0)
+    # By kprobes there the number is what may be missing at most; that nothing is, the counts show.
+    assert captured.summary["missed"] in (None, 0) or (watcher != "fexit" and preempts())
 
 
 @by()
@@ -189,14 +201,9 @@ def test_the_header_says_what_it_is_and_why_it_is_no_better_one(
 def test_copy_process_is_watched_twice_only_where_the_kernel_preempts(
     watcher: str, captured: Captured
 ) -> None:
-    # Of "none voluntary (full) lazy" one is chosen; v5.10 has no such choice, and Debian's does not.
-    modes = Path("/sys/kernel/debug/sched/preempt")
-    is_preempting = (
-        bool(re.search(r"\((full|lazy)\)", modes.read_text())) if modes.exists() else False
-    )
     watched = [each["function"] for each in captured.header["attached"]]
 
-    assert (is_preempting and watcher == "fexit") == (watched.count("copy_process") == 2)
+    assert (preempts() and watcher == "fexit") == (watched.count("copy_process") == 2)
 
 
 @by("fexit", "kprobe")
