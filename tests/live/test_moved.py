@@ -34,7 +34,7 @@ from fork_trace.collect.session import Session
 from fork_trace.rehearse.run import run
 installed = backend.program
 backend.program = lambda name: Path(sys.argv[1]) if name == "fork_trace.bpf.o" else installed(name)
-session = Session(Request(attach mode=sys.argv[2]))
+session = Session(Request(attach=sys.argv[2]))
 for name in sys.argv[4:]:
     run(name, int(sys.argv[3]))
 for failure in session.stop():
