@@ -35,7 +35,9 @@ _MOST_WORK, _WORK_PER_S = 2_000_000, 200_000
 _FRESH_S = 1.0  # how long mappings are taken to be as they were read
 _LEAST_FRESH_S = 0.05  # the same, where something is missing
 _MOST_SHARE = 0.05  # of the time, for reading the mappings of one process
-_NAMING_S = 0.25  # of our own time, for the names of one stack, beside what unwinding it takes
+# The names of one stack may take so many times what unwinding it may, of our own time: a slow host reads a
+# large symbol table for more than a second, once. What a hostile file takes its own budget bounds.
+_NAMING = 6
 _LATE = "not looked up: the run was told to end"
 
 
@@ -218,7 +220,7 @@ class Symbols:
         is not known yet once `is_late`.
         """
         try:
-            self._work.within(min(most_s, _NAMING_S))
+            self._work.within(_NAMING * most_s)
             layout = self._layouts.of(caller, places, stack)
             addresses, how = [place.address for place in places], "frame-pointers"
             if stack is not None and layout is not None:
@@ -226,7 +228,7 @@ class Symbols:
                 # A single address is no stack: the tables had no rule for the very first step.
                 if len(found) > 1:
                     addresses, how = found, "unwinding"
-            self._work.within(min(most_s, _NAMING_S))
+            self._work.within(_NAMING * most_s)
             by_address = {place.address: place for place in places}
             frames = self._named(addresses, layout, caller, by_address, is_late)
         finally:

@@ -24,6 +24,7 @@ PASS_TIMEOUT_S = 1500
 _TESTS = Path(__file__).resolve().parents[2]
 _FORK_TRACE = (sys.executable, "-m", "fork_trace")
 _POLL_S = 0.1
+_CATCH_UP_S, _QUIET_S = 120.0, 3.0
 
 _BY_FEXIT = ("--backend", "libbpf", "--attach", "fexit")
 # Not --attach kprobe: its header is to say why it is no better one.
@@ -77,6 +78,16 @@ class _Watcher:
     def _said(self) -> str:
         return self._err.read_text(errors="replace")
 
+    def catch_up(self) -> None:
+        """Wait until it has written what it saw: once it is told to end it looks up few names more."""
+        deadline_s = time.monotonic() + _CATCH_UP_S
+        size = -1
+        while self._process.poll() is None and time.monotonic() < deadline_s:
+            known, size = size, self._file.stat().st_size if self._file.exists() else -1
+            if known == size:
+                return
+            time.sleep(_QUIET_S)
+
     def stop(self) -> None:
         """Tell it to end, if it still runs."""
         if self._process.poll() is None:
@@ -129,6 +140,8 @@ def watching(
             running.append((name, _Watcher(place, name, options)))
             running[-1][1].wait()
         yield seen
+        for _, watcher in running:
+            watcher.catch_up()
     finally:
         for _, watcher in running:
             watcher.stop()
