@@ -29,7 +29,7 @@ CARRIED = (
 
 
 class BuildWithPrograms(build_py):
-    """Put the BPF programs where fork_trace.backends.program() looks first."""
+    """Put the BPF programs where fork_trace.probes.backend.program() looks first."""
 
     def run(self) -> None:
         super().run()

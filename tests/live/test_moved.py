@@ -28,7 +28,7 @@ WATCH = """
 import sys
 from pathlib import Path
 from fork_trace.model import records
-from fork_trace.backends.libbpf import backend
+from fork_trace.probes.libbpf import backend
 from fork_trace.probes.plan import Request
 from fork_trace.collect.session import Session
 from fork_trace.rehearse.run import run

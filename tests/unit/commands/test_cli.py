@@ -118,7 +118,7 @@ def test_help_loads_nothing_that_watches(command: str) -> None:
     assert f"fork_trace.commands.{command}" in loaded
     assert set() == loaded & {
         "fork_trace.collect.session",
-        "fork_trace.catalogue",
+        "fork_trace.diagnosis.advice",
         "tabulate",
         "ctypes",
     }
