@@ -12,7 +12,7 @@ from types import FrameType
 
 from . import machine
 from .cache import VmError
-from .kernels import KERNELS, NEWEST, named
+from .kernels import FURTHER, KERNELS, NEWEST, named
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -34,12 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         "Exit status 125: the guest died; 124: it took too long.",
         allow_abbrev=False,
     )
-    names = [kernel.version for kernel in KERNELS]
+    names = [kernel.version for kernel in KERNELS + FURTHER]
     parser.add_argument(
         "--kernel",
         default=NEWEST.version,
         choices=[*names, "all"],
-        help=f"one of {', '.join(names)}, or all, one after the other (default: {NEWEST.version})",
+        help=f"one of {', '.join(names)}, or all: the first {len(KERNELS)}, one after the other (default: {NEWEST.version})",
         metavar="VERSION",
     )
     parser.add_argument("--memory", default="1G", metavar="SIZE", help="default: 1G")

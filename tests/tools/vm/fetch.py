@@ -94,7 +94,7 @@ def _fetch(kernel: Kernel, root: Path) -> None:
     _fill_boot(unpacked)
     base = modules(unpacked).parent.parent.parent
     _run(["depmod", "-b", str(base), release(unpacked)], work)
-    if not release(unpacked).startswith(kernel.version + "."):
+    if not release(unpacked).startswith(kernel.version.removesuffix("-rt") + "."):
         print(
             f"vm: Debian {kernel.suite} now carries Linux {release(unpacked)} "
             f"in place of {kernel.version}",
@@ -115,7 +115,7 @@ def _unpack(work: Path, kernel: Kernel, package: str, parts: re.Pattern[str]) ->
         stderr=subprocess.STDOUT,
         text=True,
     )
-    names = _concrete(package, parts, apt)
+    names = _concrete(_newest(package, apt) or package, parts, apt)
     if not names:
         why = (update.stdout.strip().splitlines() or ["apt-get said nothing"])[-1]
         raise VmError(
@@ -161,17 +161,39 @@ def _run(command: list[str], directory: Path) -> None:
         ) from error
 
 
+def _newest(pattern: str, apt: list[str]) -> str | None:
+    """Return the newest package of a pattern with a *; None: there is none, or it is no pattern."""
+    if "*" not in pattern:
+        return None
+    names = subprocess.run(
+        ["apt-cache", *apt, "pkgnames", pattern.partition("*")[0]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout.split()
+    wanted = re.compile(r"[\d.]*".join(map(re.escape, pattern.split("*"))))
+    found = [name for name in names if wanted.fullmatch(name)]
+    return max(
+        found, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], default=None
+    )
+
+
 def _concrete(package: str, parts: re.Pattern[str], apt: list[str]) -> list[str]:
     """Return the versioned packages that a name stands for."""
     found: list[str] = []
     wanted = [package]
     while wanted:
+        asked = wanted.pop()
         shown = subprocess.run(
-            ["apt-cache", *apt, "show", "--no-all-versions", wanted.pop()],
+            ["apt-cache", *apt, "show", "--no-all-versions", asked],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         ).stdout
+        if not shown and asked in found:
+            found.remove(
+                asked
+            )  # another package provides it: backports have no linux-base of their own
         named = re.findall(r"^(?:Package|(?:Pre-)?Depends): (.*)", shown, re.MULTILINE)
         for name in (each for line in named for each in re.split(r"[,|]\s*", line)):
             name = name.split()[0].split(":")[0]
@@ -238,6 +260,7 @@ def sources(etc: Path, host: str, suite: str) -> tuple[str, str]:
 
 def _suites(names: list[str], host: str, suite: str) -> list[str]:
     wanted = {host: suite}
-    if suite != "unstable":
+    # Neither unstable nor backports have a suite for security.
+    if suite != "unstable" and not suite.endswith("-backports"):
         wanted[host + SECURITY] = suite + SECURITY
     return [wanted[name] for name in names if name in wanted]
