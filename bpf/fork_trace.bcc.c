@@ -30,8 +30,9 @@ BPF_HASH(tallies, struct ft_key, struct ft_tally, FT_TALLIES);
 BPF_ARRAY(shares, u64, 2 * FT_SHARES); /* of generation 0, then of 1 */
 BPF_ARRAY(generation, u32, 1);
 BPF_ARRAY(kinds, struct ft_kind, FT_KINDS);
-BPF_HASH(refusals, u32, struct ft_refusal, 1024);
-BPF_HASH(attempts, u32, struct ft_attempt, 8192);
+BPF_TABLE("lru_hash", u32, struct ft_refusal, refusals, 1024);
+BPF_TABLE("lru_hash", u32, struct ft_attempt, attempts, 8192);
+BPF_ARRAY(charge_marks, int, 1);
 BPF_ARRAY(stats, u64, FT_STAT_COUNT);
 BPF_ARRAY(overflowed, u64, 64);
 BPF_HASH(calls, u32, u32, 8192);
@@ -94,6 +95,23 @@ ft_inline void port_refusal_drop(void)
 	u32 thread = bpf_get_current_pid_tgid();
 
 	refusals.delete(&thread);
+}
+
+ft_inline void port_charge_marked(int by)
+{
+	int index = 0;
+	int *marks = charge_marks.lookup(&index);
+
+	if (marks)
+		__sync_fetch_and_add(marks, by);
+}
+
+ft_inline int port_has_charge_marks(void)
+{
+	int index = 0;
+	int *marks = charge_marks.lookup(&index);
+
+	return marks && *marks > 0;
 }
 
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
@@ -281,6 +299,8 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	if (IS_ERR_VALUE(result)) {
 		attempt = attempts.lookup(&thread);
 		ft_on_copy_process(ctx, (int)result, flags_of_attempt(attempt));
+	} else {
+		ft_on_copied();
 	}
 	attempts.delete(&thread);
 	return 0;

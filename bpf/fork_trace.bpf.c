@@ -22,6 +22,9 @@ volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
 /* 0 or 1: of the keys that are made now; user space moves it, see port_generation. */
 volatile __u32 generation SEC(".data.generation") = 0;
 
+/* Refusals that say that a memory cgroup refused a charge, at most. */
+volatile __s32 charge_marks SEC(".data.charge_marks") = 0;
+
 /* Brings the types into this object's BTF, where tests/test_abi.py reads them. */
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
@@ -77,7 +80,8 @@ struct {
 
 /* Threads between a step's refusal and the end of its copy_process. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	/* The longest unused goes first: some are never taken, where a program was left out. */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
 	__type(value, struct ft_refusal);
@@ -117,7 +121,7 @@ struct {
 } stacks SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192); /* twice as many as can be followed to their return */
 	__type(key, __u32); /* thread */
 	__type(value, struct ft_attempt);
@@ -131,7 +135,7 @@ struct mark {
 
 /* Threads whose failed copy_process one of two programs has counted; see ft_was_copy_counted. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
 	__type(key, __u32);
 	__type(value, struct mark);
@@ -186,6 +190,16 @@ ft_inline void port_refusal_drop(void)
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	bpf_map_delete_elem(&refusals, &thread);
+}
+
+ft_inline void port_charge_marked(int by)
+{
+	__sync_fetch_and_add(&charge_marks, by);
+}
+
+ft_inline int port_has_charge_marks(void)
+{
+	return charge_marks > 0;
 }
 
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
@@ -462,8 +476,10 @@ ft_inline int copied(__u64 *ctx, int is_second)
 
 	int error;
 
-	if (!IS_ERR_VALUE(ctx[4]))
+	if (!IS_ERR_VALUE(ctx[4])) {
+		ft_on_copied();
 		return 0;
+	}
 	error = error_in(&ctx[4]);
 	if (ft_was_copy_counted(error, is_second))
 		return 0;
@@ -532,6 +548,8 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 
 	if (IS_ERR_VALUE(result))
 		ft_on_copy_process(ctx, (int)result, flags_of_attempt(port_attempt()));
+	else
+		ft_on_copied();
 	bpf_map_delete_elem(&attempts, &thread);
 	return 0;
 }

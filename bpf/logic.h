@@ -100,7 +100,29 @@ ft_inline struct ft_refusal *ft_on_outer_refusal(ft_u8 step, ft_u8 last_inner, f
 
 	if (refusal && refusal->step > step && refusal->step <= last_inner)
 		return 0;
-	return ft_on_refusal(step, error);
+	refusal = ft_on_refusal(step, error);
+	if (refusal)
+		refusal->is_outer = last_inner > step;
+	return refusal;
+}
+
+/* A memory cgroup had no room for a charge inside copy_process, and nothing to kill. */
+ft_inline struct ft_refusal *ft_on_charge_refused(void)
+{
+	struct ft_refusal *refusal = port_refusal();
+	int was_marked = refusal && refusal->bits & FT_BIT_MEMCG;
+
+	refusal = port_refusal_open();
+	if (refusal && !was_marked)
+		port_charge_marked(1);
+	if (!refusal && was_marked)
+		port_charge_marked(-1);
+	if (!refusal)
+		return 0;
+	refusal->step = FT_STEP_COPY_PROCESS;
+	refusal->error = -FT_ENOMEM;
+	refusal->bits = FT_BIT_MEMCG;
+	return refusal;
 }
 
 /* Can this refusal be the one that copy_process returns as `error`? */
@@ -124,12 +146,14 @@ ft_inline ft_u64 ft_watched(enum ft_phase phase)
 					  : port_config()->watched;
 }
 
-/* No watched function refused: which of the other tests would have, at this instant? */
+/*
+ * No watched function told why, or only one around it: which tests would refuse, at this
+ * instant? That a program was silent proves nothing here: it can have been left out, or its
+ * function be part of another. What its silence is worth, user space knows.
+ */
 ft_inline void ft_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 flags, enum ft_phase phase,
 			ft_u64 watched)
 {
-	refusal->step = FT_STEP_COPY_PROCESS;
-	refusal->error = error;
 	refusal->flags = flags;
 	refusal->candidates = ft_asked(flags);
 #ifndef FT_INLINED_WHOLE
@@ -371,12 +395,24 @@ ft_inline int ft_is_failure(ft_s32 error, struct ft_key *key)
 	return 1;
 }
 
+ft_inline void ft_forget_refusal(void)
+{
+	struct ft_refusal *refusal = port_refusal();
+
+	if (!refusal)
+		return;
+	if (refusal->bits & FT_BIT_MEMCG)
+		port_charge_marked(-1);
+	port_refusal_drop();
+}
+
 /* copy_process returned `error`, for a call with the CLONE_* `flags`. */
 ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 {
 	struct ft_refusal *refusal = port_refusal();
 	enum ft_phase phase = port_phase(); /* once: it can move meanwhile */
 	struct ft_key key = {};
+	int judges = 0;
 
 	/*
 	 * Whatever becomes of it here, the system call's exit must not count it
@@ -400,18 +436,35 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 	}
 	if (refusal && refusal->step != FT_STEP_COPY_PROCESS) {
 		key.bits |= FT_BIT_OBSERVED;
-		/* A charge that is not worth a kill fails without a word: was there room? */
-		if (error == -FT_ENOMEM && !refusal->bits && !refusal->detail)
-			port_judge_memory_cgroup();
+		judges = refusal->is_outer && !refusal->bits;
 	} else if (!refusal) {
-		refusal = port_refusal_open();
-		if (refusal)
-			ft_judge(refusal, error, flags, phase, ft_watched(phase));
+		refusal = port_refusal_open(); /* its step is copy_process, which is 0 */
+		judges = 1;
 	}
+	if (refusal && judges)
+		ft_judge(refusal, error, flags, phase, ft_watched(phase));
+	else if (refusal && error == -FT_ENOMEM && !refusal->bits && !refusal->detail)
+		/* A charge that is not worth a kill fails without a word: was there room? */
+		port_judge_memory_cgroup();
 	ft_count(ctx, &key, refusal, error, flags);
 out:
-	if (refusal || port_refusal())
-		port_refusal_drop();
+	ft_forget_refusal();
+}
+
+/*
+ * copy_process succeeded. A charge that a memory cgroup had no room for is made all the same
+ * with __GFP_NOFAIL, and for every kernel allocation up to v5.13 (mm/memcontrol.c, try_charge):
+ * the mark of it must not tell the next failure.
+ */
+ft_inline void ft_on_copied(void)
+{
+	struct ft_refusal *refusal;
+
+	if (!port_has_charge_marks())
+		return;
+	refusal = port_refusal();
+	if (refusal && refusal->bits & FT_BIT_MEMCG)
+		ft_forget_refusal();
 }
 
 /* A system call of the fork family begins; it gets here past seccomp and ptrace. */
@@ -506,6 +559,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	} else if (port_config()->is_by_syscall) {
 		refusal = port_refusal_open();
 		if (refusal) {
+			refusal->error = error; /* its step is copy_process, which is 0 */
 			ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
 			if (asks_tid)
 				refusal->candidates |= 1U << FT_CANDIDATE_ASKED_TID;

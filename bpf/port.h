@@ -46,6 +46,7 @@ struct ft_refusal {
 	ft_u8 bits; /* FT_BIT_MEMCG */
 	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack: no copy_process follows */
 	ft_u32 level_count;
+	ft_u32 is_outer; /* its step hands on what one inside it refused: that one may have been missed */
 	ft_u32 candidates;
 	ft_u64 flags; /* scratch: the CLONE_* flags while the state is judged */
 	struct ft_level level[FT_LEVELS];
@@ -80,6 +81,10 @@ ft_inline struct ft_refusal *port_refusal_open(void);
 /* The refusal of this thread, or 0. */
 ft_inline struct ft_refusal *port_refusal(void);
 ft_inline void port_refusal_drop(void);
+/* One more or less refusal is kept that says that a memory cgroup refused a charge. */
+ft_inline void port_charge_marked(int by);
+/* May there be any? So that a fork that succeeds looks for one only then. */
+ft_inline int port_has_charge_marks(void);
 ft_inline struct ft_tally *port_tally(const struct ft_key *key); /* 0: there is none */
 ft_inline int port_tally_make(const struct ft_key *key); /* an empty one; 0: it was not made */
 ft_inline ft_u32 port_tally_room(void); /* for how many there is room in all */

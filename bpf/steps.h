@@ -270,16 +270,13 @@ ft_inline int on_memory_cgroup(void *ctx, __u64 cgroup)
 
 	if (port_phase() == FT_PHASE_OFF)
 		return 0;
-	refusal = port_refusal_open();
+	refusal = ft_on_charge_refused();
 	if (!refusal)
 		return 0;
 	if (!is_inside_copy_process(ctx, refusal, 1)) {
-		port_refusal_drop();
+		ft_forget_refusal();
 		return 0;
 	}
-	refusal->step = FT_STEP_COPY_PROCESS;
-	refusal->error = -FT_ENOMEM;
-	refusal->bits = FT_BIT_MEMCG;
 	read_memory_cgroup(refusal, cgroup);
 	return 0;
 }

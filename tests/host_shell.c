@@ -92,6 +92,18 @@ ft_inline void port_refusal_drop(void)
 	is_open[host_thread] = 0;
 }
 
+ft_s32 host_charge_marks;
+
+ft_inline void port_charge_marked(int by)
+{
+	host_charge_marks += by;
+}
+
+ft_inline int port_has_charge_marks(void)
+{
+	return host_charge_marks > 0;
+}
+
 static ft_u64 share_of[2][FT_SHARES];
 
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)
@@ -331,7 +343,7 @@ void host_reset(void)
 	host_call_room = HOST_THREADS;
 	host_is_dying = host_is_filtered_out = host_is_supervised = 0;
 	host_candidates = host_detail = host_judge_count = 0;
-	host_judged_error = 0;
+	host_judged_error = host_charge_marks = 0;
 	host_judged_flags = host_judged_watched = 0;
 	host_event_count = host_wake_count = host_tally_count = 0;
 	host_config.samples_per_second = 50;
@@ -361,14 +373,12 @@ int host_refuse_outer(ft_u32 step, ft_u32 last_inner, ft_s32 error, ft_u32 numbe
 /* A memory cgroup has nothing left to kill: what the CO-RE shell notes of it. */
 int host_refuse_memory_cgroup(ft_u64 pages)
 {
-	struct ft_refusal *refusal = port_refusal_open();
+	return fill(ft_on_charge_refused(), 0, FT_NUMBER_MEMCG_PAGES, pages);
+}
 
-	if (!refusal)
-		return 0;
-	refusal->step = FT_STEP_COPY_PROCESS;
-	refusal->error = -FT_ENOMEM;
-	refusal->bits = FT_BIT_MEMCG;
-	return fill(refusal, 0, FT_NUMBER_MEMCG_PAGES, pages);
+void host_copied(void)
+{
+	ft_on_copied();
 }
 
 void host_copy_process_of_two(ft_s32 error, ft_u64 flags, int is_second)

@@ -63,6 +63,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
     if not library and addresses:
         ringbuf = _ringbuf(_RINGBUF in addresses)
     found, remedy = headers.find(os.uname().release, root)
+    preempts = kernel.preempts(root)
     facts = KernelFacts(
         release=os.uname().release,
         machine=os.uname().machine,
@@ -81,7 +82,8 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         addresses=addresses,
         copy_process_range=range_,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
-        preempts_tracepoints=kernel.preempts_tracepoints(addresses),
+        preempts=preempts,
+        preempts_tracepoints=kernel.preempts_tracepoints(addresses, preempts),
         bcc=headers.bcc_module(),
         headers=found,
         headers_remedy=remedy,

@@ -42,6 +42,7 @@ def examine(request: Request = Request()) -> dict[str, Any]:
     features["privileges"] = _fact(_privileges())
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
+    features["preemption"] = _fact(facts.preempts)
     features["libstdc++"] = _fact(_demangling())
     found: dict[str, Any] = {
         "kernel": facts.release,

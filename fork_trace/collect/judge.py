@@ -14,13 +14,21 @@ _WATCHED = ("fork", "default", "all")
 
 def judge(key: events.Key, backend: Backend, readings: ProcReadings) -> Verdict:
     """Name the cause; `readings` help where the kernel side cannot tell."""
+    return diagnose(key, _let_pass(key, backend), readings)
+
+
+def _let_pass(key: events.Key, backend: Backend) -> set[str]:
+    """Say which steps would have been seen refusing this call, so that their silence tells that they did not."""
+    plan = backend.plan
+    if key.is_alone or (plan.can_leave_out and plan.attach == "kprobe"):
+        # Before Linux 6.7 a kprobe's program that is left out is counted nowhere.
+        return set()
     stage = _stage_of(key)
-    probes = backend.plan.probes
-    watching = {probe.step for probe in probes if probe.step and probe.stage <= stage}
-    if backend.plan.can_leave_out and not key.is_observed:
+    watching = {probe.step for probe in plan.probes if probe.step and probe.stage <= stage}
+    if plan.can_leave_out:
         # The kernel counts it before the failure gets here.
         watching -= backend.step_misses().keys()
-    return diagnose(key, watching, readings)
+    return watching
 
 
 def watched(key: events.Key, plan: Plan) -> str | None:
@@ -30,12 +38,15 @@ def watched(key: events.Key, plan: Plan) -> str | None:
     return _WATCHED[Stage.START if plan.attach == "tracepoint" else _stage_of(key)]
 
 
-def calls_for_more(key: events.Key, verdict: Verdict) -> bool:
-    """Say whether the probes that wait for a failure unexplained would tell more of the next one."""
+def calls_for_more(key: events.Key, verdict: Verdict, waits: bool) -> bool:
+    """Say whether the probes that wait for a failure unexplained would tell more of the next one.
+
+    `waits`: those that wait for the first failure of all come before them.
+    """
     step = steps.BY_NAME.get(verdict.step)
     is_open = verdict.step == "copy_process" or verdict.alternatives or (step and step.in_detail)
     # Before a fork had failed nothing could be explained: of the next one more is known.
-    return bool(is_open) and not key.is_observed and not key.is_alone
+    return bool(is_open) and not key.is_observed and not (waits and key.is_alone)
 
 
 def _stage_of(key: events.Key) -> Stage:

@@ -6,7 +6,7 @@ The rules are the causes' own; here is how they are weighed against each other.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fork_trace.diagnosis.cause import REFUSES, UNREAD, Cause, Fit
@@ -22,7 +22,7 @@ from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.causes.tasks import THREADS_MAX
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.model.events import Key
-from fork_trace.model.steps import BY_NAME, BY_NUMBER, name_of
+from fork_trace.model.steps import BY_NAME, BY_NUMBER, MAY_BE_INLINED, name_of
 
 OBSERVED = "observed"
 INFERRED = "inferred"
@@ -92,7 +92,8 @@ _UNREAD = ProcReadings()
 def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNREAD) -> Verdict:
     """Name the cause of a failure by its step, errno and deciding detail, or by the state it met.
 
-    `watched` are the steps whose functions have a program: what is silent there has let the call pass.
+    `watched` are the steps whose functions have a program that surely ran: what was silent there has
+    let the call pass, as far as anybody can tell.
     `after` serves only where the kernel side could not read or decide; the cause is inferred then.
     """
     name = name_of(key.step)
@@ -104,6 +105,9 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
     if not is_seen:
         return _judged_by_state(key, watched, after)
     certainty = OBSERVED if key.is_observed else INFERRED
+    inside = _refused_inside(key, watched, after)
+    if inside is not None:
+        return inside
     if name == "__vm_enough_memory":
         return _overcommit(key.detail, after, certainty)
     is_of_memcg = key.is_memcg or "memcg" in key.fits
@@ -120,6 +124,23 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
         return _memory(key, certainty, name)
     cause = cause or by_errno.get(0)
     return Verdict(cause, certainty, name) if cause else Verdict(UNKNOWN.slug, INFERRED, name)
+
+
+def _refused_inside(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict | None:
+    """Name the limit that refused in a function inside the one that was seen, where that one was missed."""
+    outer = BY_NUMBER[key.step]
+    if not outer.last_inner or key.is_memcg:
+        return None
+    last = next(step.number for step in BY_NAME.values() if step.ident == outer.last_inner)
+    found = [
+        verdict
+        for fit, verdict in _candidates(key, watched, after)
+        if fit.strength == REFUSES
+        and fit.word
+        and outer.number <= BY_NAME[fit.step].number <= last
+        and (verdict.cause != OVERCOMMIT_HEURISTIC.slug or after.has_huge_mapping)
+    ]
+    return _first_of(found) if found else None
 
 
 def _memory(key: Key, certainty: str, step: str) -> Verdict:
@@ -148,9 +169,7 @@ def _overcommit(detail: str, after: ProcReadings, certainty: str) -> Verdict:
     return Verdict(rules[is_never], INFERRED, step, (rules[not is_never],))
 
 
-# Steps whose silence proves nothing. kernel/fork.c has pidfd_prepare for others too: a compiler can
-# put its body into copy_process and emit the function all the same, as Debian's 6.12 does.
-_SILENT = ("copy_process", "pidfd_prepare")
+_SILENT = ("copy_process", *MAY_BE_INLINED)  # steps whose silence proves nothing
 
 
 def _candidates(
@@ -180,6 +199,24 @@ def _candidates(
         yield fit, verdict
 
 
+def _contradicted(key: Key, watched: Collection[str]) -> list[Verdict]:
+    """Name the limits that are reached, by numbers that leave no doubt, at steps that were silent all the same.
+
+    That program was inlined, filtered or left out in a way that nobody knows of: what is reached still
+    speaks louder than what was only asked for.
+    """
+    return [
+        Verdict(cause.slug, INFERRED, fit.step)
+        for fit, cause in BY_STATE.get(key.error, ())
+        if fit.strength == REFUSES
+        and fit.word in key.fits
+        and fit.step in watched
+        and fit.step not in _SILENT
+        and not fit.later_step
+        and cause is not OVERCOMMIT_NEVER
+    ]
+
+
 def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict:
     strong: list[Verdict] = []
     weak: list[tuple[Fit, Verdict]] = []
@@ -201,13 +238,16 @@ def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) ->
     # A number that could not be read leaves its cause possible, whatever else fits.
     unread = [each for fit, each in weak if fit.strength == UNREAD]
     possible = [each for _, each in weak]
-    found = strong + unread if strong else possible
-    if not strong and doubtful:
+    contradicted = [] if strong else _contradicted(key, watched)
+    found = strong + unread if strong else contradicted + possible
+    if not strong and doubtful and not contradicted:
         # Where a memory cgroup has a limit at all, that is likelier than one such mapping.
         found = [each for each in possible if each.cause == MEMORY_CGROUP.slug] + doubtful
         found += [each for each in possible if each.cause != MEMORY_CGROUP.slug]
-    if not found:
-        return Verdict(UNKNOWN.slug, INFERRED)
+    return _first_of(found) if found else Verdict(UNKNOWN.slug, INFERRED)
+
+
+def _first_of(found: Sequence[Verdict]) -> Verdict:
     first = found[0]
     also = [
         *first.alternatives,

@@ -46,6 +46,8 @@ class Step:
     watches: tuple[Watch, ...] = ()
     # Every fork or every mapping pays for it: attached at the first failure without a reason.
     in_detail: bool = False
+    # The ident of the last step inside it, whose refusals it hands on: those have the numbers between.
+    last_inner: str = ""
 
 
 # Where only its last parameter's name tells the form that copy_process calls. Since Linux commit
@@ -59,12 +61,17 @@ def _watch(function: str, params: int, program: str, keeps_arguments: bool) -> W
 
 
 STEPS: tuple[Step, ...] = tuple(
-    Step(number, ident, name, what, tuple(_watch(*probe) for probe in probes), in_detail)
-    for number, (ident, name, what, probes, in_detail) in enumerate(step_table.STEPS)
+    Step(number, ident, name, what, tuple(_watch(*probe) for probe in probes), in_detail, last)
+    for number, (ident, name, what, probes, in_detail, last) in enumerate(step_table.STEPS)
 )
 
 BY_NUMBER = {step.number: step for step in STEPS}
 BY_NAME = {step.name: step for step in STEPS}
+
+# Functions that the compiler can put into their caller and emit all the same: where it did, their
+# program never runs, and its silence proves nothing. kernel/fork.c has pidfd_prepare for others too, as
+# Debian's 6.12 does; kernel/cred.c has set_cred_ucounts, which Debian's 6.1 has inside copy_creds.
+MAY_BE_INLINED = ("pidfd_prepare", "set_cred_ucounts")
 
 # Not a step, but why several of them fail: a charge to a memory cgroup that nothing could make room
 # for (mm/memcontrol.c, mem_cgroup_out_of_memory).

@@ -6,8 +6,15 @@ import textwrap
 from typing import Any
 
 from fork_trace.escape import safe
+from fork_trace.model.steps import MAY_BE_INLINED
 from fork_trace.output.tables import draw
 from fork_trace.output.wording import wrap
+
+
+def _how(attached: dict[str, Any]) -> str:
+    if attached["step"] in MAY_BE_INLINED:
+        return "unless inlined"
+    return "on demand" if attached["later"] else "observed"
 
 
 def doctor(found: dict[str, Any]) -> str:
@@ -41,10 +48,7 @@ def doctor(found: dict[str, Any]) -> str:
     ]
     if better:
         lines += ["", draw(better, ["NOT USED", "BACKEND", "WHY"])]
-    steps = [
-        [item["step"] or "-", "on demand" if item["later"] else "observed", item["function"]]
-        for item in found["attached"]
-    ]
+    steps = [[item["step"] or "-", _how(item), item["function"]] for item in found["attached"]]
     steps += [
         [item["step"], "inferred", "\n".join(textwrap.wrap(safe(item["reason"]), 47))]
         for item in found["missing"]

@@ -126,13 +126,39 @@ def tracepoints(root: str = "/") -> Fact:
 _TRACEPOINT_GUARD, _IDLE_GUARD = TRACEPOINT_GUARDS = ("tracepoint_srcu", "srcu_free_old_probes")
 
 
-def preempts_tracepoints(addresses: Mapping[str, int], version: str | None = None) -> Fact:
+# Of "none voluntary (full) lazy" one is chosen (kernel/sched/debug.c, sched_dynamic_show).
+_PREEMPTION_MODES = "sys/kernel/debug/sched/preempt"
+_NOT_PREEMPTING = ("none", "voluntary")
+
+
+def preempts(root: str = "/", version: str | None = None) -> Fact:
+    """Say whether a task can be preempted in kernel code; `version` is uname(2)'s.
+
+    Then it can be in a program on a function's exit (kernel/bpf/trampoline.c, __bpf_prog_enter: the
+    program is pinned to its processor, no more), which the kernel leaves out there until it goes on.
+    """
+    version = os.uname().version if version is None else version
+    if "PREEMPT" not in version:
+        return Fact(False, "this kernel does not preempt kernel code")
+    if "PREEMPT_DYNAMIC" not in version:
+        return Fact(True, "this kernel preempts kernel code")
+    try:
+        modes = files.text(root, _PREEMPTION_MODES).split()
+    except OSError as error:
+        return Fact(None, f"cannot read /{_PREEMPTION_MODES}: {error.strerror}")
+    chosen = next((mode.strip("()") for mode in modes if mode.startswith("(")), None)
+    if chosen is None:
+        return Fact(None, f"/{_PREEMPTION_MODES} has no mode in brackets")
+    return Fact(chosen not in _NOT_PREEMPTING, f"this kernel runs with preempt={chosen}")
+
+
+def preempts_tracepoints(addresses: Mapping[str, int], preempts: Fact) -> Fact:
     """Say whether a task can be preempted inside a program on a tracepoint.
 
-    `addresses` are those of the kernel's symbols, as `symbols` found them; `version` is uname(2)'s.
+    `addresses` are those of the kernel's symbols, as `symbols` found them.
     """
-    if "PREEMPT" not in (os.uname().version if version is None else version):
-        return Fact(False, "this kernel does not preempt kernel code")
+    if preempts.value is False:
+        return preempts
     if _TRACEPOINT_GUARD in addresses and _IDLE_GUARD not in addresses:
         return YES
     if "nr_threads" in addresses:

@@ -85,7 +85,7 @@ class KernelFacts:
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
     max_map_count: int | None = None
-    # Can a task be preempted inside a program on a tracepoint?
+    preempts: Fact = Fact(None)  # a task in kernel code; inside a program on a tracepoint?
     preempts_tracepoints: Fact = Fact(None)
     # For what is compiled on this host.
     bcc: Fact = Fact(None, "not looked for")  # the Python module
@@ -172,11 +172,20 @@ class Plan:
     has_ringbuf: bool = True  # else samples come by a perf buffer
     # Which fields the installed headers have, for programs that are compiled against them.
     header_fields: Mapping[str, bool] = field(default_factory=dict)
+    # The kernel can leave a program out: while a task that was preempted inside it waits on that
+    # processor, or, of kprobes, one that was preempted in a look at a map (kernel/trace/bpf_trace.c,
+    # trace_call_bpf). That a step was silent then proves nothing by itself.
+    can_leave_out: bool = False
 
     @property
-    def can_leave_out(self) -> bool:
-        """Say whether the kernel can leave a program out, so that a step's silence alone tells nothing."""
+    def is_copied_twice(self) -> bool:
+        """Say whether two programs see to it that each failed fork is counted, where one can be left out."""
         return any(probe.program in COPIED_TWICE for probe in self.probes)
+
+    @property
+    def waits(self) -> bool:
+        """Say whether none but copy_process is watched until a fork fails."""
+        return any(probe.stage is Stage.FAILED for probe in self.probes)
 
     def watched(self, stage: Stage) -> int:
         """Return the steps watched from that stage on as the programs know them: bit n for step number n."""
@@ -422,6 +431,8 @@ def _plan(
         max_map_count=facts.max_map_count,
         has_ringbuf=facts.ringbuf.value is not False,
         header_fields=facts.header_fields,
+        can_leave_out=(attach, backend) in (("fexit", "libbpf"), ("kprobe", "libbpf"))
+        and facts.preempts.value is not False,
     )
 
 
@@ -482,9 +493,7 @@ def _by_function(
         )
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
-    if attach == "fexit" and facts.preempts_tracepoints.value:
-        # The same kernels preempt in a program of this attach mode. Earlier ones may, by the boot option
-        # preempt=full: what is left out there is counted as missed.
+    if attach == "fexit" and facts.preempts.value is not False:
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))
     if request.refused:

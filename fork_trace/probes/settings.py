@@ -22,8 +22,8 @@ _PHASES = {
     Stage.FAILED: PHASE_COUNTING,
     Stage.UNEXPLAINED: PHASE_DETAILED,
 }
-# Most failing forks take less than 0.1 ms from the refusal to the return; one that has to wait for a
-# CPU in between takes a few turns of its neighbours.
+# A fork that was refused before the last program was attached has ended by then: most take less than
+# 0.1 ms from the refusal to the return; one that has to wait for a CPU in between a few turns.
 MARKING_S = 0.05
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
 # bpf/wire.h: how many owners of keys are told apart, and the byte that marks a key.
@@ -189,7 +189,9 @@ def fill(
         config.copy_process_start, config.copy_process_end = plan.copy_process_range
     for name, address in plan.addresses.items():
         setattr(config, name.lstrip("_"), address)
-    if not plan.can_leave_out:  # else silence alone tells nothing
+    if plan.backend == "bcc":
+        # Its one program has no room for judging what a step's silence tells, where that can be relied on.
+        # The others judge the state whatever was silent; what that is worth, `judge` knows.
         config.watched = plan.watched(Stage.FAILED)
         config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
     config.watches_mmap = int(any(probe.step == "mmap" for probe in plan.probes))
@@ -200,7 +202,7 @@ def fill(
         and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
-    config.copies_twice = int(plan.can_leave_out)
+    config.copies_twice = int(plan.is_copied_twice)
     config.copies_again_at_return = int(
         any(probe.program == steps.COPIED_AGAIN for probe in plan.probes)
     )

@@ -34,6 +34,8 @@ class Lane(NamedTuple):
     deselect: tuple[str, ...] = ()
     select: str = ""
     memory: str = "1G"
+    append: str = ""  # to the kernel's command line
+    storm_s: int | None = None  # how long each storm lasts, then one for each number of commands
     command: tuple[str, ...] = ()
     must_say: tuple[str, ...] = ()
 
@@ -175,4 +177,27 @@ _BETWEEN = (
 )
 
 
-LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN)
+# Kernels that preempt their own code, and with it programs, where the others of their version do not.
+_STORMS = ("test_storms.py",)
+_PREEMPTING = (
+    Lane("lazy-6.18", "6.18", 200, _STORMS, NAMED, storm_s=12),
+    *(
+        Lane(
+            f"full-{kernel}",
+            kernel,
+            200,
+            _STORMS,
+            NAMED,
+            is_strict=True,
+            append="preempt=full",
+            storm_s=12,
+        )
+        for kernel in ("6.1", "6.12", "7.2")
+    ),
+    *(
+        Lane(f"rt-{kernel}", f"{kernel}-rt", 250, _STORMS, NAMED, storm_s=12)
+        for kernel in ("6.1", "6.12", "7.2")
+    ),
+)
+
+LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN, *_PREEMPTING)

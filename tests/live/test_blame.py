@@ -6,7 +6,9 @@ What needs no start of its own is in test_evidence.py.
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from accuracy.watching import watching
 
-from .conftest import FORK_TRACE, Captured, capture
+from .conftest import FORK_TRACE, TIMEOUT_S, Captured, capture
 
 pytestmark = pytest.mark.live
 
@@ -124,3 +126,46 @@ def test_a_filter_keeps_the_others_out(usable: dict[str, Any], build: Any, tmp_p
     assert {
         name: (counted, counted, 7 - counted) for name, (_, counted) in FILTERS.items()
     } == found
+
+
+# Lets no program see how mprotect ends, so that nobody takes the marks of those that it refuses; then
+# 5,000 threads leave one each, and one fork fails for another reason.
+LEAVE_MARKS = """
+import sys
+from fork_trace.collect import arm
+from fork_trace.collect.session import Session
+from fork_trace.model import records
+from fork_trace.probes.plan import Request
+from fork_trace.rehearse.run import run
+import subprocess
+prepare = arm.prepare
+def without_mprotect(request):
+    prepared = prepare(request)
+    (at,) = [each.program for each in prepared.plan.probes if each.step == "mprotect"]
+    return prepared._replace(plan=prepared.plan.without_probe(at, "left out by the test"))
+arm.prepare = without_mprotect
+session = Session(Request(attach=sys.argv[1]))
+subprocess.run(sys.argv[2:], check=True)
+run("pids-cgroup", 23)
+for failure in session.stop():
+    print(records.to_json(failure))
+print(session.finish("stopped").untracked)
+"""
+
+
+@pytest.mark.parametrize("attach", ["fexit", "kprobe"])
+def test_marks_that_nobody_takes_leave_room_for_others(attach: str, build: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE_MARKS, attach, build("leave_marks"), "5000"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, untracked = done.stdout.splitlines()
+    failures = [json.loads(line) for line in lines]
+    ours = [each for each in failures if each["comm"] == "ft-pids-cgroup"]
+
+    assert 23 == sum(each["count"] for each in ours)
+    assert {("pids-cgroup", "observed")} == {(each["cause"], each["certainty"]) for each in ours}
+    assert "0" == untracked

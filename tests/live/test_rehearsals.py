@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accuracy.judging import COUNT, INFERRED, RIGHT, judge
@@ -27,8 +28,9 @@ NESTED = ("pid-namespace-full", "pid-namespace-depth")
 # checks comes after its arguments have been copied.
 ELSEWHERE = ("pidfd-pointer", "invalid-clone3", "unknown-clone3-flag")
 
-# Of one rehearsal, refused before copy_process.
-MOST_PASSED_OVER = 1
+# Of one rehearsal's failures, where the kernel preempts itself: it skips a program while a task that was
+# preempted inside it, or, by kprobes, inside a look at a map, waits on that processor. Five watch at once.
+MOST_PASSED_OVER = 2
 
 pytestmark = pytest.mark.live
 
@@ -38,6 +40,14 @@ def preempts() -> bool:
     # v5.10 has no such choice, and Debian's does not preempt.
     modes = Path("/sys/kernel/debug/sched/preempt")
     return modes.exists() and bool(re.search(r"\((full|lazy)\)", modes.read_text()))
+
+
+def told_of(failures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out those few that a program was skipped for, whose cause is inferred."""
+    skipped = [each for each in failures if each["certainty"] == "inferred"]
+    if not preempts() or sum(each["count"] for each in skipped) > MOST_PASSED_OVER:
+        return failures
+    return [each for each in failures if each not in skipped] or failures
 
 
 def watched_steps(captured: Captured, from_the_start: bool = False) -> set[str]:
@@ -55,10 +65,8 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
         return  # `of` has seen that nothing failed
 
     unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
-    if (scenario.is_early or preempts()) and 0 < unknown <= MOST_PASSED_OVER:
-        # Seen on 7.2 with five watchers at once, at a system call's end and by kprobes. A kernel that
-        # preempts skips a program while a task that was preempted inside one, or inside a look at a map,
-        # waits on that processor, and counts it as missed: the failure is counted, its step was not told.
+    if scenario.is_early and preempts() and 0 < unknown <= MOST_PASSED_OVER:
+        # At a system call's end no state tells what a step did not.
         assert captured.summary["missed"] >= unknown
     else:
         verdict = judge(scenario, rehearsed.told[scenario.name], captured.records)
@@ -97,10 +105,8 @@ def test_a_failure_has_its_step_and_is_observed_where_that_is_watched(
         return
     watched = watched_steps(rehearsed.captured, from_the_start=True)
     expected = (scenario.step, "observed" if scenario.step in watched else "inferred")
-    # What a program was skipped for has no cause; how many may be is the test's above.
-    told = [each for each in failures if not (preempts() and each["cause"] == "unknown")]
 
-    assert {expected} == {(each["step"], each["certainty"]) for each in told}
+    assert {expected} == {(each["step"], each["certainty"]) for each in told_of(failures)}
 
 
 @each_of("fexit-all", "kprobe-all", of=LATE)
@@ -110,7 +116,7 @@ def test_with_all_steps_the_others_are_observed_from_the_first_failure_on(
     failures = rehearsed.of(scenario)
     if rehearsed.is_outgrown(scenario):
         return
-    failures = [each for each in failures if not (preempts() and each["cause"] == "unknown")]
+    failures = told_of(failures)
     assert {scenario.cause} == {each["cause"] for each in failures}
     if scenario.step in watched_steps(rehearsed.captured):
         assert {(scenario.step, "observed")} == {

@@ -25,8 +25,9 @@ WORKERS = 4
 QUIET = "ft-rlimit-nproc"
 MOST_RSS_MIB = 100
 # Under emulation each takes a minute, and the one with most commands asks most: unless a length is
-# given it stands for all. One user may have half of bpf/fork_trace.bpf.c, tallies, at one time.
-NAMES = (3000,) if IS_GUEST and "FORK_TRACE_STORM_S" not in os.environ else (1, 10, 3000)
+# given it stands for all.
+MOST_NAMES = 4096  # of one user: half of bpf/fork_trace.bpf.c, tallies, at one time
+NAMES = (3000,) if IS_GUEST and "FORK_TRACE_STORM_S" not in os.environ else (1, 10, 5000)
 
 
 @pytest.fixture(params=NAMES)
@@ -124,7 +125,9 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
     (quiet,) = (each for each in captured.failures if each["pid"] == seen.quiet["pid"])
 
     assert len(told) >= min(names, 10)
-    assert told == totals
+    if names <= MOST_NAMES:
+        assert told == totals
+    assert sum(told.values()) == sum(totals.values())
     assert {"pids-cgroup"} == {each.split()[0] for each in certainties}
     assert 0 == captured.summary["missed"]
     assert (0, 0) == (captured.summary["overflowed"], captured.summary["lost"])

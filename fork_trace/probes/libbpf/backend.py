@@ -20,7 +20,7 @@ from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
     MARKING_S,
     NEEDS,
-    PHASE_MARKING,
+    PHASE_ALONE,
     PHASE_OFF,
     Later,
     drain,
@@ -52,6 +52,7 @@ class LibbpfBackend:
             self._programs = Programs(library)
             self._unreturned = 0  # forks under way at the end, which were not seen to return
             self._missed: int | None = None  # once the kprobe events are gone
+            self._settles_at_s: float | None = None  # when silence begins to tell
             try:
                 code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
                 failed = self._arm() if code is None else self._programs.culprit(plan, code)
@@ -79,10 +80,9 @@ class LibbpfBackend:
                 return self._programs.culprit(self.plan, ctypes.get_errno())
             if reason is not None:
                 return probe, reason
-        self._move_to(PHASE_MARKING)
-        # A refusal from before this moment has reached the end of its copy_process by then.
-        time.sleep(MARKING_S)
-        self._move_to(self._later.phase)
+        # Counted from now on; what a step's silence says, of forks that begin a moment later.
+        self._move_to(PHASE_ALONE)
+        self._settles_at_s = time.monotonic() + MARKING_S
         return None
 
     def _open_samples(self) -> None:
@@ -112,7 +112,13 @@ class LibbpfBackend:
 
     def attach_more(self, stage: Stage) -> bool:
         """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
+        self._settle()
         return self._later.attach(stage, self._programs.attach, self._give_up, self._move_to)
+
+    def _settle(self) -> None:
+        if self._settles_at_s is not None and time.monotonic() >= self._settles_at_s:
+            self._settles_at_s = None
+            self._move_to(self._later.phase)
 
     def _give_up(self, probe: Probe, reason: str) -> None:
         self.plan = self.plan.without_probe(probe.program, reason)
@@ -130,6 +136,7 @@ class LibbpfBackend:
 
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""
+        self._settle()
         self._lib.ring_buffer__poll(self._ring, max(0, int(timeout_s * 1000)))
         # Only the first of a burst wakes us: take what came without a wake-up too.
         self._lib.ring_buffer__consume(self._ring)

@@ -22,14 +22,15 @@ NO_STEP = "NONE"
 HEAD = '''"""The rows of bpf/probes.def, written by scripts/build-docs: edit that file, not this one.
 
 Each step: its ident, its name, what it is, its probes (function, parameters, program, whether arguments
-are saved on the entry), whether they are attached at the first failure without a reason.
+are saved on the entry), whether they are attached at the first failure without a reason, the ident of the
+last step inside it, whose refusals it hands on ("": there are none).
 """
 
 # fmt: off
 
 from __future__ import annotations
 '''
-_TYPE = "tuple[tuple[str, str, str, tuple[tuple[str, int, str, bool], ...], bool], ...]"
+_TYPE = "tuple[tuple[str, str, str, tuple[tuple[str, int, str, bool], ...], bool, str], ...]"
 
 
 class Probe(NamedTuple):
@@ -98,6 +99,10 @@ def _in_detail(step: Step) -> bool:
     return stages == {True}
 
 
+def _last_inner(step: Step) -> str:
+    return next((probe.of for probe in step.probes if probe.body == "OUTER"), "")
+
+
 def page(text: str) -> str:
     """The Python table for that text of probes.def."""
     steps, without = parse(text)
@@ -105,7 +110,7 @@ def page(text: str) -> str:
     for step in steps:
         probes = "".join(_row(probe) + ", " for probe in step.probes).strip()
         lines.append(f'    ("{step.ident}", "{step.name}", "{step.what}",')
-        lines.append(f"     ({probes}), {_in_detail(step)}),")
+        lines.append(f'     ({probes}), {_in_detail(step)}, "{_last_inner(step)}"),')
     (charge,) = without
     lines += [")", f"MEMORY_CGROUP: tuple[str, int, str, bool] = {_row(charge)}", ""]
     return "\n".join(lines)

@@ -67,6 +67,7 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     variables = [f"{name}={value}" for name, value in _variables(lane).items()]
     return [
         *("scripts/vm", "--kernel", lane.kernel, "--cgroup", lane.cgroup),
+        *(("--append", lane.append) if lane.append else ()),
         *("--memory", lane.memory, "--timeout", f"{max(900, 3 * budget_s):.0f}", "--"),
         *("env", *variables, "sh", "-c"),
         f'exec {inner} --junitxml="$FORK_TRACE_VM_SHARE/{lane.name}.xml"',
@@ -78,6 +79,7 @@ def _variables(lane: Lane) -> Mapping[str, str]:
         "FORK_TRACE_NO_SKIPS": "1" if lane.is_strict else "",
         "FORK_TRACE_WATCHERS": ",".join(lane.watchers),
         "FORK_TRACE_LANE": lane.name,
+        **({} if lane.storm_s is None else {"FORK_TRACE_STORM_S": str(lane.storm_s)}),
     }
 
 

@@ -94,6 +94,10 @@ class Host:
         """Let a memory cgroup refuse inside this thread's copy_process."""
         self.lib.host_refuse_memory_cgroup(ctypes.c_uint64(pages))
 
+    def copied(self) -> None:
+        """Let this thread's copy_process succeed."""
+        self.lib.host_copied()
+
     def judging(self, *fits: str, detail: str = "") -> None:
         """Say what the state would refuse from now on."""
         self.let(
@@ -359,6 +363,21 @@ def test_without_a_refusal_inside_it_the_outer_one_is_blamed(
     assert only(host.counts).is_observed
 
 
+def test_at_an_outer_step_the_state_tells_of_one_inside_it_that_was_missed(host: Host) -> None:
+    host.judging("overcommit", detail="overcommit-never")
+    host.refuse_outer("dup_mmap", "ldt_dup_context", errno.ENOMEM)
+    host.fail(errno.ENOMEM, 0)
+    host.refuse("vm_area_dup", errno.ENOMEM)
+    host.fail(errno.ENOMEM, 0)
+
+    outer, inner = host.events
+
+    assert ["dup_mmap", "vm_area_dup"] == host.blamed
+    assert (True, True) == (outer.key.is_observed, inner.key.is_observed)
+    assert ("overcommit" in outer.key.fits, inner.key.fits) == (True, frozenset())
+    assert (1, errno.ENOMEM, 0, 0) == host.judged
+
+
 @pytest.mark.parametrize("elsewhere", ["rlimit_nproc", "alloc_pid", "copy_creds"])
 def test_a_refusal_outside_of_the_outer_one_does_not_silence_it(host: Host, elsewhere: str) -> None:
     host.refuse(elsewhere, errno.ENOMEM)
@@ -426,6 +445,36 @@ def test_the_note_of_a_memory_cgroup_is_not_blamed_for_another_errno(host: Host)
     assert "nproc" in event.key.fits
     assert {"nr_threads": 97} == event.numbers
     assert 1 == host.stats["mismatch"]
+
+
+def test_a_charge_that_is_made_all_the_same_says_nothing_of_the_next_failure(host: Host) -> None:
+    host.refuse_memory_cgroup(23)
+    host.copied()
+    host.judging("overcommit")
+    host.fail(errno.ENOMEM)
+
+    event = only(host.events)
+
+    assert not event.key.is_memcg
+    assert "overcommit" in event.key.fits
+    assert 0 == host.lib.host_open_refusals()
+
+
+def test_only_while_there_are_marks_of_charges_one_is_looked_for(host: Host) -> None:
+    marks = ctypes.c_int32.in_dll(host.lib, "host_charge_marks")
+    host.let(thread=1)
+    host.refuse_memory_cgroup(1)
+    host.refuse_memory_cgroup(2)
+    host.let(thread=2)
+    host.refuse_memory_cgroup(3)
+    seen = [marks.value]
+    host.fail(errno.ENOMEM)
+    seen.append(marks.value)
+    host.let(thread=1)
+    host.copied()
+    host.copied()
+
+    assert [2, 1, 0] == [*seen, marks.value]
 
 
 # kernel/fork.c, copy_mm: dup_mm returns NULL, whatever the reason was.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from samples import PLAN, failed, loaded, observer, sample, twice
+from samples import PLAN, failed, loaded, observer, sample
 
 from fork_trace.collect.judge import calls_for_more, judge, watched
 from fork_trace.collect.observe import Observer
@@ -20,19 +20,19 @@ from fork_trace.model import events, steps
 
 
 @pytest.mark.parametrize(
-    ("step_misses", "again", "expected"),
+    ("step_misses", "can_leave_out", "expected"),
     [
-        ({}, steps.COPIED_AGAIN, "unknown"),
-        ({"sched_fork": 1}, steps.COPIED_AGAIN, "unknown"),
-        ({"rlimit_nproc": 1}, steps.COPIED_AGAIN, "rlimit-nproc"),
-        ({"rlimit_nproc": 1}, None, "unknown"),
+        ({}, True, "threads-max"),
+        ({"sched_fork": 1}, True, "threads-max"),
+        ({"rlimit_nproc": 1}, True, "rlimit-nproc"),
+        ({"rlimit_nproc": 1}, False, "threads-max"),
     ],
 )
 def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
-    step_misses: dict[str, int], again: str | None, expected: str
+    step_misses: dict[str, int], can_leave_out: bool, expected: str
 ) -> None:
-    backend = loaded(twice(again) if again else PLAN, **step_misses)
-    key = failed(errno.EAGAIN, "nproc", "copies-mm")
+    backend = loaded(replace(PLAN, can_leave_out=can_leave_out), **step_misses)
+    key = failed(errno.EAGAIN, "nproc", "threads", "copies-mm")
     verdict = judge(key, backend, ProcReadings())
 
     assert (expected, "inferred") == (verdict.cause, verdict.certainty)
@@ -65,7 +65,6 @@ def test_what_was_watched_is_told_of_a_call_that_was_judged_by_state(
         ({}, "rlimit_nproc", ("threads-max",), True),
         ({}, "sched_fork", (), True),  # watched only once something is unexplained
         ({"is_observed": True}, "copy_process", (), False),
-        ({"is_alone": True}, "copy_process", (), False),
     ],
 )
 def test_more_is_attached_for_a_failure_that_what_is_attached_does_not_explain(
@@ -73,7 +72,28 @@ def test_more_is_attached_for_a_failure_that_what_is_attached_does_not_explain(
 ) -> None:
     key = replace(failed(errno.EAGAIN), **changes)  # type: ignore[arg-type]
 
-    assert expected is calls_for_more(key, Verdict("unknown", INFERRED, step, alternatives))
+    assert expected is calls_for_more(key, Verdict("unknown", INFERRED, step, alternatives), True)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_before_a_fork_had_failed_nothing_could_be_explained(waits: bool) -> None:
+    key = replace(failed(errno.EAGAIN), is_alone=True)
+
+    assert waits is not calls_for_more(key, Verdict("unknown", INFERRED), waits)
+
+
+@pytest.mark.parametrize(
+    ("attach", "can_leave_out", "is_alone"),
+    [("fexit", False, True), ("kprobe", True, False)],
+)
+def test_where_nobody_knows_whether_a_program_ran_the_state_alone_decides(
+    attach: str, can_leave_out: bool, is_alone: bool
+) -> None:
+    backend = loaded(replace(PLAN, attach=attach, can_leave_out=can_leave_out))
+    key = replace(failed(errno.EAGAIN, "nproc", "threads"), is_alone=is_alone)
+    verdict = judge(key, backend, ProcReadings())
+
+    assert ("rlimit-nproc", ("threads-max",)) == (verdict.cause, verdict.alternatives)
 
 
 def judged(looking: Observer, event: events.Event) -> Verdict:

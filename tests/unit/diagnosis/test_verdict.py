@@ -416,7 +416,11 @@ def test_every_word_of_the_tables_is_one_of_the_wire() -> None:
         ((), "rlimit-nproc", "rlimit_nproc", ("pid-max", "pids-cgroup")),
         (("rlimit_nproc",), "pid-max", "alloc_pid", ("pids-cgroup",)),
         (("rlimit_nproc", "alloc_pid"), "pids-cgroup", "cgroup_can_fork", ()),
-        (("rlimit_nproc", "alloc_pid", "cgroup_can_fork"), "unknown", "copy_process", ()),
+        # All of them are reached and none was heard: one of those programs did not see its function.
+        (
+            ("rlimit_nproc", "alloc_pid", "cgroup_can_fork"),
+            *("rlimit-nproc", "rlimit_nproc", ("pid-max", "pids-cgroup")),
+        ),
     ],
 )
 def test_a_step_that_is_watched_and_was_silent_has_let_the_call_pass(
@@ -428,6 +432,38 @@ def test_a_step_that_is_watched_and_was_silent_has_let_the_call_pass(
     )
 
     assert Verdict(cause, INFERRED, step, alternatives) == verdict
+
+
+def test_a_limit_that_is_reached_stands_before_what_was_only_asked_for_though_its_step_was_silent() -> (
+    None
+):
+    failed = key("copy_process", errno.EAGAIN, "", False, fits=["nproc", "shares-fs"])
+
+    silent = diagnose(failed, ["rlimit_nproc"])
+
+    assert Verdict("rlimit-nproc", INFERRED, "rlimit_nproc", ("exec-in-progress",)) == silent
+
+
+@pytest.mark.parametrize(
+    ("fits", "watched", "expected"),
+    [
+        ((), (), ("kernel-memory", OBSERVED, "dup_mmap")),
+        (("overcommit",), (), ("overcommit-never", INFERRED, "__vm_enough_memory")),
+        # Its program ran: the estimate of what the rule would say is no match for that.
+        (("overcommit",), ("__vm_enough_memory",), ("kernel-memory", OBSERVED, "dup_mmap")),
+        # Not inside it: what refuses later has not been asked.
+        (("pidns-dead",), (), ("kernel-memory", OBSERVED, "dup_mmap")),
+        (("memcg",), (), ("memory-cgroup", INFERRED, "dup_mmap")),
+    ],
+)
+def test_an_outer_step_speaks_for_one_inside_it_that_was_missed(
+    fits: tuple[str, ...], watched: tuple[str, ...], expected: tuple[str, str, str]
+) -> None:
+    failed = key("dup_mmap", errno.ENOMEM, "overcommit-never", fits=fits)
+
+    named = diagnose(failed, watched)
+
+    assert expected == (named.cause, named.certainty, named.step)
 
 
 @pytest.mark.parametrize("error", sorted(verdict.BY_STATE))

@@ -369,9 +369,37 @@ def test_the_running_kernel_shows_its_copy_process() -> None:
     ],
 )
 def test_a_kernel_that_preempts_tracepoints_is_told_by_what_guards_them(
-    version: str, addresses: dict[str, int], expected: bool | None
+    version: str, addresses: dict[str, int], expected: bool | None, root: Path
 ) -> None:
-    assert expected == kernel.preempts_tracepoints(addresses, version).value
+    preempts = kernel.preempts(str(root), version)
+
+    assert expected == kernel.preempts_tracepoints(addresses, preempts).value
+
+
+@pytest.mark.parametrize(
+    ("version", "modes", "expected"),
+    [
+        ("#1 SMP Debian 5.10.234-1", None, False),
+        ("#1 SMP PREEMPT_RT Debian 6.1.170-3", None, True),
+        ("#1 SMP PREEMPT Debian 6.1", None, True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1", None, None),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1", "none (voluntary) full ", False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1", "(none) voluntary full ", False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1", "none voluntary (full) ", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.18", "none voluntary full (lazy) ", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", "full (lazy) ", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2", "what else", None),
+    ],
+)
+def test_a_kernel_says_whether_it_preempts_its_own_code(
+    version: str, modes: str | None, expected: bool | None, root: Path
+) -> None:
+    if modes is not None:
+        place = root / "sys/kernel/debug/sched/preempt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(modes)
+
+    assert expected is kernel.preempts(str(root), version).value
 
 
 def test_names_of_btf_are_whole_names(root: Path) -> None:

@@ -49,6 +49,7 @@ def capable(**changes: Any) -> plan.KernelFacts:
             for index, name in enumerate((*dict.fromkeys(FUNCTIONS), *plan.VARIABLES))
         },
         copy_process_range=(0x1000, 0x3000),
+        preempts=plan.Fact(False),
         bcc=plan.Fact(False, "no bcc"),
     )
     return replace(facts, **changes)
@@ -261,17 +262,18 @@ def test_refused_calls_are_watched_on_demand_beside_the_upper_attach() -> None:
 def test_where_programs_are_preempted_a_second_one_watches_copy_process(
     attach: str, expected: int
 ) -> None:
-    made = plan.make(capable(preempts_tracepoints=plan.YES), plan.Request(attach=attach))
+    made = plan.make(capable(preempts=plan.YES), plan.Request(attach=attach))
 
     assert expected == sum(probe.function == "copy_process" for probe in made.probes)
-    assert (attach == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.can_leave_out
+    assert (attach == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.is_copied_twice
+    assert (attach != "tracepoint") == made.can_leave_out
 
 
 @pytest.mark.parametrize("has_kprobes", [True, None, False])
 def test_the_second_one_is_at_the_return_unless_there_are_no_kprobes(
     has_kprobes: bool | None,
 ) -> None:
-    facts = capable(preempts_tracepoints=plan.YES, kprobes=plan.Fact(has_kprobes))
+    facts = capable(preempts=plan.YES, kprobes=plan.Fact(has_kprobes))
     made = plan.make(facts)
     expected = steps.COPIED_AGAIN_ON_EXIT if has_kprobes is False else steps.COPIED_AGAIN
 
@@ -280,13 +282,13 @@ def test_the_second_one_is_at_the_return_unless_there_are_no_kprobes(
 
 
 def test_if_the_kernel_refuses_that_one_another_on_the_exit_is_in_its_place() -> None:
-    made = plan.make(capable(preempts_tracepoints=plan.YES))
+    made = plan.make(capable(preempts=plan.YES))
     left = made.without_probe(steps.COPIED_AGAIN, "refused")
     least = left.without_probe(steps.COPIED_AGAIN_ON_EXIT, "refused")
 
-    assert (steps.COPIED_AGAIN_ON_EXIT, True) == (programs(left)[-1], left.can_leave_out)
+    assert (steps.COPIED_AGAIN_ON_EXIT, True) == (programs(left)[-1], left.is_copied_twice)
     assert len(made.probes) == len(left.probes) == len(least.probes) + 1
-    assert (made.missing, False) == (least.missing, least.can_leave_out)
+    assert (made.missing, False) == (least.missing, least.is_copied_twice)
 
 
 @pytest.mark.parametrize("wishes", [plan.Request(refused=True), plan.Request(attach="tracepoint")])

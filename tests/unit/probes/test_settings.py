@@ -43,23 +43,24 @@ def mask(*names: str) -> int:
     return sum(1 << steps.BY_NAME[name].number for name in names)
 
 
-def test_the_watched_steps_are_written_for_both_phases() -> None:
-    filled = config()
+BCC = replace(PLAN, backend="bcc")
+
+
+def test_bcc_is_told_the_watched_steps_of_both_phases() -> None:
+    filled = config(BCC)
 
     assert mask("copy_process", "rlimit_nproc", "dup_fd") == filled.watched
     assert filled.watched | mask("sched_fork") == filled.watched_in_detail
 
 
-def test_where_a_program_can_be_left_out_its_silence_tells_nothing() -> None:
-    again = Probe(None, "copy_process", steps.COPIED_AGAIN)
-
-    filled = config(replace(PLAN, probes=(*PLAN.probes, again)))
+def test_that_a_step_was_silent_keeps_the_programs_from_judging_nothing() -> None:
+    filled = config()
 
     assert (0, 0) == (filled.watched, filled.watched_in_detail)
 
 
 def test_a_step_that_was_given_up_is_not_waited_for() -> None:
-    filled = config(PLAN.without_probe("fexit_is_rlimit_overlimit", "refused"))
+    filled = config(BCC.without_probe("fexit_is_rlimit_overlimit", "refused"))
 
     assert mask("copy_process", "dup_fd") == filled.watched
 
