@@ -75,7 +75,7 @@ SPOILT_COUNT = 23
 
 def watchers() -> dict[str, tuple[str, ...]]:
     """Each attach mode with stacks and without, and one that shows them whole."""
-    by = {attach: ("--attach", attach) for attach in ATTACH_MODES}
+    by: dict[str, tuple[str, ...]] = {attach: ("--attach", attach) for attach in ATTACH_MODES}
     by |= {
         f"{attach}-0": (*by[attach], "--stack-bytes", "0", "--comm", ZERO)
         for attach in ATTACH_MODES

@@ -155,9 +155,9 @@ def test_java_s_methods_are_named_by_its_map(
     any_host: dict[str, Any], sources: Path, tmp_path: Path
 ) -> None:
     compile_java(sources)
-    argv = (*LIMITED, "--nproc=60:60", *JVM, "-Xcomp", "-XX:CompileCommand=quiet")
-    argv += ("-XX:CompileCommand=dontinline,Caller::*", "-XX:CompileCommand=compileonly,Caller::*")
-    argv += ("-XX:CompileCommand=compileonly,java.lang.Thread::*",)
+    argv = [*LIMITED, "--nproc=60:60", *JVM, "-Xcomp", "-XX:CompileCommand=quiet"]
+    argv += ["-XX:CompileCommand=dontinline,Caller::*", "-XX:CompileCommand=compileonly,Caller::*"]
+    argv += ["-XX:CompileCommand=compileonly,java.lang.Thread::*"]
     captured = run_real(
         sources, tmp_path, *argv, "-cp", str(sources), "Caller", "map", needs="java"
     )

@@ -117,7 +117,9 @@ def clean_root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "--dpkgopt=force-unsafe-io",
             f"--customize-hook=copy-in {package} /tmp",
             f"--customize-hook={install}",
-            *(codename, root, *sources(codename)),
+            codename,
+            root,
+            *sources(codename),
         )
         yield root
     finally:

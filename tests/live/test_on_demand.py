@@ -32,12 +32,13 @@ def make_fail(scenario: str, count: int) -> None:
 def records(takes: tuple[str, ...]) -> list[dict[str, Any]]:
     """One failure, more until one is observed, and then two kinds of them."""
     live = start("live", "--json", "--on-demand", *takes)
-    assert live.stdout is not None
+    lines = live.stdout
+    assert lines is not None
     told: list[dict[str, Any]] = []
 
     def next_of(comm: str) -> dict[str, Any]:
         while True:
-            told.append(json.loads(live.stdout.readline()))
+            told.append(json.loads(lines.readline()))
             if told[-1].get("comm") == comm:
                 return told[-1]
 

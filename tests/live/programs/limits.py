@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def sleepers_are_made() -> None:
         sleepers.append(pid)
 
 
-def refused(ask=os.fork) -> int:
+def refused(ask: Callable[[], int] = os.fork) -> int:
     found = 0
     for _ in range(COUNT):
         try:

@@ -168,6 +168,7 @@ def fork_in_vain() -> None:
         try:
             pid = os.fork()
         except OSError as error:
+            assert error.errno is not None
             name = errno.errorcode[error.errno]
             seen[name] = seen.get(name, 0) + 1
             continue

@@ -136,8 +136,8 @@ def main() -> None:
     if options.callers:
         if os.geteuid() != 0:
             sys.exit("scripts/bench: --callers needs root, to see real failures.")
-        unwound = unwinding.measure()
-        print(json.dumps(unwound) if options.json else table.unwound(unwound))
+        measured = unwinding.measure()
+        print(json.dumps(measured) if options.json else table.unwound(measured))
         return
     counted_on = options.kernel or DEFAULT_KERNEL
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]

@@ -106,10 +106,10 @@ def capture(data: bytes) -> None:
     headers = [each for each in whole if isinstance(each, records.Header)]
     summaries = [each for each in whole if isinstance(each, records.Summary)]
     for each in whole:
-        line = records.to_json(each)
-        assert line.isascii()
-        assert records.to_json(records.from_json(line)) == line
-        json.loads(line, parse_constant=_no_number)
+        text = records.to_json(each)
+        assert text.isascii()
+        assert records.to_json(records.from_json(text)) == text
+        json.loads(text, parse_constant=_no_number)
         if isinstance(each, records.Failure):
             counted.add(each, headers[-1].host)
 

@@ -5,6 +5,7 @@ What is measured here is judged in `judging`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -25,7 +26,7 @@ import building
 import own_cgroups
 
 from fork_trace.rehearse.scenarios import SCENARIOS
-from soak.judging import Measured, Sample, Told
+from soak.judging import Made, Measured, Sample, Told
 
 IS_GUEST = bool(os.environ.get("FORK_TRACE_VM"))
 TESTS = Path(__file__).resolve().parents[2]
@@ -254,7 +255,7 @@ def _soak(
             coming = _Tracer(f"number {number}", directory, "capture", "--json", *options)
             stack.callback(coming.kill)
             round_end_s = min(time.monotonic() + ROUND_S, end_s)
-            made = []
+            made: list[Made] = []
             while not made or time.monotonic() < round_end_s:
                 piece = next(pieces)
                 answer = mixed.ask(piece)
@@ -266,9 +267,7 @@ def _soak(
             held = bpf_objects.held_by(coming.process.pid)
             told = coming.end()
             measured.add(told, made)
-            bpf_objects.wait_until(
-                lambda held=held: not any(bpf_objects.is_there(library, *each) for each in held)
-            )
+            bpf_objects.wait_until(functools.partial(_are_gone, library, held))
             measured.held.append(len(held))
             left = {each for each in held if bpf_objects.is_there(library, *each)}
             if IS_GUEST:  # elsewhere others come and go
@@ -285,7 +284,7 @@ def _soak(
     measured.succeeded = beside["succeeded"]
     held = bpf_objects.held_by(staying.process.pid)
     measured.add(staying.end(), [*measured.all_made(), *beside["refused"]])
-    bpf_objects.wait_until(lambda: not any(bpf_objects.is_there(library, *each) for each in held))
+    bpf_objects.wait_until(functools.partial(_are_gone, library, held))
     left = {each for each in held if bpf_objects.is_there(library, *each)}
     if IS_GUEST:
         left |= bpf_objects.everything(library) - before
@@ -298,6 +297,10 @@ def _pieces() -> Iterator[str]:
         if number % STORM_EACH == 0:
             yield f"storm {STORM_S}"
         yield name
+
+
+def _are_gone(library: Any, held: Iterable[tuple[str, int]]) -> bool:
+    return not any(bpf_objects.is_there(library, *each) for each in held)
 
 
 def _named(objects: set[tuple[str, int]]) -> list[str]:

@@ -219,7 +219,7 @@ def test_the_sizes_of_a_stack_are_those_of_the_header() -> None:
 def test_the_settings_lie_as_they_are_written(btf: Btf) -> None:
     expected = [
         Field(name, getattr(Config, name).offset, getattr(Config, name).size)
-        for name, _ in Config._fields_
+        for name, *_ in Config._fields_
     ]
 
     assert expected == btf.fields("ft_config")

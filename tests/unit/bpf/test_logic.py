@@ -17,6 +17,7 @@ import pytest
 
 from fork_trace.diagnosis.causes import arguments
 from fork_trace.model import events, steps
+from fork_trace.model.events import Key, Tally
 from fork_trace.probes.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -160,11 +161,11 @@ class Host:
         return [events.decode(raw[i * size : (i + 1) * size]) for i in range(count)]
 
     @property
-    def counts(self) -> dict[events.Key, int]:
+    def counts(self) -> dict[Key, int]:
         return {key: tally.count for key, tally in self.tallies.items()}
 
     @property
-    def tallies(self) -> dict[events.Key, events.Tally]:
+    def tallies(self) -> dict[Key, Tally]:
         count = self._value("tally_count").value
         keys = bytes(self._value("key", ctypes.c_char * (events.KEY_BYTES * count)))
         tallies = bytes(self._value("tally", ctypes.c_char * (events.TALLY_BYTES * count)))

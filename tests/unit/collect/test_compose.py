@@ -124,9 +124,13 @@ def test_a_program_that_has_exited_is_not_looked_for_once_it_is_late(paths: Cgro
 
 def test_a_stack_that_gets_no_time_is_not_unwound(paths: CgroupPaths) -> None:
     asked: list[object] = []
-    symbols = SimpleNamespace(frames=lambda *args: asked.append(args[2]) or ((), None))
+
+    def frames(*args: object) -> tuple[tuple[()], None]:
+        asked.append(args[2])
+        return (), None
+
     stack = events.Stack(0, 42, (), 0)
-    made = composer(paths, symbols)
+    made = composer(paths, SimpleNamespace(frames=frames))
     for most_s in (0.0, 0.5):
         made.failure(a_sample(snapshot=ProcessSnapshot("/bin/sh", (), stack)), HOST, most_s)
 

@@ -867,7 +867,10 @@ def test_a_refusal_of_which_nothing_was_read_has_no_evidence(cause: str, detail:
 
 @pytest.mark.parametrize(
     "cause",
-    sorted(set().union(*map(dict.values, verdict.BY_STEP.values())) - set(NUMBERS) | {"unknown"}),
+    sorted(
+        {cause for causes in verdict.BY_STEP.values() for cause in causes.values()} - set(NUMBERS)
+        | {"unknown"}
+    ),
 )
 def test_a_cause_without_numbers_of_its_own_has_no_evidence(cause: str) -> None:
     assert () == told_of(cause, MODE_2)

@@ -108,7 +108,12 @@ def test_a_pid_max_of_a_namespace_s_own_is_not_guessed(is_by_namespace: bool | N
 
 
 def users(tallies: dict[tuple[int, int], Tally], **more: Any) -> dict[str, Headroom]:
-    values = {"lineages": NESTED, "own": INITIAL_USER, "is_by_namespace": True, "unseen": None}
+    values: dict[str, Any] = {
+        "lineages": NESTED,
+        "own": INITIAL_USER,
+        "is_by_namespace": True,
+        "unseen": None,
+    }
     values.update(more)
     return {each.where: each for each in limits.users(tallies, **values)}
 

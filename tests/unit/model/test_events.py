@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -133,7 +134,9 @@ def test_padding_behind_an_event_does_no_harm() -> None:
         (events.decode_tally, events.TALLY_BYTES),
     ],
 )
-def test_bytes_that_are_too_few_are_refused_with_both_sizes(decode, size: int) -> None:
+def test_bytes_that_are_too_few_are_refused_with_both_sizes(
+    decode: Callable[[bytes], object], size: int
+) -> None:
     decode(bytes(size))
 
     with pytest.raises(events.BadEventError, match=f"{size} bytes, got {size - 1}"):
@@ -309,7 +312,7 @@ def test_no_bytes_of_a_stack_are_worse_than_refused(raw: bytes) -> None:
 def test_what_could_not_be_read_of_a_stack_is_a_hole() -> None:
     stack = events.decode_stack(raw_stack(byte_count=2048, have=0b1001) + bytes(4096))
 
-    assert (2048, {1, 2}) == (len(stack.slice), stack.holes)
+    assert (2048, frozenset({1, 2})) == (len(stack.slice), stack.holes)
 
 
 def test_registers_are_told_by_the_numbers_of_dwarf() -> None:

@@ -104,8 +104,10 @@ def test_unknown_values_keep_their_keys() -> None:
 
 
 def test_a_key_of_a_later_version_does_no_harm() -> None:
+    header = records.from_json(changed(make_header(), colour="red"))
+    assert isinstance(header, records.Header)
     assert make_header() == replace(
-        records.from_json(changed(make_header(), colour="red")),
+        header,
         attached=make_header().attached,
         missing=(),
         fallbacks=(),
@@ -176,7 +178,8 @@ def test_a_long_reason_is_cut() -> None:
 def test_the_records_before_the_fault_are_given_first() -> None:
     taken = records.read("forks.jsonl", capture_text(make_header()).splitlines(keepends=True))
 
-    assert make_header().host == next(taken).host
+    header = next(taken)
+    assert isinstance(header, records.Header) and make_header().host == header.host
     with pytest.raises(ForkTraceError, match="cut off"):
         next(taken)
 

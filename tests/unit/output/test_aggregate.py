@@ -103,6 +103,7 @@ def test_a_row_knows_its_first_and_last_and_keeps_its_latest_failure() -> None:
 
     (row,) = table.rows()
 
+    assert row.latest is not None
     assert (10, 30, 3) == (row.first_ns, row.last_ns, row.latest.pid)
 
 

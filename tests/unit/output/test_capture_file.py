@@ -13,7 +13,7 @@ from conftest import make_failure, make_header, make_summary
 
 from fork_trace.commands.child import Child
 from fork_trace.commands.stop_signals import StopSignals
-from fork_trace.model.records import to_json
+from fork_trace.model.records import Record, to_json
 from fork_trace.output import capture_file
 from fork_trace.output.capture_file import CaptureFile
 
@@ -22,7 +22,11 @@ def test_a_slow_reader_loses_no_record_and_hears_no_complaint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reader, output = piped(tmp_path)
-    written = [make_header(), *(make_failure(pid=pid) for pid in range(1, 1000)), make_summary()]
+    written: list[Record] = [
+        make_header(),
+        *(make_failure(pid=pid) for pid in range(1, 1000)),
+        make_summary(),
+    ]
     for record in written:
         output.write(record)
     text = read_all(reader, output)
@@ -37,10 +41,8 @@ def test_records_that_find_no_room_are_counted_and_the_summary_is_kept(
 ) -> None:
     monkeypatch.setattr(capture_file, "_MOST_WAITING_BYTES", 50_000)
     reader, output = piped(tmp_path)
-    for record in (
-        *(make_header(), *(make_failure(pid=pid) for pid in range(1, 1000))),
-        make_summary(),
-    ):
+    written: list[Record] = [make_header(), *(make_failure(pid=pid) for pid in range(1, 1000))]
+    for record in (*written, make_summary()):
         output.write(record)
     text = read_all(reader, output)
     output.close()

@@ -99,7 +99,7 @@ def test_a_header_needs_nothing_that_it_does_not_include(name: str) -> None:
     kernel = "" if "reading.h" not in below(name) | {name} else '#include "kernel_types.h"\n'
     kernel += "#include <bpf/bpf_helpers.h>\n#include <bpf/bpf_core_read.h>\n" if kernel else ""
     text = f'{kernel}#include "{name}"\n'
-    command = ["clang", "-target", "bpf", "-D__TARGET_ARCH_x86", "-fsyntax-only", "-w", "-I", BPF]
+    command = ["clang", "-target", "bpf", "-D__TARGET_ARCH_x86", "-fsyntax-only", "-w", f"-I{BPF}"]
     done = subprocess.run(
         [*command, "-x", "c", "-"], input=text, capture_output=True, text=True, check=False
     )
@@ -179,7 +179,7 @@ def test_the_stage_of_a_step_is_the_one_in_which_a_plan_attaches_it(step: step_t
 def test_the_floor_has_an_empty_program_for_each_of_ours() -> None:
     if not shutil.which("clang"):
         pytest.skip("needs clang; scripts/setup installs it")
-    command = ["clang", "-E", "-P", "-D__TARGET_ARCH_x86", "-I", BPF]
+    command = ["clang", "-E", "-P", "-D__TARGET_ARCH_x86", f"-I{BPF}"]
     source = CHECKOUT / "tests" / "tools" / "bench" / "floor.bpf.c"
     text = subprocess.run([*command, source], check=True, capture_output=True, text=True).stdout
     expected = [watch.program.replace("fexit_", "floor_") for watch in WATCHES]

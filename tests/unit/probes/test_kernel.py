@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_btf_is_a_file(root: Path) -> None:
     ],
 )
 def test_tracefs_tells_what_there_is_and_without_it_nothing_is_known(
-    root: Path, fact, file: str
+    root: Path, fact: Callable[[str], Fact], file: str
 ) -> None:
     tracing = root / "sys/kernel/tracing"
     assert YES == fact(str(root))
@@ -187,9 +188,14 @@ def test_symbols_of_the_kernel_are_found_and_those_of_modules_are_not(root: Path
 
 
 def test_many_symbols_are_found_by_one_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = []
+    passes: list[str] = []
     chunks = kernel._chunks
-    monkeypatch.setattr(kernel, "_chunks", lambda path: passes.append(path) or chunks(path))
+
+    def noted(path: str) -> Iterator[bytes]:
+        passes.append(path)
+        return chunks(path)
+
+    monkeypatch.setattr(kernel, "_chunks", noted)
     names = [f"variable_{number}" for number in range(97)]
     lines = [f"ffffffff83{n:06x} d {name}\n" for n, name in enumerate(names)]
     head, modules = KALLSYMS.split("ffffffffc0000000", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from samples import PLAN, raw_key, twice
@@ -123,7 +124,7 @@ def test_the_first_program_on_copy_process_knows_which_second_one_there_is(
     ],
 )
 def test_a_filter_is_written_into_the_settings(
-    wanted: dict[str, object], bits: int, field: str, value: object
+    wanted: dict[str, Any], bits: int, field: str, value: object
 ) -> None:
     filled = config(**wanted)
 

@@ -62,9 +62,11 @@ def as_words(row: cfi.Row, columns: dict[str, str]) -> dict[str, str]:
         words["CFA"] = f"{numbers[row.cfa[0]]}{row.cfa[1]:+d}"
     for register, how, what in row.rules:
         text = {cfi.UNDEFINED: "u", cfi.EXPRESSION: "exp", cfi.VALUE_EXPRESSION: "vexp"}.get(how)
-        if text is None and how == cfi.REGISTER:
-            text = numbers[int(what)]
-        words[numbers[register]] = text or f"{'v' * (how == cfi.VALUE_OFFSET)}c{what:+d}"
+        if text is None:
+            assert isinstance(what, int)
+            offset = f"{'v' * (how == cfi.VALUE_OFFSET)}c{what:+d}"
+            text = numbers[what] if how == cfi.REGISTER else offset
+        words[numbers[register]] = text
     return {name: words.get(name, "u" if columns[name] == "u" else "?") for name in columns}
 
 

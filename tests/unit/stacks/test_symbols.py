@@ -349,9 +349,14 @@ def test_a_process_that_is_gone_teaches_nothing(named: symbols.Symbols) -> None:
 def test_mappings_are_read_once_in_a_second(
     named: symbols.Symbols, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = []
+    read: list[int] = []
     mappings = procfs.mappings(os.getpid())
-    monkeypatch.setattr(procfs, "mappings", lambda pid: read.append(pid) or mappings)
+
+    def noted(pid: int) -> list[procfs.Mapping]:
+        read.append(pid)
+        return mappings
+
+    monkeypatch.setattr(procfs, "mappings", noted)
     where = place(ctypes.CDLL(None).getpid)
     read.clear()
     for _ in range(5):
@@ -384,9 +389,12 @@ def test_a_stack_whose_files_take_long_is_tried_once_more(
     stack = stack_of(where.address, address_of(library.refuse_there) + 4, 0)
     named.note(SELF, [where], stack)
     read = cfi.Tables.row
-    monkeypatch.setattr(
-        cfi.Tables, "row", lambda tables, vaddr: time.sleep(0.2) or read(tables, vaddr)
-    )
+
+    def slow(tables: cfi.Tables, vaddr: int) -> cfi.Row | None:
+        time.sleep(0.2)
+        return read(tables, vaddr)
+
+    monkeypatch.setattr(cfi.Tables, "row", slow)
 
     found, _ = named.frames(SELF, [where], stack, most_s=0.1)
 

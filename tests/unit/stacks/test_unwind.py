@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ def memory(*words: int) -> unwind.Memory:
 
 
 def walk(
-    rows: dict[int, cfi.Row | None], *words: int, pc: int = 0x100, **registers: int
+    rows: Mapping[int, cfi.Row | None], *words: int, pc: int = 0x100, **registers: int
 ) -> list[int]:
     """Walk where code lies at the keys of `rows`, each valid for 256 bytes."""
 
