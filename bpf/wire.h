@@ -206,7 +206,7 @@ enum ft_stat {
 	FT_STAT_RESTARTED = 1, /* -ERESTARTNOINTR: the kernel restarts the call itself */
 	FT_STAT_KILLED = 2, /* the caller was being killed: nobody sees the error */
 	FT_STAT_SAMPLED = 3, /* failures sent whole, as an event */
-	FT_STAT_RATE_LIMITED = 4, /* counted but not sampled: over a rate limit, see ft_is_sampled */
+	FT_STAT_RATE_LIMITED = 4, /* counted, not sampled: over a rate limit, see ft_is_sampled */
 	FT_STAT_LOST = 5, /* samples lost since the ring buffer was full; still counted */
 	FT_STAT_OVERFLOWED = 6, /* counted per step only: no key had room, see ft_tally_of */
 	FT_STAT_UNTRACKED = 7, /* a refusal that could not be kept for want of a slot */

@@ -20,15 +20,15 @@ int main(int argc, char **argv)
 	struct sysinfo host;
 	size_t size;
 
-	if (sysinfo(&host) || setrlimit(RLIMIT_NPROC, &one) ||
-	    setresgid(61004, 61004, 61004) || setresuid(61004, 61004, 61004)) {
+	if (sysinfo(&host) || setrlimit(RLIMIT_NPROC, &one) || setresgid(61004, 61004, 61004) ||
+	    setresuid(61004, 61004, 61004)) {
 		perror("refused_mmap_then_fork");
 		return 2;
 	}
 	size = (size_t)(host.totalram + host.totalswap) * host.mem_unit + (64UL << 20);
 	for (int i = 0; i < count; i++) {
-		void *place = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *place = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				   -1, 0);
 
 		if (place == MAP_FAILED && errno == ENOMEM)
 			refused_mmaps++;

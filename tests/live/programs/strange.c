@@ -95,7 +95,8 @@ int main(int argc, char **argv)
 	}
 	/* A process that changed its user is not dumpable: its files would be root's. */
 	prctl(PR_SET_DUMPABLE, 1);
-	jit = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	jit = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		   0);
 	memcpy(jit, code, sizeof(code));
 	snprintf(name, sizeof(name), "/tmp/perf-%d.map", getpid());
 	file = fopen(name, "w");

@@ -68,7 +68,8 @@ static through *in_memory(const char *root, int major, int minor)
 		die(path);
 	if (lchown(path, UID, UID) || chroot(root) || chdir("/"))
 		die(root);
-	code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
 	memcpy(code, CODE, sizeof(CODE));
 	return (through *)code;
 }

@@ -19,11 +19,11 @@ __u64 errors;
 #define IS_FALSE(value) (!(__u8)(value))
 
 #define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
-	SEC("fexit/" #function)                                                            \
-	int floor_##name(__u64 *ctx)                                                       \
-	{                                                                                  \
-		if (IS_##returns(ctx[parameters]))                                         \
-			__sync_fetch_and_add(&errors, 1);                                  \
-		return 0;                                                                  \
+	SEC("fexit/" #function)                                                           \
+	int floor_##name(__u64 *ctx)                                                      \
+	{                                                                                 \
+		if (IS_##returns(ctx[parameters]))                                        \
+			__sync_fetch_and_add(&errors, 1);                                 \
+		return 0;                                                                 \
 	}
 #include "probes.def"

@@ -65,7 +65,8 @@ static int fork_in_vain(void)
 
 static int map_and_unmap(void)
 {
-	void *page = mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *page =
+		mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (page == MAP_FAILED)
 		return 1;
@@ -110,7 +111,7 @@ static void add_whole(void)
 /* Without privileges and with as many tasks as the user may have: this one. */
 static void limit_tasks(void)
 {
-	struct rlimit one = {1, 1};
+	struct rlimit one = { 1, 1 };
 
 	if (setgroups(0, NULL) || setrlimit(RLIMIT_NPROC, &one) ||
 	    setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY))
@@ -122,12 +123,12 @@ static const struct {
 	void (*prepare)(void);
 	int (*once)(void);
 } operations[] = {
-	{"fork", NULL, fork_once},
-	{"fork-2000-mappings", add_half, fork_once},
-	{"fork-2000-accountable", add_whole, fork_once},
-	{"mmap-pair", NULL, map_and_unmap},
-	{"getppid", NULL, ask_parent},
-	{"failing-fork", limit_tasks, fork_in_vain},
+	{ "fork", NULL, fork_once },
+	{ "fork-2000-mappings", add_half, fork_once },
+	{ "fork-2000-accountable", add_whole, fork_once },
+	{ "mmap-pair", NULL, map_and_unmap },
+	{ "getppid", NULL, ask_parent },
+	{ "failing-fork", limit_tasks, fork_in_vain },
 };
 
 int main(int argc, char **argv)
