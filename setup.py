@@ -22,8 +22,15 @@ CARRIED = (
     *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "rehearse_lsm.bpf.o"),
     # What bcc compiles on the host.
     *("fork_trace.bcc.c", "caller.h", "judge.h", "kernel_headers.h", "logic.h", "port.h"),
-    *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "steps.h", "uapi.h"),
-    *("wire.h", "limits/cgroup.h", "limits/fds.h", "limits/memory.h", "limits/namespaces.h"),
+    *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "slots.h", "steps.h"),
+    *(
+        "uapi.h",
+        "wire.h",
+        "limits/cgroup.h",
+        "limits/fds.h",
+        "limits/memory.h",
+        "limits/namespaces.h",
+    ),
     *("limits/nproc.h", "limits/pidns.h", "limits/stack.h"),
 )
 

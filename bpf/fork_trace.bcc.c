@@ -298,7 +298,7 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 
 	if (IS_ERR_VALUE(result)) {
 		attempt = attempts.lookup(&thread);
-		ft_on_copy_process(ctx, (int)result, flags_of_attempt(attempt));
+		ft_on_copy_process(ctx, INT_IN(result), flags_of_attempt(attempt));
 	} else {
 		ft_on_copied();
 	}

@@ -428,8 +428,8 @@ ft_inline void port_stack_note(const struct ft_stack_range *range)
 /*
  * Entry points, in two ways. A fexit context holds the arguments and then the
  * return value. A kprobe's holds the registers: at a return, only the value.
- * Functions that return int leave the upper half of it undefined; those that
- * return a pointer carry the error as the pointer's value, or NULL.
+ * Each is read at its own width (slots.h). Functions that return a pointer carry the error
+ * as the pointer's value, or NULL.
  */
 
 /*
@@ -448,7 +448,7 @@ ft_inline __u64 number_in(const __u64 *slot)
 /* The error in a returned pointer. */
 ft_inline int error_in(const __u64 *slot)
 {
-	return (int)number_in(slot);
+	return INT_IN(number_in(slot));
 }
 
 /* Once in a program, before it calls anything: v5.10 lets no address within the context be kept. */
@@ -511,9 +511,9 @@ int kretprobe_copy_process_again(struct pt_regs *ctx)
 {
 	__u64 result = RETURNED(ctx);
 
-	if (!IS_ERR_VALUE(result) || ft_was_copy_counted_before((int)result))
+	if (!IS_ERR_VALUE(result) || ft_was_copy_counted_before(INT_IN(result)))
 		return 0;
-	ft_on_copy_process(ctx, (int)result,
+	ft_on_copy_process(ctx, INT_IN(result),
 			   is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM);
 	return 0;
 }
@@ -547,14 +547,14 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	__u64 result = RETURNED(ctx);
 
 	if (IS_ERR_VALUE(result))
-		ft_on_copy_process(ctx, (int)result, flags_of_attempt(port_attempt()));
+		ft_on_copy_process(ctx, INT_IN(result), flags_of_attempt(port_attempt()));
 	else
 		ft_on_copied();
 	bpf_map_delete_elem(&attempts, &thread);
 	return 0;
 }
 
-#define ERROR_AT_INT(slot) ((int)*(slot))
+#define ERROR_AT_INT(slot) INT_IN(*(slot))
 #define ERROR_AT_ERR_PTR(slot) error_in(slot)
 #define ERROR_AT_PTR(slot) (-FT_ENOMEM)
 #define SLOT_ARG_1 1
@@ -597,21 +597,22 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 
 ft_inline int exit_copy_clone_args(__u64 *ctx)
 {
-	return on_clone_args_return(ctx, ctx[3]);
+	return on_clone_args_return(ctx, LONG_IN(ctx[3]));
 }
 
 ft_inline int exit_is_rlimit_overlimit(__u64 *ctx)
 {
-	if (!(__u8)ctx[3] || ctx[1] != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
+	if (!REFUSED_TRUE(ctx[3]) ||
+	    ENUM_IN(ctx[1]) != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
-	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
+	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
 }
 
 ft_inline int exit_is_ucounts_overlimit(__u64 *ctx)
 {
-	if (!(__u8)ctx[3] || ctx[1] != nproc_index_v60())
+	if (!REFUSED_TRUE(ctx[3]) || ENUM_IN(ctx[1]) != nproc_index_v60())
 		return 0;
-	return on_overlimit(ctx, number_in(&ctx[0]), ctx[2]);
+	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
 }
 
 ft_inline int exit_dup_fd(__u64 *ctx)
@@ -626,7 +627,7 @@ ft_inline int exit_dup_fd_510(__u64 *ctx)
 	int *errorp = 0;
 	int error = 0;
 
-	if (ctx[3])
+	if (!REFUSED_PTR(ctx[3]))
 		return 0;
 	/* Not ctx[2] itself: v5.10 lets no program load an argument of type int *. */
 	bpf_probe_read_kernel(&errorp, sizeof(errorp), &ctx[2]);
@@ -638,9 +639,10 @@ ft_inline int exit_dup_fd_510(__u64 *ctx)
 /* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
 ft_inline int exit_vm_enough_memory(__u64 *ctx)
 {
-	return (int)ctx[3] < 0 ? on_vm_enough_memory(ctx, (int)ctx[3], (struct mm_struct *)ctx[0],
-						     ctx[1], (int)ctx[2])
-			       : 0;
+	if (!REFUSED_INT(ctx[3]))
+		return 0;
+	return on_vm_enough_memory(ctx, INT_IN(ctx[3]), (struct mm_struct *)ctx[0], LONG_IN(ctx[1]),
+				   INT_IN(ctx[2]));
 }
 
 ft_inline int exit_alloc_pid(__u64 *ctx)
@@ -650,35 +652,36 @@ ft_inline int exit_alloc_pid(__u64 *ctx)
 
 ft_inline int exit_cgroup_can_fork(__u64 *ctx)
 {
-	return (int)ctx[2] < 0 ? on_cgroup_can_fork((int)ctx[2], (struct kernel_clone_args *)ctx[1])
-			       : 0;
+	if (!REFUSED_INT(ctx[2]))
+		return 0;
+	return on_cgroup_can_fork(INT_IN(ctx[2]), (struct kernel_clone_args *)ctx[1]);
 }
 
 ft_inline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
 {
-	return (__u8)ctx[3] ? 0 : on_memory_cgroup(ctx, number_in(&ctx[0]));
+	return REFUSED_FALSE(ctx[3]) ? on_memory_cgroup(ctx, number_in(&ctx[0])) : 0;
 }
 
 ft_inline int exit_create_user_ns(__u64 *ctx)
 {
-	return (int)ctx[1] < 0 ? on_create_user_ns((int)ctx[1], (struct cred *)ctx[0]) : 0;
+	return REFUSED_INT(ctx[1]) ? on_create_user_ns(INT_IN(ctx[1]), (struct cred *)ctx[0]) : 0;
 }
 
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
 ft_inline int exit_vm_mmap_pgoff(__u64 *ctx)
 {
 	/* Nearly all mmaps that succeed are of no interest: leave at once. */
-	if (!(ctx[4] & MAP_STACK) && !IS_ERR_VALUE(ctx[6]))
+	if (!(LONG_IN(ctx[4]) & MAP_STACK) && !IS_ERR_VALUE(ctx[6]))
 		return 0;
-	on_mmap(ctx, ctx[2], ctx[3], ctx[4], ctx[6]);
+	on_mmap(ctx, LONG_IN(ctx[2]), LONG_IN(ctx[3]), LONG_IN(ctx[4]), LONG_IN(ctx[6]));
 	return 0;
 }
 
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
 ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 {
-	if ((int)ctx[4] < 0)
-		on_mprotect(ctx, ctx[0], ctx[1], ctx[2], (int)ctx[4]);
+	if (REFUSED_INT(ctx[4]))
+		on_mprotect(ctx, LONG_IN(ctx[0]), LONG_IN(ctx[1]), LONG_IN(ctx[2]), INT_IN(ctx[4]));
 	return 0;
 }
 
@@ -692,7 +695,7 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 SEC("raw_tp/sys_enter")
 int raw_sys_enter(__u64 *ctx)
 {
-	on_sys_enter((struct pt_regs *)ctx[0], ctx[1]);
+	on_sys_enter((struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
 	return 0;
 }
 
@@ -700,7 +703,7 @@ int raw_sys_enter(__u64 *ctx)
 SEC("raw_tp/sys_exit")
 int raw_sys_exit(__u64 *ctx)
 {
-	on_sys_exit(ctx, (struct pt_regs *)ctx[0], ctx[1], 0);
+	on_sys_exit(ctx, (struct pt_regs *)ctx[0], LONG_IN(ctx[1]), 0);
 	return 0;
 }
 
@@ -708,13 +711,13 @@ int raw_sys_exit(__u64 *ctx)
 SEC("raw_tp/sys_enter")
 int raw_sys_enter_again(__u64 *ctx)
 {
-	on_sys_enter((struct pt_regs *)ctx[0], ctx[1]);
+	on_sys_enter((struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
 	return 0;
 }
 
 SEC("raw_tp/sys_exit")
 int raw_sys_exit_again(__u64 *ctx)
 {
-	on_sys_exit(ctx, (struct pt_regs *)ctx[0], ctx[1], 1);
+	on_sys_exit(ctx, (struct pt_regs *)ctx[0], LONG_IN(ctx[1]), 1);
 	return 0;
 }

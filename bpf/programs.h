@@ -3,21 +3,13 @@
  * The programs on a function's entry and at its return, as either shell makes them of a
  * line in probes.def. A shell defines PROGRAM, RETURNED and PASSED_0 to PASSED_2 before.
  *
- * At a return there is the value and no argument. Functions that return int or bool
- * leave the rest of it undefined; those that return a pointer carry the error as the
- * pointer's value, or NULL.
+ * At a return there is the value and no argument, each to be read at its own width (slots.h).
+ * Functions that return a pointer carry the error as the pointer's value, or NULL.
  */
 #ifndef FORK_TRACE_PROGRAMS_H
 #define FORK_TRACE_PROGRAMS_H
 
 #include "steps.h"
-
-#define REFUSED_INT(result) ((int)(result) < 0)
-#define REFUSED_ERR_PTR(result) IS_ERR_VALUE(result)
-#define REFUSED_PTR(result) (!(result))
-#define ERROR_INT(result) ((int)(result))
-#define ERROR_ERR_PTR(result) ((int)(result))
-#define ERROR_PTR(result) (-FT_ENOMEM)
 
 /* What is saved on the entry. */
 

@@ -19,10 +19,9 @@
 #include "port.h"
 #include "reading.h"
 #include "refusal.h"
+#include "slots.h"
 #include "uapi.h"
 #include "wire.h"
-
-#define IS_ERR_VALUE(value) ((__u64)(value) >= (__u64)-4095)
 
 /* Arguments, saved from a function's entry to its return. */
 
@@ -80,7 +79,7 @@ ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 /* No copy_process follows: only the system call's exit, where that is watched, takes the mark. */
 ft_inline int on_clone_args_return(void *ctx, __u64 result)
 {
-	int error = (int)result;
+	int error = INT_IN(result);
 
 	if (error < 0 && port_config()->watches_early && is_fork_call())
 		ft_on_refusal(FT_STEP_CLONE_ARGS, error);
@@ -110,12 +109,12 @@ ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 /* Only that of RLIMIT_NPROC, which is `nproc` among the types. */
 ft_inline int save_overlimit(__u64 ucounts, __u64 type, __u64 limit, __u64 nproc)
 {
-	return type == nproc ? save_args(FT_STEP_RLIMIT_NPROC, ucounts, limit) : 0;
+	return ENUM_IN(type) == nproc ? save_args(FT_STEP_RLIMIT_NPROC, ucounts, limit) : 0;
 }
 
 ft_inline int on_overlimit_return(void *ctx, __u64 result)
 {
-	const __u64 *saved = (__u8)result ? saved_args(FT_STEP_RLIMIT_NPROC) : 0;
+	const __u64 *saved = REFUSED_TRUE(result) ? saved_args(FT_STEP_RLIMIT_NPROC) : 0;
 
 	return saved ? on_overlimit(ctx, saved[0], saved[1]) : 0;
 }
@@ -139,7 +138,7 @@ ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
 ft_inline int on_dup_fd_return(void *ctx, __u64 result)
 {
 	return IS_ERR_VALUE(result)
-		       ? on_dup_fd(ctx, (int)result, BPF_CORE_READ(current_task(), files))
+		       ? on_dup_fd(ctx, INT_IN(result), BPF_CORE_READ(current_task(), files))
 		       : 0;
 }
 
@@ -187,7 +186,7 @@ ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __
 /* The same at its return, where the arguments are those that its entry saved. */
 ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 {
-	int cap_sys_admin, error = (int)result;
+	int cap_sys_admin, error = INT_IN(result);
 	struct pt_regs *regs;
 	const __u64 *saved;
 	__u64 pages;
@@ -197,7 +196,7 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 	saved = saved_args(FT_STEP_VM_ENOUGH_MEMORY);
 	if (saved) {
 		pages = saved[0];
-		cap_sys_admin = (int)saved[1];
+		cap_sys_admin = INT_IN(saved[1]);
 	} else {
 		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
 		if (!maps_memory())
@@ -227,7 +226,7 @@ ft_inline int on_alloc_pid_return(void *ctx, __u64 result)
 	if (!IS_ERR_VALUE(result))
 		return 0;
 	saved = saved_args(FT_STEP_ALLOC_PID);
-	return on_alloc_pid((int)result, saved ? saved[0] : 0);
+	return on_alloc_pid(INT_IN(result), saved ? saved[0] : 0);
 }
 
 /* int cgroup_can_fork(struct task_struct *, struct kernel_clone_args *); only copy_process calls it */
@@ -251,7 +250,7 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 ft_inline int on_cgroup_can_fork_return(void *ctx, __u64 result)
 {
 	struct ft_attempt *attempt;
-	int error = (int)result;
+	int error = INT_IN(result);
 
 	if (error >= 0)
 		return 0;
@@ -293,7 +292,7 @@ ft_inline int save_memory_cgroup(__u64 cgroup)
 
 ft_inline int on_memory_cgroup_return(void *ctx, __u64 result)
 {
-	struct ft_attempt *attempt = (__u8)result ? 0 : port_attempt();
+	struct ft_attempt *attempt = REFUSED_FALSE(result) ? port_attempt() : 0;
 
 	return attempt && attempt->memory_cgroup ? on_memory_cgroup(ctx, attempt->memory_cgroup)
 						 : 0;
@@ -341,7 +340,7 @@ ft_inline int on_create_user_ns(int error, struct cred *new)
 
 ft_inline int on_create_user_ns_return(void *ctx, __u64 result)
 {
-	int error = (int)result;
+	int error = INT_IN(result);
 	const __u64 *saved = error < 0 ? saved_args(FT_STEP_CREATE_USER_NS) : 0;
 
 	return saved ? on_create_user_ns(error, (struct cred *)saved[0]) : 0;
@@ -352,7 +351,7 @@ ft_inline int on_namespace_return(enum ft_step step, __u64 result, __u64 type)
 {
 	const __u64 *saved = IS_ERR_VALUE(result) ? saved_args(step) : 0;
 
-	return saved ? namespace_refused(step, (int)result, saved[0], type) : 0;
+	return saved ? namespace_refused(step, INT_IN(result), saved[0], type) : 0;
 }
 
 /* Stacks of threads: what fails here never gets as far as clone. */
@@ -389,7 +388,7 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 		port_stack_note(&range);
 		return;
 	}
-	on_stack(ctx, FT_STEP_MMAP, length, prot, (int)result);
+	on_stack(ctx, FT_STEP_MMAP, length, prot, INT_IN(result));
 }
 
 /* Is it the guard at the bottom of the stack that this thread has just mapped, or all above one? */
@@ -436,7 +435,7 @@ ft_inline int on_mmap_return(void *ctx, __u64 result)
 
 ft_inline int on_mprotect_return(void *ctx, __u64 result)
 {
-	int error = (int)result;
+	int error = INT_IN(result);
 	struct pt_regs *regs;
 	long number;
 
@@ -491,7 +490,7 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 		if (number == NR_MPROTECT) {
 			if (IS_ERR_VALUE(result) && !ft_was_counted(port_call_take(), is_second))
 				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
-					    ARGUMENT_2(regs), (int)result);
+					    ARGUMENT_2(regs), INT_IN(result));
 			return;
 		}
 	}

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "logic.h"
+#include "slots.h"
 
 #define HOST_THREADS 16
 #define HOST_KEYS 8192
@@ -433,6 +434,46 @@ ft_u32 host_levels(ft_u32 asked, ft_u64 *last)
 		if (refusal.kernel_frame[i])
 			return ~0U;
 	return refusal.level_count;
+}
+
+/* What a slot holds, by enum { INT, ERR_PTR, PTR, TRUE, FALSE }: does it refuse, with which errno? */
+int host_is_refused(ft_u32 returns, ft_u64 slot)
+{
+	switch (returns) {
+	case 0:
+		return REFUSED_INT(slot);
+	case 1:
+		return REFUSED_ERR_PTR(slot);
+	case 2:
+		return REFUSED_PTR(slot);
+	case 3:
+		return REFUSED_TRUE(slot);
+	default:
+		return REFUSED_FALSE(slot);
+	}
+}
+
+ft_s32 host_error_in(ft_u32 returns, ft_u64 slot)
+{
+	switch (returns) {
+	case 0:
+		return ERROR_INT(slot);
+	case 1:
+		return ERROR_ERR_PTR(slot);
+	default:
+		return ERROR_PTR(slot);
+	}
+}
+
+/* An argument of type int, and whether one of an enumeration is this value. */
+ft_s64 host_int_in(ft_u64 slot)
+{
+	return INT_IN(slot);
+}
+
+int host_is_value(ft_u64 slot, ft_u64 value)
+{
+	return ENUM_IN(slot) == value;
 }
 
 ft_u32 host_flag_rules(ft_u64 flags)

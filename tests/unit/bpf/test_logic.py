@@ -529,6 +529,64 @@ def test_each_rule_on_flags_has_its_bit(host: Host, flags: int, rules: int) -> N
     assert rules == host.lib.host_flag_rules(ctypes.c_uint64(flags))
 
 
+INT, ERR_PTR, PTR, TRUE, FALSE = range(5)
+# What can lie above 4 bytes, or above 1, of a register or of a slot.
+RUBBISH = (0, 0xFFFFFFFF, 0xFFFF8881, 0x1, 0x80000000)
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_an_int_is_its_own_4_bytes_whatever_stands_above_them(host: Host, rubbish: int) -> None:
+    refused = host.lib.host_is_refused
+    host.lib.host_int_in.restype = ctypes.c_int64
+
+    for value in (-errno.EAGAIN, -errno.ENOMEM, -4095):
+        slot = ctypes.c_uint64(rubbish << 32 | value & 0xFFFFFFFF)
+        assert refused(INT, slot)
+        assert value == host.lib.host_error_in(INT, slot)
+        assert value == host.lib.host_int_in(slot)
+    for value in (0, 1, 0x7FFFFFFF):
+        slot = ctypes.c_uint64(rubbish << 32 | value)
+        assert not refused(INT, slot)
+        assert value == host.lib.host_int_in(slot)
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_a_value_of_an_enumeration_is_found_whatever_stands_above_it(
+    host: Host, rubbish: int
+) -> None:
+    """UCOUNT_RLIMIT_NPROC, 10 on 5.15 and 0 on newer kernels, as the second of three arguments."""
+    for value, other in ((10, 11), (0, 1)):
+        is_value = host.lib.host_is_value
+        assert is_value(ctypes.c_uint64(rubbish << 32 | value), ctypes.c_uint64(value))
+        assert not is_value(ctypes.c_uint64(rubbish << 32 | other), ctypes.c_uint64(value))
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_a_bool_is_its_own_byte_whatever_stands_above_it(host: Host, rubbish: int) -> None:
+    for above in (rubbish << 32, rubbish << 8):
+        no, yes = ctypes.c_uint64(above), ctypes.c_uint64(above | 1)
+
+        assert not host.lib.host_is_refused(TRUE, no)
+        assert host.lib.host_is_refused(TRUE, yes)
+        assert host.lib.host_is_refused(FALSE, no)
+        assert not host.lib.host_is_refused(FALSE, yes)
+
+
+def test_a_pointer_is_all_64_bits(host: Host) -> None:
+    kernel_address = ctypes.c_uint64(0xFFFF88810BADF00D)
+    error = ctypes.c_uint64(-errno.ENOMEM & (1 << 64) - 1)
+
+    assert not host.lib.host_is_refused(ERR_PTR, kernel_address)
+    assert not host.lib.host_is_refused(PTR, kernel_address)
+    # Its lower half alone would be an error, or nothing at all.
+    assert not host.lib.host_is_refused(ERR_PTR, ctypes.c_uint64(0xFFFF8881FFFFFFF4))
+    assert not host.lib.host_is_refused(PTR, ctypes.c_uint64(0xFFFF888100000000))
+    assert host.lib.host_is_refused(ERR_PTR, error)
+    assert -errno.ENOMEM == host.lib.host_error_in(ERR_PTR, error)
+    assert host.lib.host_is_refused(PTR, ctypes.c_uint64(0))
+    assert -errno.ENOMEM == host.lib.host_error_in(PTR, ctypes.c_uint64(0))
+
+
 def test_every_rule_of_the_logic_has_its_words() -> None:
     text = (CHECKOUT / "bpf" / "logic.h").read_text()
     text += (CHECKOUT / "bpf" / "judge.h").read_text()

@@ -31,6 +31,7 @@ INCLUDES: dict[str, set[str]] = {
     "port.h": {"settings.h", "wire.h"},
     "refusal.h": {"port.h", "wire.h"},
     "logic.h": {"port.h", "refusal.h", "uapi.h", "wire.h"},
+    "slots.h": {"uapi.h", "wire.h"},
     # The kernel's types, in either way.
     "kernel_types.h": set(),
     "kernel_headers.h": set(),
@@ -54,7 +55,7 @@ INCLUDES: dict[str, set[str]] = {
     "steps.h": {
         *("limits/cgroup.h", "limits/fds.h", "limits/memory.h", "limits/namespaces.h"),
         *("limits/nproc.h", "limits/pidns.h", "limits/stack.h", "caller.h"),
-        *("logic.h", "port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"),
+        *("logic.h", "port.h", "reading.h", "refusal.h", "slots.h", "uapi.h", "wire.h"),
     },
     "programs.h": {"steps.h"},
     # The shells, and what has nothing to do with them.
@@ -105,6 +106,25 @@ def test_a_header_needs_nothing_that_it_does_not_include(name: str) -> None:
     )
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+# What a slot may be read by: at a width of its own, or as the whole pointer that it is.
+_READ = re.compile(
+    r"\b(?:INT_IN|ENUM_IN|BOOL_IN|LONG_IN|IS_ERR_VALUE|REFUSED_\w+)\($"
+    r"|\((?:const )?struct \w+ \*\)$"
+    r"|&$"  # by its address: number_in, error_in
+)
+
+
+def test_no_slot_of_a_context_is_read_but_at_a_width() -> None:
+    """Of an int or a bool only its own bytes are defined; a comparison of all 64 bits is one of rubbish."""
+    text = re.sub(r"/\*.*?\*/", "", (BPF / "fork_trace.bpf.c").read_text(), flags=re.DOTALL)
+    slots = [match.start() for match in re.finditer(r"\bctx\[", text)]
+
+    assert len(slots) > 30
+    for at in slots:
+        before = text[text.rindex("\n", 0, at) + 1 : at].replace("REFUSED_##returns", "REFUSED_X")
+        assert _READ.search(before), text[at - 60 : at + 20]
 
 
 def test_the_package_carries_all_that_bcc_compiles() -> None:
