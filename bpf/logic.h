@@ -44,22 +44,22 @@ ft_inline ft_u32 ft_flag_rules(ft_u64 flags)
 }
 
 /* What the call asked for, as far as it decides between causes. */
-ft_inline ft_u32 ft_asked(ft_u64 flags)
+ft_inline ft_u64 ft_asked(ft_u64 flags)
 {
-	ft_u32 candidates = 0;
+	ft_u64 candidates = 0;
 
 	if (flags & FT_CLONE_NEWUSER)
-		candidates |= 1U << FT_CANDIDATE_ASKED_NEWUSER;
+		candidates |= 1ULL << FT_CANDIDATE_ASKED_NEWUSER;
 	if (flags & FT_CLONE_NEW_ANY)
-		candidates |= 1U << FT_CANDIDATE_ASKED_NAMESPACE;
+		candidates |= 1ULL << FT_CANDIDATE_ASKED_NAMESPACE;
 	if (flags & FT_CLONE_PIDFD)
-		candidates |= 1U << FT_CANDIDATE_ASKED_PIDFD;
+		candidates |= 1ULL << FT_CANDIDATE_ASKED_PIDFD;
 	if (flags & FT_CLONE_INTO_CGROUP)
-		candidates |= 1U << FT_CANDIDATE_ASKED_CGROUP;
+		candidates |= 1ULL << FT_CANDIDATE_ASKED_CGROUP;
 	if (flags & FT_CLONE_SETTLS)
-		candidates |= 1U << FT_CANDIDATE_ASKED_TLS;
+		candidates |= 1ULL << FT_CANDIDATE_ASKED_TLS;
 	if (!(flags & FT_CLONE_VM))
-		candidates |= 1U << FT_CANDIDATE_COPIES_MM;
+		candidates |= 1ULL << FT_CANDIDATE_COPIES_MM;
 	return candidates;
 }
 
@@ -329,7 +329,7 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 		key->bits |= refusal->bits;
 		key->candidates = refusal->candidates;
 	} else if (key->step == FT_STEP_COPY_PROCESS) {
-		key->candidates = 1U << FT_CANDIDATE_UNJUDGED;
+		key->candidates = 1ULL << FT_CANDIDATE_UNJUDGED;
 	}
 	if (flags & FT_CLONE_THREAD)
 		key->bits |= FT_BIT_THREAD;
@@ -562,7 +562,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 			refusal->error = error; /* its step is copy_process, which is 0 */
 			ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
 			if (asks_tid)
-				refusal->candidates |= 1U << FT_CANDIDATE_ASKED_TID;
+				refusal->candidates |= 1ULL << FT_CANDIDATE_ASKED_TID;
 		}
 	} else if (call == FT_CALL_NONE) {
 		/* It began before we did, or found no room: copy_process may have counted it. */

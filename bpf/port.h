@@ -47,7 +47,7 @@ struct ft_refusal {
 	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack: no copy_process follows */
 	ft_u32 level_count;
 	ft_u32 is_outer; /* its step hands on what one inside it refused: that one may have been missed */
-	ft_u32 candidates;
+	ft_u64 candidates;
 	ft_u64 flags; /* scratch: the CLONE_* flags while the state is judged */
 	struct ft_level level[FT_LEVELS];
 	ft_u64 kernel_frame[FT_KERNEL_FRAMES]; /* scratch: was copy_process among the callers? */

@@ -45,7 +45,7 @@ ft_inline int was_moved(const struct ft_refusal *refusal, enum ft_moved which)
 
 ft_inline void candidate(struct ft_refusal *refusal, enum ft_candidate which)
 {
-	refusal->candidates |= 1U << which;
+	refusal->candidates |= 1ULL << which;
 }
 
 ft_inline int is_watched(ft_u64 watched, enum ft_step step)

@@ -238,9 +238,10 @@ struct ft_key {
 	ft_u8 detail; /* enum ft_detail */
 	ft_u8 syscall; /* enum ft_syscall */
 	ft_u8 bits; /* FT_BIT_* */
-	ft_u32 candidates; /* bit n: enum ft_candidate; 0 where a refusal was seen */
+	ft_u32 unused; /* 0, as keys are compared byte by byte */
+	ft_u64 candidates; /* bit n: enum ft_candidate; 0 where a refusal was seen */
 };
-_Static_assert(sizeof(struct ft_key) == 40, "ft_key is part of the wire");
+_Static_assert(sizeof(struct ft_key) == 48, "ft_key is part of the wire");
 
 struct ft_tally {
 	ft_u64 count; /* exact */
@@ -318,7 +319,7 @@ struct ft_event {
 	 */
 	char cgroup_path[FT_CGROUP_PATH_BYTES];
 };
-_Static_assert(sizeof(struct ft_event) == 40 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
+_Static_assert(sizeof(struct ft_event) == 48 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
 						  (8 + 32) * FT_USER_FRAMES + 32 * FT_LEVELS +
 						  FT_CGROUP_PATH_BYTES,
 	       "ft_event is part of the wire");

@@ -22,7 +22,7 @@ ft_u32 host_is_dying;
 ft_u32 host_is_filtered_out;
 ft_u32 host_call_room; /* slots of the calls map */
 ft_u32 host_is_supervised;
-ft_u32 host_candidates; /* what the state shows when it is judged: bit n: enum ft_candidate */
+ft_u64 host_candidates; /* what the state shows when it is judged: bit n: enum ft_candidate */
 ft_u32 host_detail; /* the same: enum ft_detail */
 ft_u32 host_judge_count;
 ft_s32 host_judged_error; /* as the state was judged last */
@@ -481,7 +481,7 @@ ft_u32 host_flag_rules(ft_u64 flags)
 	return ft_flag_rules(flags);
 }
 
-ft_u32 host_asked(ft_u64 flags)
+ft_u64 host_asked(ft_u64 flags)
 {
 	return ft_asked(flags);
 }

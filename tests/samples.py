@@ -47,7 +47,8 @@ def raw_key(comm: str, mark: int, uid: int, error: int) -> bytes:
     """Return a struct ft_key of a clone() whose refusal was observed."""
     name = comm.encode().ljust(15, b"\0") + bytes([mark])
     step = steps.BY_NAME["rlimit_nproc"].number
-    return struct.pack("=16sQIiBBBBI", name, 2**62, uid, -error, step, 0, 3, events.BIT_OBSERVED, 0)
+    where = (name, 2**62, uid, -error)
+    return struct.pack("=16sQIiBBBBIQ", *where, step, 0, 3, events.BIT_OBSERVED, 0, 0)
 
 
 def failed(error: int, *fits: str, detail: str = "") -> events.Key:

@@ -164,7 +164,7 @@ FLAGS_UNKNOWN = 0xFFFFFFFF << 32
 _MARK_AT, _MARK_OTHERS, _MARK_FOLDED = COMM_BYTES - 1, 2, 4
 _OWNER_AT = slice(16, 28)  # cgroup and uid
 
-_KEY = struct.Struct("=16sQIiBBBBI")
+_KEY = struct.Struct("=16sQIiBBBBIQ")
 _TALLY = struct.Struct("=QQQQ")
 _EVENT_HEAD = struct.Struct("=Q")
 _EVENT_WHO = struct.Struct("=QIIIIII16sQ")
@@ -367,7 +367,7 @@ def decode_key(raw: bytes) -> Key:
     """Decode a struct ft_key."""
     if len(raw) < KEY_BYTES:
         raise BadEventError(f"a key has {KEY_BYTES} bytes, got {len(raw)}")
-    comm, cgroup, uid, error, step, detail, syscall, bits, fits = _KEY.unpack_from(raw)
+    comm, cgroup, uid, error, step, detail, syscall, bits, _, fits = _KEY.unpack_from(raw)
     return Key(
         comm=_text(comm[:_MARK_AT]),
         cgroup_id=cgroup,

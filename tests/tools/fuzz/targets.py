@@ -298,7 +298,7 @@ def proc(data: bytes) -> None:
 
 
 def _seed_event() -> list[bytes]:
-    key = struct.pack("=16sQIiBBBBI", b"java", 77, 1000, -11, 6, 0, 3, 2, 0)
+    key = struct.pack("=16sQIiBBBBIQ", b"java", 77, 1000, -11, 6, 0, 3, 2, 0, 0)
     path = b"leaf\0docker-0123.scope\0"
     who = struct.pack("=QIIIIII16sQ", 0x11, 42, 43, 1, 2, 2, len(path), b"cron", (1 << 24) - 1)
     raw = struct.pack("=Q", 5) + key + who + struct.pack("=Q", 7) * len(events.NUMBERS)

@@ -46,7 +46,8 @@ class Host:
     def let(self, **settings: int) -> None:
         """Change the host: thread, dying, filtered_out, ..._room."""
         for name, value in settings.items():
-            self._value(name).value = value
+            type_ = ctypes.c_uint64 if name == "candidates" else ctypes.c_uint32
+            self._value(name, type_).value = value
 
     def who(self, comm: str, syscall: str = "clone", uid: int = 0, cgroup: int = 0) -> None:
         """Say which command forks from now on, by which call, of whom and where."""
@@ -309,6 +310,20 @@ def test_what_the_programs_of_this_phase_have_told_is_not_judged_again(
 
     assert watched == host.judged[3]
     assert {"failures": 1, "sampled": 1} == host.stats
+
+
+@pytest.mark.parametrize("bit", [31, 32, 63])
+def test_the_last_of_64_candidates_is_counted_apart_as_the_first_is(host: Host, bit: int) -> None:
+    host.let(candidates=1 << bit)
+    host.fail(errno.EAGAIN, CLONE_VM)
+    host.let(candidates=0)
+    host.fail(errno.EAGAIN, CLONE_VM)
+    keys = bytes(host._value("key", ctypes.c_char * (2 * events.KEY_BYTES)))
+
+    assert [1 << bit, 0] == [
+        *struct.unpack_from("=Q", keys, events.KEY_BYTES - 8),
+        *struct.unpack_from("=Q", keys, 2 * events.KEY_BYTES - 8),
+    ]
 
 
 def test_what_was_asked_for_stands_beside_what_the_state_says(host: Host) -> None:
@@ -611,6 +626,7 @@ def test_every_rule_of_the_logic_has_its_words() -> None:
     ],
 )
 def test_what_a_call_asks_for_is_told(host: Host, flags: int, asked: set[str]) -> None:
+    host.lib.host_asked.restype = ctypes.c_uint64
     fits = host.lib.host_asked(ctypes.c_uint64(flags))
 
     assert asked == {name for bit, name in enumerate(events.FITS) if fits & 1 << bit}

@@ -14,7 +14,7 @@ from fork_trace.model import events
 
 def key(comm: str = "sh", uid: int = 0, cgroup: int = 1, mark: int = 0, fits: int = 0) -> bytes:
     name = comm.encode().ljust(15, b"\0") + bytes([mark])
-    return struct.pack("=16sQIiBBBBI", name, cgroup, uid, -11, 10, 0, 1, 2, fits)
+    return struct.pack("=16sQIiBBBBIQ", name, cgroup, uid, -11, 10, 0, 1, 2, 0, fits)
 
 
 def tally(count: int, unsampled: int | None = None) -> bytes:

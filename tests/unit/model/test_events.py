@@ -22,9 +22,10 @@ def raw_key(**changes: object) -> bytes:
         "detail": 0,
         "syscall": 3,
         "bits": 2,
+        "unused": 0,
         "fits": 0,
     }
-    return struct.pack("=16sQIiBBBBI", *{**values, **changes}.values())
+    return struct.pack("=16sQIiBBBBIQ", *{**values, **changes}.values())
 
 
 def raw_event(
@@ -188,7 +189,7 @@ def test_each_fit_has_its_bit(bit: int) -> None:
 
 
 def test_fits_of_a_newer_kernel_side_hide_none_that_is_known() -> None:
-    key = events.decode_key(raw_key(fits=0xFFFFFFFF))
+    key = events.decode_key(raw_key(fits=(1 << 64) - 1))
 
     assert frozenset(events.FITS) == key.fits
 
