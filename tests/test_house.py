@@ -32,11 +32,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "headroom": {"__init__", "diagnosis", "errors", "host", "model", "probes"},
     "collect": {"__init__", "budget", "diagnosis", "errors", "host", "model", "probes", "stacks"},
     "output": {"diagnosis", "errors", "escape", "files", "model"},
+    "record": {"errors", "host", "model", "output"},
     # probes: the loader, for a security module of its own
     "rehearse": {"errors", "files", "probes"},
     "commands": {
         *("__init__", "collect", "diagnosis", "documents", "errors", "escape", "headroom", "model"),
-        *("output", "probes", "rehearse"),
+        *("output", "probes", "record", "rehearse"),
     },
     "__main__": {"commands"},
 }
@@ -61,8 +62,10 @@ PURE_MAY_IMPORT = {
         "difflib",
         "enum",
         "errno",
+        "itertools",
         "json",
         "math",
+        "operator",
         "re",
         "shlex",
     ),
@@ -119,7 +122,7 @@ TOUCHES = {
     "host.cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
     "headroom.check": "host.procfs",
     "commands.cli": "/dev/null",
-    "commands.report": "captures that the user names",
+    "record.captures": "captures that the user names",
     "output.destination": "the capture file that the user names",
     "probes.headers": "the kernel's headers, below /lib/modules and /usr/src",
     "host.holders": "host.procfs",

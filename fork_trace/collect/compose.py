@@ -18,7 +18,7 @@ from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.evidence import gather
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict, errno_name
-from fork_trace.host import holders, runtimes
+from fork_trace.host import holders, procfs, runtimes
 from fork_trace.model import events, places, steps
 from fork_trace.model.records import VERSION, Evidence, Failure, Frame, Header, bounded
 from fork_trace.probes.backend import Backend, Filter
@@ -262,6 +262,7 @@ def header(
         limits=dict(limits),
         filter={name: value for name, value in filter_.__dict__.items() if value},
         fallbacks=tuple(asdict(each) for each in plan.fallbacks),
+        boot_id=procfs.boot_id(),
     )
 
 

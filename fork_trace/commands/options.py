@@ -138,6 +138,36 @@ filters = _options(
         help="Only this cgroup and its descendants.",
     ),
 )
+recorded = _options(
+    click.option(
+        "--since",
+        metavar="TIME",
+        help='Only failures since then: "1h", "3d2h", "2026-11-28 03:00", "03:00", "yesterday", '
+        '"@SECONDS"; local time unless it ends in Z.',
+    ),
+    click.option("--until", metavar="TIME", help="Only failures until then."),
+    click.option(
+        "--boot",
+        metavar="BOOT",
+        is_flag=False,
+        flag_value="0",
+        help="Only this boot: 0 is the current one, -1 the one before, or its id.",
+    ),
+    click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
+    click.option(
+        "--cgroup",
+        metavar="PATH",
+        help="Only this cgroup and its descendants; or the name of a unit.",
+    ),
+    click.option("--uid", metavar="UID", type=click.IntRange(0), help="Only this user."),
+    click.option(
+        "--cause",
+        "causes",
+        metavar="CAUSE",
+        multiple=True,
+        help="Only this cause; repeatable.",
+    ),
+)
 probes = _options(
     click.option(
         "--attach",

@@ -9,69 +9,55 @@ import click
 from click.core import ParameterSource
 
 from fork_trace.commands import options
-from fork_trace.errors import ForkTraceError
 from fork_trace.output.formats import FORMATS
-
-_MOST_LINE = 64 << 20  # characters of a record; a full table of counts has 4 million
 
 
 @click.command("report")
-@click.argument(
-    "files", nargs=-1, required=True, metavar="FILE...", shell_complete=options.paths("file")
-)
+@click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=options.paths("file"))
 @options.by
 @options.report
+@options.recorded
 @options.formats(FORMATS)
 def command(**given: Any) -> None:
-    """Show saved captures; merge files from several hosts
+    """Show what was captured or recorded; merge files from several hosts
 
-    With several hosts, each row names its host unless --by says otherwise.
+    FILE is a capture, plain or gzip, a directory of them, a pattern, or - for
+    stdin. Without FILE: what the recorder of this host wrote. With two to eight
+    hosts, each row names its host unless --by says otherwise.
 
     \b
+    fork-trace report --since 03:00 --until 04:00   # last night
     fork-trace report forks.jsonl --by cgroup,cause
-    fork-trace report forks.jsonl --format markdown   # for a ticket
-    fork-trace report host1.jsonl host2.jsonl
+    fork-trace report forks.jsonl --format markdown # for a ticket
+    fork-trace report /srv/fleet/ --cause pids-cgroup
     """
+    from fork_trace.commands.recorded import selected
     from fork_trace.model import records
-    from fork_trace.output import aggregate, formats
-    from fork_trace.output.report import hosts_of
+    from fork_trace.output import formats
+    from fork_trace.output.report_options import MANY_HOSTS, ROWS_OF_MANY
+    from fork_trace.record.account import Account
+    from fork_trace.record.captures import Captures
+
+    def is_default(name: str) -> bool:
+        source = click.get_current_context().get_parameter_source(name)
+        return source is ParameterSource.DEFAULT
 
     format_, by = options.format_of(given), given["by"]
-    found = [record for name in given["files"] for record in _read(name)]
-    headers = [record for record in found if isinstance(record, records.Header)]
-    summaries = [record for record in found if isinstance(record, records.Summary)]
-    source = click.get_current_context().get_parameter_source("by")
-    is_asked = source is not ParameterSource.DEFAULT
-    if len(hosts_of(headers)) > 1 and not is_asked and format_ != "jsonl":
-        by = ("host", *by)
-    counted = aggregate.Table(by)
-    host = None
-    for record in found:
-        if isinstance(record, records.Header):
-            host = record.host
-        elif isinstance(record, records.Failure):
-            counted.add(record, host)
-        if format_ == "jsonl" and not isinstance(record, records.Summary):
+    captures = Captures(given["files"])
+    # How many hosts there are is only known at the end.
+    adds_host = is_default("by") and format_ != "jsonl"
+    account = Account(("host", *by) if adds_host else by, selected(given, captures))
+    more = options.report_options(given)
+    stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
+    for record in account.take(stream):
+        if format_ == "jsonl":
             print(records.to_json(record))
+    counted, found = account.counted, account.captures
+    if adds_host and not 1 < len(account.hosts) <= MANY_HOSTS:
+        counted.drop_first_column()
+    if len(account.hosts) > MANY_HOSTS and is_default("rows"):
+        more = more._replace(rows=ROWS_OF_MANY)
+    counted.completeness.notes += captures.notes()
     write = formats.writer(format_)
-    sys.stdout.write(write(counted, summaries, headers, options.report_options(given)))
+    sys.stdout.write(write(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures else 0)
-
-
-def _read(name: str) -> list[Any]:
-    from fork_trace.model import records
-
-    try:
-        with open(name, encoding="utf-8", errors="strict", newline="\n") as file:
-            lines = iter(lambda: file.readline(_MOST_LINE), "")
-            return list(records.read(name, lines))
-    except OSError as error:
-        raise ForkTraceError(
-            f"cannot read {name}: {error.strerror}",
-            "Give a file written by `fork-trace capture --output`.",
-        ) from None
-    except UnicodeDecodeError:
-        raise ForkTraceError(
-            f"{name} is not a capture: it is not text",
-            "Give a file written by `fork-trace capture --output`.",
-        ) from None

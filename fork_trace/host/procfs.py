@@ -38,6 +38,15 @@ def is_initial_pid_namespace(root: str = "/proc") -> bool:
         return False
 
 
+def boot_id(root: str = "/proc") -> str | None:
+    """Return the id of this boot (drivers/char/random.c, proc_do_uuid); None: it cannot be read."""
+    try:
+        with open(f"{root}/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read(64).strip() or None
+    except (OSError, ValueError):
+        return None
+
+
 def exe(pid: int, root: str = "/proc") -> str | None:
     """Return the path of the program that a process runs; None if it is gone or may not be seen."""
     try:

@@ -1,23 +1,27 @@
 """The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
 
-A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. The
-names are stable; the capture file's page documents them. What a record means is `diagnosis`'.
+A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. A
+recorder's have `checkpoint` and `mark` records among them. The names are stable; the capture file's
+page documents them. What a record means is `diagnosis`', what a file lacks is `reading`'s.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from itertools import chain
+from operator import itemgetter
 from typing import Any, TypeVar, Union
 
-from fork_trace.errors import ForkTraceError
 from fork_trace.escape import MOST, cut, json_line
 
 VERSION = 1
 MOST_BYTES = 64 << 10  # of one failure as a line of JSON
 _MOST_DEPTH = 8
+_MOST_DIGITS = 19  # of an integer that fits whatever they are
+_MOST_FLOAT = 1e15
+_MOST_KINDS = 1024
 _LEAST_NAME = 32  # characters that are left of a name where a record has no room for it
 
 
@@ -122,6 +126,7 @@ class Header:
     filter: dict[str, Any] = field(default_factory=dict)
     # Better ways of attaching, best first: attach mode, backend, and the reason why it was not taken.
     fallbacks: tuple[dict[str, Any], ...] = ()
+    boot_id: str | None = None  # /proc/sys/kernel/random/boot_id
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class Summary:
     restarted: int  # -ERESTARTNOINTR: the kernel restarted the call; no failure
     killed: int  # the caller was being killed and never saw the error; no failure
     filtered: int  # outside the filter; in no other number
-    ended: str  # "duration", "command", "signal"
+    ended: str  # "duration", "command", "signal", "rotation"; of a checkpoint "running"
     command: dict[str, Any] | None = None  # argv and exit status of `capture -- COMMAND`
     rows: tuple[dict[str, Any], ...] = ()
     before_fork: int = 0  # of the failures: those that never reached copy_process
@@ -155,15 +160,41 @@ class Summary:
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
 
 
-Record = Union[Header, Failure, Summary]
-_TYPES: Mapping[str, type[Any]] = {"header": Header, "failure": Failure, "summary": Summary}
+@dataclass(frozen=True)
+class Checkpoint(Summary):
+    """The totals up to an instant of a run that goes on: what is left if it never closes its file."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened to the watching itself: what a pause in the failures may be due to."""
+
+    time: str  # as it was written
+    host: str
+    # "started", "stopped"; "gap": nothing watched; "resumed": after a suspend; "clock": it was set.
+    kind: str
+    from_: str | None = None  # ISO 8601, UTC; None: not known
+    to: str | None = None
+
+
+Record = Union[Header, Failure, Summary, Mark]  # a Checkpoint is a Summary
+_TYPES: Mapping[str, type[Any]] = {
+    "header": Header,
+    "failure": Failure,
+    "summary": Summary,
+    "checkpoint": Checkpoint,
+    "mark": Mark,
+}
 _NAMES = {type_: name for name, type_ in _TYPES.items()}
 _T = TypeVar("_T")
 
 
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
-    return json_line({"type": _NAMES[type(record)], **vars(record)})
+    values = vars(record)
+    if isinstance(record, Mark):
+        values = {name.rstrip("_"): value for name, value in values.items()}
+    return json_line({"type": _NAMES[type(record)], **values})
 
 
 def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
@@ -214,10 +245,72 @@ def _short_advice(advice: Advice, most: int) -> Advice:
     return replace(advice, text=cut(advice.text, most), commands=commands)
 
 
-def _build(type_: type[_T], values: Mapping[str, Any]) -> _T:
-    # Unknown keys are those of a later minor change: they do no harm.
-    known = {item.name: values[item.name] for item in fields(type_) if item.name in values}  # type: ignore[arg-type]
-    return type_(**known)
+class _Shape:
+    """The fields of one type of record: which are there, and whether their values fit.
+
+    A report reads millions of lines, so what is asked of each is asked at once: the types of all
+    values together were seen to fit before, or are looked at one by one.
+    """
+
+    def __init__(self, type_: type[Any]) -> None:
+        items = fields(type_)
+        self.names = tuple(item.name for item in items)
+        self._keys = tuple(item.name.rstrip("_") for item in items)  # "from" is no name in Python
+        self._types = {item.name: str(item.type) for item in items}
+        # Of a list of dicts the types tell nothing yet.
+        self._has_dicts = any(type_.startswith("tuple[dict") for type_ in self._types.values())
+        self._defaults: dict[str, Any] = {}
+        for item in items:
+            if item.default is not MISSING:
+                self._defaults[item.name.rstrip("_")] = item.default
+            elif item.default_factory is not MISSING:
+                self._defaults[item.name.rstrip("_")] = item.default_factory()
+        self._get = itemgetter(*self._keys)
+        self._known: set[tuple[type[Any], ...]] = set()
+
+    def rows(self, items: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return each one's values of all fields, defaults for those that are not there; ValueError, TypeError."""
+        try:
+            rows = list(map(self._get, items))
+        except KeyError:
+            # Unknown keys are those of a later minor change: they do no harm.
+            try:
+                rows = [self._get({**self._defaults, **item}) for item in items]
+            except KeyError as error:
+                raise TypeError(f"{error.args[0]} is missing") from None
+        kinds = tuple(map(type, chain.from_iterable(rows)))
+        if kinds not in self._known:
+            for row in rows:
+                self._check(row)
+            if len(self._known) >= _MOST_KINDS:
+                self._known.clear()
+            if not self._has_dicts and len(kinds) <= _MOST_KINDS:
+                self._known.add(kinds)
+        return rows
+
+    def _check(self, values: Iterable[Any]) -> None:
+        # The report computes with these values and cuts, sorts and counts by them.
+        for name, value in zip(self.names, values):
+            type_, _, optional = self._types[name].partition(" | ")
+            if not (value is None and optional) and not _fits(value, type_):
+                raise ValueError(f"{name} is no {type_.partition('[')[0]}")
+
+
+_SHAPES: dict[type[Any], _Shape] = {}
+
+
+def _shape(type_: type[Any]) -> _Shape:
+    shape = _SHAPES.get(type_)
+    if shape is None:
+        shape = _SHAPES[type_] = _Shape(type_)
+    return shape
+
+
+def _made(type_: type[_T], values: Iterable[Any]) -> _T:
+    # As the constructor does, of values that were checked, in a third of its time.
+    made = object.__new__(type_)
+    vars(made).update(zip(_shape(type_).names, values))
+    return made
 
 
 def _fits(value: object, type_: str) -> bool:
@@ -228,44 +321,53 @@ def _fits(value: object, type_: str) -> bool:
     if type_.startswith("dict["):
         return isinstance(value, dict)
     if type_ == "float":
-        return isinstance(value, (int, float)) and abs(value) < 1e15  # not NaN, not Infinity
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     if type_ == "int":
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        return is_int and -(1 << 63) <= value < 1 << 64  # type: ignore[operator]
+        return isinstance(value, int) and not isinstance(value, bool)
+    if type_ == "bool":
+        return isinstance(value, bool)
     return isinstance(value, str)
 
 
-def _check(record: Any) -> None:
-    # The report computes with these values and cuts, sorts and counts by them.
-    for item in fields(record):
-        value = getattr(record, item.name)
-        type_, _, optional = str(item.type).partition(" | ")
-        if not (value is None and optional) and not _fits(value, type_):
-            raise ValueError(f"{item.name} is no {type_.partition('[')[0]}")
+def _texts(items: Any, name: str) -> tuple[str, ...]:
+    if set(map(type, items)) - {str}:
+        raise ValueError(f"{name} has what is no text")
+    return tuple(items)
 
 
-def _advice(values: Mapping[str, Any]) -> Advice:
-    advice = _build(Advice, values)
-    _check(advice)
-    return replace(advice, commands=tuple(str(item) for item in advice.commands))
-
-
-def _failure(values: dict[str, Any]) -> Failure:
-    values["evidence"] = tuple(_build(Evidence, item) for item in values.get("evidence", ()))
-    values["stack"] = tuple(_build(Frame, item) for item in values.get("stack", ()))
-    if values.get("holders") is not None:
-        values["holders"] = tuple(_build(Holder, item) for item in values["holders"])
-    values["advice"] = tuple(_advice(item) for item in values.get("advice", ()))
-    for name in ("flags", "alternatives"):
-        values[name] = tuple(str(item) for item in values.get(name, ()))
-    failure = _build(Failure, values)
-    _check(failure)
-    if failure.count < 1:
+def _failure(values: dict[str, Any], keeps_stack: bool) -> Failure:
+    shape = _shape(Failure)
+    (row,) = shape.rows([values])
+    failure = dict(zip(shape.names, row))
+    if failure["count"] < 1:
         raise ValueError("count is not positive")
-    holders = failure.holders or ()
-    for item in (*failure.evidence, *failure.stack, *holders):
-        _check(item)
-    return failure
+    if failure["container"] is not None and _is_deep(failure["container"], _MOST_DEPTH - 1):
+        raise ValueError("nested too deep")
+    for name in ("flags", "alternatives"):
+        failure[name] = _texts(failure[name], name)
+    failure["evidence"] = _items(Evidence, failure["evidence"])
+    if failure["holders"] is not None:
+        failure["holders"] = _items(Holder, failure["holders"])
+    if failure["advice"]:
+        failure["advice"] = tuple(
+            _made(Advice, (kind, text, _texts(commands, "commands")))
+            for kind, text, commands in _shape(Advice).rows(failure["advice"])
+        )
+    else:
+        failure["advice"] = ()
+    if keeps_stack:
+        failure["stack"] = _items(Frame, failure["stack"])
+    else:
+        # Looked at all the same: a file is what it is, whoever reads it.
+        _shape(Frame).rows(failure["stack"])
+        failure["stack"] = ()
+    made = object.__new__(Failure)
+    vars(made).update(failure)
+    return made
+
+
+def _items(type_: type[_T], items: Sequence[Any]) -> tuple[_T, ...]:
+    return tuple(_made(type_, row) for row in _shape(type_).rows(items))
 
 
 def _no_number(word: str) -> float:
@@ -274,7 +376,8 @@ def _no_number(word: str) -> float:
 
 def _finite(digits: str) -> float:
     value = float(digits)
-    return value if isfinite(value) else _no_number("a float beyond every limit")
+    # Nobody counts so far; and an int is computed with as exactly as a float is not.
+    return value if abs(value) < _MOST_FLOAT else _no_number(f"{digits[:40]}, beyond every limit,")
 
 
 def _is_deep(value: object, left: int) -> bool:
@@ -285,69 +388,44 @@ def _is_deep(value: object, left: int) -> bool:
     return left == 0 or any(_is_deep(each, left - 1) for each in inner)  # type: ignore[attr-defined]
 
 
-def from_json(line: str) -> Record:
-    """Read one line; ValueError or TypeError says what is wrong with it."""
-    # No JSON has these, and no other reader would take them from us again.
-    values = json.loads(line, parse_constant=_no_number, parse_float=_finite)
-    if not isinstance(values, dict):
+# Made once: with hooks, json.loads makes one for each line. No JSON has NaN, and no other reader
+# would take it from us again.
+_DECODE = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
+_AS_ZEROS = bytes(ord("0") if chr(each).isdecimal() else each for each in range(128)) + bytes(
+    range(128, 256)
+)
+_LONG = b"0" * (_MOST_DIGITS + 1)
+
+
+def from_json(line: str | bytes, keeps_stack: bool = True) -> Record:
+    """Read one line; ValueError or TypeError says what is wrong with it.
+
+    Without `keeps_stack` a failure's stack is checked, but left out of what is returned.
+    """
+    raw = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+    values = _DECODE(line if isinstance(line, str) else line.decode())
+    if type(values) is not dict:
         raise ValueError("not an object")
+    if _LONG in raw.translate(_AS_ZEROS):
+        _demand_short(values)
+    kind = values.get("type")
+    if type(kind) is not str or kind not in _TYPES:
+        raise ValueError(f"unknown record type {kind!r}")
+    if kind == "failure":
+        return _failure(values, keeps_stack)
+    del values["type"]
     if _is_deep(values, _MOST_DEPTH):
         raise ValueError("nested too deep")
-    type_ = values.pop("type", None)
-    if not isinstance(type_, str) or type_ not in _TYPES:
-        raise ValueError(f"unknown record type {type_!r}")
-    if type_ == "failure":
-        return _failure(values)
-    record: Record = _build(_TYPES[type_], values)
-    _check(record)
+    type_ = _TYPES[kind]
+    (row,) = _shape(type_).rows([values])
+    record: Record = _made(type_, row)
     return record
 
 
-def read(name: str, lines: Iterable[str]) -> Iterator[Record]:
-    """Read a whole capture file; ForkTraceError with the line where it is not one."""
-    number = 0
-    last: Record | None = None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = from_json(line)
-        except (ValueError, TypeError, RecursionError) as error:
-            if not line.endswith("\n") and (number > 1 or line.startswith("{")):
-                raise _truncated(name, number) from None
-            raise ForkTraceError(
-                f"{name}: line {number} is not a record of a capture: {_short(error)}",
-                "Give a file that `fork-trace capture --output` wrote.",
-            ) from None
-        if number == 1 and not isinstance(record, Header):
-            raise ForkTraceError(
-                f"{name}: the first record is no header, so this is not a whole capture",
-                "Give a file that `fork-trace capture --output` wrote.",
-            )
-        if isinstance(record, Header) and record.version > VERSION:
-            raise ForkTraceError(
-                f"{name}: written by a newer fork-trace (format {record.version}, this one reads "
-                f"up to {VERSION})",
-                "Read it with the version that wrote it, or newer.",
-            )
-        last = record
-        yield record
-    if number == 0:
-        raise ForkTraceError(
-            f"{name} is empty: no capture was written to it",
-            "Give a file that `fork-trace capture --output` wrote.",
-        )
-    if not isinstance(last, Summary):
-        raise _truncated(name, number)
-
-
-def _short(error: BaseException) -> str:
-    text = str(error)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _truncated(name: str, number: int) -> ForkTraceError:
-    return ForkTraceError(
-        f"{name} is cut off after line {number}: the closing summary is missing, so its totals "
-        "are not known",
-        "Let a capture end by its duration, Ctrl-C or SIGTERM; for what is there, "
-        "filter the lines of type failure yourself.",
-    )
+def _demand_short(value: Any) -> None:
+    """Refuse an integer that no counter and no address can be. ValueError, RecursionError."""
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            _demand_short(each)
+    elif type(value) is int and not -(1 << 63) <= value < 1 << 64:
+        raise ValueError("an integer is beyond every limit")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Failure
+from fork_trace.output.completeness import Completeness
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
@@ -44,6 +45,16 @@ class Row:
     latest: Failure | None = None
     sample: Failure | None = None  # the latest one that has a stack, an unwound one rather than not
 
+    def take_over(self, other: Row) -> None:
+        """Count another row's failures with these."""
+        self.count += other.count
+        self.errnos.update(other.errnos)
+        self.causes.update(other.causes)
+        self.first_ns = min(self.first_ns, other.first_ns)
+        if other.last_ns >= self.last_ns:
+            self.last_ns, self.latest = other.last_ns, other.latest
+        self.sample = self.sample or other.sample
+
     def per_second(self) -> float | None:
         """Return how many failed in a second, from the first to the last; None: not to be told."""
         span_ns = self.last_ns - self.first_ns
@@ -73,20 +84,21 @@ def _container(failure: Failure) -> str | None:
     return None
 
 
+_VALUES: dict[str, Callable[[Failure], str | None]] = {
+    "command": lambda failure: failure.comm,
+    "caller": lambda failure: failure.caller,
+    "cause": lambda failure: failure.cause,
+    "step": lambda failure: failure.step,
+    "cgroup": lambda failure: failure.cgroup,
+    "container": _container,
+    "user": lambda failure: None if failure.uid is None else str(failure.uid),
+    "parent": lambda failure: failure.parent_comm,
+}
+
+
 def column(failure: Failure, name: str, host: str | None) -> str | None:
     """Return the value of one column; None where it is not known."""
-    values: dict[str, str | None] = {
-        "command": failure.comm,
-        "caller": failure.caller,
-        "cause": failure.cause,
-        "step": failure.step,
-        "cgroup": failure.cgroup,
-        "container": _container(failure),
-        "user": None if failure.uid is None else str(failure.uid),
-        "parent": failure.parent_comm,
-        "host": host,
-    }
-    return values[name]
+    return host if name == "host" else _VALUES[name](failure)
 
 
 def _speaks_better(failure: Failure, known: Failure) -> bool:
@@ -106,14 +118,15 @@ def _shows_better(failure: Failure, known: Failure) -> bool:
 _Key = TypeVar("_Key")
 
 
-def _group(groups: dict[_Key, Group], key: _Key, failure: Failure) -> None:
+def _group(groups: dict[_Key, Group], key: _Key, failure: Failure, is_thin: bool = False) -> None:
     group = groups.get(key)
     if group is None:
-        groups[key] = Group(failure.count, failure)
+        thin = replace(failure, stack=()) if is_thin and failure.stack else failure
+        groups[key] = Group(failure.count, thin)
         return
     group.count += failure.count
     if _speaks_better(failure, group.latest):
-        group.latest = failure
+        group.latest = replace(failure, stack=()) if is_thin and failure.stack else failure
 
 
 class Table:
@@ -123,6 +136,7 @@ class Table:
         self.by = tuple(by)
         self._rows: dict[tuple[str | None, ...], Row] = {}
         self.failures = 0
+        self.completeness = Completeness()
         self.causes: Counter[str] = Counter()
         # The latest whole sample of each speaks for all: its evidence and advice. Whoever holds
         # the pool is read seldom, so a sample that names them stands for later ones.
@@ -160,8 +174,17 @@ class Table:
         if len(found) >= _MOST and whose not in found:
             whose = (host, None, None, None)
         # Of these there are ever more, and nobody looks at their stacks.
-        thin = replace(failure, stack=()) if failure.stack else failure
-        _group(found, whose, thin)
+        _group(found, whose, failure, is_thin=True)
+
+    def drop_first_column(self) -> None:
+        """Group no more by the first column."""
+        self.by = self.by[1:]
+        rows, self._rows = self._rows, {}
+        for key, row in rows.items():
+            row.key = key[1:]
+            known = self._rows.setdefault(row.key, row)
+            if known is not row:
+                known.take_over(row)
 
     def hosts(self, cause: str) -> list[tuple[str | None, Group]]:
         """Return the hosts that a cause was seen on, most failures first."""

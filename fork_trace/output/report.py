@@ -14,7 +14,8 @@ from fork_trace.escape import safe
 from fork_trace.model.records import Evidence, Failure, Header, Summary
 from fork_trace.output import tables
 from fork_trace.output.aggregate import Group, Row, Table
-from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.output.lacking import closing, sentences
+from fork_trace.output.report_options import MANY_HOSTS, PLAIN, ReportOptions
 from fork_trace.output.units import amount, count, short
 from fork_trace.output.wording import WIDTH, advised, columns, cut, held, middle, wrap
 
@@ -127,6 +128,7 @@ def _sentence(evidence: Evidence) -> str:
 def tell_all(counted: Table, hosts: Sequence[str]) -> list[Told]:
     """Explain every cause, most failures first; of several hosts for each that has most of it."""
     told = []
+    most = _MOST_HOSTS if len(hosts) <= MANY_HOSTS else 1
     for cause in [cause for cause, _ in counted.causes.most_common()]:
         found = counted.hosts(cause)
         if len(hosts) < 2:
@@ -135,11 +137,9 @@ def tell_all(counted: Table, hosts: Sequence[str]) -> list[Told]:
             continue
         blocks = [tell(cause, each.latest, each.count, on or "?") for on, each in found]
         facts: list[str] = []
-        if len(found) > _MOST_HOSTS:
-            facts.append(
-                f"also on {_names(found[_MOST_HOSTS:])}; `--by host,cause` shows the counts"
-            )
-        first, *others = blocks[:_MOST_HOSTS]
+        if len(found) > most:
+            facts.append(f"also on {_names(found[most:])}; `--by host,cause` shows the counts")
+        first, *others = blocks[:most]
         facts += first.facts
         told.append(Told(first.title, (*facts, *_others(counted, cause)), first.advice))
         title = first.title.partition(":")[0]
@@ -171,12 +171,18 @@ def verdict(
     """Say the result in one line of this width, worst first; None: however long it gets."""
     span = f" in {duration_s:.0f} s" if duration_s is not None else ""
     on = f" on {len(hosts)} hosts" if len(hosts) > 1 else ""
+    least = "at least " if counted.completeness.is_lower_bound else ""
     if not counted.failures:
+        others = counted.completeness.others
+        if others:
+            return f"No failure matches; {count(others, 'other was', 'others were')} recorded{on}."
+        if least:
+            return f"No fork failed{on} as far as it was recorded; the captures are incomplete."
         return f"No fork failed{on}{span}."
     host, group = counted.worst()
     worst = group.latest
     number = count(len(counted.causes), "cause", "causes")
-    number += f", {count(counted.failures, 'failure', 'failures')}{on}"
+    number += f", {least}{count(counted.failures, 'failure', 'failures')}{on}"
     who = f"; worst: {_several(worst) if worst.comm is None else safe(worst.comm)}"
     if len(hosts) > 1:
         who += f" on {safe(host or '?')}"
@@ -201,7 +207,7 @@ def verdict(
     who = cut(who, max(_LEAST_PLACE, width - columns(number + span + before + place + limit)))
     text = f"{number}{span}{who}{before}{place}{limit}"
     # A cut cause would be another one.
-    for start in (number, count(counted.failures, "failure", "failures")):
+    for start in (number, least + count(counted.failures, "failure", "failures")):
         if columns(text) > width:
             text = f"{start}; worst: {safe(worst.cause)}"
     return cut(text if columns(text) <= width else f"worst: {safe(worst.cause)}", width)
@@ -220,52 +226,6 @@ def _place(evidence: Evidence, failure: Failure) -> tuple[str, str]:
     if where.startswith(("cgroup id ", "pid namespace ")):
         return " in ", where.partition(",")[0].partition(" (")[0]
     return "", ""  # the host's own, or the process': it is told by the name of the limit
-
-
-def losses(summary: Summary) -> str:
-    """Say what the details lack; the counts are exact unless calls were missed."""
-    missed = "not reported by this kernel" if summary.missed is None else str(summary.missed)
-    parts = [f"lost samples: {summary.lost}", f"missed calls: {missed}"]
-    if summary.missed:
-        # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.
-        parts.append("so counts are lower bounds and some causes may be unknown")
-    if summary.step_misses:
-        parts.append(f"missed steps: {summary.step_misses}, so some causes may be inferred")
-    if summary.rate_limited:
-        parts.append(f"counted but not sampled (rate limit): {summary.rate_limited}")
-    if summary.without_stack:
-        parts.append(f"samples without a stack: {summary.without_stack}")
-    if summary.overflowed:
-        parts.append(f"counted without their command: {summary.overflowed}")
-    if summary.restarted:
-        parts.append(f"restarted after a signal, not failures: {summary.restarted}")
-    if summary.killed:
-        parts.append(f"callers killed during fork: {summary.killed}")
-    if summary.filtered:
-        parts.append(f"filtered out: {summary.filtered}")
-    return "; ".join(parts)
-
-
-def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str]:
-    """Say of each capture where it was made, by which way, and what it lacks."""
-    found = []
-    for summary, header in zip(summaries, headers):
-        prefix = f"{safe(header.host)}, " if len(headers) > 1 else ""
-        found.append(
-            f"{prefix}{safe(header.kernel)}, {safe(header.attach)} via {safe(header.backend)}, "
-            f"{summary.duration_s:.0f} s; {losses(summary)}"
-        )
-        if header.fallbacks:
-            better = header.fallbacks[0]
-            way = f"{better.get('attach')} via {better.get('backend')}"
-            text = f"not using {way}: {better.get('reason')}"
-            found.append(safe(f"{text} (see `fork-trace doctor`)"))
-        # Tests that are inline on every kernel are marked in the table; this is about this kernel.
-        gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
-        if gaps:
-            text = f"not observable on this kernel: {', '.join(gaps)}"
-            found.append(safe(f"{text} (see `fork-trace doctor`)"))
-    return found
 
 
 def hosts_of(headers: Iterable[Header]) -> list[str]:
@@ -350,6 +310,6 @@ def text(
         for told in tell_all(counted, hosts):
             lines += ["", *told.lines()]
     lines.append("")
-    for sentence in closing(summaries, headers):
+    for sentence in (*closing(summaries, headers), *sentences(counted.completeness)):
         lines += wrap(sentence, "", "  ")
     return "\n".join(lines) + "\n"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 # Who else failed is seldom worth a second screen; a fork bomb can have thousands of names.
 MOST_ROWS = 50
+# Of a fleet a report has two screens: fewer rows, which do not name their hosts.
+MANY_HOSTS, ROWS_OF_MANY = 8, 10
 
 
 class ReportOptions(NamedTuple):

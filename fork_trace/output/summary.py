@@ -8,6 +8,7 @@ from typing import Any
 
 from fork_trace.model.records import Summary
 from fork_trace.output.aggregate import Table
+from fork_trace.output.completeness import Unclosed, number_of, unclosed
 from fork_trace.output.report_options import PLAIN, ReportOptions
 
 
@@ -37,16 +38,25 @@ def merged_summary(
 ) -> dict[str, Any]:
     """Add up the summaries of several captures, with the rows of the merged table."""
     missed = [summary.missed for summary in summaries]
+    # Of a capture without totals nobody knows what it lost.
+    is_known = not any(isinstance(summary, Unclosed) for summary in summaries)
+    lacks = counted.completeness
+    added = {
+        name: sum(getattr(summary, name) for summary in summaries) if is_known else None
+        for name in ("lost", "rate_limited", "overflowed", "restarted", "killed")
+    }
     return {
         "type": "summary",
-        "captures": len(summaries),
+        "captures": number_of(summaries),
+        "unclosed": unclosed(summaries),
+        "lower_bound": lacks.is_lower_bound,
         "failures": counted.failures,
         "causes": dict(sorted(counted.causes.items())),
         "rows": json_rows(counted, options),
-        "lost": sum(summary.lost for summary in summaries),
+        **added,
         "missed": None if None in missed else sum(number or 0 for number in missed),
-        "rate_limited": sum(summary.rate_limited for summary in summaries),
-        "overflowed": sum(summary.overflowed for summary in summaries),
-        "restarted": sum(summary.restarted for summary in summaries),
-        "killed": sum(summary.killed for summary in summaries),
+        "gaps": [
+            {"host": gap.host, "kind": gap.kind, "from": gap.from_, "to": gap.to}
+            for gap in lacks.gaps
+        ],
     }

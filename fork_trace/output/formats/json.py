@@ -60,4 +60,5 @@ def whole(
         "verdict": report.verdict(counted, report.longest(summaries), hosts, width=None),
         "captures": captures,
         "causes": causes,
+        "notes": list(counted.completeness.notes),
     }

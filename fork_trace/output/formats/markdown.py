@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from fork_trace.model.records import Header, Summary
-from fork_trace.output import report, tables
+from fork_trace.output import lacking, report, tables
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
 
@@ -37,7 +37,8 @@ def write(
         for told in report.tell_all(counted, hosts):
             lines += ["", f"### {_spans(told.title)}", ""]
             lines += [f"- {_spans(sentence)}" for sentence in (*told.facts, *told.advice)]
-    lines += ["", *(f"{_spans(sentence)}  " for sentence in report.closing(summaries, headers))]
+    closing = [*lacking.closing(summaries, headers), *lacking.sentences(counted.completeness)]
+    lines += ["", *(f"{_spans(sentence)}  " for sentence in closing)]
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import table as bench
 
-from fork_trace.model import records
+from fork_trace.model import reading, records
 from fork_trace.output import aggregate
 from fork_trace.output.live import screen
 from fork_trace.output.live.screen import Line, Moment
@@ -35,7 +35,7 @@ def live(lines: Iterable[str], how_to_end: str) -> str:
     counted, changes = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes()
     new: Mapping[tuple[str | None, ...], int] = {}
     host, first_ns, next_ns, last_ns = "?", 0, 0, 0
-    for record in records.read("the recorded capture", lines):
+    for record in reading.read("the recorded capture", (line.encode() for line in lines)):
         if isinstance(record, records.Header):
             host = record.host
         elif isinstance(record, records.Failure):

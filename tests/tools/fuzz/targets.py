@@ -29,11 +29,13 @@ from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import diagnose, errno_name
 from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
-from fork_trace.model import events, places, records
+from fork_trace.model import events, places, reading, records
 from fork_trace.mounts import Mounts, OwnMounts
 from fork_trace.output import aggregate, formats, report, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
+from fork_trace.record.account import Account
+from fork_trace.record.selection import Selection
 from fork_trace.stacks import callers, cfi, elf, perfmap, unwind
 from fork_trace.stacks.demangle import Demangler
 
@@ -96,22 +98,21 @@ def stack(data: bytes) -> None:
 
 def capture(data: bytes) -> None:
     """A capture file, from whoever sent it."""
-    text = data.decode("utf-8", "replace")
     try:
-        whole = list(records.read("some.jsonl", io.StringIO(text, newline="\n")))
+        found = list(reading.read("some.jsonl", io.BytesIO(data)))
     except ForkTraceError:
         return
-    counted = aggregate.Table(aggregate.COLUMNS)
+    whole = [each for each in found if not isinstance(each, reading.Ending)]
+    account = Account(aggregate.COLUMNS, Selection())
+    list(account.take(found))
+    counted = account.counted
     more = ReportOptions(times=True, stacks=True)
-    headers = [each for each in whole if isinstance(each, records.Header)]
-    summaries = [each for each in whole if isinstance(each, records.Summary)]
+    headers, summaries = account.captures.headers, account.captures.summaries
     for each in whole:
-        text = records.to_json(each)
-        assert text.isascii()
-        assert records.to_json(records.from_json(text)) == text
-        json.loads(text, parse_constant=_no_number)
-        if isinstance(each, records.Failure):
-            counted.add(each, headers[-1].host)
+        line = records.to_json(each)
+        assert line.isascii()
+        assert records.to_json(records.from_json(line)) == line
+        json.loads(line, parse_constant=_no_number)
 
     written = {
         name: formats.writer(name)(counted, summaries, headers, more) for name in formats.FORMATS

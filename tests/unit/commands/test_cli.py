@@ -164,7 +164,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["live", "--attach", "uprobe"], "'uprobe' is not one of"),
         (["live", "--format", "csv"], "'csv' is not one of"),
         (["live", "--without", "luck"], "'luck' is not one of"),
-        (["report"], "Missing argument 'FILE...'"),
+        (["report", "x", "--uid", "root"], "'root' is not a valid integer"),
         (["check", "--near", "0"], "not in the range"),
         (["check", "--near", "90", "--full", "80"], "--near must not be above"),
         (["rehearse"], "Name a scenario"),
@@ -421,16 +421,16 @@ def test_a_report_as_json_has_every_record_and_one_merged_summary(whole: str) ->
     [
         (None, "No such file or directory"),
         (b"", "is empty"),
-        (capture_text().encode()[:-20], "is cut off after line 3"),
-        (capture_text(make_header(), make_failure()).encode(), "is cut off after line 2"),
+        (capture_text().encode()[:30], "is cut off within its first record"),
         (b"COMM PID\nsh 1\n", "line 1 is not a record"),
-        (bytes(range(256)) * 64, "is not text"),
+        (bytes(range(128, 256)) * 64, "is not text"),
         (b"\x7fELF" + bytes(4096), "line 1 is not a record"),
+        (b"\x1f\x8b" + bytes(4096), "is cut off within its first record"),
         (capture_text(make_header(version=99), make_summary()).encode(), "newer fork-trace"),
         (capture_text(make_failure()).encode(), "the first record is no header"),
         (b"[" * 200_000 + b"\n", "line 1 is not a record"),
     ],
-    ids=["missing", "empty", "cut", "open", "text", "binary", "elf", "newer", "headless", "deep"],
+    ids=["missing", "empty", "cut", "text", "binary", "elf", "gzip", "newer", "headless", "deep"],
 )
 def test_a_file_that_is_no_capture_is_named_with_what_is_wrong(
     tmp_path: Path, content: bytes | None, words: str
@@ -447,15 +447,23 @@ def test_a_file_that_is_no_capture_is_named_with_what_is_wrong(
     assert 2 <= len(sentences(text))
 
 
-def test_one_bad_file_among_good_ones_is_named(tmp_path: Path, whole: str) -> None:
+def test_one_bad_file_among_good_ones_is_named_and_the_others_are_read(
+    tmp_path: Path, whole: str
+) -> None:
     path = tmp_path / "forks.jsonl"
     path.touch()
 
-    assert f"{path} is empty" in refusal("report", whole, str(path), whole)
+    done = run("report", whole, str(path), whole)
+
+    assert 1 == done.returncode
+    told = " ".join(done.stdout.split())
+    assert f"left out: {path} is empty" in told
+    assert "1 cause, 1 failure" in told
+    assert "1 file was given twice and counted once" in told
 
 
-def test_a_directory_is_no_capture(tmp_path: Path) -> None:
-    assert "Is a directory" in refusal("report", str(tmp_path))
+def test_a_directory_without_captures_is_refused(tmp_path: Path) -> None:
+    assert "holds no captures" in refusal("report", str(tmp_path))
 
 
 def test_a_hostile_file_name_is_escaped() -> None:

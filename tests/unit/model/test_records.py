@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import (
-    capture_text,
     make_advice,
     make_evidence,
     make_failure,
@@ -19,7 +18,6 @@ from conftest import (
 from hypothesis import example, given
 from hypothesis import strategies as some
 
-from fork_trace.errors import ForkTraceError
 from fork_trace.model import records
 from fork_trace.model.records import Frame
 
@@ -42,17 +40,6 @@ UNKNOWN = make_failure(
     evidence=(),
     advice=(),
 )
-
-
-def read(text: str) -> list[records.Record]:
-    return list(records.read("forks.jsonl", text.splitlines(keepends=True)))
-
-
-def refusal(text: str) -> ForkTraceError:
-    with pytest.raises(ForkTraceError) as raised:
-        read(text)
-    assert raised.value.hint
-    return raised.value
 
 
 def changed(record: records.Record, **changes: Any) -> str:
@@ -132,56 +119,6 @@ def test_a_capture_from_before_a_field_was_added_is_read(
     read_back = records.from_json(json.dumps(values))
 
     assert [value] * len(names) == [getattr(read_back, name) for name in names]
-
-
-def test_a_whole_file_is_read_in_its_order() -> None:
-    kinds = [type(record).__name__ for record in read(capture_text())]
-
-    assert ["Header", "Failure", "Summary"] == kinds
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "forks.jsonl is empty: no capture was written to it"),
-        ("hello\n", "forks.jsonl: line 1 is not a record of a capture"),
-        ("\n", "forks.jsonl: line 1 is not a record of a capture"),
-        ("[]\n", "line 1 is not a record of a capture: not an object"),
-        ("{}\n", "line 1 is not a record of a capture: unknown record type None"),
-        ('{"type": ["header"]}\n', "unknown record type ['header']"),
-        ('{"type": "header"}\n', "line 1 is not a record of a capture"),
-        ("[" * 200_000 + "\n", "line 1 is not a record of a capture"),
-        (capture_text(make_failure()), "the first record is no header"),
-        (capture_text(make_summary()), "the first record is no header"),
-        (
-            capture_text(make_header(version=2)),
-            "a newer fork-trace (format 2, this one reads up to 1)",
-        ),
-        (capture_text(make_header()), "is cut off after line 1: the closing summary is missing"),
-        (capture_text(make_header(), make_failure()), "is cut off after line 2"),
-        (capture_text()[:-1][:-20], "is cut off after line 3"),
-        (capture_text()[:30], "is cut off after line 1"),
-        (capture_text() + capture_text(make_header()), "is cut off after line 4"),
-        (capture_text() + "x\n", "line 4 is not a record of a capture"),
-    ],
-)
-def test_a_file_that_is_no_whole_capture_is_refused_with_what_is_wrong(
-    text: str, message: str
-) -> None:
-    assert message in refusal(text).message
-
-
-def test_a_long_reason_is_cut() -> None:
-    assert len(refusal('{"type": "' + "x" * 10_000 + '"}\n').message) < 250
-
-
-def test_the_records_before_the_fault_are_given_first() -> None:
-    taken = records.read("forks.jsonl", capture_text(make_header()).splitlines(keepends=True))
-
-    header = next(taken)
-    assert isinstance(header, records.Header) and make_header().host == header.host
-    with pytest.raises(ForkTraceError, match="cut off"):
-        next(taken)
 
 
 WRONG: list[Any] = [

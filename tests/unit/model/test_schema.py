@@ -45,6 +45,7 @@ TYPES = {
     "advice": records.Advice,
     "frame": records.Frame,
     "holder": records.Holder,
+    "mark": records.Mark,
 }
 WHOLE = make_failure(
     evidence=(make_evidence(), make_evidence(value=None, limit=None, read="proc")),
@@ -92,7 +93,9 @@ def test_the_command_prints_it() -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_each_record_has_the_fields_of_its_type_and_null_where_it_may_be(name: str) -> None:
     part = PUBLISHED["definitions"][name]
-    written = {each.name: str(each.type).endswith("| None") for each in fields(TYPES[name])}
+    written = {
+        each.name.rstrip("_"): str(each.type).endswith("| None") for each in fields(TYPES[name])
+    }
     described = {
         key: takes_null(value) for key, value in part["properties"].items() if key != "type"
     }
@@ -131,7 +134,14 @@ def test_what_can_be_named_is_what_the_code_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [make_header(), make_failure(), make_summary(), WHOLE, NOTHING_KNOWN]
+    "record",
+    [
+        *(make_header(), make_failure(), make_summary(), WHOLE, NOTHING_KNOWN),
+        make_summary(ended="rotation"),
+        records.Checkpoint(**vars(make_summary(ended="running"))),
+        *(records.Mark("t", "web-1", kind) for kind in ("started", "stopped")),
+        *(records.Mark("t", "web-1", kind, "a", "b") for kind in ("gap", "resumed", "clock")),
+    ],
 )
 def test_what_is_written_fits(record: records.Record) -> None:
     schema.validate(as_json(record))
@@ -173,7 +183,7 @@ def test_a_report_of_nothing_fits() -> None:
         {"captures": [{"host": "alpha"}]},
         {"causes": {"pids-cgroup": 1}},
         {"causes": [{"cause": "moon-phase", "host": None, "count": 1, "means": "", "latest": {}}]},
-        {"lost": None},
+        {"lost": "none"},
         {"colour": "red"},
     ],
 )
@@ -216,6 +226,8 @@ def test_a_check_fits(made_host: MadeHost) -> None:
         (make_summary(), {"causes": {"moon-phase": 1}}),
         (make_summary(), {"ended": "boredom"}),
         (make_summary(), {"rows": [{"count": 1}]}),
+        (records.Checkpoint(**vars(make_summary(ended="running"))), {"ended": "duration"}),
+        (records.Mark("t", "web-1", "gap"), {"kind": "coffee"}),
     ],
 )
 def test_what_is_never_written_does_not_fit(

@@ -26,7 +26,7 @@ from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.model import steps
 from fork_trace.model.records import Failure, Holder
-from fork_trace.output import aggregate, report
+from fork_trace.output import aggregate, lacking, report
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
 
 GOLDEN = """\
@@ -184,7 +184,7 @@ def test_a_run_without_failures_says_so_and_still_tells_the_losses() -> None:
 
 
 def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
-    assert "missed calls: not reported by this kernel" in report.losses(make_summary(missed=None))
+    assert "missed calls: not reported by this kernel" in lacking.losses(make_summary(missed=None))
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
     ],
 )
 def test_a_loss_is_shown_once_there_is_one(counter: str, words: str) -> None:
-    assert words not in report.losses(make_summary())
-    assert words in report.losses(make_summary(**{counter: 7}))
+    assert words not in lacking.losses(make_summary())
+    assert words in lacking.losses(make_summary(**{counter: 7}))
 
 
 def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_reported() -> None:

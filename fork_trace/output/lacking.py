@@ -1,0 +1,135 @@
+"""The last lines of a report: where each capture was made, by which way, and what it lacks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fork_trace.escape import safe
+from fork_trace.model.records import Checkpoint, Header, Mark, Summary
+from fork_trace.output.completeness import Completeness, Several, Unclosed, added
+from fork_trace.output.times import span
+from fork_trace.output.units import count
+
+# Captures told of one by one; of more each host is told of, and of more hosts all together.
+_MOST_TOLD = 4
+_MOST_GAPS = 4
+_MOST_UNSEEN = 6
+_KINDS = {
+    "gap": "not watching",
+    "resumed": "suspended",
+    "clock": "clock set",
+}
+
+
+def losses(summary: Summary) -> str:
+    """Say what the details lack; the counts are exact unless calls were missed."""
+    missed = "not reported by this kernel" if summary.missed is None else str(summary.missed)
+    parts = [f"lost samples: {summary.lost}", f"missed calls: {missed}"]
+    if summary.missed:
+        # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.
+        parts.append("so counts are lower bounds and some causes may be unknown")
+    if summary.step_misses:
+        parts.append(f"missed steps: {summary.step_misses}, so some causes may be inferred")
+    if summary.rate_limited:
+        parts.append(f"counted but not sampled (rate limit): {summary.rate_limited}")
+    if summary.without_stack:
+        parts.append(f"samples without a stack: {summary.without_stack}")
+    if summary.overflowed:
+        parts.append(f"counted without their command: {summary.overflowed}")
+    if summary.restarted:
+        parts.append(f"restarted after a signal, not failures: {summary.restarted}")
+    if summary.killed:
+        parts.append(f"callers killed during fork: {summary.killed}")
+    if summary.filtered:
+        parts.append(f"filtered out: {summary.filtered}")
+    return "; ".join(parts)
+
+
+def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str]:
+    """Say of each capture, or of each host if they are many, where it was made and what it lacks."""
+    pairs = list(zip(summaries, headers))
+    if len(pairs) > _MOST_TOLD:
+        pairs = _by_host(summaries, headers)
+    if len(pairs) > _MOST_TOLD:
+        pairs = [(added([summary for summary, _ in pairs]), headers[0])]
+    found: dict[str, None] = {}
+    for summary, header in pairs:
+        prefix = f"{safe(header.host)}, " if len(pairs) > 1 else ""
+        if isinstance(summary, Several):
+            hosts = {each.host for each in headers}
+            if len(pairs) == 1 and len(hosts) > 1:
+                prefix = f"{len(hosts)} hosts, "
+            number = count(summary.captures, "capture", "captures")
+            found[f"{prefix}{number}, {span(summary.duration_s)} in all; {losses(summary)}"] = None
+            if summary.unclosed:
+                found[f"{prefix}{_unclosed(summary.unclosed)}"] = None
+        else:
+            found[_of_one(prefix, summary, header)] = None
+    unseen = list(dict.fromkeys(each for header in headers for each in _unseen(header)))
+    if len(unseen) > _MOST_UNSEEN:
+        rest = count(len(unseen) - _MOST_UNSEEN, "more remark", "more remarks")
+        unseen[_MOST_UNSEEN:] = [f"... {rest} of the kind; read the captures one by one for all"]
+    return [*found, *unseen]
+
+
+def _by_host(
+    summaries: Sequence[Summary], headers: Sequence[Header]
+) -> list[tuple[Summary, Header]]:
+    by_host: dict[str, tuple[list[Summary], Header]] = {}
+    for summary, header in zip(summaries, headers):
+        by_host.setdefault(header.host, ([], header))[0].append(summary)
+    return [(added(each), header) for each, header in by_host.values()]
+
+
+def _of_one(prefix: str, summary: Summary, header: Header) -> str:
+    way = f"{prefix}{safe(header.kernel)}, {safe(header.attach)} via {safe(header.backend)}"
+    if isinstance(summary, Unclosed):
+        # Unknown is not none.
+        return (
+            f"{way}, {summary.duration_s:.0f} s; {_unclosed(1)}; what was lost or missed is unknown"
+        )
+    text = f"{way}, {summary.duration_s:.0f} s; {losses(summary)}"
+    if isinstance(summary, Checkpoint):
+        text += f"; {_unclosed(1)}; these totals are of its last checkpoint, {safe(summary.time)}"
+    return text
+
+
+def _unclosed(number: int) -> str:
+    if number == 1:
+        return "a capture ended without being closed, so counts are lower bounds"
+    return f"{number} captures ended without being closed, so counts are lower bounds"
+
+
+def _unseen(header: Header) -> list[str]:
+    found = []
+    if header.fallbacks:
+        better = header.fallbacks[0]
+        way = f"{better.get('attach')} via {better.get('backend')}"
+        text = f"not using {way}: {better.get('reason')}"
+        found.append(safe(f"{text} (see `fork-trace doctor`)"))
+    # Tests that are inline on every kernel are marked in the table; this is about this kernel.
+    gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
+    if gaps:
+        text = f"not observable on this kernel: {', '.join(gaps)}"
+        found.append(safe(f"{text} (see `fork-trace doctor`)"))
+    return found
+
+
+def sentences(completeness: Completeness) -> list[str]:
+    """Say when nobody watched, and what else is not in the counts: a gap never looks like calm."""
+    found = []
+    gaps = completeness.gaps
+    for gap in gaps[-_MOST_GAPS:]:
+        found.append(_gap(gap))
+    more = len(gaps[:-_MOST_GAPS]) + completeness.more_gaps
+    if more:
+        found.append(
+            f"and {count(more, 'earlier gap', 'earlier gaps')}; `--format json` lists them"
+        )
+    return found + [safe(note) for note in completeness.notes]
+
+
+def _gap(mark: Mark) -> str:
+    kind = _KINDS.get(mark.kind, mark.kind)
+    begin, end = (safe(each) if each else "?" for each in (mark.from_, mark.to))
+    return f"{kind} on {safe(mark.host)} from {begin} to {end}"

@@ -1,0 +1,191 @@
+"""Captures on disk: where they are found, packed or torn, given twice; and what a report makes of many."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import capture_text, make_failure, make_header, make_summary
+
+from fork_trace.commands import cli
+from fork_trace.errors import ForkTraceError
+from fork_trace.model.records import Checkpoint, Mark
+from fork_trace.record.captures import Captures
+
+
+def report(*arguments: str, **how: Any) -> Result:
+    done = CliRunner().invoke(cli.cli, ["report", *arguments], **how)
+    assert done.exception is None or isinstance(done.exception, (SystemExit, ForkTraceError))
+    return done
+
+
+def counts(*arguments: str, **how: Any) -> tuple[int, bool]:
+    """Return how many failures a report counts, and whether these are a lower bound."""
+    merged = json.loads(report("--format", "json", *arguments, **how).stdout)
+    return merged["failures"], merged["lower_bound"]
+
+
+def capture_of(number: int, **changes: Any) -> str:
+    header = make_header(time=f"2026-11-28T03:00:{number:02d}.000000Z", **changes)
+    return capture_text(header, make_failure(count=2), make_summary(failures=2))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    (tmp_path / "web-1").mkdir()
+    (tmp_path / "a.jsonl").write_text(capture_of(1))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(capture_of(2).encode()))
+    (tmp_path / "web-1" / "c.jsonl").write_text(capture_of(3, host="web-1"))
+    (tmp_path / "notes.txt").write_text("no capture")
+    return tmp_path
+
+
+def test_a_directory_stands_for_all_captures_below_it(three: Path) -> None:
+    assert (6, False) == counts(str(three))
+
+
+def test_a_pattern_stands_for_what_it_matches(three: Path) -> None:
+    assert (4, False) == counts(f"{three}/*.jsonl*")
+    with pytest.raises(ForkTraceError, match="no file matches"):
+        Captures([f"{three}/*.csv"])
+
+
+def test_stdin_is_read_packed_or_plain(three: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        with open(three / name, "rb") as file:
+            read, write = os.pipe()
+            os.write(write, file.read())
+            os.close(write)
+            saved = os.dup(0)
+            os.dup2(read, 0)
+            try:
+                items = list(Captures(["-"]).read())
+            finally:
+                os.dup2(saved, 0)
+                for fd in (saved, read):
+                    os.close(fd)
+        assert 4 == len(items)
+
+
+def test_the_same_capture_is_counted_once_however_it_is_given(three: Path) -> None:
+    whole = (three / "a.jsonl").read_bytes()
+    (three / "copy.jsonl").write_bytes(whole)
+    (three / "torn.jsonl").write_bytes(whole[:-30])
+    (three / "packed.jsonl.gz").write_bytes(gzip.compress(whole))
+    (three / "twice.jsonl").write_bytes((three / "b.jsonl.gz").read_bytes())
+
+    assert (6, False) == counts(str(three))
+    assert (6, False) == counts(str(three / "torn.jsonl"), str(three), str(three / "a.jsonl"))
+    assert "4 files were given twice and counted once" in report(str(three)).stdout
+
+
+def test_of_a_torn_copy_alone_what_is_there_is_read(three: Path) -> None:
+    (three / "a.jsonl").write_bytes((three / "a.jsonl").read_bytes()[:-30])
+    (three / "b.jsonl.gz").write_bytes((three / "b.jsonl.gz").read_bytes()[:-30])
+
+    number, is_least = counts(str(three))
+
+    assert is_least
+    assert 4 <= number <= 6
+    assert "at least" in report(str(three / "a.jsonl")).stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("cut", range(2, 120, 9))
+def test_a_packed_capture_cut_anywhere_is_read_as_far_as_it_goes(three: Path, cut: int) -> None:
+    path = three / "b.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-cut])
+
+    done = report("--format", "json", str(path))
+
+    if done.exit_code in (0, 1):
+        assert json.loads(done.stdout)["failures"] in (0, 2)
+    else:
+        assert isinstance(done.exception, ForkTraceError)
+
+
+def test_what_is_not_known_of_an_unclosed_capture_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "open.jsonl"
+    path.write_text(capture_text(make_header(), make_failure()))
+    merged = json.loads(report("--format", "json", str(path)).stdout)
+
+    assert [None] * 3 == [merged[name] for name in ("lost", "missed", "rate_limited")]
+    assert (1, "unclosed") == (merged["unclosed"], merged["captures"][0]["ended"])
+
+    checkpoint = Checkpoint(**vars(make_summary(failures=5, causes={"pids-cgroup": 5}, lost=3)))
+    path.write_text(capture_text(make_header(), make_failure(), checkpoint))
+    merged = json.loads(report("--format", "json", str(path)).stdout)
+
+    assert (5, 3, 0) == tuple(merged[name] for name in ("failures", "lost", "missed"))
+
+
+def test_nothing_in_a_torn_capture_is_not_no_failure(tmp_path: Path) -> None:
+    path = tmp_path / "open.jsonl"
+    path.write_text(capture_text(make_header()))
+
+    done = report(str(path))
+
+    assert 0 == done.exit_code
+    assert "as far as it was recorded; the captures are incomplete" in done.stdout
+
+
+def test_a_filter_that_hides_all_failures_says_so(three: Path) -> None:
+    done = report(str(three), "--comm", "nobody")
+
+    assert 0 == done.exit_code
+    assert "No failure matches; 6 others were recorded" in done.stdout
+
+
+def test_since_leaves_out_what_was_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    old, new = (make_failure(time_ns=each * 10**9) for each in (1_764_000_000, 1_764_003_600))
+    path.write_text(capture_text(make_header(), old, new, make_summary(failures=2)))
+
+    assert (1, False) == counts(str(path), "--since", "@1764000001")
+    assert (1, False) == counts(str(path), "--until", "@1764000001")
+    assert (2, False) == counts(str(path), "--since", "@1764000000", "--until", "@1764003600")
+    with pytest.raises(ForkTraceError, match="is before"):
+        raise report(str(path), "--since", "1h", "--until", "2h").exception or AssertionError
+
+
+def test_a_gap_never_looks_like_calm(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    gap = Mark(
+        "2026-11-28T04:00:00Z", "web-1", "gap", "2026-11-28T03:00:00Z", "2026-11-28T04:00:00Z"
+    )
+    path.write_text(capture_text(make_header(host="web-1"), gap, make_summary(failures=0)))
+
+    for format_ in ("table", "markdown"):
+        text = " ".join(report(str(path), "--format", format_).stdout.split())
+        assert "not watching on web-1 from 2026-11-28T03:00:00Z to 2026-11-28T04:00:00Z" in text
+    (told,) = json.loads(report(str(path), "--json").stdout.splitlines()[-1])["gaps"]
+    assert ("web-1", "gap") == (told["host"], told["kind"])
+
+
+def test_a_fleet_fits_on_two_screens(tmp_path: Path) -> None:
+    for number in range(40):
+        header = make_header(host=f"web-{number % 20}", time=f"2026-11-28T03:00:{number:02d}Z")
+        failures = [make_failure(comm=f"app{each}") for each in range(20)]
+        text = capture_text(header, *failures, make_summary(failures=20))
+        (tmp_path / f"{number}.jsonl").write_text(text)
+
+    done = report(str(tmp_path))
+
+    assert len(done.stdout.splitlines()) <= 48
+    assert "800 failures on 20 hosts" in done.stdout
+    assert "20 hosts, 40 captures" in done.stdout
+    assert re.search(r"^ *40 +app0 ", done.stdout, re.M)
+
+
+def test_without_a_file_the_recorders_directory_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(ForkTraceError, match="no FILE was given") as raised:
+        Captures([], str(tmp_path / "none"))
+    assert "fork-trace record" in raised.value.hint
+    (tmp_path / "a.jsonl").write_text(capture_text())
+
+    assert 4 == len(list(Captures([], str(tmp_path)).read()))
