@@ -109,10 +109,10 @@ def capture(data: bytes) -> None:
     more = ReportOptions(times=True, stacks=True)
     headers, summaries = account.captures.headers, account.captures.summaries
     for each in whole:
-        line = records.to_json(each)
-        assert line.isascii()
-        assert records.to_json(records.from_json(line)) == line
-        json.loads(line, parse_constant=_no_number)
+        text = records.to_json(each)
+        assert text.isascii()
+        assert records.to_json(records.from_json(text)) == text
+        json.loads(text, parse_constant=_no_number)
 
     written = {
         name: formats.writer(name)(counted, summaries, headers, more) for name in formats.FORMATS
