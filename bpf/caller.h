@@ -54,10 +54,11 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 	unsigned int status = 0;
 	long number = -1;
 
-	if (bpf_core_read(&number, sizeof(number), &regs->orig_ax))
+	if (bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax))
 		return -1;
 	number &= ~0x40000000L; /* __X32_SYSCALL_BIT */
-	bpf_core_read(&status, sizeof(status), &current_task()->thread_info.status);
+	if (!is_blind(FT_READER_CALL))
+		bpf_core_read(&status, sizeof(status), &current_task()->thread_info.status);
 	if (status & 2) /* TS_COMPAT */
 		number |= COMPAT_CALL;
 	return number;
@@ -67,7 +68,8 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 
 	if (bpf_core_read(&number, sizeof(number), &regs->syscallno) || number < 0)
 		return -1;
-	bpf_core_read(&flags, sizeof(flags), &current_task()->thread_info.flags);
+	if (!is_blind(FT_READER_CALL))
+		bpf_core_read(&flags, sizeof(flags), &current_task()->thread_info.flags);
 	/* TIF_32BIT, arch/arm64/include/asm/thread_info.h; its fork, vfork and clone are i386's. */
 	return flags & 1UL << 22 ? number | COMPAT_CALL : number;
 #endif
@@ -83,8 +85,9 @@ ft_inline struct pt_regs *call_registers(void)
 	 */
 	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
 		return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES -
-	       bpf_core_type_size(struct pt_regs);
+	if (is_blind(FT_READER_CALL))
+		return 0;
+	return BPF_CORE_READ(current_task(), stack) + KERNEL_STACK_BYTES - pt_regs_bytes;
 }
 
 ft_outline long syscall_number(void)
@@ -95,16 +98,16 @@ ft_outline long syscall_number(void)
 #if defined(__TARGET_ARCH_x86)
 /* A 32-bit call has its arguments in other registers: arch/x86/include/asm/syscall.h */
 #define ARGUMENT_0(regs, number) \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, bx) : BPF_CORE_READ(regs, di))
+	((number)&COMPAT_CALL ? (__u32)register_of(regs, bx) : register_of(regs, di))
 #define ARGUMENT_1(regs, number) \
-	((number)&COMPAT_CALL ? (__u32)BPF_CORE_READ(regs, cx) : BPF_CORE_READ(regs, si))
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, dx)
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, r10)
+	((number)&COMPAT_CALL ? (__u32)register_of(regs, cx) : register_of(regs, si))
+#define ARGUMENT_2(regs) register_of(regs, dx)
+#define ARGUMENT_3(regs) register_of(regs, r10)
 #elif defined(__TARGET_ARCH_arm64)
-#define ARGUMENT_0(regs, number) BPF_CORE_READ(regs, orig_x0)
-#define ARGUMENT_1(regs, number) BPF_CORE_READ(regs, regs[1])
-#define ARGUMENT_2(regs) BPF_CORE_READ(regs, regs[2])
-#define ARGUMENT_3(regs) BPF_CORE_READ(regs, regs[3])
+#define ARGUMENT_0(regs, number) register_of(regs, orig_x0)
+#define ARGUMENT_1(regs, number) register_of(regs, regs[1])
+#define ARGUMENT_2(regs) register_of(regs, regs[2])
+#define ARGUMENT_3(regs) register_of(regs, regs[3])
 #endif
 
 /* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */
@@ -127,7 +130,8 @@ ft_inline __u8 syscall_of(struct task_struct *task)
 	unsigned int flags = 0;
 	long number;
 
-	bpf_core_read(&flags, sizeof(flags), &task->flags);
+	if (!is_blind(FT_READER_CALL))
+		bpf_core_read(&flags, sizeof(flags), &task->flags);
 	if (flags & PF_KTHREAD)
 		return FT_SYSCALL_KERNEL;
 	number = syscall_number();
@@ -225,9 +229,12 @@ ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int 
 
 ft_inline struct cgroup_subsys_state *css_of(__u64 subsystem)
 {
-	struct css_set *cset = BPF_CORE_READ(current_task(), cgroups);
 	struct cgroup_subsys_state *css = 0;
+	struct css_set *cset;
 
+	if (is_blind(FT_READER_CGROUP))
+		return 0;
+	cset = BPF_CORE_READ(current_task(), cgroups);
 	bpf_probe_read_kernel(&css, sizeof(css), (void *)&cset->subsys + subsystem * sizeof(css));
 	return css;
 }
@@ -254,6 +261,8 @@ ft_inline struct cgroup_subsys_state *own_css(void)
 	struct cgroup_subsys_state *css = pids_css();
 	struct cgroup *dfl;
 
+	if (is_blind(FT_READER_CGROUP))
+		return 0;
 	if (css && BPF_CORE_READ(css, cgroup, root, hierarchy_id))
 		return css;
 	dfl = BPF_CORE_READ(current_task(), cgroups, dfl_cgrp);
@@ -265,6 +274,8 @@ ft_inline int is_below_cgroup(__u64 id)
 	struct cgroup_subsys_state *css = own_css();
 	int i;
 
+	if (is_blind(FT_READER_CGROUP))
+		return 0;
 	for (i = 0; i < CGROUP_LEVELS && css; i++) {
 		if (BPF_CORE_READ(css, cgroup, kn, id) == id)
 			return 1;
@@ -284,6 +295,8 @@ ft_inline void read_cgroup_path(struct ft_event *event)
 	long bytes;
 	int i;
 
+	if (is_blind(FT_READER_CGROUP))
+		return;
 	for (i = 0; i < CGROUP_LEVELS && css; i++) {
 		parent = BPF_CORE_READ(css, parent);
 		if (!parent) {
@@ -307,20 +320,24 @@ ft_inline void port_who(struct ft_key *key)
 {
 	bpf_get_current_comm(key->comm, sizeof(key->comm));
 	key->uid = bpf_get_current_uid_gid();
-	key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
+	if (!is_blind(FT_READER_CGROUP))
+		key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
 	key->syscall = syscall_of(current_task());
 }
 
 ft_inline void port_sample(void *ctx, struct ft_event *event)
 {
-	struct task_struct *parent = BPF_CORE_READ(current_task(), real_parent);
+	struct task_struct *parent;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	long bytes;
 
 	event->pid = pid_tgid >> 32;
 	event->tid = pid_tgid;
-	event->ppid = BPF_CORE_READ(parent, tgid);
-	bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	if (!is_blind(FT_READER_SAMPLE)) {
+		parent = BPF_CORE_READ(current_task(), real_parent);
+		event->ppid = BPF_CORE_READ(parent, tgid);
+		bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+	}
 	read_cgroup_path(event);
 	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
 	if (bytes > 0)
@@ -360,6 +377,8 @@ ft_inline int port_is_dying(void)
 {
 	struct task_struct *task = current_task();
 
+	if (is_blind(FT_READER_DYING))
+		return 0;
 	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
 		return 1;
 	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
@@ -369,6 +388,8 @@ ft_inline int port_is_supervised(void)
 {
 	struct task_struct *task = current_task();
 
+	if (is_blind(FT_READER_SUPERVISED))
+		return 0;
 	/* Without CONFIG_SECCOMP the structure is empty. */
 	if (has_field(seccomp, mode) && BPF_CORE_READ(task, seccomp_mode) == SECCOMP_MODE_FILTER)
 		return 1;

@@ -39,6 +39,7 @@ const enum ft_detail *ft_unused_detail __attribute__((unused));
 const enum ft_syscall *ft_unused_syscall __attribute__((unused));
 const enum ft_number *ft_unused_number __attribute__((unused));
 const enum ft_stat *ft_unused_stat __attribute__((unused));
+const enum ft_reader *ft_unused_reader __attribute__((unused));
 const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 /* Maps. All of them are preallocated: during the incident there may be no memory. */
@@ -316,18 +317,22 @@ ft_inline void read_arguments(struct ft_stack *stack, struct mm_struct *mm)
 /* Of a task without a user stack nothing is sent. */
 ft_global int send_stack(__u64 time_ns)
 {
-	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
 	struct pt_regs *regs = call_registers();
 	struct ft_stack *stack;
+	struct mm_struct *mm;
 	__u32 bytes = config.stack_bytes;
 	__u64 start = 0, failed;
 	__u8 *slice;
 	__u32 at;
 
+	if (is_blind(FT_READER_SAMPLE))
+		return 0;
+	mm = BPF_CORE_READ(current_task(), mm);
 	if (bytes > FT_STACK_BYTES_MAX)
 		bytes = FT_STACK_BYTES_MAX;
-	if (!mm || !regs || bpf_core_read(&start, sizeof(start), &regs->sp))
+	if (!mm || !regs)
 		return 0;
+	start = register_of(regs, sp);
 	stack = bpf_ringbuf_reserve(&user_stacks, sizeof(*stack) + bytes, 0);
 	if (!stack) {
 		port_stat(FT_STAT_WITHOUT_STACK);
@@ -384,9 +389,14 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
+ft_inline __u64 sleeps(void)
+{
+	return is_blind(FT_READER_MARK) ? 0 : BPF_CORE_READ(current_task(), nvcsw);
+}
+
 ft_inline int port_mark(ft_s32 error)
 {
-	struct mark mark = { .sleeps = BPF_CORE_READ(current_task(), nvcsw), .error = error };
+	struct mark mark = { .sleeps = sleeps(), .error = error };
 	__u32 thread = bpf_get_current_pid_tgid();
 
 	return !bpf_map_update_elem(&marks, &thread, &mark, BPF_ANY);
@@ -400,7 +410,7 @@ ft_inline int port_mark_take(ft_s32 error)
 
 	if (!mark)
 		return 0;
-	is_of_this = mark->error == error && mark->sleeps == BPF_CORE_READ(current_task(), nvcsw);
+	is_of_this = mark->error == error && mark->sleeps == sleeps();
 	bpf_map_delete_elem(&marks, &thread);
 	return is_of_this;
 }
@@ -408,7 +418,8 @@ ft_inline int port_mark_take(ft_s32 error)
 /* Nobody waits for this thread's return from anywhere: the kernel had no room to follow it. */
 ft_inline int port_is_unreturned(void)
 {
-	return has_field(task_struct, rethooks) && !BPF_CORE_READ(current_task(), rethooks.first);
+	return !is_blind(FT_READER_MARK) && has_field(task_struct, rethooks) &&
+	       !BPF_CORE_READ(current_task(), rethooks.first);
 }
 
 ft_inline struct ft_stack_range *port_stack(void)
@@ -472,8 +483,6 @@ ft_inline int error_in(const __u64 *slot)
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 ft_inline int copied(__u64 *ctx, int is_second)
 {
-	struct kernel_clone_args *args;
-
 	int error;
 
 	if (!IS_ERR_VALUE(ctx[4])) {
@@ -483,8 +492,7 @@ ft_inline int copied(__u64 *ctx, int is_second)
 	error = error_in(&ctx[4]);
 	if (ft_was_copy_counted(error, is_second))
 		return 0;
-	args = (struct kernel_clone_args *)ctx[3];
-	ft_on_copy_process(ctx, error, BPF_CORE_READ(args, flags));
+	ft_on_copy_process(ctx, error, flags_of_args((struct kernel_clone_args *)ctx[3]));
 	return 0;
 }
 

@@ -43,14 +43,18 @@ ft_global int judge_eagain(__u64 watched)
 		 (int)number_of(refusal, FT_NUMBER_MAX_THREADS))
 		candidate(refusal, FT_CANDIDATE_THREADS_NEAR);
 	/* kernel/sched/core.c, sched_fork: dl_prio() is a priority below 0. */
-	bpf_core_read(&prio, sizeof(prio), &task->prio);
-	if (!is_watched(watched, FT_STEP_SCHED_FORK) && prio < 0 &&
-	    !BPF_CORE_READ_BITFIELD_PROBED(task, sched_reset_on_fork)) {
-		candidate(refusal, FT_CANDIDATE_DEADLINE);
-		ft_number(refusal, FT_NUMBER_POLICY, BPF_CORE_READ(task, policy));
+	if (!is_blind(FT_READER_SCHED)) {
+		bpf_core_read(&prio, sizeof(prio), &task->prio);
+		if (!is_watched(watched, FT_STEP_SCHED_FORK) && prio < 0 &&
+		    !BPF_CORE_READ_BITFIELD_PROBED(task, sched_reset_on_fork)) {
+			candidate(refusal, FT_CANDIDATE_DEADLINE);
+			ft_number(refusal, FT_NUMBER_POLICY, BPF_CORE_READ(task, policy));
+		}
 	}
 	if (refusal->flags & FT_CLONE_FS &&
-	    !is_moved(refusal, has_field(fs_struct, users) && has_field(fs_struct, in_exec),
+	    !is_moved(refusal,
+		      !is_blind(FT_READER_FS) && has_field(fs_struct, users) &&
+			      has_field(fs_struct, in_exec),
 		      FT_MOVED_FS_STRUCT)) {
 		users = BPF_CORE_READ(task, fs, users);
 		in_exec = BPF_CORE_READ(task, fs, in_exec);
@@ -110,23 +114,28 @@ ft_global int judge_flags(__u64 watched)
 {
 	struct task_struct *task = current_task();
 	struct ft_refusal *refusal = port_refusal();
-	const struct cred *cred = BPF_CORE_READ(task, cred);
 	struct pid_namespace *active = 0;
-	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	const struct cred *cred;
 	__u32 rules, value = 1;
 	__u64 level, flags;
+	struct pid *pid;
 
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
 	rules = ft_flag_rules(flags);
 	/* An init may have no siblings: kernel/fork.c, SIGNAL_UNKILLABLE. */
-	if (flags & FT_CLONE_PARENT && BPF_CORE_READ(task, signal, flags) & SIGNAL_UNKILLABLE)
+	if (flags & FT_CLONE_PARENT && !is_blind(FT_READER_FLAGS) &&
+	    BPF_CORE_READ(task, signal, flags) & SIGNAL_UNKILLABLE)
 		rules |= 128;
 	if (rules) {
 		ft_number(refusal, FT_NUMBER_FLAG_RULES, rules);
 		candidate(refusal, FT_CANDIDATE_FLAGS);
 	}
+	if (is_moved(refusal, !is_blind(FT_READER_FLAGS), FT_MOVED_NSPROXY))
+		return 0;
+	cred = BPF_CORE_READ(task, cred);
+	pid = BPF_CORE_READ(task, thread_pid);
 	level = BPF_CORE_READ(pid, level);
 	bpf_probe_read_kernel(&active, sizeof(active),
 			      (void *)&pid->numbers + level * bpf_core_type_size(struct upid) +

@@ -179,6 +179,9 @@ struct mem_cgroup {
 #define bpf_core_field_offset(type, field) offsetof(type, field)
 #define __builtin_preserve_access_index(field) (field)
 
+#define register_of(regs, name) BPF_CORE_READ(regs, name)
+#define pt_regs_bytes sizeof(struct pt_regs)
+
 /* The value of a field behind up to five pointers; 0 if one of them cannot be followed. */
 #define FT_READ_1(source, a)                                                                     \
 	({                                                                                       \

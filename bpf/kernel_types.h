@@ -50,6 +50,26 @@ enum bpf_func_id {
 	BPF_FUNC_task_pt_regs = 175
 };
 
+#if defined(__TARGET_ARCH_x86)
+/*
+ * In the order in which a system call saves them, which ptrace(2) shows to user space
+ * (arch/x86/include/uapi/asm/ptrace.h): no kernel can move them.
+ */
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx;
+	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
+	unsigned long orig_ax;
+	unsigned long ip, cs, flags, sp, ss;
+};
+#define register_of(regs, name)                                                          \
+	({                                                                               \
+		unsigned long ft_register = 0;                                           \
+		bpf_probe_read_kernel(&ft_register, sizeof(ft_register), &(regs)->name); \
+		ft_register;                                                             \
+	})
+#define pt_regs_bytes sizeof(struct pt_regs)
+#endif
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
@@ -66,24 +86,16 @@ typedef struct {
 	unsigned int val;
 } kuid_t;
 
+#if defined(__TARGET_ARCH_arm64)
 struct pt_regs {
-#if defined(__TARGET_ARCH_x86)
-	unsigned long bx;
-	unsigned long r10;
-	unsigned long ax;
-	unsigned long cx;
-	unsigned long dx;
-	unsigned long si;
-	unsigned long di;
-	unsigned long orig_ax;
-	unsigned long sp;
-#elif defined(__TARGET_ARCH_arm64)
 	unsigned long regs[31];
 	u64 sp;
 	u64 orig_x0;
 	int syscallno;
-#endif
 };
+#define register_of(regs, name) BPF_CORE_READ(regs, name)
+#define pt_regs_bytes bpf_core_type_size(struct pt_regs)
+#endif
 
 struct rlimit {
 	unsigned long rlim_cur;

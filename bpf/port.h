@@ -143,6 +143,12 @@ ft_inline int port_is_supervised(void);
 ft_inline ft_settings *port_config(void);
 ft_inline enum ft_phase port_phase(void);
 
+/* Is one who reads the kernel to explain a failure switched off? */
+ft_inline int is_blind(enum ft_reader reader)
+{
+	return !!(port_config()->blind & 1U << reader);
+}
+
 /* The fork that a program on copy_process' entry has noted for this thread, or 0. */
 ft_inline struct ft_attempt *port_attempt(void);
 /* Send what the user stack is unwound from, beside the sample of that time; or nothing. */

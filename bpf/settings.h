@@ -11,6 +11,38 @@
 #define FT_FILTER_CGROUP 8
 
 /*
+ * What is read of the kernel only to explain a failure, by who reads it. A field or type
+ * that the running kernel lacks makes every program that could reach it unloadable; so
+ * user space switches its readers off, and what counts is loaded all the same.
+ * fork_trace/probes/libbpf/gaps.py knows which structures each of them reads.
+ */
+#define FT_READERS(X)        \
+	X(CALL, 0)           \
+	X(CLONE_ARGS, 1)     \
+	X(CGROUP, 2)         \
+	X(SAMPLE, 3)         \
+	X(DYING, 4)          \
+	X(SUPERVISED, 5)     \
+	X(MARK, 6)           \
+	X(NPROC, 7)          \
+	X(PIDS_CGROUP, 8)    \
+	X(MEMORY_CGROUP, 9)  \
+	X(DESCRIPTORS, 10)   \
+	X(MEMORY, 11)        \
+	X(PID_NAMESPACE, 12) \
+	X(FS, 13)            \
+	X(SCHED, 14)         \
+	X(FLAGS, 15)         \
+	X(NAMESPACES, 16)    \
+	X(STACK, 17)
+
+#define FT_READER_ENUM(name, number) FT_READER_##name = number,
+enum ft_reader {
+	FT_READERS(FT_READER_ENUM)
+};
+#undef FT_READER_ENUM
+
+/*
  * Settings, fixed before the programs are loaded: the verifier then drops what
  * they switch off. An address of 0 means that the symbol is not known.
  */
@@ -50,6 +82,7 @@ struct ft_config {
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe attach mode: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
+	ft_u32 blind; /* bit n: enum ft_reader: it reads nothing */
 };
 
 #endif

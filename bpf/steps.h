@@ -45,16 +45,24 @@ ft_inline const __u64 *saved_args(enum ft_step step)
 	return attempt && attempt->saved_by == step ? attempt->saved : 0;
 }
 
+/*
+ * The CLONE_* flags in copy_process' last argument. Where they cannot be read there, those of
+ * the system call; of a task that the kernel makes by itself they stay unknown, but for
+ * CLONE_VM: it copies no address space.
+ */
+ft_inline __u64 flags_of_args(struct kernel_clone_args *args)
+{
+	if (is_blind(FT_READER_CLONE_ARGS))
+		return is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM;
+	return BPF_CORE_READ(args, flags);
+}
+
 /* The CLONE_* flags of this fork; of one that began before we did, or found no room, the call's. */
 ft_inline __u64 flags_of_attempt(const struct ft_attempt *attempt)
 {
-	struct kernel_clone_args *args;
-
 	if (!attempt)
 		return flags_of_call();
-	/* Apart: within BPF_CORE_READ our own structure would be looked for in the kernel's BTF. */
-	args = (struct kernel_clone_args *)attempt->args;
-	return BPF_CORE_READ(args, flags);
+	return flags_of_args((struct kernel_clone_args *)attempt->args);
 }
 
 /* Steps. */
@@ -92,7 +100,7 @@ ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 	struct ft_refusal *refusal;
 
 	/* It says "over" for root as well, who is let through just after. */
-	if (is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
+	if (is_blind(FT_READER_NPROC) || is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
 		return 0;
 	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
 	if (!refusal)
@@ -312,7 +320,8 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	refusal = ft_on_refusal(step, error);
 	if (!refusal || error != -FT_ENOSPC)
 		return 0;
-	if (is_moved(refusal, has_field(pid_namespace, level), FT_MOVED_PID_NAMESPACE))
+	if (is_moved(refusal, !is_blind(FT_READER_NAMESPACES) && has_field(pid_namespace, level),
+		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	/* create_user_ns and create_pid_namespace look at the depth first. */
 	level = step == FT_STEP_COPY_PID_NS
@@ -468,7 +477,7 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 
 	/* Every system call of the host comes here: nearly all of them leave at once. */
 #if defined(__TARGET_ARCH_x86)
-	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
+	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
 #else
 	number = syscall_number_in(regs) & ~COMPAT_CALL;
 #endif

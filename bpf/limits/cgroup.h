@@ -26,13 +26,16 @@ ft_outline __u64 memory_index(void)
 ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 {
 	struct cgroup_subsys_state *css = 0, *self;
-	struct file **table = BPF_CORE_READ(current_task(), files, fdt, fd);
-	struct file *file = 0;
 	struct kernfs_node *node;
 	struct cgroup *cgroup;
+	struct file *file = 0;
+	struct file **table;
 	__u64 id;
 	int i;
 
+	if (is_blind(FT_READER_PIDS_CGROUP) || is_blind(FT_READER_DESCRIPTORS))
+		return 0;
+	table = BPF_CORE_READ(current_task(), files, fdt, fd);
 	if (!has_value(cgroup_subsys_id, pids_cgrp_id))
 		return 0;
 	id = pids_index();
@@ -61,7 +64,8 @@ ft_global __u64 pids_level(__u64 address, __u32 up)
 	__s64 counter, limit;
 	__u64 id;
 
-	if (!refusal || !has_field(pids_cgroup, counter) || !has_field(pids_cgroup, limit))
+	if (is_blind(FT_READER_PIDS_CGROUP) || !refusal || !has_field(pids_cgroup, counter) ||
+	    !has_field(pids_cgroup, limit))
 		return 0;
 	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
 		return 0;
@@ -91,7 +95,9 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	__u64 address = (__u64)css;
 	int i;
 
-	if (is_moved(refusal, has_field(pids_cgroup, counter) && has_field(pids_cgroup, limit),
+	if (is_moved(refusal,
+		     !is_blind(FT_READER_PIDS_CGROUP) && has_field(pids_cgroup, counter) &&
+			     has_field(pids_cgroup, limit),
 		     FT_MOVED_PIDS_CGROUP))
 		return 0;
 	for (i = 0; i < CGROUP_LEVELS && address; i++)
@@ -107,8 +113,8 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
 	struct ft_refusal *refusal = port_refusal();
 	__u64 usage = 0, max = 0, id;
 
-	if (!refusal || !has_field(mem_cgroup, memory) || !has_field(page_counter, usage) ||
-	    !has_field(page_counter, max))
+	if (is_blind(FT_READER_MEMORY_CGROUP) || !refusal || !has_field(mem_cgroup, memory) ||
+	    !has_field(page_counter, usage) || !has_field(page_counter, max))
 		return 0;
 	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
 		return 0;
@@ -142,8 +148,8 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 	int i;
 
 	if (is_moved(refusal,
-		     has_field(mem_cgroup, memory) && has_field(page_counter, usage) &&
-			     has_field(page_counter, max) &&
+		     !is_blind(FT_READER_MEMORY_CGROUP) && has_field(mem_cgroup, memory) &&
+			     has_field(page_counter, usage) && has_field(page_counter, max) &&
 			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;

@@ -40,7 +40,9 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 	__u64 words;
 	int i, found;
 
-	if (is_moved(refusal, has_field(fdtable, max_fds) && has_field(fdtable, open_fds),
+	if (is_moved(refusal,
+		     !is_blind(FT_READER_DESCRIPTORS) && has_field(fdtable, max_fds) &&
+			     has_field(fdtable, open_fds),
 		     FT_MOVED_FDTABLE))
 		return;
 	fdt = BPF_CORE_READ(files, fdt);
@@ -70,8 +72,9 @@ ft_inline void read_fd_table(struct ft_refusal *refusal, struct files_struct *fi
 
 ft_inline void read_nofile(struct ft_refusal *refusal, struct task_struct *task)
 {
-	ft_number(refusal, FT_NUMBER_NOFILE_LIMIT,
-		  BPF_CORE_READ(task, signal, rlim[RLIMIT_NOFILE].rlim_cur));
+	if (!is_blind(FT_READER_DESCRIPTORS))
+		ft_number(refusal, FT_NUMBER_NOFILE_LIMIT,
+			  BPF_CORE_READ(task, signal, rlim[RLIMIT_NOFILE].rlim_cur));
 }
 
 ft_inline void judge_fds(struct ft_refusal *refusal, struct task_struct *task, __u64 watched)
@@ -80,7 +83,7 @@ ft_inline void judge_fds(struct ft_refusal *refusal, struct task_struct *task, _
 		read_nofile(refusal, task);
 	if (is_watched(watched, FT_STEP_DUP_FD))
 		return;
-	read_fd_table(refusal, BPF_CORE_READ(task, files));
+	read_fd_table(refusal, is_blind(FT_READER_DESCRIPTORS) ? 0 : BPF_CORE_READ(task, files));
 	/* fs/file.c, alloc_fdtable: cut down to whole words of the limit. */
 	if (has_number(refusal, FT_NUMBER_FD_SLOTS) && has_number(refusal, FT_NUMBER_NR_OPEN) &&
 	    number_of(refusal, FT_NUMBER_FD_SLOTS) >

@@ -28,14 +28,15 @@ ft_inline void read_commit_rule(struct ft_refusal *refusal, struct mm_struct *mm
 	number_long_at(refusal, FT_NUMBER_PAGES_RAM, port_config()->totalram_pages);
 	number_long_at(refusal, FT_NUMBER_PAGES_SWAP, port_config()->total_swap_pages);
 	/* The charge for `pages` has been undone by now. */
-	if (committed && !bpf_core_read(&count, sizeof(count), &committed->count))
+	if (committed && !is_blind(FT_READER_MEMORY) &&
+	    !bpf_core_read(&count, sizeof(count), &committed->count))
 		ft_number(refusal, FT_NUMBER_PAGES_COMMITTED, count);
 	if (refusal->have & 1ULL << FT_NUMBER_OVERCOMMIT_MEMORY)
 		refusal->detail = FT_DETAIL_OVERCOMMIT_GUESS +
 				  refusal->number[FT_NUMBER_OVERCOMMIT_MEMORY] % 3;
 	if (is_moved(refusal,
-		     has_field(mm_struct, total_vm) && has_field(mm_struct, data_vm) &&
-			     has_field(mm_struct, stack_vm),
+		     !is_blind(FT_READER_MEMORY) && has_field(mm_struct, total_vm) &&
+			     has_field(mm_struct, data_vm) && has_field(mm_struct, stack_vm),
 		     FT_MOVED_MM_STRUCT))
 		return;
 	if (!bpf_core_read(&total, sizeof(total), &mm->total_vm))
@@ -94,8 +95,13 @@ ft_inline void judge_commit(struct ft_refusal *refusal, struct task_struct *task
 {
 	if (is_watched(watched, FT_STEP_VM_ENOUGH_MEMORY) || refusal->flags & FT_CLONE_VM)
 		return;
-	read_commit_rule(refusal, BPF_CORE_READ(task, mm));
-	ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN, has_sys_admin(BPF_CORE_READ(task, cred)));
+	if (is_blind(FT_READER_MEMORY)) {
+		read_commit_rule(refusal, 0);
+	} else {
+		read_commit_rule(refusal, BPF_CORE_READ(task, mm));
+		ft_number(refusal, FT_NUMBER_CAP_SYS_ADMIN,
+			  has_sys_admin(BPF_CORE_READ(task, cred)));
+	}
 	if (!has_number(refusal, FT_NUMBER_OVERCOMMIT_MEMORY) ||
 	    !has_number(refusal, FT_NUMBER_PAGES_COMMITTED) ||
 	    !has_number(refusal, FT_NUMBER_DATA_PAGES) || !has_number(refusal, FT_NUMBER_PAGES_RAM))

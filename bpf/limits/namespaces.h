@@ -45,10 +45,13 @@ ft_inline int read_ns_max(struct user_namespace *ns, __u64 type, long *max)
 ft_global __u64 ns_count_level(__u64 address, __u64 type)
 {
 	struct ucounts *ucounts = (struct ucounts *)address;
-	struct user_namespace *ns = BPF_CORE_READ(ucounts, ns);
 	struct ft_refusal *refusal = port_refusal();
+	struct user_namespace *ns;
 	long count = 0, max = 0;
 
+	if (is_blind(FT_READER_NAMESPACES))
+		return 0;
+	ns = BPF_CORE_READ(ucounts, ns);
 	if (!refusal || read_ns_count(ucounts, type, &count) || read_ns_max(ns, type, &max))
 		return 0;
 	if (count < max)
@@ -70,15 +73,16 @@ ft_global __u64 ns_count_level(__u64 address, __u64 type)
 ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 {
 	struct user_namespace *owner = (struct user_namespace *)owner_address;
-	const struct cred *cred = BPF_CORE_READ(current_task(), cred);
 	struct ft_refusal *refusal = port_refusal();
 	struct ucounts *ucounts = 0;
+	const struct cred *cred;
 	int i, is_known = 0;
 	__u64 address;
 	long max = -1;
 
-	if (!refusal)
+	if (!refusal || is_blind(FT_READER_NAMESPACES))
 		return -1;
+	cred = BPF_CORE_READ(current_task(), cred);
 	/* One that this very call made: nothing else is counted in it. */
 	if (BPF_CORE_READ(cred, user_ns) != owner) {
 		ucounts = BPF_CORE_READ(owner, ucounts);
@@ -129,7 +133,8 @@ ft_global int judge_namespaces(__u64 watched)
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
-	if (is_moved(refusal, has_field(pid_namespace, level), FT_MOVED_PID_NAMESPACE))
+	if (is_moved(refusal, !is_blind(FT_READER_NAMESPACES) && has_field(pid_namespace, level),
+		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	level = BPF_CORE_READ(task, cred, user_ns, level);
 	if (!(flags & FT_CLONE_NEWUSER) || level <= NAMESPACE_DEPTH)

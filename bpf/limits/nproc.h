@@ -77,7 +77,8 @@ ft_global __u64 nproc_level(__u64 below, __u64 first, __u64 rlimit, __u32 charge
 	long tasks = 0;
 	__u32 level, uid;
 
-	if (!refusal || !has_nproc_ucounts() || !has_field(ucounts, ns) || !has_field(ucounts, uid))
+	if (is_blind(FT_READER_NPROC) || !refusal || !has_nproc_ucounts() ||
+	    !has_field(ucounts, ns) || !has_field(ucounts, uid))
 		return 0;
 	if (ns) {
 		if (read_nproc_limit(ns, &limit))
@@ -112,7 +113,10 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u6
 	__u64 ns = 0;
 	int i;
 
-	if (is_moved(refusal, has_field(ucounts, ns) && has_field(ucounts, uid), FT_MOVED_UCOUNTS))
+	if (is_moved(refusal,
+		     !is_blind(FT_READER_NPROC) && has_field(ucounts, ns) &&
+			     has_field(ucounts, uid),
+		     FT_MOVED_UCOUNTS))
 		return 0;
 	for (i = 0; i < USERNS_LEVELS; i++) {
 		ns = nproc_level(ns, ucounts, rlimit, charged);
@@ -125,10 +129,15 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u6
 ft_inline int read_nproc(struct ft_refusal *refusal)
 {
 	struct task_struct *task = current_task();
-	const struct cred *cred = BPF_CORE_READ(task, cred);
-	__u64 rlimit = BPF_CORE_READ(task, signal, rlim[RLIMIT_NPROC].rlim_cur);
 	struct user_struct___v513 *user;
+	const struct cred *cred;
 	int tasks = 0;
+	__u64 rlimit;
+
+	if (is_moved(refusal, !is_blind(FT_READER_NPROC), FT_MOVED_UCOUNTS))
+		return 0;
+	cred = BPF_CORE_READ(task, cred);
+	rlimit = BPF_CORE_READ(task, signal, rlim[RLIMIT_NPROC].rlim_cur);
 
 	if (has_nproc_ucounts()) {
 		if (!read_nproc_ucounts(refusal,
@@ -155,7 +164,8 @@ ft_inline void judge_nproc(struct ft_refusal *refusal, __u64 watched)
 		return;
 	if (read_nproc(refusal))
 		candidate(refusal, FT_CANDIDATE_NPROC);
-	else if (!has_nproc_ucounts() && !has_field(user_struct___v513, processes))
+	else if (was_moved(refusal, FT_MOVED_UCOUNTS) ||
+		 (!has_nproc_ucounts() && !has_field(user_struct___v513, processes)))
 		candidate(refusal, FT_CANDIDATE_NPROC_UNKNOWN);
 }
 

@@ -49,8 +49,9 @@ ft_global __u64 pid_level(__u64 address)
 	unsigned int allocated = 0, level, inum;
 	int pid_max = 0;
 
-	if (!refusal || !has_field(pid_namespace, pid_allocated) ||
-	    !has_field(pid_namespace, parent) || !has_field(pid_namespace, level))
+	if (is_blind(FT_READER_PID_NAMESPACE) || !refusal ||
+	    !has_field(pid_namespace, pid_allocated) || !has_field(pid_namespace, parent) ||
+	    !has_field(pid_namespace, level))
 		return 0;
 	if (bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
 		return 0;
@@ -85,8 +86,9 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, __u64 address)
 	int i;
 
 	if (is_moved(refusal,
-		     has_field(pid_namespace, pid_allocated) && has_field(pid_namespace, parent) &&
-			     has_field(pid_namespace, level),
+		     !is_blind(FT_READER_PID_NAMESPACE) &&
+			     has_field(pid_namespace, pid_allocated) &&
+			     has_field(pid_namespace, parent) && has_field(pid_namespace, level),
 		     FT_MOVED_PID_NAMESPACE))
 		return 0;
 	if (!bpf_core_read(&allocated, sizeof(allocated), &ns->pid_allocated))
@@ -99,8 +101,13 @@ ft_inline int read_pid_namespace(struct ft_refusal *refusal, __u64 address)
 
 ft_inline void judge_pid_max(struct ft_refusal *refusal, struct task_struct *task, __u64 watched)
 {
-	if (!is_watched(watched, FT_STEP_ALLOC_PID) &&
-	    read_pid_namespace(refusal, (__u64)BPF_CORE_READ(task, nsproxy, pid_ns_for_children)))
+	__u64 ns = 0;
+
+	if (is_watched(watched, FT_STEP_ALLOC_PID))
+		return;
+	if (!is_blind(FT_READER_PID_NAMESPACE))
+		ns = (__u64)BPF_CORE_READ(task, nsproxy, pid_ns_for_children);
+	if (read_pid_namespace(refusal, ns))
 		candidate(refusal, FT_CANDIDATE_PID_MAX);
 }
 
@@ -110,7 +117,9 @@ ft_inline void judge_pidns_dead(struct ft_refusal *refusal, struct task_struct *
 	struct pid_namespace *ns;
 	int is_dead;
 
-	if (is_moved(refusal, has_field(pid_namespace, pid_allocated), FT_MOVED_PID_NAMESPACE)) {
+	if (is_moved(refusal,
+		     !is_blind(FT_READER_PID_NAMESPACE) && has_field(pid_namespace, pid_allocated),
+		     FT_MOVED_PID_NAMESPACE)) {
 		candidate(refusal, FT_CANDIDATE_PIDNS_UNKNOWN);
 		return;
 	}

@@ -37,7 +37,7 @@ ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writabl
 {
 	struct task_struct *task = current_task();
 	struct ft_refusal *refusal = port_refusal();
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	struct mm_struct *mm;
 	__u64 pages = pages_of(bytes);
 	__u64 total, data, address_space, data_limit;
 	int count = 0;
@@ -53,10 +53,11 @@ ft_global int judge_stack(__u64 bytes, __s32 error, __u32 step, __u32 is_writabl
 		return 0;
 	ft_number(refusal, FT_NUMBER_STACK_BYTES, bytes);
 	if (is_moved(refusal,
-		     has_field(mm_struct, total_vm) && has_field(mm_struct, data_vm) &&
-			     has_field(mm_struct, map_count),
+		     !is_blind(FT_READER_STACK) && has_field(mm_struct, total_vm) &&
+			     has_field(mm_struct, data_vm) && has_field(mm_struct, map_count),
 		     FT_MOVED_MM_STRUCT))
 		return 0;
+	mm = BPF_CORE_READ(task, mm);
 	total = BPF_CORE_READ(mm, total_vm);
 	data = BPF_CORE_READ(mm, data_vm);
 	address_space = BPF_CORE_READ(task, signal, rlim[RLIMIT_AS].rlim_cur);

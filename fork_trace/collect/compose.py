@@ -257,7 +257,7 @@ def header(
         ),
         missing=tuple(
             {"step": gap.step, "function": gap.function, "reason": gap.reason}
-            for gap in plan.missing
+            for gap in (*plan.missing, *plan.unread)
         ),
         limits=dict(limits),
         filter={name: value for name, value in filter_.__dict__.items() if value},

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from fork_trace.escape import safe
-from fork_trace.model.steps import MAY_BE_INLINED
+from fork_trace.model.steps import BY_NAME, MAY_BE_INLINED
 from fork_trace.output.tables import draw
 from fork_trace.output.wording import wrap
 
@@ -52,7 +52,12 @@ def doctor(found: dict[str, Any]) -> str:
     steps += [
         [item["step"], "inferred", "\n".join(textwrap.wrap(safe(item["reason"]), 47))]
         for item in found["missing"]
+        if item["step"] in BY_NAME
     ]
     if steps:
         lines += ["", draw(steps, ["STEP", "HOW", "FUNCTION OR REASON"])]
+    unread = [str(item["reason"]) for item in found["missing"] if item["step"] not in BY_NAME]
+    if unread:
+        text = f"Not readable here: {'; '.join(unread)}. Counts are exact; what is read there is not told."
+        lines += ["", *wrap(safe(text), "", "  ")]
     return "\n".join(lines) + "\n"

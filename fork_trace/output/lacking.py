@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fork_trace.escape import safe
 from fork_trace.model.records import Checkpoint, Header, Mark, Summary
+from fork_trace.model.steps import BY_NAME
 from fork_trace.output.completeness import Completeness, Several, Unclosed, added
 from fork_trace.output.times import span
 from fork_trace.output.units import count
@@ -14,6 +15,7 @@ from fork_trace.output.units import count
 _MOST_TOLD = 4
 _MOST_GAPS = 4
 _MOST_UNSEEN = 6
+_UNREAD_SHOWN = 4  # of what the kernel's BTF lacks
 _KINDS = {
     "gap": "not watching",
     "resumed": "suspended",
@@ -111,6 +113,12 @@ def _unseen(header: Header) -> list[str]:
     gaps = [str(gap.get("step")) for gap in header.missing if gap.get("function")]
     if gaps:
         text = f"not observable on this kernel: {', '.join(gaps)}"
+        found.append(safe(f"{text} (see `fork-trace doctor`)"))
+    unread = [str(gap.get("step")) for gap in header.missing if gap.get("step") not in BY_NAME]
+    if unread:
+        rest = f" and {len(unread) - _UNREAD_SHOWN} more" if len(unread) > _UNREAD_SHOWN else ""
+        text = f"not readable on this kernel: {', '.join(unread[:_UNREAD_SHOWN])}{rest}"
+        text += "; counts are exact, some causes and numbers are unknown"
         found.append(safe(f"{text} (see `fork-trace doctor`)"))
     return found
 

@@ -141,7 +141,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Missing:
-    """A step whose refusal cannot be observed here, and why."""
+    """A step whose refusal cannot be observed here, or else what cannot be read, and why."""
 
     step: str
     function: str | None
@@ -176,6 +176,9 @@ class Plan:
     # processor, or, of kprobes, one that was preempted in a look at a map (kernel/trace/bpf_trace.c,
     # trace_call_bpf). That a step was silent then proves nothing by itself.
     can_leave_out: bool = False
+    # What the programs would read and this kernel does not have; known once they are loaded.
+    unread: tuple[Missing, ...] = ()
+    blind: int = 0  # which of their readers are off for it: bit n for probes.libbpf.gaps.READERS[n]
 
     @property
     def is_copied_twice(self) -> bool:
@@ -194,6 +197,11 @@ class Plan:
             if probe.step and probe.stage <= stage:
                 mask |= 1 << BY_NAME[probe.step].number
         return mask
+
+    def counting_only(self, readers: int, reason: str) -> Plan:
+        """Return this plan with nothing but counting: no reader of the kernel's state, of `readers`, is left."""
+        why = f"the kernel refuses programs that read its state: {reason}"
+        return replace(self, blind=readers, unread=(*self.unread, Missing("evidence", None, why)))
 
     def without_probe(self, program: str, reason: str) -> Plan:
         """Return this plan with one program given up, which the kernel refused."""

@@ -74,6 +74,7 @@ class Config(ctypes.Structure):
         ("page_shift", c_uint32),
         ("notes_attempts", c_uint32),
         ("stack_bytes", c_uint32),
+        ("blind", c_uint32),
     ]
 
 
@@ -202,6 +203,7 @@ def fill(
         and any(probe.program == "raw_sys_exit" for probe in plan.probes)
     )
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
+    config.blind = plan.blind
     config.copies_twice = int(plan.is_copied_twice)
     config.copies_again_at_return = int(
         any(probe.program == steps.COPIED_AGAIN for probe in plan.probes)

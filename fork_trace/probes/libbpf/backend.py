@@ -9,10 +9,12 @@ import ctypes
 import errno
 import os
 import time
+from dataclasses import replace
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter, program
+from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
@@ -26,6 +28,15 @@ from fork_trace.probes.settings import (
     drain,
     is_vital,
 )
+
+
+def _check(plan: Plan, filter_: Filter) -> None:
+    """Refuse to filter by what cannot be read here; ForkTraceError."""
+    if filter_.cgroup_id is not None and plan.blind & 1 << gaps.READERS.index("cgroup"):
+        raise ForkTraceError(
+            f"cannot filter by --cgroup: {plan.unread[0].reason if plan.unread else 'not readable'}",
+            "Use --comm, --uid or --pid instead.",
+        )
 
 
 class LibbpfBackend:
@@ -45,9 +56,11 @@ class LibbpfBackend:
         self._stacks: list[bytes] = []
         self._counters = Counters(library.lib)
         image = files.contents(program("fork_trace.bpf.o"))
-        # Each round gives up one program that this kernel refuses, and says so in the plan.
+        # Each round gives up what this kernel refuses, and says so in the plan: what programs read
+        # that it does not have, then one program.
         while True:
             self.plan = plan
+            _check(plan, filter_)
             self._later = Later(plan)
             self._programs = Programs(library)
             self._unreturned = 0  # forks under way at the end, which were not seen to return
@@ -55,6 +68,11 @@ class LibbpfBackend:
             self._settles_at_s: float | None = None  # when silence begins to tell
             try:
                 code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
+                seeing = self._programs.without_readers(plan, code)
+                if seeing is not None:
+                    self.close()
+                    plan = seeing
+                    continue
                 failed = self._arm() if code is None else self._programs.culprit(plan, code)
             except ForkTraceError:
                 self.close()  # the next attach mode needs what this one holds
@@ -63,12 +81,17 @@ class LibbpfBackend:
                 break
             probe, reason = failed
             self.close()
+            if code is not None and is_vital(probe) and plan.blind != gaps.ALL:
+                # Counting never depends on explaining, whatever the reason.
+                plan = plan.counting_only(gaps.ALL, reason)
+                continue
             if is_vital(probe) or probe not in plan.probes:
                 raise AttachRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
                     f"`fork-trace doctor` lists what it offers; {NEEDS[plan.attach]}",
                 )
             plan = plan.without_probe(probe.program, reason)
+        self.plan = replace(self.plan, unread=self._programs.unread(self.plan))
         self._open_samples()
 
     def _arm(self) -> tuple[Probe, str] | None:

@@ -26,6 +26,11 @@ AttachFn = CFUNCTYPE(c_int, c_void_p, ctypes.c_long, c_void_p, use_errno=True)
 
 _BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
+# relo_core.c, bpf_core_calc_relo_insn: what is looked for, and that it is not found.
+_RELOCATIONS = (
+    b"libbpf: prog '%s': relo #%d: %s\n",
+    b"libbpf: prog '%s': relo #%d: no matching targets found\n",
+)
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8  # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 
@@ -45,6 +50,20 @@ class HandlerOptions(ctypes.Structure):
         ("setup", c_void_p),
         ("prepare_load", PrepareFn),
         ("attach", AttachFn),
+    ]
+
+
+class OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts, bpf/libbpf.h, as far as btf_custom_path."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("_removed", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
     ]
 
 
@@ -85,6 +104,9 @@ class Library:
             ) from None
         self.lib = lib
         self.messages: list[str] = []
+        # What was looked for in the kernel's BTF and is not there, as libbpf says it.
+        self.unresolved: set[str] = set()
+        self._looked_for = ctypes.create_string_buffer(256)
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._declare()
         # Kept in an attribute: the callback must outlive every call into libbpf.
@@ -149,6 +171,12 @@ class Library:
     def _on_message(self, level: int, fmt: bytes, arguments: int) -> int:
         # libbpf's levels: 0 warning, 1 info, 2 debug. The verifier's log comes as one message,
         # whose last lines are the ones that tell.
+        if level == 2 and fmt in _RELOCATIONS:
+            if fmt == _RELOCATIONS[0]:
+                buffer = self._looked_for
+                self._libc.vsnprintf(buffer, len(buffer), fmt, arguments)
+            else:
+                self.unresolved.add(self._looked_for.value.decode("utf-8", "replace"))
         if level == 0 and len(self.messages) < 200:
             buffer = ctypes.create_string_buffer(_LOG_BYTES if b"LOAD LOG" in fmt else 512)
             self._libc.vsnprintf(buffer, len(buffer), fmt, arguments)

@@ -9,27 +9,32 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_size_t, c_uint32, c_void_p
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.kprobe_events import KprobeEvents
+from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import (
     AttachFn,
     HandlerOptions,
     Library,
     LoadOptions,
+    OpenOptions,
     PrepareFn,
 )
-from fork_trace.probes.libbpf.btf import FUNCTION_IDS, function_params
-from fork_trace.probes.plan import Plan, Probe
+from fork_trace.probes.libbpf.btf import FUNCTION_IDS, UNTYPED, function_params
+from fork_trace.probes.plan import Missing, Plan, Probe
 from fork_trace.probes.settings import Config, fill
 
 _BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25  # include/uapi/linux/bpf.h
 _FEXIT = "fexit/"  # their sections
+# Where the kernel's types are.
+KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
 
 class _FexitHandler:
@@ -151,7 +156,8 @@ class Programs:
         """Load the programs and maps, with their settings; return the errno if it failed."""
         lib = self._lib
         self._library.messages.clear()
-        self._object = lib.bpf_object__open_mem(image, len(image), None)
+        self._library.unresolved.clear()
+        self._object = lib.bpf_object__open_mem(image, len(image), self._options())
         if not self._object:
             raise ForkTraceError(
                 f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
@@ -170,6 +176,32 @@ class Programs:
             with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
                 self.kprobe_events = KprobeEvents()
         return None
+
+    def _options(self) -> Any:
+        # For a type that the kernel's BTF lacks libbpf looks into that of every module, which takes
+        # long, and before v1.3 CAP_SYS_ADMIN; but not where it is told which BTF to take.
+        if not UNTYPED:
+            return None
+        path = os.fsencode(KERNEL_BTF)
+        return ctypes.byref(OpenOptions(ctypes.sizeof(OpenOptions), btf_custom_path=path))
+
+    def without_readers(self, plan: Plan, code: int | None) -> Plan | None:
+        """Return the plan without those who read what the kernel lacks, if the load failed for them; else None."""
+        if code in (None, errno.EPERM, errno.EMFILE, errno.ENFILE):
+            return None
+        for is_sure in (True, False):
+            names = gaps.lacking(self._library.unresolved, is_refused=not is_sure)
+            blind = plan.blind | gaps.blind(names)
+            if blind != plan.blind:
+                return replace(plan, blind=blind, unread=self.unread(plan, names))
+        return None
+
+    def unread(self, plan: Plan, names: Iterable[str] | None = None) -> tuple[Missing, ...]:
+        """Return what the programs would read and the kernel does not have, beside what is known already."""
+        known = {gap.step: gap for gap in plan.unread}
+        for name in gaps.lacking(self._library.unresolved) if names is None else names:
+            known.setdefault(name, Missing(name, None, f"this kernel's BTF has no {name}"))
+        return tuple(known.values())
 
     def _choose(self, plan: Plan) -> None:
         """Keep what the plan names of the object, and no room in maps that stay empty."""

@@ -14,6 +14,7 @@ import pytest
 
 from fork_trace.model import events, steps
 from fork_trace.probes import settings
+from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -302,6 +303,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
         ("ft_detail", words("FT_DETAIL", ("none", *events.DETAILS[1:]))),
         ("ft_syscall", words("FT_SYSCALL", events.SYSCALLS)),
         ("ft_candidate", words("FT_CANDIDATE", events.FITS)),
+        ("ft_reader", words("FT_READER", gaps.READERS)),
         (
             "ft_level_kind",
             {

@@ -26,6 +26,7 @@ RECIPES = (CHECKOUT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 # A slug that stands in another file than its cause's -> why it is not the cause that is meant there.
 WIRE = "a word of the kernel side (bpf/wire.h) that a cause is named for"
 STEP = "the step of that name"
+READER = "what reads the kernel's structures for it"
 ELSEWHERE = {
     ("events", "pids-cgroup"): WIRE,
     ("events", "memory-cgroup"): WIRE,
@@ -35,6 +36,7 @@ ELSEWHERE = {
     ("observe", "memory-cgroup"): WIRE,
     ("verdict", "overcommit-never"): WIRE,
     **{(name, "seccomp"): STEP for name in ("step_table", "plan", "verdict", "lookup")},
+    **{("gaps", name): READER for name in ("seccomp", "pids-cgroup", "memory-cgroup")},
 }
 # What a rehearsal makes happen is the rehearsal's own fact: the arrow from it to diagnosis is not ours.
 REHEARSALS = ("scenarios",)

@@ -54,6 +54,23 @@ def test_doctor_says_of_every_step_how_it_is_known() -> None:
     assert told["threads_max"].startswith("inferred inline")
 
 
+def test_doctor_says_what_cannot_be_read_and_that_it_is_counted_all_the_same() -> None:
+    names = ("cred.user", "ucount_type::UCOUNT_CGROUP_NAMESPACES", "\x1b[31m")
+    gaps = [
+        {"step": name, "function": None, "reason": f"this kernel's BTF has no {name}"}
+        for name in names
+    ]
+    text = doctor.doctor(found(missing=gaps))
+
+    told = " ".join(text.split())
+    assert "this kernel's BTF has no cred.user" in told
+    assert "no ucount_type::UCOUNT_CGROUP_NAMESPACES" in told
+    assert "Counts are exact" in told
+    assert "\x1b" not in text
+    assert max(widths(text)) < 80
+    assert "Not readable" not in doctor.doctor(found())
+
+
 def test_doctor_says_why_no_better_attach_mode_is_used() -> None:
     reason = {"attach": "fexit", "backend": "libbpf", "reason": "no trampolines " * 9}
 

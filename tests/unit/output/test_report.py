@@ -76,6 +76,32 @@ def test_a_small_report_reads_like_this() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["cred.user"], "cred.user;"),
+        (["a.a", "b.b", "c.c", "d.d", "e.e", "f.f"], "a.a, b.b, c.c, d.d and 2 more;"),
+        ([], None),
+    ],
+)
+def test_what_could_not_be_read_is_named_and_that_it_was_counted(
+    names: list[str], told: str | None
+) -> None:
+    gaps = [
+        {"step": name, "function": None, "reason": f"this kernel's BTF has no {name}"}
+        for name in names
+    ]
+    inline = {"step": "threads_max", "function": None, "reason": "tested inline"}
+    text = report.text(
+        table_of(threads_max()), [make_summary()], [make_header(missing=(*gaps, inline))]
+    )
+
+    words = " ".join(text.split())
+    assert ("not readable on this kernel" in words) == (told is not None)
+    if told:
+        assert f"not readable on this kernel: {told} counts are exact" in words
+
+
+@pytest.mark.parametrize(
     ("certainty", "step", "function", "words"),
     [
         ("observed", "dup_fd", "dup_fd", "rejected by dup_fd (observed);"),

@@ -1,0 +1,149 @@
+"""What the running kernel's BTF lacks of what the programs read, and which of their readers go without it.
+
+A failure is counted whatever cannot be read; see enum ft_reader in bpf/settings.h.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# enum ft_reader
+READERS: tuple[str, ...] = (
+    *("call", "clone-args", "cgroup", "sample", "dying", "supervised", "mark"),
+    *("nproc", "pids-cgroup", "memory-cgroup", "descriptors", "memory", "pid-namespace"),
+    *("fs", "sched", "flags", "namespaces", "stack"),
+)
+ALL = (1 << len(READERS)) - 1
+
+# Who reads a structure or an enumeration, or a field of a task. What is in no row has no reader
+# that can be switched off.
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "cgroup_subsys_state": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "cgroup": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "cgroup_root": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "css_set": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "kernfs_node": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "cgroup_subsys_id": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "pids_cgroup": ("pids-cgroup",),
+    "mem_cgroup": ("memory-cgroup",),
+    "page_counter": ("memory-cgroup",),
+    "cred": ("nproc", "namespaces", "flags", "memory", "stack"),
+    "user_struct": ("nproc",),
+    "user_namespace": ("nproc", "namespaces", "flags", "memory", "stack"),
+    "ucounts": ("nproc", "namespaces"),
+    "rlimit_type": ("nproc",),
+    "ucount_type": ("nproc", "namespaces"),
+    "signal_struct": ("nproc", "descriptors", "stack", "dying", "flags"),
+    "rlimit": ("nproc", "descriptors", "stack"),
+    "fdtable": ("descriptors",),
+    "files_struct": ("descriptors",),
+    "file": ("descriptors", "sample"),
+    "inode": ("descriptors", "sample"),
+    "fs_struct": ("fs",),
+    "nsproxy": ("pid-namespace", "flags", "namespaces"),
+    "pid_namespace": ("pid-namespace", "namespaces"),
+    "pid": ("flags",),
+    "upid": ("flags",),
+    "mm_struct": ("memory", "stack", "sample"),
+    "percpu_counter": ("memory", "stack"),
+    "super_block": ("sample",),
+    "dentry": ("sample",),
+    "seccomp": ("supervised",),
+    "kernel_clone_args": ("clone-args",),
+    "thread_info": ("call",),
+    "llist_head": ("mark",),
+    "task_struct.thread_info": ("call",),
+    "task_struct.stack": ("call",),
+    "task_struct.flags": ("call",),
+    "task_struct.ptrace": ("supervised",),
+    "task_struct.seccomp": ("supervised",),
+    "task_struct.prio": ("sched",),
+    "task_struct.policy": ("sched",),
+    "task_struct.sched_reset_on_fork": ("sched",),
+    "task_struct.pid": ("sample",),
+    "task_struct.tgid": ("sample",),
+    "task_struct.comm": ("sample",),
+    "task_struct.real_parent": ("sample",),
+    "task_struct.mm": ("memory", "stack", "sample"),
+    "task_struct.cred": ("nproc", "namespaces", "flags", "memory", "stack"),
+    "task_struct.thread_pid": ("flags",),
+    "task_struct.fs": ("fs",),
+    "task_struct.files": ("descriptors", "pids-cgroup"),
+    "task_struct.nsproxy": ("pid-namespace", "flags", "namespaces"),
+    "task_struct.signal": ("nproc", "descriptors", "stack", "dying", "flags"),
+    "task_struct.pending": ("dying",),
+    "task_struct.cgroups": ("cgroup", "pids-cgroup", "memory-cgroup"),
+    "task_struct.nvcsw": ("mark",),
+    "task_struct.rethooks": ("mark",),
+}
+
+_ENUMS = frozenset({"cgroup_subsys_id", "rlimit_type", "ucount_type"})
+# Types that the programs look for in the kernel's BTF, and whether it is an enumeration.
+TYPES: dict[str, bool] = {
+    "task_struct": False,
+    **{name: name in _ENUMS for name in _READ_BY if "." not in name and name != "llist_head"},
+}
+
+# What came or went: kernels that lack it are told apart by that, and lose nothing. Each
+# stands in bpf/kernel_types.h with its commit.
+_CAME_OR_WENT = re.compile(
+    r"\w+___v\d+\b"
+    r"|ucounts\.(?:rlimit|ucount)\b|user_namespace\.(?:rlimit_max|ucount_max)\b"
+    r"|rlimit_type\b|ucount_type::UCOUNT_TIME_NAMESPACES\b"
+    r"|cred\.ucounts$|pid_namespace\.pid_max$|task_struct\.rethooks\b"
+    r"|nsproxy\.time_ns\w*$|kernel_clone_args\.(?:cgroup|set_tid_size)$"
+    r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
+    r"|cgroup_subsys_id::"
+)
+_OLDER = re.compile(r"\w+___v\d+\b|bpf_func_id\b|cgroup_subsys_id::|kernel_clone_args\.cgroup$")
+# Forms of which one must be there: until v5.14, from there to v6.0, and since.
+_FORMS = ("user_struct___v513", "ucount_type___v60")
+_LATEST = ("ucounts.rlimit", "user_namespace.rlimit_max", "cred.ucounts")
+_SPEC = re.compile(r"<\w+> \[\d+\] (?:struct|union|enum|enum64|typedef) ([^\s(]+)")
+
+
+def name_of(spec: str) -> str | None:
+    """Name what a relocation looks for, by libbpf's words for it; None: they are others.
+
+    Source: bpf_core_format_spec of libbpf's relo_core.c. "<byte_off> [7] struct cred.user (0:1 @ offset
+    8)" is cred.user, "<enumval_value> [9] enum rlimit_type::UCOUNT_RLIMIT_NPROC = 0" without the value.
+    """
+    found = _SPEC.search(spec)
+    return found[1] if found else None
+
+
+def lacking(specs: Iterable[str], is_refused: bool = False) -> tuple[str, ...]:
+    """Return what was not found and leaves something unread, in order, by libbpf's words for it.
+
+    With `is_refused`, which the programs were for it, that can be one of those that came or went as well.
+    """
+    names = frozenset(name for name in map(name_of, specs) if name)
+    gaps = {name for name in names if not _CAME_OR_WENT.match(name)}
+    if is_refused:
+        gaps = {name for name in names if not _OLDER.match(name)}
+    if all(any(name.startswith(form) for name in names) for form in _FORMS):
+        gaps |= {name for name in names if name.startswith(_LATEST)}
+    if not any(name.startswith("bpf_func_id") for name in names):
+        gaps.discard("task_struct.stack")  # where the registers are is told
+    return tuple(sorted(name for name in gaps if not _is_within(name, gaps)))
+
+
+def _is_within(name: str, others: Iterable[str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in others)
+
+
+def blind(names: Iterable[str]) -> int:
+    """Return the readers that go without any of these, bit n for READERS[n]."""
+    mask = 0
+    for name in names:
+        mask |= sum(1 << READERS.index(reader) for reader in _readers(name))
+    return mask
+
+
+def _readers(name: str) -> tuple[str, ...]:
+    root, _, rest = re.split(r"::", name)[0].partition(".")
+    if root == "task_struct":
+        field = re.split(r"[.\[]", rest)[0]
+        return _READ_BY.get(f"{root}.{field}", READERS)
+    return _READ_BY.get(re.sub(r"___\w+$", "", root), ())

@@ -1,0 +1,159 @@
+"""Copies of the running kernel's BTF in which a type, a field or a value has another name, as if it were not there.
+
+Only names are overwritten: all numbers, sizes and offsets stay those of the running kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SOURCE = "/sys/kernel/btf/vmlinux"
+GONE = "of_no_kernel"
+
+# include/uapi/linux/btf.h
+_HEADER = struct.Struct("<HBBIIIII")
+INT, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC = 1, 3, 4, 5, 6, 13, 14, 15
+DECL_TAG, ENUM64 = 17, 19
+# Kind -> bytes behind a type, and behind it for each of its members.
+_BEHIND = {
+    INT: (4, 0),
+    ARRAY: (12, 0),
+    STRUCT: (0, 12),
+    UNION: (0, 12),
+    ENUM: (0, 8),
+    FUNC_PROTO: (0, 8),
+    VAR: (4, 0),
+    DATASEC: (0, 12),
+    DECL_TAG: (4, 0),
+    ENUM64: (0, 12),
+}
+
+
+class _Place(NamedTuple):
+    """Where a type lies in the bytes."""
+
+    at: int
+    kind: int
+    count: int
+
+
+class KernelBtf:
+    """The running kernel's BTF. Each change is undone by `restore`."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = bytearray(raw)
+        magic, _, _, header, types, type_bytes, text, text_bytes = _HEADER.unpack_from(raw)
+        assert magic == 0xEB9F
+        self._text, self._text_bytes = header + text, text_bytes
+        assert self._text + text_bytes == len(raw)  # so that a name can be added at the end
+        self._gone = text_bytes
+        self._add(GONE)
+        self._places = [_Place(0, 0, 0)]
+        self._named: dict[tuple[int, int], list[int]] = {}
+        at, end = header + types, header + types + type_bytes
+        while at < end:
+            name, info = struct.unpack_from("<II", raw, at)
+            kind, count = info >> 24 & 0x1F, info & 0xFFFF
+            if kind in (STRUCT, ENUM):
+                self._named.setdefault((kind, name), []).append(len(self._places))
+            self._places.append(_Place(at, kind, count))
+            once, each = _BEHIND.get(kind, (0, 0))
+            at += 12 + once + each * count
+        self._undo: list[tuple[int, bytes]] = []
+
+    def _add(self, name: str) -> int:
+        offset = self._text_bytes
+        self._raw += name.encode() + b"\0"
+        self._text_bytes += len(name) + 1
+        struct.pack_into("<I", self._raw, 20, self._text_bytes)
+        return offset
+
+    def _name(self, at: int) -> str:
+        start = self._text + struct.unpack_from("<I", self._raw, at)[0]
+        return self._raw[start : self._raw.index(b"\0", start)].decode()
+
+    def _write(self, at: int, value: int) -> None:
+        self._undo.append((at, bytes(self._raw[at : at + 4])))
+        struct.pack_into("<i", self._raw, at, value)
+
+    def _types(self, kind: int, name: str) -> Iterator[_Place]:
+        for (each, offset), numbers in self._named.items():
+            start = self._text + offset
+            if each == kind and self._raw[start : start + len(name) + 1] == name.encode() + b"\0":
+                yield from (self._places[number] for number in numbers)
+
+    def _members(self, place: _Place) -> Iterator[tuple[int, str]]:
+        """Find the members of a structure and of those without a name in it, or the values of an enumeration."""
+        size = 8 if place.kind == ENUM else 12
+        for at in range(place.at + 12, place.at + 12 + size * place.count, size):
+            name = self._name(at)
+            yield at, name
+            if place.kind != ENUM and not name:
+                inner = self._places[struct.unpack_from("<I", self._raw, at + 4)[0]]
+                if inner.kind in (STRUCT, UNION):
+                    yield from self._members(inner)
+
+    def without_type(self, kind: int, name: str) -> bool:
+        """Give a type another name; False: there is none."""
+        found = list(self._types(kind, name))
+        for place in found:
+            self._write(place.at, self._gone)
+        return bool(found)
+
+    def without_member(self, kind: int, name: str, member: str, new: str | None = None) -> bool:
+        """Give a member of a type, or a value of an enumeration, another name; False: there is none."""
+        offset = self._gone if new is None else self._add(new)
+        found = [
+            at
+            for place in self._types(kind, name)
+            for at, each in self._members(place)
+            if each == member
+        ]
+        for at in found:
+            self._write(at, offset)
+        return bool(found)
+
+    def with_value(self, name: str, member: str, value: int) -> None:
+        """Give a value of an enumeration another number."""
+        for place in self._types(ENUM, name):
+            for at, each in self._members(place):
+                if each == member:
+                    self._write(at + 4, value)
+
+    def value(self, name: str, member: str) -> int:
+        """Return the number of a value of an enumeration."""
+        place = next(self._types(ENUM, name))
+        at = next(at for at, each in self._members(place) if each == member)
+        number: int = struct.unpack_from("<i", self._raw, at + 4)[0]
+        return number
+
+    def write(self, path: Path) -> None:
+        """Write it as it is by now."""
+        path.write_bytes(self._raw)
+
+    def restore(self) -> None:
+        """Undo all changes."""
+        while self._undo:
+            at, before = self._undo.pop()
+            self._raw[at : at + 4] = before
+
+
+def read_by_the_programs() -> dict[tuple[int, str], tuple[str, ...]]:
+    """Return what bpf/kernel_types.h names of the kernel: (kind, type) -> members, without the flavours."""
+    text = (CHECKOUT / "bpf" / "kernel_types.h").read_text()
+    text = re.sub(r"/\*.*?\*/", "", text[text.index("#pragma clang attribute push") :], flags=re.S)
+    found: dict[tuple[int, str], tuple[str, ...]] = {}
+    for word, name, body in re.findall(r"^(struct|enum) (\w+) \{\n(.*?)^\};", text, re.M | re.S):
+        if "___" in name:
+            continue
+        if word == "enum":
+            members = re.findall(r"^\t(\w+)", body, re.M)
+        else:
+            members = re.findall(r"(\w+)(?:\[\d+\])?(?: : 1)?;", body)
+        found[ENUM if word == "enum" else STRUCT, name] = tuple(members)
+    return found
