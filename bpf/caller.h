@@ -17,6 +17,7 @@
 #define SECCOMP_MODE_FILTER 2 /* include/uapi/linux/seccomp.h */
 #define CGROUP_LEVELS 32
 #define WHOLE_STACK_FRAMES 8 /* from a step's refusal to the system call's entry there are more */
+#define FRAME_BYTES 8
 
 /* clone and its kin, and what maps a stack; a 32-bit call has numbers of its own. */
 #if defined(__TARGET_ARCH_x86)
@@ -38,6 +39,10 @@
 #define COMPAT_NR_FORK 2
 #define COMPAT_NR_CLONE 120
 #define COMPAT_NR_VFORK 190
+#define COMPAT_NR_MMAP2 192
+#define COMPAT_NR_MPROTECT 125
+#define COMPAT_NR_PKEY_MPROTECT 380
+#define X32_CALL_BIT 0x40000000L /* arch/x86/include/uapi/asm/unistd.h, __X32_SYSCALL_BIT */
 
 #if defined(__TARGET_ARCH_x86)
 #define REGISTERS_READ 21
@@ -56,7 +61,7 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 
 	if (bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax))
 		return -1;
-	number &= ~0x40000000L; /* __X32_SYSCALL_BIT */
+	number &= ~X32_CALL_BIT;
 	if (!is_blind(FT_READER_CALL))
 		bpf_core_read(&status, sizeof(status), &current_task()->thread_info.status);
 	if (status & 2) /* TS_COMPAT */
@@ -102,12 +107,13 @@ ft_outline long syscall_number(void)
 #define ARGUMENT_1(regs, number) \
 	((number)&COMPAT_CALL ? (__u32)register_of(regs, cx) : register_of(regs, si))
 #define ARGUMENT_2(regs) register_of(regs, dx)
-#define ARGUMENT_3(regs) register_of(regs, r10)
+#define ARGUMENT_3(regs, number) \
+	((number)&COMPAT_CALL ? (__u32)register_of(regs, si) : register_of(regs, r10))
 #elif defined(__TARGET_ARCH_arm64)
 #define ARGUMENT_0(regs, number) register_of(regs, orig_x0)
 #define ARGUMENT_1(regs, number) register_of(regs, regs[1])
 #define ARGUMENT_2(regs) register_of(regs, regs[2])
-#define ARGUMENT_3(regs) register_of(regs, regs[3])
+#define ARGUMENT_3(regs, number) register_of(regs, regs[3])
 #endif
 
 /* Which of the fork family a number is; FT_SYSCALL_KERNEL: none of them. */
@@ -123,6 +129,22 @@ ft_inline __u8 call_of(long number)
 		return FT_SYSCALL_VFORK;
 	/* In another system call the kernel made the task itself: io_uring's workers, for instance. */
 	return FT_SYSCALL_KERNEL;
+}
+
+/* Does this number map memory, or change what may be done with it? */
+ft_inline int is_mmap(long number)
+{
+	return number == NR_MMAP || number == (COMPAT_CALL | COMPAT_NR_MMAP2);
+}
+
+ft_inline int is_mprotect(long number)
+{
+	return number == NR_MPROTECT || number == (COMPAT_CALL | COMPAT_NR_MPROTECT);
+}
+
+ft_inline int is_pkey_mprotect(long number)
+{
+	return number == NR_PKEY_MPROTECT || number == (COMPAT_CALL | COMPAT_NR_PKEY_MPROTECT);
 }
 
 ft_inline __u8 syscall_of(struct task_struct *task)
@@ -176,18 +198,48 @@ ft_inline __u64 flags_of_call(void)
 	return flags_in(regs, syscall_number_in(regs), &set_tid_size);
 }
 
+/* include/uapi/linux/sched.h, struct clone_args: its descriptor of a cgroup, and where that ends */
+#define CLONE_ARGS_CGROUP 80
+#define CLONE_ARGS_CGROUP_END 88
+
+/* The descriptor that a clone3 with CLONE_INTO_CGROUP was given; returns 0 if it could be read. */
+ft_inline int cgroup_of_call(int *fd)
+{
+	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
+	__u64 value = 0;
+
+	if (call_of(number) != FT_SYSCALL_CLONE3 || ARGUMENT_1(regs, number) < CLONE_ARGS_CGROUP_END)
+		return -1;
+	if (bpf_probe_read_user(&value, sizeof(value),
+				(void *)(ARGUMENT_0(regs, number) + CLONE_ARGS_CGROUP)))
+		return -1;
+	*fd = value;
+	return 0;
+}
+
 /* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */
 ft_inline int is_noted(void)
 {
 	return port_config()->notes_attempts ? !!port_attempt() : -1;
 }
 
-/* Is this thread in copy_process? Where no program notes it: in a system call that leads there. */
-ft_inline int is_forking(void)
+/* Is copy_process among the callers, by so many bytes of the kernel stack in this thread's refusal? */
+ft_global int is_copy_process_above(__u32 bytes)
 {
-	int noted = is_noted();
+	struct ft_refusal *refusal = port_refusal();
+	__u32 i;
 
-	return noted < 0 ? is_fork_call() : noted;
+	if (!refusal)
+		return 0;
+	for (i = 0; i < FT_KERNEL_FRAMES; i++) {
+		if (i * FRAME_BYTES >= bytes)
+			break;
+		if (refusal->kernel_frame[i] >= port_config()->copy_process_start &&
+		    refusal->kernel_frame[i] < port_config()->copy_process_end)
+			return 1;
+	}
+	return 0;
 }
 
 /*
@@ -202,7 +254,6 @@ ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int 
 {
 	int is_fork, noted = is_noted();
 	long bytes;
-	int i;
 
 	if (noted >= 0)
 		return noted;
@@ -212,17 +263,38 @@ ft_inline int is_inside_copy_process(void *ctx, struct ft_refusal *refusal, int 
 	if (!port_config()->copy_process_start)
 		return 0;
 	bytes = bpf_get_stack(ctx, refusal->kernel_frame, sizeof(refusal->kernel_frame), 0);
+	if (bytes > 0 && is_copy_process_above(bytes))
+		return 1;
 	/* kernel.perf_event_max_stack can cut it short: then it proves nothing. */
-	if (bytes < WHOLE_STACK_FRAMES * 8)
-		return is_fork;
-	for (i = 0; i < FT_KERNEL_FRAMES; i++) {
-		if (i * 8 >= bytes)
-			break;
-		if (refusal->kernel_frame[i] >= port_config()->copy_process_start &&
-		    refusal->kernel_frame[i] < port_config()->copy_process_end)
-			return 1;
-	}
-	return 0;
+	return is_fork && bytes < WHOLE_STACK_FRAMES * FRAME_BYTES;
+}
+
+/* The same for a function that has not opened a refusal by now. */
+ft_inline int is_inside_fork(void *ctx)
+{
+	struct ft_refusal *refusal;
+	int noted = is_noted();
+	int is_inside, is_new;
+
+	if (noted >= 0)
+		return noted;
+	if (port_phase() == FT_PHASE_OFF)
+		return 0;
+	if (is_fork_call())
+		return 1;
+	if (!port_config()->copy_process_start)
+		return 0;
+	/* A charge that was refused inside it has one open already, with room for the stack. */
+	refusal = port_refusal();
+	is_new = !refusal;
+	if (is_new)
+		refusal = port_refusal_open();
+	if (!refusal)
+		return 0;
+	is_inside = is_inside_copy_process(ctx, refusal, 0);
+	if (is_new && !is_inside)
+		port_refusal_drop();
+	return is_inside;
 }
 
 /* Its cgroup. */
@@ -322,15 +394,19 @@ ft_inline void port_who(struct ft_key *key)
 	key->uid = bpf_get_current_uid_gid();
 	if (!is_blind(FT_READER_CGROUP))
 		key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
-	key->syscall = syscall_of(current_task());
+	/* io_uring can want a worker at the end of any system call, a fork included. */
+	key->syscall = port_maker() ? FT_SYSCALL_KERNEL : syscall_of(current_task());
 }
 
 ft_inline void port_sample(void *ctx, struct ft_event *event)
 {
 	struct task_struct *parent;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct ft_maker *maker = port_maker();
 	long bytes;
 
+	if (maker)
+		event->maker = *maker;
 	event->pid = pid_tgid >> 32;
 	event->tid = pid_tgid;
 	if (!is_blind(FT_READER_SAMPLE)) {

@@ -61,6 +61,12 @@ ft_inline void port_send_stack(__u64 time_ns)
 {
 }
 
+/* Kernels without BTF: what it looks like there is not known. */
+ft_inline struct ft_maker *port_maker(void)
+{
+	return 0;
+}
+
 ft_inline ft_settings *port_config(void)
 {
 	return &config;
@@ -314,7 +320,7 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	SAVE_##saves(name, #function, FT_STEP_##step)
 #include "probes.def"
 #define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
-	RETURN_##body(name, #function, returns, FT_STEP_##step, of)
+	RETURN_##body(name, #function, returns, FT_STEP_##step, of, callers)
 #include "probes.def"
 
 int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)

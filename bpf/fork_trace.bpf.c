@@ -9,6 +9,7 @@
 
 #define ft_inline static __always_inline
 #include "judge.h"
+#include "maker.h"
 #include "steps.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -31,6 +32,7 @@ const struct ft_tally *ft_unused_tally __attribute__((unused));
 const struct ft_config *ft_unused_config __attribute__((unused));
 const struct ft_stack *ft_unused_stack __attribute__((unused));
 const struct ft_level *ft_unused_level __attribute__((unused));
+const enum ft_maker_kind *ft_unused_maker_kind __attribute__((unused));
 const enum ft_level_kind *ft_unused_level_kind __attribute__((unused));
 const enum ft_moved *ft_unused_moved __attribute__((unused));
 const enum ft_candidate *ft_unused_candidate __attribute__((unused));
@@ -141,6 +143,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct mark);
 } marks SEC(".maps");
+
+/* Of threads whose copy_process fails right now, where the kernel makes the task. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct ft_maker);
+} makers SEC(".maps");
+
+ft_inline struct ft_maker *port_maker(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&makers, &thread);
+}
 
 ft_inline struct ft_attempt *port_attempt(void)
 {
@@ -480,6 +497,28 @@ ft_inline int error_in(const __u64 *slot)
 #define PROGRAM(place) SEC(place)
 #include "programs.h"
 
+/* Find out who in the kernel makes the task of these arguments. Only ever run on the error path. */
+ft_global int note_maker(__u64 args)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_maker maker = {};
+
+	if (is_blind(FT_READER_CLONE_ARGS) || is_blind(FT_READER_CALL) ||
+	    is_blind(FT_READER_SAMPLE))
+		return 0;
+	if (args && read_maker(&maker, (struct kernel_clone_args *)args))
+		bpf_map_update_elem(&makers, &thread, &maker, BPF_ANY);
+	return 0;
+}
+
+ft_inline void forget_maker(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	if (port_maker())
+		bpf_map_delete_elem(&makers, &thread);
+}
+
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
 ft_inline int copied(__u64 *ctx, int is_second)
 {
@@ -492,7 +531,9 @@ ft_inline int copied(__u64 *ctx, int is_second)
 	error = error_in(&ctx[4]);
 	if (ft_was_copy_counted(error, is_second))
 		return 0;
+	note_maker(number_in(&ctx[3]));
 	ft_on_copy_process(ctx, error, flags_of_args((struct kernel_clone_args *)ctx[3]));
+	forget_maker();
 	return 0;
 }
 
@@ -552,12 +593,17 @@ SEC("kretprobe/copy_process")
 int kretprobe_copy_process(struct pt_regs *ctx)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_attempt *attempt = port_attempt();
 	__u64 result = RETURNED(ctx);
 
-	if (IS_ERR_VALUE(result))
-		ft_on_copy_process(ctx, INT_IN(result), flags_of_attempt(port_attempt()));
-	else
+	if (IS_ERR_VALUE(result)) {
+		if (attempt)
+			note_maker(attempt->args);
+		ft_on_copy_process(ctx, INT_IN(result), flags_of_attempt(attempt));
+		forget_maker();
+	} else {
 		ft_on_copied();
+	}
 	bpf_map_delete_elem(&attempts, &thread);
 	return 0;
 }
@@ -569,26 +615,26 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 #define SLOT_ARG_2 2
 
 /* The return value follows the arguments: its slot is their number. */
-#define EXIT_SHELL(name, function, slot, returns, step, of, saves)
-#define EXIT_OUTER(name, function, slot, returns, step, of, saves) \
-	EXIT_STEP(name, function, slot, returns, step, FT_STEP_##of)
-#define EXIT_PLAIN(name, function, slot, returns, step, of, saves) \
-	EXIT_STEP(name, function, slot, returns, step, step)
-#define EXIT_STEP(name, function, slot, returns, step, last)                      \
+#define EXIT_SHELL(name, function, slot, returns, step, of, saves, callers)
+#define EXIT_OUTER(name, function, slot, returns, step, of, saves, callers) \
+	EXIT_STEP(name, function, slot, returns, step, FT_STEP_##of, callers)
+#define EXIT_PLAIN(name, function, slot, returns, step, of, saves, callers) \
+	EXIT_STEP(name, function, slot, returns, step, step, callers)
+#define EXIT_STEP(name, function, slot, returns, step, last, callers)             \
 	SEC("fexit/" function)                                                    \
 	int fexit_##name(__u64 *ctx)                                              \
 	{                                                                         \
-		if (REFUSED_##returns(ctx[slot]))                                 \
+		if (REFUSED_##returns(ctx[slot]) && IS_FORK_BY_##callers(ctx))    \
 			step_refused(step, ERROR_AT_##returns(&ctx[slot]), last); \
 		return 0;                                                         \
 	}
 
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves)                    \
+#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves, callers)           \
 	SEC("fexit/" function)                                                            \
 	int fexit_##name(__u64 *ctx)                                                      \
 	{                                                                                 \
-		if (!IS_ERR_VALUE(ctx[slot]))                                             \
+		if (!IS_ERR_VALUE(ctx[slot]) || !IS_FORK_BY_##callers(ctx))               \
 			return 0;                                                         \
 		namespace_refused(                                                        \
 			step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),        \
@@ -596,7 +642,7 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 		return 0;                                                                 \
 	}
 
-#define EXIT_OWN(name, function, slot, returns, step, of, saves) \
+#define EXIT_OWN(name, function, slot, returns, step, of, saves, callers) \
 	SEC("fexit/" function)                                   \
 	int fexit_##name(__u64 *ctx)                             \
 	{                                                        \
@@ -672,7 +718,8 @@ ft_inline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
 
 ft_inline int exit_create_user_ns(__u64 *ctx)
 {
-	return REFUSED_INT(ctx[1]) ? on_create_user_ns(INT_IN(ctx[1]), (struct cred *)ctx[0]) : 0;
+	return REFUSED_INT(ctx[1]) ? on_create_user_ns(ctx, INT_IN(ctx[1]), (struct cred *)ctx[0])
+				   : 0;
 }
 
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
@@ -694,9 +741,9 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 }
 
 #define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
-	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves)      \
+	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves, callers) \
 		SAVE_##saves(name, #function, FT_STEP_##step)                             \
-			RETURN_##body(name, #function, returns, FT_STEP_##step, of)
+			RETURN_##body(name, #function, returns, FT_STEP_##step, of, callers)
 #include "probes.def"
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */

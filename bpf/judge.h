@@ -42,9 +42,12 @@ ft_global int judge_eagain(__u64 watched)
 	else if ((int)number_of(refusal, FT_NUMBER_NR_THREADS) + THREADS_SLACK >=
 		 (int)number_of(refusal, FT_NUMBER_MAX_THREADS))
 		candidate(refusal, FT_CANDIDATE_THREADS_NEAR);
-	/* kernel/sched/core.c, sched_fork: dl_prio() is a priority below 0. */
+	/*
+	 * kernel/sched/core.c, sched_fork: dl_prio() is a priority below 0. That of
+	 * whoever waits for a lock of ours, which `prio` can be, is not handed down.
+	 */
 	if (!is_blind(FT_READER_SCHED)) {
-		bpf_core_read(&prio, sizeof(prio), &task->prio);
+		bpf_core_read(&prio, sizeof(prio), &task->normal_prio);
 		if (!is_watched(watched, FT_STEP_SCHED_FORK) && prio < 0 &&
 		    !BPF_CORE_READ_BITFIELD_PROBED(task, sched_reset_on_fork)) {
 			candidate(refusal, FT_CANDIDATE_DEADLINE);

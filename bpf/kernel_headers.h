@@ -139,6 +139,11 @@ struct pids_cgroup {
 #define FT_HAS_cgroup_subsys_id_pids_cgrp_id 0
 #define pids_cgrp_id 0
 #endif
+/* Of the counters that only v1 has this shell reads none. */
+#define FT_HAS_mem_cgroup_memsw 0
+#define FT_HAS_mem_cgroup_kmem 0
+#define FT_FIELD_mem_cgroup_memsw memory
+#define FT_FIELD_mem_cgroup_kmem memory
 #ifdef CONFIG_MEMCG
 #define FT_HAS_mem_cgroup_memory 1
 #define FT_HAS_cgroup_subsys_id_memory_cgrp_id 1

@@ -47,6 +47,7 @@ enum {
 
 /* Asked for by name: does the running kernel have this helper? */
 enum bpf_func_id {
+	BPF_FUNC_snprintf = 165,
 	BPF_FUNC_task_pt_regs = 175
 };
 
@@ -274,6 +275,8 @@ struct page_counter {
 struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory; /* in pages */
+	struct page_counter memsw; /* v1 has these two; not built into every kernel */
+	struct page_counter kmem;
 };
 
 struct css_set {
@@ -331,10 +334,51 @@ struct percpu_counter {
 	s64 count;
 };
 
+/*
+ * Who makes the task, in a bit each or a word each. `fn` since Linux commit 5bd2e97c868a
+ * ("fork: Generalize PF_IO_WORKER handling") (in v5.19); before that, `stack` has the function of
+ * a task that the kernel makes, and `stack_size` what it is called with.
+ */
 struct kernel_clone_args {
 	u64 flags;
+	const char *name; /* since v6.4 */
+	unsigned io_thread : 1; /* since v5.12 */
+	unsigned user_worker : 1; /* since v6.4 */
+	unsigned long stack;
+	unsigned long stack_size;
+	int (*fn)(void *);
+	void *fn_arg;
 	int cgroup; /* a descriptor, with CLONE_INTO_CGROUP */
 	unsigned long set_tid_size;
+};
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct swait_queue_head {
+	struct list_head task_list;
+};
+
+struct swait_queue {
+	struct task_struct *task;
+	struct list_head task_list;
+};
+
+struct completion {
+	struct swait_queue_head wait;
+};
+
+/* kernel/kthread.c: in no header. */
+struct kthread_create_info {
+	char *full_name; /* since v6.13 */
+	int (*threadfn)(void *data);
+	struct completion *done;
+};
+
+/* include/linux/umh.h */
+struct subprocess_info {
+	const char *path;
 };
 
 struct thread_info {
@@ -353,7 +397,7 @@ struct task_struct {
 	void *stack;
 	unsigned int flags;
 	unsigned int ptrace;
-	int prio;
+	int normal_prio;
 	unsigned int policy;
 	unsigned sched_reset_on_fork : 1;
 	int pid;

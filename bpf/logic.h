@@ -178,6 +178,8 @@ ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *t
 	__builtin_memset(event->user_place, 0, sizeof(event->user_place) + sizeof(event->level));
 	__asm__ volatile("" : : : "memory");
 	__builtin_memset(event->cgroup_path, 0, sizeof(event->cgroup_path));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(&event->maker, 0, sizeof(event->maker));
 	event->time_ns = now_ns;
 	event->key = *key;
 	event->flags = flags;

@@ -105,8 +105,10 @@ ft_inline struct ft_event *port_event(void);
 ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake);
 /* Fill comm, uid, cgroup and syscall: who asked. */
 ft_inline void port_who(struct ft_key *key);
-/* Fill pid, tid, parent and user stack: the rest of who asked. */
+/* Fill pid, tid, parent, user stack and maker: the rest of who asked. */
 ft_inline void port_sample(void *ctx, struct ft_event *event);
+/* Who in the kernel makes the task of this thread's copy_process; 0: a system call, or not known. */
+ft_inline struct ft_maker *port_maker(void);
 ft_inline int port_is_filtered_out(const struct ft_key *key);
 /* Is SIGKILL pending for this thread or its group exiting? */
 ft_inline int port_is_dying(void);

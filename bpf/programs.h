@@ -38,32 +38,36 @@
 
 /* What is told at the return. */
 
-#define RETURN_SHELL(name, function, returns, step, of)
-#define RETURN_OUTER(name, function, returns, step, of) \
-	RETURN_STEP(name, function, returns, step, FT_STEP_##of)
-#define RETURN_PLAIN(name, function, returns, step, of) \
-	RETURN_STEP(name, function, returns, step, step)
-#define RETURN_STEP(name, function, returns, step, last)                   \
-	PROGRAM("kretprobe/" function)                                     \
-	int kretprobe_##name(struct pt_regs *ctx)                          \
-	{                                                                  \
-		__u64 result = RETURNED(ctx);                              \
-                                                                           \
-		if (REFUSED_##returns(result))                             \
-			step_refused(step, ERROR_##returns(result), last); \
-		return 0;                                                  \
+/* Must it be asked who called the function? By the column `callers` of probes.def. */
+#define IS_FORK_BY_FORK(ctx) 1
+#define IS_FORK_BY_OTHERS(ctx) is_inside_fork(ctx)
+
+#define RETURN_SHELL(name, function, returns, step, of, callers)
+#define RETURN_OUTER(name, function, returns, step, of, callers) \
+	RETURN_STEP(name, function, returns, step, FT_STEP_##of, callers)
+#define RETURN_PLAIN(name, function, returns, step, of, callers) \
+	RETURN_STEP(name, function, returns, step, step, callers)
+#define RETURN_STEP(name, function, returns, step, last, callers)           \
+	PROGRAM("kretprobe/" function)                                      \
+	int kretprobe_##name(struct pt_regs *ctx)                           \
+	{                                                                   \
+		__u64 result = RETURNED(ctx);                               \
+                                                                            \
+		if (REFUSED_##returns(result) && IS_FORK_BY_##callers(ctx)) \
+			step_refused(step, ERROR_##returns(result), last);  \
+		return 0;                                                   \
 	}
 
-#define RETURN_NAMESPACE(name, function, returns, step, of)                               \
+#define RETURN_NAMESPACE(name, function, returns, step, of, callers)                      \
 	PROGRAM("kretprobe/" function)                                                    \
 	int kretprobe_##name(struct pt_regs *ctx)                                         \
 	{                                                                                 \
 		return on_namespace_return(                                               \
-			step, RETURNED(ctx),                                              \
+			ctx, step, RETURNED(ctx),                                              \
 			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
 	}
 
-#define RETURN_OWN(name, function, returns, step, of)        \
+#define RETURN_OWN(name, function, returns, step, of, callers) \
 	PROGRAM("kretprobe/" function)                       \
 	int kretprobe_##name(struct pt_regs *ctx)            \
 	{                                                    \

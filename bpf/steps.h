@@ -68,17 +68,14 @@ ft_inline __u64 flags_of_attempt(const struct ft_attempt *attempt)
 /* Steps. */
 
 /*
- * Steps whose numbers, if any, are read where it is judged. In a fork, vfork,
- * clone or clone3 only copy_process calls them; a worker that the kernel makes
- * in another system call is counted, but its step is not told.
+ * Steps whose numbers, if any, are read where it is judged. What others call as
+ * well asks is_inside_fork first; what only copy_process calls need not, so
+ * that workers which the kernel makes in another system call are seen.
  */
 ft_global int step_refused(__u32 step, __s32 error, __u32 last_inner)
 {
-	struct ft_refusal *refusal;
+	struct ft_refusal *refusal = ft_on_outer_refusal(step, last_inner, error);
 
-	if (!is_forking())
-		return 0;
-	refusal = ft_on_outer_refusal(step, last_inner, error);
 	if (refusal && step == FT_STEP_PIDFD_PREPARE)
 		read_nofile(refusal, current_task());
 	return 0;
@@ -166,7 +163,7 @@ ft_inline int maps_memory(void)
 {
 	long number = syscall_number();
 
-	return number == NR_MMAP || number == NR_MPROTECT || number == NR_PKEY_MPROTECT;
+	return is_mmap(number) || is_mprotect(number) || is_pkey_mprotect(number);
 }
 
 ft_inline int on_vm_enough_memory(void *ctx, int error, struct mm_struct *mm, __u64 pages,
@@ -197,6 +194,7 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 	int cap_sys_admin, error = INT_IN(result);
 	struct pt_regs *regs;
 	const __u64 *saved;
+	long number;
 	__u64 pages;
 
 	if (error >= 0)
@@ -210,7 +208,8 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 		if (!maps_memory())
 			return 0;
 		regs = call_registers();
-		pages = pages_of(ARGUMENT_1(regs, 0));
+		number = syscall_number_in(regs);
+		pages = pages_of(ARGUMENT_1(regs, number));
 		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
 	}
 	return on_vm_enough_memory(ctx, error, BPF_CORE_READ(current_task(), mm), pages,
@@ -244,11 +243,11 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 
 	if (!refusal || error != -FT_EAGAIN || !args)
 		return 0;
-	/* With CLONE_INTO_CGROUP another cgroup is charged. */
 	if (has_field(kernel_clone_args, cgroup) &&
 	    BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal, pids_css_at(BPF_CORE_READ(
-						  args, optional(kernel_clone_args, cgroup))));
+		read_pids_cgroup(refusal,
+				 pids_css_into(BPF_CORE_READ(
+					 args, optional(kernel_clone_args, cgroup))));
 	else
 		read_pids_cgroup(refusal, pids_css());
 	return 0;
@@ -306,7 +305,10 @@ ft_inline int on_memory_cgroup_return(void *ctx, __u64 result)
 						 : 0;
 }
 
-/* Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*. */
+/*
+ * Namespaces. All of these are called by unshare as well, and none by a fork without CLONE_NEW*.
+ * Who calls this has asked is_inside_fork.
+ */
 
 ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __u64 type)
 {
@@ -315,8 +317,6 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	__u32 level;
 	int found;
 
-	if (!is_forking())
-		return 0;
 	refusal = ft_on_refusal(step, error);
 	if (!refusal || error != -FT_ENOSPC)
 		return 0;
@@ -340,8 +340,10 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 }
 
 /* int create_user_ns(struct cred *new): its owner is what new->user_ns is at first */
-ft_inline int on_create_user_ns(int error, struct cred *new)
+ft_inline int on_create_user_ns(void *ctx, int error, struct cred *new)
 {
+	if (!is_inside_fork(ctx))
+		return 0;
 	namespace_refused(FT_STEP_CREATE_USER_NS, error, (__u64)BPF_CORE_READ(new, user_ns),
 			  bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
 	return 0;
@@ -352,15 +354,17 @@ ft_inline int on_create_user_ns_return(void *ctx, __u64 result)
 	int error = INT_IN(result);
 	const __u64 *saved = error < 0 ? saved_args(FT_STEP_CREATE_USER_NS) : 0;
 
-	return saved ? on_create_user_ns(error, (struct cred *)saved[0]) : 0;
+	return saved ? on_create_user_ns(ctx, error, (struct cred *)saved[0]) : 0;
 }
 
 /* The owning user namespace is what was saved. */
-ft_inline int on_namespace_return(enum ft_step step, __u64 result, __u64 type)
+ft_inline int on_namespace_return(void *ctx, enum ft_step step, __u64 result, __u64 type)
 {
 	const __u64 *saved = IS_ERR_VALUE(result) ? saved_args(step) : 0;
 
-	return saved ? namespace_refused(step, INT_IN(result), saved[0], type) : 0;
+	return saved && is_inside_fork(ctx)
+		       ? namespace_refused(step, INT_IN(result), saved[0], type)
+		       : 0;
 }
 
 /* Stacks of threads: what fails here never gets as far as clone. */
@@ -432,13 +436,14 @@ ft_inline void on_mprotect(void *ctx, __u64 start, __u64 length, __u64 prot, int
 ft_inline int on_mmap_return(void *ctx, __u64 result)
 {
 	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
 	__u64 flags;
 
-	flags = ARGUMENT_3(regs);
+	flags = ARGUMENT_3(regs, number);
 	if (!(flags & MAP_STACK) && !IS_ERR_VALUE(result))
 		return 0;
-	if (syscall_number_in(regs) == NR_MMAP)
-		on_mmap(ctx, ARGUMENT_1(regs, 0), ARGUMENT_2(regs), flags, result);
+	if (is_mmap(number))
+		on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs), flags, result);
 	return 0;
 }
 
@@ -452,8 +457,9 @@ ft_inline int on_mprotect_return(void *ctx, __u64 result)
 		return 0;
 	regs = call_registers();
 	number = syscall_number_in(regs);
-	if (number == NR_MPROTECT || number == NR_PKEY_MPROTECT)
-		on_mprotect(ctx, ARGUMENT_0(regs, 0), ARGUMENT_1(regs, 0), ARGUMENT_2(regs), error);
+	if (is_mprotect(number) || is_pkey_mprotect(number))
+		on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
+			    ARGUMENT_2(regs), error);
 	return 0;
 }
 
@@ -461,6 +467,9 @@ ft_inline int on_mprotect_return(void *ctx, __u64 result)
 
 ft_inline void on_sys_enter(struct pt_regs *regs, long number)
 {
+#if defined(__TARGET_ARCH_x86)
+	number &= ~X32_CALL_BIT;
+#endif
 	/* Every system call of the host comes here: nearly all of them leave at once. */
 	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
 	    number != COMPAT_NR_FORK && number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
@@ -478,25 +487,28 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	/* Every system call of the host comes here: nearly all of them leave at once. */
 #if defined(__TARGET_ARCH_x86)
 	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
+	number &= ~X32_CALL_BIT;
 #else
 	number = syscall_number_in(regs) & ~COMPAT_CALL;
 #endif
 	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
 	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
-	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK)
+	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK &&
+	    !(port_config()->is_by_syscall &&
+	      (number == COMPAT_NR_MMAP2 || number == COMPAT_NR_MPROTECT)))
 		return;
 	if ((number == NR_MMAP || number == NR_MPROTECT) && !port_config()->is_by_syscall)
 		return;
 	number = syscall_number_in(regs);
 	if (port_config()->is_by_syscall) {
-		if (number == NR_MMAP) {
-			if (ARGUMENT_3(regs) & MAP_STACK &&
+		if (is_mmap(number)) {
+			if (ARGUMENT_3(regs, number) & MAP_STACK &&
 			    !(IS_ERR_VALUE(result) && ft_was_counted(port_call_take(), is_second)))
 				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
-					ARGUMENT_3(regs), result);
+					ARGUMENT_3(regs, number), result);
 			return;
 		}
-		if (number == NR_MPROTECT) {
+		if (is_mprotect(number)) {
 			if (IS_ERR_VALUE(result) && !ft_was_counted(port_call_take(), is_second))
 				on_mprotect(ctx, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number),
 					    ARGUMENT_2(regs), INT_IN(result));

@@ -165,13 +165,21 @@ enum ft_candidate {
 	X(STACK_BYTES, 43)          \
 	X(FLAG_RULES, 44)           \
 	X(NOFILE_LIMIT, 45)         \
-	X(MOVED, 46)
+	X(MOVED, 46)                \
+	X(MEMCG_COUNTER, 47)
 
 #define FT_NUMBER_ENUM(name, number) FT_NUMBER_##name = number,
 enum ft_number {
-	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 47
+	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 48
 };
 #undef FT_NUMBER_ENUM
+
+/* Which counter of a memory cgroup refused: FT_NUMBER_MEMCG_COUNTER. Of v1 there are more than one. */
+enum ft_memcg_counter {
+	FT_MEMCG_MEMORY = 0, /* memory.max, memory.limit_in_bytes */
+	FT_MEMCG_MEMSW = 1, /* memory.memsw.limit_in_bytes */
+	FT_MEMCG_KMEM = 2, /* memory.kmem.limit_in_bytes; no limit any more since v5.16 */
+};
 
 /*
  * Kernel structures whose numbers were not read, since the running kernel's have
@@ -293,6 +301,28 @@ struct ft_level {
 _Static_assert(sizeof(struct ft_level) == 32, "ft_level is part of the wire");
 #define FT_LEVELS 16 /* deeper levels are not told; the one that refused is among the numbers */
 
+/* Who makes a task that no system call asked for; bpf/maker.h tells them apart. */
+enum ft_maker_kind {
+	FT_MAKER_NONE = 0, /* a system call; or it could not be told */
+	FT_MAKER_IO_WORKER = 1, /* io_uring, for requests of the caller's own process */
+	FT_MAKER_USER_WORKER = 2, /* vhost and the like, for the caller */
+	FT_MAKER_KTHREAD = 3, /* kthreadd, for who waits for the thread */
+	FT_MAKER_HELPER = 4, /* the kernel runs a program by itself */
+	FT_MAKER_OTHER = 5, /* another part of the kernel */
+};
+
+#define FT_MAKER_TEXT_BYTES 48
+
+/* What is not known is empty. */
+struct ft_maker {
+	ft_u32 kind; /* enum ft_maker_kind */
+	ft_u32 asker_pid; /* thread group id of who waits for the new thread; 0: nobody was seen */
+	char asker_comm[FT_COMM_BYTES];
+	char name[FT_MAKER_TEXT_BYTES]; /* of the thread to be made; of a helper: its program */
+	char function[FT_MAKER_TEXT_BYTES]; /* of the kernel, that it was to run */
+};
+_Static_assert(sizeof(struct ft_maker) == 8 + 16 + 48 + 48, "ft_maker is part of the wire");
+
 #define FT_CGROUP_NAME_BYTES 256 /* NAME_MAX, and the end */
 #define FT_CGROUP_PATH_BYTES 768 /* three times the longest path that a container runtime makes */
 
@@ -318,10 +348,12 @@ struct ft_event {
 	 * each with its NUL: who looks it up by its id finds a short-lived one gone.
 	 */
 	char cgroup_path[FT_CGROUP_PATH_BYTES];
+	struct ft_maker maker;
 };
 _Static_assert(sizeof(struct ft_event) == 48 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
 						  (8 + 32) * FT_USER_FRAMES + 32 * FT_LEVELS +
-						  FT_CGROUP_PATH_BYTES,
+						  FT_CGROUP_PATH_BYTES +
+						  sizeof(struct ft_maker),
 	       "ft_event is part of the wire");
 
 /*

@@ -55,6 +55,20 @@ ft_inline struct cgroup_subsys_state *pids_css_at(unsigned int fd)
 	return 0;
 }
 
+/*
+ * With CLONE_INTO_CGROUP another cgroup is charged: one in v2, as the descriptor is.
+ * A pids controller in a v1 hierarchy charges the caller's own there all the same
+ * (kernel/cgroup/cgroup.c, find_css_set).
+ */
+ft_inline struct cgroup_subsys_state *pids_css_into(unsigned int fd)
+{
+	struct cgroup_subsys_state *own = pids_css();
+
+	if (own && BPF_CORE_READ(own, cgroup, root, hierarchy_id))
+		return own;
+	return pids_css_at(fd);
+}
+
 /* One level of read_pids_cgroup, so many up. Returns the one above; 0: this was the last. */
 ft_global __u64 pids_level(__u64 address, __u32 up)
 {
@@ -105,6 +119,40 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	return has_number(refusal, FT_NUMBER_PIDS_CURRENT);
 }
 
+/* Is there no room for another batch in this counter? Reads it if so, or if it is the first one read. */
+ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u64 *max, int is_first)
+{
+	__u64 own_usage = 0, own_max = 0;
+	int is_near;
+
+	if (bpf_core_read(&own_usage, sizeof(own_usage), &counter->usage.counter) ||
+	    bpf_core_read(&own_max, sizeof(own_max), &counter->max))
+		return -1;
+	is_near = own_usage + MEMCG_BATCH > own_max;
+	if (is_near || is_first) {
+		*usage = own_usage;
+		*max = own_max;
+	}
+	return is_near;
+}
+
+/*
+ * mm/memcontrol.c of v1: memory with swap is asked before memory, and that of the kernel,
+ * where it has a limit, before both. Returns which of them is near its limit; 0: neither.
+ */
+ft_inline int read_counters_of_v1(struct mem_cgroup *memcg, __u64 *usage, __u64 *max)
+{
+	if (!BPF_CORE_READ(memcg, css.cgroup, root, hierarchy_id))
+		return FT_MEMCG_MEMORY;
+	if (has_field(mem_cgroup, kmem) &&
+	    read_page_counter(&memcg->optional(mem_cgroup, kmem), usage, max, 0) == 1)
+		return FT_MEMCG_KMEM;
+	if (has_field(mem_cgroup, memsw) &&
+	    read_page_counter(&memcg->optional(mem_cgroup, memsw), usage, max, 0) == 1)
+		return FT_MEMCG_MEMSW;
+	return FT_MEMCG_MEMORY;
+}
+
 /* One level of read_memory_cgroup, so many up. Returns the one above; 0: this was the last. */
 ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
 {
@@ -112,27 +160,30 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
 	struct mem_cgroup *memcg = (struct mem_cgroup *)css;
 	struct ft_refusal *refusal = port_refusal();
 	__u64 usage = 0, max = 0, id;
+	int is_near, counter;
 
 	if (is_blind(FT_READER_MEMORY_CGROUP) || !refusal || !has_field(mem_cgroup, memory) ||
 	    !has_field(page_counter, usage) || !has_field(page_counter, max))
 		return 0;
 	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
 		return 0;
-	if (bpf_core_read(&usage, sizeof(usage), &memcg->memory.usage.counter) ||
-	    bpf_core_read(&max, sizeof(max), &memcg->memory.max))
+	is_near = read_page_counter(&memcg->memory, &usage, &max, 1);
+	if (is_near < 0)
 		return 0;
+	counter = read_counters_of_v1(memcg, &usage, &max);
 	id = BPF_CORE_READ(css, cgroup, kn, id);
 	ft_level(refusal, FT_LEVEL_MEMORY_CGROUP, up, id, usage, max);
 	if (max < MEMCG_NO_LIMIT)
 		candidate(refusal, FT_CANDIDATE_MEMCG_LIMITED);
 	if (!has_number(refusal, FT_NUMBER_MEMCG_PAGES) &&
-	    (over ? address == over : usage + MEMCG_BATCH > max)) {
+	    (over ? address == over : is_near || counter != FT_MEMCG_MEMORY)) {
 		ft_number(refusal, FT_NUMBER_MEMCG_PAGES, usage);
 		ft_number(refusal, FT_NUMBER_MEMCG_MAX, max);
 		ft_number(refusal, FT_NUMBER_MEMCG_CGROUP, id);
 		ft_number(refusal, FT_NUMBER_MEMCG_HIERARCHY,
 			  BPF_CORE_READ(css, cgroup, root, hierarchy_id));
 		ft_number(refusal, FT_NUMBER_MEMCG_LEVELS_UP, up);
+		ft_number(refusal, FT_NUMBER_MEMCG_COUNTER, counter);
 	}
 	return (__u64)parent;
 }
@@ -161,8 +212,17 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 
 ft_inline void judge_pids_cgroup(struct ft_refusal *refusal, __u64 watched)
 {
-	if (!is_watched(watched, FT_STEP_CGROUP_CAN_FORK) && read_pids_cgroup(refusal, pids_css()))
-		candidate(refusal, FT_CANDIDATE_PIDS_CGROUP);
+	struct cgroup_subsys_state *css = 0;
+	int fd = -1;
+
+	if (!is_watched(watched, FT_STEP_CGROUP_CAN_FORK)) {
+		if (!(refusal->flags & FT_CLONE_INTO_CGROUP))
+			css = pids_css();
+		else if (!cgroup_of_call(&fd))
+			css = pids_css_into(fd);
+		if (css && read_pids_cgroup(refusal, css))
+			candidate(refusal, FT_CANDIDATE_PIDS_CGROUP);
+	}
 	if (was_moved(refusal, FT_MOVED_PIDS_CGROUP))
 		candidate(refusal, FT_CANDIDATE_PIDS_UNKNOWN);
 }

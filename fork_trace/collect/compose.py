@@ -12,6 +12,7 @@ from fork_trace import __version__
 from fork_trace.collect.clock import Clock, iso
 from fork_trace.collect.judge import watched
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
+from fork_trace.diagnosis import makers
 from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.state import UNKNOWN
@@ -94,7 +95,8 @@ class Composer:
             errno=errno_name(key.error),
             **self._judged(key, verdict),
             evidence=evidence,
-            caller=callers.caller(stack, script),
+            caller=_caller(event, stack, script),
+            maker=makers.as_record(event.maker) if event.maker else None,
             stack=stack,
             stack_by=stack_by,
             script=script,
@@ -104,7 +106,8 @@ class Composer:
                 event.numbers.get("nproc_uid", key.uid),
                 cgroup,
                 event.pid,
-            ),
+            )
+            + makers.advice(event.maker),
             holders=held.top if held else None,
             holders_total=held.total if held else None,
         )
@@ -264,6 +267,13 @@ def header(
         fallbacks=tuple(asdict(each) for each in plan.fallbacks),
         boot_id=procfs.boot_id(),
     )
+
+
+def _caller(event: events.Event, stack: tuple[Frame, ...], script: str | None) -> str | None:
+    # Of what the kernel makes, the stack says only where the thread was at that moment.
+    if event.maker is not None or event.key.syscall == "kernel":
+        return makers.caller(event.maker)
+    return callers.caller(stack, script)
 
 
 def _shown(path: str | None) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fork_trace.collect.arm import read_facts
 from fork_trace.collect.session import Session
+from fork_trace.diagnosis import makers
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes import kernel, privileges
 from fork_trace.probes.plan import FEATURES, Fact, Request
@@ -55,6 +56,7 @@ def examine(request: Request = Request()) -> dict[str, Any]:
         "attached": [],
         "missing": [],
         "fallbacks": [],
+        "unseen": None,
         "why": None,
         "remedy": None,
         "limits": kernel.limits(),
@@ -78,5 +80,6 @@ def examine(request: Request = Request()) -> dict[str, Any]:
         attached=list(header.attached),
         missing=list(header.missing),
         fallbacks=list(header.fallbacks),
+        unseen=makers.unseen(header.attach),
     )
     return found

@@ -31,6 +31,10 @@ VARIANTS: Mapping[str, str] = {
     "kubernetes-node": "all pods of a node",
     "nested": "nested pid namespace",
 }
+# Of a memory cgroup: what is used, the limit, how often it was hit.
+_MEMORY_V2 = ("memory.current", "memory.max", "memory.events")
+_MEMORY_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes", "memory.failcnt")
+_V1_LIMIT = ".limit_in_bytes"
 _SYSCTL = r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces"
 
 
@@ -143,6 +147,11 @@ def _known(
         now = f" (it was {limit})"
     named = re.fullmatch(_SYSCTL, first.name) if first else None
     is_v1_memory = where is not None and where.startswith("/sys/fs/cgroup/memory/")
+    memory = _MEMORY_V1 if is_v1_memory else _MEMORY_V2
+    if first is not None and first.name.endswith(_V1_LIMIT):
+        # Of v1 memory with swap, and that of the kernel, have counters of their own.
+        own = first.name[: -len(_V1_LIMIT)]
+        memory = (f"{own}.usage_in_bytes", first.name, f"{own}.failcnt")
     unit = shell(place.unit) if place.unit is not None else "UNIT"
     return {
         "seen": seen,
@@ -158,8 +167,6 @@ def _known(
         "owner": "UID" if place.user is None else place.user,
         "sysctl": named[0] if named else "user.max_TYPE_namespaces",
         "nstype": named[1] if named else "TYPE",
-        "mem_now": "memory.usage_in_bytes" if is_v1_memory else "memory.current",
-        "mem_max": "memory.limit_in_bytes" if is_v1_memory else "memory.max",
-        "mem_events": "memory.failcnt" if is_v1_memory else "memory.events",
+        **dict(zip(("mem_now", "mem_max", "mem_events"), memory)),
         "mem_property": "MemoryLimit" if is_v1_memory else "MemoryMax",
     }

@@ -64,6 +64,7 @@ NUMBERS: tuple[str, ...] = (
     "flag_rules",
     "nofile_limit",
     "moved",
+    "memcg_counter",
 )
 
 # enum ft_moved: kernel structures that have other fields than expected, by bit of `moved`.
@@ -110,6 +111,11 @@ FITS: tuple[str, ...] = (
 
 # enum ft_level_kind: a hierarchy whose levels were read one by one.
 LEVELS: tuple[str, ...] = ("", "pids-cgroup", "pid-namespace", "memory-cgroup", "nproc")
+
+# enum ft_maker_kind: who makes a task that no system call asked for.
+MAKERS: tuple[str, ...] = (
+    *("", "io-uring-worker", "user-worker", "kernel-thread", "user-mode-helper", "kernel"),
+)
 
 # enum ft_stat: counters of the whole run.
 STATS: tuple[str, ...] = (
@@ -173,6 +179,8 @@ _PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
 _LEVEL = struct.Struct("=QQQII")
 LEVEL_COUNT = 16
 CGROUP_PATH_BYTES = 768
+MAKER_TEXT_BYTES = 48
+_MAKER = struct.Struct(f"=II{COMM_BYTES}s{MAKER_TEXT_BYTES}s{MAKER_TEXT_BYTES}s")
 REGISTERS = 34
 STACK_CHUNK = 512
 STACK_BYTES_MAX = 65536
@@ -188,7 +196,7 @@ KEY_BYTES = _KEY.size
 TALLY_BYTES = _TALLY.size
 EVENT_BYTES = _EVENT_HEAD.size + _KEY.size + _EVENT_WHO.size + _EVENT_TAIL.size
 EVENT_BYTES += USER_FRAMES * _PLACE.size + LEVEL_COUNT * _LEVEL.size
-EVENT_BYTES += CGROUP_PATH_BYTES
+EVENT_BYTES += CGROUP_PATH_BYTES + _MAKER.size
 
 # CLONE_* of include/uapi/linux/sched.h. The low byte is the exit signal.
 CLONE_FLAGS: tuple[tuple[int, str], ...] = (
@@ -229,6 +237,7 @@ _DWARF_X86_64 = {
 }
 _DWARF_ARM64 = {number: number for number in range(32)}  # x0 to x30, then sp
 _USER_32_CS = 0x23  # arch/x86/include/asm/segment.h
+_CS_MASK = 0xFFFF  # the rest of that word is not the register's: FRED keeps its own bits there
 _MODE_32_BIT = 0x10  # arch/arm64/include/uapi/asm/ptrace.h, PSR_MODE32_BIT
 
 
@@ -304,6 +313,18 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Maker:
+    """Who in the kernel makes a task that no system call asked for; None: not known."""
+
+    kind: str  # of MAKERS
+    name: str | None = None  # of the thread to be made; of a helper: its program
+    function: str | None = None  # of the kernel, that it was to run
+    # The process that waits for a kernel thread: its name, and its thread group id.
+    asker: str | None = None
+    asker_pid: int | None = None
+
+
+@dataclass(frozen=True)
 class Event:
     """One failure, as the kernel side sent it."""
 
@@ -319,6 +340,7 @@ class Event:
     levels: tuple[Level, ...] = ()
     # Of the cgroup in the key, from the hierarchy's root; None: not to be had, or the root itself.
     cgroup_path: str | None = None
+    maker: Maker | None = None  # None: a system call, or not known
 
 
 @dataclass(frozen=True)
@@ -341,7 +363,7 @@ class Stack:
 
     def dwarf_registers(self, machine: str) -> tuple[int, dict[int, int]] | None:
         """Return the program counter and the registers by DWARF's numbers; None: a 32-bit task."""
-        if machine == "x86_64" and self.registers[17] != _USER_32_CS:
+        if machine == "x86_64" and self.registers[17] & _CS_MASK != _USER_32_CS:
             places, pc = _DWARF_X86_64, self.registers[16]
         elif machine == "aarch64" and not self.registers[33] & _MODE_32_BIT:
             places, pc = _DWARF_ARM64, self.registers[32]
@@ -455,6 +477,7 @@ def decode(raw: bytes) -> Event:
     levels = _levels(raw, offset, level_count)
     offset += LEVEL_COUNT * _LEVEL.size
     path = _cgroup_path(raw[offset : offset + path_bytes])
+    offset += CGROUP_PATH_BYTES
     return Event(
         time_ns=time_ns,
         key=key,
@@ -467,6 +490,7 @@ def decode(raw: bytes) -> Event:
         user_frames=frames,
         levels=levels,
         cgroup_path=path,
+        maker=_maker(raw, offset),
     )
 
 
@@ -536,6 +560,19 @@ def _levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
         number, used, limit, kind, up = _LEVEL.unpack_from(raw, offset + index * _LEVEL.size)
         levels.append(Level(_word(LEVELS, kind), up, number, _signed(used), _signed(limit)))
     return tuple(levels)
+
+
+def _maker(raw: bytes, offset: int) -> Maker | None:
+    kind, asker_pid, asker, name, function = _MAKER.unpack_from(raw, offset)
+    if not kind:
+        return None
+    return Maker(
+        _word(MAKERS, kind),
+        _text(name) or None,
+        _text(function) or None,
+        _text(asker) or None,
+        asker_pid or None,
+    )
 
 
 def _cgroup_path(raw: bytes) -> str | None:

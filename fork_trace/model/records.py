@@ -106,6 +106,8 @@ class Failure:
     script: str | None = None  # what the interpreter runs, if the program is one
     # Which steps were watched as the cause was inferred; None: it was observed.
     watched: str | None = None  # "fork" (its end alone), "default", "all"
+    # Who in the kernel made the task; None: a system call asked for it, or it is not known.
+    maker: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,11 @@ def _with_cut_names(failure: Failure, most: int) -> Failure:
         values["container"] = {
             name: cut(value, most) if isinstance(value, str) else value
             for name, value in failure.container.items()
+        }
+    if failure.maker is not None:
+        values["maker"] = {
+            name: cut(value, most) if isinstance(value, str) else value
+            for name, value in failure.maker.items()
         }
     is_same = all(getattr(failure, name) == value for name, value in values.items())
     return failure if is_same else replace(failure, **values)

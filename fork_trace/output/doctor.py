@@ -48,6 +48,8 @@ def doctor(found: dict[str, Any]) -> str:
     ]
     if better:
         lines += ["", draw(better, ["NOT USED", "BACKEND", "WHY"])]
+    if found["unseen"]:
+        lines += ["", *wrap(f"Not seen: {found['unseen']}.", "", "  ")]
     steps = [[item["step"] or "-", _how(item), item["function"]] for item in found["attached"]]
     steps += [
         [item["step"], "inferred", "\n".join(textwrap.wrap(safe(item["reason"]), 47))]

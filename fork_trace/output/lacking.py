@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fork_trace.diagnosis import makers
 from fork_trace.escape import safe
 from fork_trace.model.records import Checkpoint, Header, Mark, Summary
 from fork_trace.model.steps import BY_NAME
@@ -104,6 +105,9 @@ def _unclosed(number: int) -> str:
 
 def _unseen(header: Header) -> list[str]:
     found = []
+    unseen = makers.unseen(header.attach)
+    if unseen is not None:
+        found.append(unseen)
     if header.fallbacks:
         better = header.fallbacks[0]
         way = f"{better.get('attach')} via {better.get('backend')}"

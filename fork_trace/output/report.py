@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fork_trace.diagnosis import makers
 from fork_trace.diagnosis.advice import means
 from fork_trace.escape import safe
 from fork_trace.model.records import Evidence, Failure, Header, Summary
@@ -63,6 +64,9 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
         f"{number} x {safe(latest.errno or '?')}{host}, {where}; last: {_last(latest)}, "
         f"cgroup {safe(latest.cgroup or '?')}"
     ]
+    made = makers.told(latest.maker) if latest.maker is not None else None
+    if made is not None:
+        facts.append(f"{safe(made)}.")
     if latest.alternatives:
         facts.append(f"Also possible: {', '.join(map(safe, latest.alternatives))}.")
     facts += [_sentence(item) for item in latest.evidence]

@@ -48,6 +48,9 @@ VARIABLES: tuple[str, ...] = (
     "vm_committed_as",
     "sysctl_max_map_count",
     "unprivileged_userns_clone",
+    # Functions, by which bpf/maker.h knows who makes a task.
+    "kthread",
+    "call_usermodehelper_exec_async",
 )
 
 

@@ -55,6 +55,8 @@ class Config(ctypes.Structure):
         ("vm_committed_as", c_uint64),
         ("sysctl_max_map_count", c_uint64),
         ("unprivileged_userns_clone", c_uint64),
+        ("kthread", c_uint64),
+        ("call_usermodehelper_exec_async", c_uint64),
         ("max_map_count", c_uint64),
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),

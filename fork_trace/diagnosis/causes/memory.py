@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 from fork_trace.diagnosis import evidence
 from fork_trace.diagnosis.cause import ASKED, UNREAD, Cause, Fit, Gauge, Refusal, do
@@ -232,13 +233,21 @@ THREAD_STACK = Cause(
 )
 
 
+# enum ft_memcg_counter: those beside memory.limit_in_bytes, which is told as memory.max.
+_COUNTERS_OF_V1 = {1: "memory.memsw.limit_in_bytes", 2: "memory.kmem.limit_in_bytes"}
+
+
 def _memory_max(seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...]:
     names = ("memcg_cgroup", "memcg_pages", "memcg_max", "memcg_levels_up")
     kib = host.page_bytes // 1024
     kind = "memory-cgroup"  # of events.LEVELS
-    return evidence.cgroup_levels(
+    found = evidence.cgroup_levels(
         seen, ("memory.max", kind, "KiB", _NO_PAGE_LIMIT), names, lambda pages: pages * kib
     )
+    counter = _COUNTERS_OF_V1.get(seen.numbers.get("memcg_counter", 0))
+    if counter is None or not found:
+        return found
+    return (replace(found[0], name=counter), *found[1:])
 
 
 MEMORY_CGROUP = Cause(

@@ -178,16 +178,28 @@ def test_a_place_lies_as_the_decoder_reads_it(btf: Btf) -> None:
 def test_an_event_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     names = ["time_ns", "key", "flags", "pid", "tid", "ppid", "user_frame_count", "parent_comm"]
     names[-1:] = ["level_count", "cgroup_path_bytes", "parent_comm"]
-    names += ["have", "number", "user_frame", "user_place", "level", "cgroup_path"]
+    names += ["have", "number", "user_frame", "user_place", "level", "cgroup_path", "maker"]
     expected = [(0, 8), (8, events.KEY_BYTES)]
     expected += spans(events._EVENT_WHO, events._EVENT_TAIL, start=8 + events.KEY_BYTES)
     expected.append((sum(expected[-1]), events.USER_FRAMES * events._PLACE.size))
     expected.append((sum(expected[-1]), events.LEVEL_COUNT * events._LEVEL.size))
     expected.append((sum(expected[-1]), events.CGROUP_PATH_BYTES))
+    expected.append((sum(expected[-1]), events._MAKER.size))
 
     assert names == [field.name for field in btf.fields("ft_event")]
     assert expected == places(btf.fields("ft_event"))
     assert events.EVENT_BYTES == btf.find(STRUCT, "ft_event").size_or_type
+
+
+def test_a_maker_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    names = ["kind", "asker_pid", "asker_comm", "name", "function"]
+
+    assert names == [each.name for each in btf.fields("ft_maker")]
+    assert spans(events._MAKER) == places(btf.fields("ft_maker"))
+    assert events._MAKER.size == btf.find(STRUCT, "ft_maker").size_or_type
+    expected = ["FT_MAKER_NONE", "FT_MAKER_IO_WORKER", "FT_MAKER_USER_WORKER"]
+    expected += ["FT_MAKER_KTHREAD", "FT_MAKER_HELPER", "FT_MAKER_OTHER"]
+    assert dict(zip(expected, range(len(events.MAKERS)))) == btf.enum("ft_maker_kind")
 
 
 def test_a_level_lies_as_the_decoder_reads_it(btf: Btf) -> None:

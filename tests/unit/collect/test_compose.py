@@ -57,6 +57,39 @@ def a_sample(**changes: Any) -> Sample:
     return Sample(**{**values, **changes})
 
 
+@pytest.mark.parametrize(
+    ("maker", "caller"),
+    [
+        (events.Maker("io-uring-worker"), "(io_uring worker)"),
+        (events.Maker("user-worker", "vhost-42"), "(vhost worker vhost-42)"),
+        (events.Maker("user-worker", "kvm-nx"), "(kernel worker kvm-nx)"),
+        (
+            events.Maker("kernel-thread", "jbd2/sda1-8", "kjournald2", "mount", 9),
+            "(kernel thread jbd2/sda1-8) <- mount",
+        ),
+        (events.Maker("kernel-thread", None, "kjournald2"), "(kernel thread kjournald2)"),
+        (events.Maker("kernel-thread"), "(kernel thread)"),
+        (events.Maker("user-mode-helper", "/sbin/modprobe"), "(user-mode helper /sbin/modprobe)"),
+        (events.Maker("kernel", None, "cpuhp"), "(kernel cpuhp)"),
+        (events.Maker("unknown:9"), "(kernel)"),
+        (None, "(kernel)"),
+    ],
+)
+def test_no_function_of_a_program_asked_for_what_the_kernel_makes(
+    paths: CgroupPaths, maker: events.Maker | None, caller: str
+) -> None:
+    event = a_sample().event
+    key = replace(event.key, syscall="kernel")
+    told = a_sample(event=replace(event, key=key, maker=maker))
+    record = composer(paths).failure(told, HOST)
+
+    assert (record.caller, record.syscall) == (caller, "kernel")
+    assert record.maker == (None if maker is None else vars(maker))
+    is_io = maker is not None and maker.kind == "io-uring-worker"
+    texts = [each.text for each in record.advice]
+    assert any("IORING_REGISTER_IOWQ_MAX_WORKERS" in text for text in texts) is is_io
+
+
 def test_what_is_known_of_a_failure_is_in_its_record(paths: CgroupPaths) -> None:
     paths.note(2**62, True, "/app.service")
     held = Holders((Holder("java", 4121, 498, 1, 0),), 500)

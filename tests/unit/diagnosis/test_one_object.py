@@ -17,6 +17,7 @@ import pytest
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.model import events, steps
+from fork_trace.probes.libbpf.gaps import READERS
 
 TESTS = Path(__file__).resolve().parent.parent.parent
 CHECKOUT = TESTS.parent
@@ -85,7 +86,9 @@ def test_words_of_the_kernel_side_are_its_words() -> None:
     words = {*events.FITS, *events.LEVELS, *events.DETAILS}
     names = set(steps.BY_NAME)
 
-    assert all(slug in (words if why is WIRE else names) for (_, slug), why in ELSEWHERE.items())
+    known = {WIRE: words, STEP: names, READER: set(READERS)}
+
+    assert all(slug in known[why] for (_, slug), why in ELSEWHERE.items())
 
 
 def test_the_kernel_side_names_no_cause() -> None:

@@ -39,6 +39,7 @@ def raw_event(
     level_count: int | None = None,
     path: bytes = b"",
     path_bytes: int | None = None,
+    maker: tuple[int, int, bytes, bytes, bytes] = (0, 0, b"", b"", b""),
 ) -> bytes:
     count = len(frames) if frame_count is None else frame_count
     raw = struct.pack("=Q", 5) + (key or raw_key())
@@ -55,7 +56,8 @@ def raw_event(
         raw += struct.pack("=i20sQ", *(places[index] if index < len(places) else (0, b"", 0)))
     for index in range(events.LEVEL_COUNT):
         raw += struct.pack("=QQQII", *(levels[index] if index < len(levels) else (0,) * 5))
-    return raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0")
+    raw += path.ljust(events.CGROUP_PATH_BYTES, b"\0")
+    return raw + struct.pack("=II16s48s48s", *maker)
 
 
 def test_frames_end_where_frame_pointers_led_out_of_every_mapping() -> None:
@@ -64,6 +66,34 @@ def test_frames_end_where_frame_pointers_led_out_of_every_mapping() -> None:
     raw = raw_event(frames=(0x1000, 0xC9, 0x2000), places=(ours, astray, ours))
 
     assert (events.Place(0x1000, "01" * 20, 0x10),) == events.decode(raw).user_frames
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ((0, 9, b"mount", b"jbd2", b"kjournald2"), None),
+        ((1, 0, b"", b"", b""), events.Maker("io-uring-worker")),
+        (
+            (3, 77, b"mount", b"", b"kjournald2"),
+            events.Maker("kernel-thread", None, "kjournald2", "mount", 77),
+        ),
+        ((4, 0, b"", b"/sbin/modprobe", b""), events.Maker("user-mode-helper", "/sbin/modprobe")),
+        ((200, 0, b"", b"x\xff", b""), events.Maker("unknown:200", "x\\xff")),
+    ],
+)
+def test_who_makes_a_task_in_the_kernel_is_decoded(
+    raw: tuple[int, int, bytes, bytes, bytes], expected: events.Maker | None
+) -> None:
+    assert expected == events.decode(raw_event(maker=raw)).maker
+
+
+@pytest.mark.parametrize(
+    ("word", "is_32_bit"), [(0x33, False), (0x23, True), (0xABCD00000023, True)]
+)
+def test_a_32_bit_task_is_known_whatever_else_its_word_holds(word: int, is_32_bit: bool) -> None:
+    stack = events.Stack(0, 1, (*(0,) * 17, word, *(0,) * 16), 0)
+
+    assert (stack.dwarf_registers("x86_64") is None) is is_32_bit
 
 
 def test_an_event_is_decoded_with_all_that_it_holds() -> None:

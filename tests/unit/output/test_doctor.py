@@ -28,11 +28,17 @@ def found(**changes: Any) -> dict[str, Any]:
         ],
         "missing": [{"step": "threads_max", "function": None, "reason": "inline " * 20}],
         "fallbacks": [],
+        "unseen": None,
         "why": None,
         "remedy": None,
         "limits": {},
         **changes,
     }
+
+
+def test_doctor_says_what_an_attach_mode_cannot_see() -> None:
+    assert "Not seen" not in doctor.doctor(found())
+    assert "Not seen: kernel threads.\n" in doctor.doctor(found(unseen="kernel threads"))
 
 
 def test_doctor_begins_with_the_verdict_and_fits_80_columns() -> None:

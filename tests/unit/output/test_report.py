@@ -209,6 +209,38 @@ def test_a_run_without_failures_says_so_and_still_tells_the_losses() -> None:
     assert "lost samples: 0; missed calls: 0" in text
 
 
+@pytest.mark.parametrize("attach", ["fexit", "kprobe", "tracepoint"])
+def test_what_tracepoints_cannot_see_is_said(attach: str) -> None:
+    text = report.text(table_of(), [make_summary(failures=0)], [make_header(attach=attach)])
+    is_said = "tasks that the kernel makes by itself" in " ".join(text.split())
+
+    assert is_said is (attach == "tracepoint")
+
+
+@pytest.mark.parametrize(
+    ("maker", "told"),
+    [
+        ({"kind": "io-uring-worker"}, "The program gets no error"),
+        (
+            {"kind": "kernel-thread", "asker": "mo\x1bunt", "asker_pid": 9},
+            "mo\\x1bunt[9] was waiting for it.",
+        ),
+    ],
+)
+def test_who_gets_the_error_of_a_task_of_the_kernel_is_told(
+    maker: dict[str, object], told: str
+) -> None:
+    found = report.tell("threads-max", make_failure(maker=maker), 1)
+
+    assert any(told in fact for fact in found.facts)
+
+
+def test_a_maker_of_a_newer_version_is_passed_over() -> None:
+    found = report.tell("threads-max", make_failure(maker={"kind": "what"}), 1)
+
+    assert found == report.tell("threads-max", make_failure(), 1)
+
+
 def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
     assert "missed calls: not reported by this kernel" in lacking.losses(make_summary(missed=None))
 

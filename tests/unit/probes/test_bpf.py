@@ -58,8 +58,11 @@ INCLUDES: dict[str, set[str]] = {
         *("logic.h", "port.h", "reading.h", "refusal.h", "slots.h", "uapi.h", "wire.h"),
     },
     "programs.h": {"steps.h"},
+    "maker.h": {"caller.h", "port.h", "reading.h", "wire.h"},
     # The shells, and what has nothing to do with them.
-    "fork_trace.bpf.c": {"judge.h", "kernel_types.h", "probes.def", "programs.h", "steps.h"},
+    "fork_trace.bpf.c": {
+        *("judge.h", "kernel_types.h", "maker.h", "probes.def", "programs.h", "steps.h"),
+    },
     "fork_trace.bcc.c": {"judge.h", "kernel_headers.h", "probes.def", "programs.h", "steps.h"},
     "kernel_symbols.bpf.c": {"kernel_types.h"},
     "rehearse_lsm.bpf.c": {"kernel_types.h"},
@@ -173,7 +176,7 @@ def test_whatever_copying_the_address_space_refuses_lies_between_mm_init_and_its
 def test_a_body_of_what_others_call_as_well_asks_who_calls(probe: step_table.Probe) -> None:
     text = (BPF / "steps.h").read_text()
     bodies = re.findall(r"^ft_\w+ \w+ \**(\w+)\((.*?)^}", text, re.MULTILINE | re.DOTALL)
-    question = re.compile(r"\b(is_inside_copy_process|is_forking|is_fork_call)\(")
+    question = re.compile(r"\b(is_inside_copy_process|is_inside_fork|is_fork_call)\(")
     asks = {name: bool(question.search(body)) for name, body in bodies}
     # Whose stack it is, is asked by what a stack is, and not by the caller.
     asks |= {"on_mmap": True, "on_mprotect": True}
@@ -183,6 +186,32 @@ def test_a_body_of_what_others_call_as_well_asks_who_calls(probe: step_table.Pro
         reached += [each for each, _ in bodies if f"{each}(" in body and each not in reached]
 
     assert any(asks[name] for name in reached)
+
+
+def test_only_what_others_call_as_well_is_asked_who_calls() -> None:
+    """A guard where only copy_process calls would hide what the kernel's own tasks were refused for."""
+    if not shutil.which("clang"):
+        pytest.skip("needs clang; scripts/setup installs it")
+    command = ["clang", "-E", "-P", "-D__TARGET_ARCH_x86", "-I", BPF, BPF / "fork_trace.bpf.c"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    asks = {}
+    for probe in PROBES:
+        if probe.body in ("OWN", "SHELL"):
+            continue
+        for kind in ("fexit", "kretprobe"):
+            name = f"{kind}_{probe.program}"
+            body = re.search(rf"\bint {name}\(.*?(?=\bint \w+\(|\Z)", text, re.DOTALL)
+            assert body, name
+            told = re.sub(r"\bon_namespace_return\(", "is_inside_fork(", body[0])
+            asks[name] = "is_inside_fork(" in told
+    expected = {
+        f"{kind}_{probe.program}": probe.callers == "OTHERS"
+        for probe in PROBES
+        if probe.body not in ("OWN", "SHELL")
+        for kind in ("fexit", "kretprobe")
+    }
+
+    assert expected == asks
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_field_within_one_that_is_missing_is_not_told_again() -> None:
 def test_a_structure_takes_its_own_readers_away_and_leaves_the_others() -> None:
     assert {"pids-cgroup"} == readers("pids_cgroup.limit")
     assert {"nproc"} == readers("user_struct.uid.val")
-    assert {"sched"} == readers("task_struct.prio")
+    assert {"sched"} == readers("task_struct.normal_prio")
     assert {"nproc", "namespaces"} == readers("ucount_type::UCOUNT_PID_NAMESPACES")
     assert set() == readers()
 
