@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,10 @@ _BEHIND = {
     ENUM64: (0, 12),
 }
 
+# Kinds of one type alone: pointer, typedef, volatile, const, restrict, function, its prototype,
+# variable, declaration tag, type tag.
+_REFERRING = (2, 8, 9, 10, 11, 12, FUNC_PROTO, VAR, DECL_TAG, 18)
+
 
 class _Place(NamedTuple):
     """Where a type lies in the bytes."""
@@ -40,6 +44,42 @@ class _Place(NamedTuple):
     at: int
     kind: int
     count: int
+
+
+def shortened(raw: bytes, names: Collection[str]) -> bytes:
+    """Leave out the types behind the last of those names, each of which is there.
+
+    libbpf goes through all of them, for each that it looks for; it would take long under emulation. What refers to one of these refers to void.
+    """
+    _, _, _, header, types, type_bytes, text, text_bytes = _HEADER.unpack_from(raw)
+    wanted = {raw.index(b"\0" + name.encode() + b"\0", header + text) + 1 for name in names}
+    offsets = {at - header - text for at in wanted}
+    last, ends, at = 0, [header + types], header + types
+    while offsets and at < header + types + type_bytes:
+        name, info = struct.unpack_from("<II", raw, at)
+        once, each = _BEHIND.get(info >> 24 & 0x1F, (0, 0))
+        at += 12 + once + each * (info & 0xFFFF)
+        ends.append(at)
+        if name in offsets and info >> 24 & 0x1F in (STRUCT, ENUM):
+            offsets.remove(name)
+            last = len(ends)
+    kept = bytearray(raw[: ends[last - 1]])
+    for at in ends[: last - 1]:
+        _, info = struct.unpack_from("<II", kept, at)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        # The places in it that are numbers of types.
+        references = [at + 8] if kind in _REFERRING else []
+        references += [at + 12, at + 16] if kind == ARRAY else []
+        if kind in (STRUCT, UNION, FUNC_PROTO, DATASEC):
+            size = _BEHIND[kind][1]
+            first = at + 12 + (0 if kind == DATASEC else 4)
+            references += range(first, first + size * count, size)
+        for place in references:
+            if struct.unpack_from("<I", kept, place)[0] >= last:
+                struct.pack_into("<I", kept, place, 0)
+    bytes_kept = len(kept) - header - types
+    struct.pack_into("<III", kept, 12, bytes_kept, types + bytes_kept, text_bytes)
+    return bytes(kept) + raw[header + text : header + text + text_bytes]
 
 
 class KernelBtf:

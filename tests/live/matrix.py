@@ -45,6 +45,9 @@ EXPECTED = ("test_flood.py", "test_forged.py", "test_hostile.py", "test_stranger
 
 REHEARSALS = ("test_rehearsals.py", "test_evidence.py")
 WITH_BCC = ("fexit", "fexit-all", "kprobe", "kprobe-all", "tracepoint", "bcc")
+# All types natively, where it takes 0.2 s each; these and all fields on an emulated kernel in lane btf.
+TYPES = "test_stripped.py::test_without_a_type_every_failure_is_counted"
+FIELDS = "test_stripped.py::test_without_a_field_every_failure_is_counted"
 # How it dies takes bcc two starts more, ten minutes on 5.10.
 BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
 
@@ -52,15 +55,16 @@ _NATIVE = (
     Lane(
         "native",
         None,
-        100,
+        110,
         (
             *REHEARSALS,
             *("test_callers.py", "test_callers_real.py", "test_commands.py", "test_check.py"),
             *("test_storms.py", "test_screen.py", "test_dying.py", "test_privileges.py"),
             *("test_arming.py", "test_flood.py", "test_forged.py"),
-            *("test_hostile.py", "test_strangers.py"),
+            *("test_hostile.py", "test_strangers.py", "test_stripped.py"),
         ),
         watchers=("tracepoint",),
+        deselect=(FIELDS,),
     ),
     Lane("native-quick", None, 30, ("test_commands.py", "test_check.py"), when=QUICK),
     Lane("installed", None, 140, ("test_installed.py",)),
@@ -77,12 +81,14 @@ _NEWEST = (
     Lane(
         "7.2-more",
         "7.2",
-        340,
+        350,
         (
             *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
             *("test_check.py", "test_arming.py", "test_flood.py", "test_forged.py"),
+            "test_stripped.py",
         ),
         is_strict=True,
+        deselect=(FIELDS, TYPES),
         # The kprobe attach mode shows the most of it in the rehearsals, and the rest in 7.2-kprobe.
         select="not kprobe",
     ),
@@ -176,6 +182,8 @@ _BETWEEN = (
     Lane("6.12-callers", "6.12", 130, ("test_callers.py",), ALL),
 )
 
+# Run before a release, and when what they are about changes.
+_NAMED = (Lane("btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),)
 
 # Kernels that preempt their own code, and with it programs, where the others of their version do not.
 _STORMS = ("test_storms.py",)
@@ -200,4 +208,4 @@ _PREEMPTING = (
     ),
 )
 
-LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN, *_PREEMPTING)
+LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN, *_NAMED, *_PREEMPTING)
