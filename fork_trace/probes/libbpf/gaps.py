@@ -103,7 +103,7 @@ _CAME_OR_WENT = re.compile(
     r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
     r"|cgroup_subsys_id::"
 )
-_OLDER = re.compile(r"\w+___v\d+\b|bpf_func_id\b|cgroup_subsys_id::|kernel_clone_args\.cgroup$")
+_REACHED = re.compile(r"failed to resolve CO-RE relocation (<.*)")
 # Forms of which one must be there: until v5.14, from there to v6.0, and since.
 _FORMS = ("user_struct___v513", "ucount_type___v60")
 _LATEST = ("ucounts.rlimit", "user_namespace.rlimit_max", "cred.ucounts")
@@ -120,15 +120,16 @@ def name_of(spec: str) -> str | None:
     return found[1] if found else None
 
 
-def lacking(specs: Iterable[str], is_refused: bool = False) -> tuple[str, ...]:
-    """Return what was not found and leaves something unread, in order, by libbpf's words for it.
+def reached(log: str) -> tuple[str, ...]:
+    """Return what was not found and a program was refused for, by libbpf's words at the end of the verifier's."""
+    names = (name_of(spec) for spec in _REACHED.findall(log))
+    return tuple(sorted({name for name in names if name}))
 
-    With `is_refused`, which the programs were for it, that can be one of those that came or went as well.
-    """
+
+def lacking(specs: Iterable[str]) -> tuple[str, ...]:
+    """Return what was not found and leaves something unread, in order, by libbpf's words for it."""
     names = frozenset(name for name in map(name_of, specs) if name)
     gaps = {name for name in names if not _CAME_OR_WENT.match(name)}
-    if is_refused:
-        gaps = {name for name in names if not _OLDER.match(name)}
     if all(any(name.startswith(form) for name in names) for form in _FORMS):
         gaps |= {name for name in names if name.startswith(_LATEST)}
     if not any(name.startswith("bpf_func_id") for name in names):

@@ -189,8 +189,9 @@ class Programs:
         """Return the plan without those who read what the kernel lacks, if the load failed for them; else None."""
         if code in (None, errno.EPERM, errno.EMFILE, errno.ENFILE):
             return None
-        for is_sure in (True, False):
-            names = gaps.lacking(self._library.unresolved, is_refused=not is_sure)
+        log = "\n".join(self._library.messages)
+        # Of what came or went a program can be refused for the lack as well, and tells.
+        for names in (gaps.lacking(self._library.unresolved), gaps.reached(log)):
             blind = plan.blind | gaps.blind(names)
             if blind != plan.blind:
                 return replace(plan, blind=blind, unread=self.unread(plan, names))

@@ -58,11 +58,16 @@ def test_where_the_stack_is_matters_if_the_kernel_does_not_tell_the_registers() 
     assert ("task_struct.stack",) == gaps.lacking((*V510, stack))
 
 
-def test_of_what_came_or_went_the_programs_can_be_refused_all_the_same() -> None:
-    specs = (*LATEST, byte_off("nsproxy.time_ns"))
+def test_what_a_program_was_refused_for_is_at_the_end_of_the_log() -> None:
+    log = """libbpf: prog 'kretprobe_copy_process': -- BEGIN PROG LOAD LOG --
+1047: <invalid CO-RE relocation>
+failed to resolve CO-RE relocation <byte_off> [95] struct nsproxy.time_ns (0:1 @ offset 8)
+processed 900 insns (limit 1000000)
+-- END PROG LOAD LOG --"""
 
-    assert () == gaps.lacking(specs)
-    assert ("nsproxy.time_ns",) == gaps.lacking(specs, is_refused=True)
+    assert ("nsproxy.time_ns",) == gaps.reached(log)
+    assert () == gaps.lacking((*LATEST, byte_off("nsproxy.time_ns")))
+    assert () == gaps.reached("libbpf: prog 'x': BPF program load failed: Permission denied")
 
 
 def test_a_field_within_one_that_is_missing_is_not_told_again() -> None:
