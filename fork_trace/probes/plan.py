@@ -203,7 +203,7 @@ class Plan:
 
     def counting_only(self, readers: int, reason: str) -> Plan:
         """Return this plan with nothing but counting: no reader of the kernel's state, of `readers`, is left."""
-        why = f"the kernel refuses programs that read its state: {reason}"
+        why = f"this kernel refuses programs that read its state: {reason}"
         return replace(self, blind=readers, unread=(*self.unread, Missing("evidence", None, why)))
 
     def without_probe(self, program: str, reason: str) -> Plan:

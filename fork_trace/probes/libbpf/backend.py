@@ -17,7 +17,7 @@ from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Fi
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
-from fork_trace.probes.libbpf.loading import Programs
+from fork_trace.probes.libbpf.loading import Programs, without_nproc
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
     MARKING_S,
@@ -32,11 +32,14 @@ from fork_trace.probes.settings import (
 
 def _check(plan: Plan, filter_: Filter) -> None:
     """Refuse to filter by what cannot be read here; ForkTraceError."""
-    if filter_.cgroup_id is not None and plan.blind & 1 << gaps.READERS.index("cgroup"):
-        raise ForkTraceError(
-            f"cannot filter by --cgroup: {plan.unread[0].reason if plan.unread else 'not readable'}",
-            "Use --comm, --uid or --pid instead.",
-        )
+    if filter_.cgroup_id is None or not gaps.is_blind(plan.blind, "cgroup"):
+        return
+    # Of all that is unread, what the cgroup would be read by; or why nothing is.
+    reasons = [gap.reason for gap in plan.unread if gaps.is_blind(gaps.blind([gap.step]), "cgroup")]
+    reason = next(iter(reasons), plan.unread[-1].reason)
+    raise ForkTraceError(
+        f"cannot filter by --cgroup: {reason}", "Use --comm, --uid or --pid instead."
+    )
 
 
 class LibbpfBackend:
@@ -83,7 +86,7 @@ class LibbpfBackend:
             self.close()
             if code is not None and is_vital(probe) and plan.blind != gaps.ALL:
                 # Counting never depends on explaining, whatever the reason.
-                plan = plan.counting_only(gaps.ALL, reason)
+                plan = without_nproc(plan.counting_only(gaps.ALL, reason))
                 continue
             if is_vital(probe) or probe not in plan.probes:
                 raise AttachRefusedError(

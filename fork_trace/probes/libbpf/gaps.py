@@ -149,6 +149,11 @@ def blind(names: Iterable[str]) -> int:
     return mask
 
 
+def is_blind(mask: int, reader: str) -> bool:
+    """Say whether that one of READERS is off in such a mask."""
+    return bool(mask & 1 << READERS.index(reader))
+
+
 def _readers(name: str) -> tuple[str, ...]:
     root, _, rest = re.split(r"::", name)[0].partition(".")
     if root == "task_struct":

@@ -124,6 +124,15 @@ def _programs_of(plan: Plan) -> dict[str, Probe]:
     return probes
 
 
+def without_nproc(plan: Plan) -> Plan:
+    """Give up the step that cannot tell who is over RLIMIT_NPROC from who is exempt from it."""
+    reason = "who is exempt from RLIMIT_NPROC cannot be read on this kernel"
+    for probe in plan.probes:
+        if probe.step == "rlimit_nproc":
+            plan = plan.without_probe(probe.program, reason)
+    return plan
+
+
 def _is_at_return(name: str) -> bool:
     return name.startswith("kretprobe_")
 
@@ -194,7 +203,8 @@ class Programs:
         for names in (gaps.lacking(self._library.unresolved), gaps.reached(log)):
             blind = plan.blind | gaps.blind(names)
             if blind != plan.blind:
-                return replace(plan, blind=blind, unread=self.unread(plan, names))
+                seeing = replace(plan, blind=blind, unread=self.unread(plan, names))
+                return without_nproc(seeing) if gaps.is_blind(blind, "nproc") else seeing
         return None
 
     def unread(self, plan: Plan, names: Iterable[str] | None = None) -> tuple[Missing, ...]:

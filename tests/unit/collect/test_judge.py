@@ -38,6 +38,14 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
     assert (expected, "inferred") == (verdict.cause, verdict.certainty)
 
 
+def test_a_step_is_blamed_by_the_state_if_its_program_may_not_know_whose_call_it_is() -> None:
+    key = failed(errno.EAGAIN, "nproc", "copies-mm")
+
+    assert "unknown" == judge(key, loaded(PLAN), ProcReadings()).cause
+    blind = judge(key, loaded(replace(PLAN, blind=1)), ProcReadings())
+    assert ("rlimit-nproc", "inferred") == (blind.cause, blind.certainty)
+
+
 @pytest.mark.parametrize(
     ("changes", "attach", "expected"),
     [

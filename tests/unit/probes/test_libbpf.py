@@ -11,11 +11,13 @@ from samples import PLAN, twice
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
+from fork_trace.probes.backend import Filter
+from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.counters import missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
-from fork_trace.probes.plan import Stage
+from fork_trace.probes.plan import Missing, Stage
 from fork_trace.probes.settings import Later
 
 
@@ -92,3 +94,31 @@ def test_a_missing_libbpf_is_told_with_the_package_to_install() -> None:
 
     assert "cannot load libbpf" in told.value.message
     assert "libbpf1" in told.value.hint
+
+
+def test_a_filter_by_what_cannot_be_read_is_refused_in_one_sentence() -> None:
+    user, cgroups = (
+        Missing(name, None, f"this kernel's BTF has no {name}")
+        for name in ("cred.user", "task_struct.cgroups")
+    )
+    blind = replace(PLAN, blind=gaps.blind([user.step, cgroups.step]), unread=(user, cgroups))
+    counting = PLAN.counting_only(gaps.ALL, "Invalid argument")
+
+    with pytest.raises(ForkTraceError) as refused:
+        backend._check(blind, Filter(cgroup_id=1))
+    assert "cannot filter by --cgroup: this kernel's BTF has no task_struct.cgroups" == (
+        refused.value.message
+    )
+    with pytest.raises(ForkTraceError, match="Invalid argument"):
+        backend._check(counting, Filter(cgroup_id=1))
+    for plan in (replace(PLAN, blind=gaps.blind([user.step]), unread=(user,)), PLAN):
+        backend._check(plan, Filter(cgroup_id=1))
+    backend._check(counting, Filter(comm="sh", uid=0, pid=1))
+
+
+def test_a_step_that_cannot_know_who_is_exempt_is_given_up() -> None:
+    made = loading.without_nproc(PLAN)
+
+    assert "rlimit_nproc" in {probe.step for probe in PLAN.probes}
+    assert "rlimit_nproc" not in {probe.step for probe in made.probes}
+    assert ["rlimit_nproc"] == [gap.step for gap in made.missing if gap not in PLAN.missing]
