@@ -184,6 +184,9 @@ ft_inline __u64 flags_in(struct pt_regs *regs, long number, __u64 *set_tid_size)
 		    bpf_probe_read_user(set_tid_size, sizeof(*set_tid_size),
 					(void *)(ARGUMENT_0(regs, number) + 72)))
 			*set_tid_size = 0;
+		/* kernel/fork.c, kernel_clone */
+		if (flags != FT_FLAGS_UNKNOWN && flags & FT_CLONE_EMPTY_MNTNS)
+			flags |= FT_CLONE_NEWNS;
 	} else if (call == FT_SYSCALL_VFORK) {
 		flags = 0x4100; /* CLONE_VFORK | CLONE_VM */
 	}

@@ -113,28 +113,223 @@ ft_global int judge_descriptors(__u64 watched)
 	return 0;
 }
 
+/* The flags that this kernel knows. */
+ft_inline __u64 known_flags(void)
+{
+	__u64 flags = 0xffffffffULL | FT_CLONE_CLEAR_SIGHAND;
+
+	if (has_field(kernel_clone_args, cgroup))
+		flags |= FT_CLONE_INTO_CGROUP;
+	if (has_field(signal_struct, autoreap))
+		flags |= FT_CLONE_AUTOREAP | FT_CLONE_NNP | FT_CLONE_PIDFD_AUTOKILL |
+			 FT_CLONE_EMPTY_MNTNS;
+	return flags;
+}
+
+/* include/uapi/linux/sched.h, struct clone_args: eleven words in three versions. */
+struct clone_words {
+	__u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+	__u64 set_tid, set_tid_size;
+	__u64 cgroup;
+};
+
+#define CLONE_ARGS_SIZE_VER0 64
+#define CLONE_ARGS_SIZE_VER1 80
+#define MOST_TIDS 32 /* MAX_PID_NS_LEVEL */
+#define LAST_SIGNAL 64 /* _NSIG */
+
+/* As much of them as the caller gives; returns 0 if they could be read. */
+ft_inline int read_clone_words(struct clone_words *words, __u64 address, __u64 size)
+{
+	if (bpf_probe_read_user(words, CLONE_ARGS_SIZE_VER0, (void *)address))
+		return -1;
+	if (size >= CLONE_ARGS_SIZE_VER1 &&
+	    bpf_probe_read_user(&words->set_tid, CLONE_ARGS_SIZE_VER1 - CLONE_ARGS_SIZE_VER0,
+				(void *)(address + CLONE_ARGS_SIZE_VER0)))
+		return -1;
+	if (size >= CLONE_ARGS_CGROUP_END &&
+	    bpf_probe_read_user(&words->cgroup, CLONE_ARGS_CGROUP_END - CLONE_ARGS_SIZE_VER1,
+				(void *)(address + CLONE_ARGS_SIZE_VER1)))
+		return -1;
+	return 0;
+}
+
+/*
+ * Rules are gathered in the number itself: what is kept in memory the verifier does not know,
+ * and so it need not walk every way in which they can be broken together.
+ */
+ft_inline void break_rule(struct ft_refusal *refusal, enum ft_rule rule)
+{
+	refusal->number[FT_NUMBER_FLAG_RULES] |= ft_rule(rule);
+}
+
+/* Of those that were gathered only these; true if any is left, which is told then. */
+ft_inline int keep_rules(struct ft_refusal *refusal, __u64 of)
+{
+	__u64 rules = refusal->number[FT_NUMBER_FLAG_RULES] & of;
+
+	refusal->number[FT_NUMBER_FLAG_RULES] = rules;
+	if (!rules)
+		return 0;
+	refusal->have |= 1ULL << FT_NUMBER_FLAG_RULES;
+	return 1;
+}
+
+/* kernel/fork.c, clone3_args_valid and kernel_clone. */
+ft_inline void break_rules_of_words(struct ft_refusal *refusal, const struct clone_words *words)
+{
+	__u64 flags = words->flags;
+
+	if (flags & ~known_flags())
+		break_rule(refusal, FT_RULE_FLAG_UNKNOWN);
+	if (flags & FT_CLONE_DETACHED)
+		break_rule(refusal, FT_RULE_DETACHED);
+	if (flags & FT_CSIGNAL & ~FT_CLONE_NEWTIME)
+		break_rule(refusal, FT_RULE_FLAG_SIGNAL);
+	if (flags & FT_CLONE_SIGHAND && flags & FT_CLONE_CLEAR_SIGHAND)
+		break_rule(refusal, FT_RULE_CLEAR_SIGHAND);
+	if (flags & (FT_CLONE_THREAD | FT_CLONE_PARENT) && words->exit_signal)
+		break_rule(refusal, FT_RULE_THREAD_SIGNAL);
+	if (words->stack && !words->stack_size)
+		break_rule(refusal, FT_RULE_STACK_SIZE);
+	if (!words->stack && words->stack_size)
+		break_rule(refusal, FT_RULE_STACK);
+	if (words->exit_signal > LAST_SIGNAL)
+		break_rule(refusal, FT_RULE_SIGNAL);
+	if (flags & FT_CLONE_PIDFD && flags & FT_CLONE_PARENT_SETTID &&
+	    words->pidfd == words->parent_tid)
+		break_rule(refusal, FT_RULE_PIDFD_SETTID);
+}
+
+/* kernel/fork.c, copy_clone_args_from_user, and what follows it. */
+ft_inline void break_rules_of_clone3(struct ft_refusal *refusal, __u64 address, __u64 size)
+{
+	struct clone_words words = {};
+	__u32 tid;
+
+	if (size < CLONE_ARGS_SIZE_VER0) {
+		break_rule(refusal, FT_RULE_SIZE_SMALL);
+		return;
+	}
+	if (size > 1ULL << port_config()->page_shift) {
+		break_rule(refusal, FT_RULE_SIZE_LARGE);
+		return;
+	}
+	if (read_clone_words(&words, address, size)) {
+		break_rule(refusal, FT_RULE_ARGS_FAULT);
+		return;
+	}
+	break_rules_of_words(refusal, &words);
+	/* Whatever is told by an errno of its own: the kernel says which it was. */
+	if (size > CLONE_ARGS_CGROUP_END)
+		break_rule(refusal, FT_RULE_SIZE_UNKNOWN);
+	if (words.set_tid_size > MOST_TIDS || !words.set_tid != !words.set_tid_size)
+		break_rule(refusal, FT_RULE_SET_TID);
+	else if (words.set_tid && bpf_probe_read_user(&tid, sizeof(tid), (void *)words.set_tid))
+		break_rule(refusal, FT_RULE_SET_TID_FAULT);
+	if (words.flags & FT_CLONE_INTO_CGROUP &&
+	    (words.cgroup > 0x7fffffff || size < CLONE_ARGS_CGROUP_END))
+		break_rule(refusal, FT_RULE_CGROUP);
+}
+
+/* The same for clone, whose pidfd goes where the child's number would. */
+ft_inline void break_rules_of_clone(struct ft_refusal *refusal, __u64 flags)
+{
+	/* Since Linux v7.1 or so; before that, only clone3 asked. */
+	if ((flags & FT_CSIGNAL) > LAST_SIGNAL && has_field(signal_struct, autoreap))
+		break_rule(refusal, FT_RULE_SIGNAL);
+	if (flags & FT_CLONE_PIDFD && flags & FT_CLONE_PARENT_SETTID)
+		break_rule(refusal, FT_RULE_PIDFD_SETTID);
+}
+
+/* Returns 1 if one is broken. */
+ft_global int judge_arguments(__s32 error)
+{
+	struct ft_refusal *refusal = port_refusal();
+	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
+	__u8 call = call_of(number);
+
+	if (!refusal)
+		return 0;
+	if (call == FT_SYSCALL_CLONE3)
+		break_rules_of_clone3(refusal, ARGUMENT_0(regs, number), ARGUMENT_1(regs, number));
+	else if (call == FT_SYSCALL_CLONE)
+		break_rules_of_clone(refusal, ARGUMENT_0(regs, number));
+	return keep_rules(refusal, ft_rules_of(error));
+}
+
+/* The exit signal that a clone3 asked for; 0: none, or it could not be read. */
+ft_inline __u64 exit_signal_of_call(void)
+{
+	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
+	struct clone_words words = {};
+
+	if (call_of(number) == FT_SYSCALL_CLONE3)
+		read_clone_words(&words, ARGUMENT_0(regs, number), CLONE_ARGS_SIZE_VER0);
+	return words.exit_signal;
+}
+
+/* copy_process' rules that depend on more than the flags. */
+ft_inline void break_rules_of_state(struct ft_refusal *refusal, struct task_struct *task,
+				    __u64 flags)
+{
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+
+	/* An init may have no siblings: kernel/fork.c, SIGNAL_UNKILLABLE. */
+	if (flags & FT_CLONE_PARENT && BPF_CORE_READ(signal, flags) & SIGNAL_UNKILLABLE)
+		break_rule(refusal, FT_RULE_PARENT_INIT);
+	/*
+	 * Until Linux commit 83b290c9e3b5 ("pidfd: clone: allow CLONE_THREAD | CLONE_PIDFD
+	 * together") (in v6.9), which came with the file system of pidfds.
+	 */
+	if (flags & FT_CLONE_PIDFD && flags & FT_CLONE_THREAD && !has_field(pid, stashed))
+		break_rule(refusal, FT_RULE_PIDFD_THREAD);
+	if (!has_field(signal_struct, autoreap))
+		return;
+	if (flags & FT_CLONE_PARENT && is_autoreaped(signal))
+		break_rule(refusal, FT_RULE_PARENT_AUTOREAPED);
+	if (flags & FT_CLONE_AUTOREAP && exit_signal_of_call())
+		break_rule(refusal, FT_RULE_AUTOREAP_SIGNAL);
+	/* ns_capable: in the caller's own user namespace. */
+	if (flags & FT_CLONE_PIDFD_AUTOKILL && !(flags & FT_CLONE_NNP) &&
+	    !(capabilities_of(BPF_CORE_READ(task, cred)) & 1ULL << CAP_SYS_ADMIN))
+		break_rule(refusal, FT_RULE_AUTOKILL_ADMIN);
+}
+
+/* Returns 1 if one is broken. */
+ft_global int judge_rules(__s32 error)
+{
+	struct ft_refusal *refusal = port_refusal();
+	__u64 flags;
+
+	if (!refusal)
+		return 0;
+	flags = refusal->flags;
+	refusal->number[FT_NUMBER_FLAG_RULES] |= ft_flag_rules(flags);
+	if (!is_blind(FT_READER_FLAGS))
+		break_rules_of_state(refusal, current_task(), flags);
+	return keep_rules(refusal, ft_rules_of(error));
+}
+
 ft_global int judge_flags(__u64 watched)
 {
 	struct task_struct *task = current_task();
 	struct ft_refusal *refusal = port_refusal();
 	struct pid_namespace *active = 0;
 	const struct cred *cred;
-	__u32 rules, value = 1;
 	__u64 level, flags;
 	struct pid *pid;
+	__u32 value = 1;
 
 	if (!refusal)
 		return 0;
 	flags = refusal->flags;
-	rules = ft_flag_rules(flags);
-	/* An init may have no siblings: kernel/fork.c, SIGNAL_UNKILLABLE. */
-	if (flags & FT_CLONE_PARENT && !is_blind(FT_READER_FLAGS) &&
-	    BPF_CORE_READ(task, signal, flags) & SIGNAL_UNKILLABLE)
-		rules |= 128;
-	if (rules) {
-		ft_number(refusal, FT_NUMBER_FLAG_RULES, rules);
+	/* Where copy_process was not seen, the rules on arguments come before its own. */
+	if ((port_config()->is_by_syscall && judge_arguments(refusal->error)) ||
+	    judge_rules(refusal->error))
 		candidate(refusal, FT_CANDIDATE_FLAGS);
-	}
 	if (is_moved(refusal, !is_blind(FT_READER_FLAGS), FT_MOVED_NSPROXY))
 		return 0;
 	cred = BPF_CORE_READ(task, cred);
@@ -172,6 +367,11 @@ ft_global int judge_flags(__u64 watched)
 ft_inline void port_judge_memory_cgroup(void)
 {
 	judge_memory_cgroup(0);
+}
+
+ft_inline void port_judge_arguments(ft_s32 error)
+{
+	judge_arguments(error);
 }
 
 ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)

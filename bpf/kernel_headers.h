@@ -57,6 +57,10 @@ struct pids_cgroup {
 #define has_value(type, value) FT_HAS_##type##_##value
 #define optional(type, field) FT_FIELD_##type##_##field
 
+/* Rules on flags that came or went after the last kernel that this shell is for: none is told. */
+#define FT_HAS_pid_stashed 1
+#define FT_HAS_signal_struct_autoreap 0
+#define is_autoreaped(signal) 0
 #define FT_HAS_fdtable_max_fds 1
 #define FT_HAS_fdtable_open_fds 1
 #define FT_HAS_fs_struct_in_exec 1

@@ -112,6 +112,7 @@ struct sigpending {
 
 struct signal_struct {
 	unsigned int flags;
+	unsigned autoreap : 1; /* CLONE_AUTOREAP, since v7.1 */
 	struct rlimit rlim[16];
 };
 
@@ -308,8 +309,11 @@ struct upid {
 	struct pid_namespace *ns;
 };
 
+struct dentry;
+
 struct pid {
 	unsigned int level;
+	struct dentry *stashed; /* of pidfs, since v6.9 */
 	struct upid numbers[1];
 };
 
@@ -427,6 +431,7 @@ struct task_struct {
 /* A field that came or went, behind such a test: here it can always be named. */
 #define optional(type, field) field
 #define seccomp_mode seccomp.mode
+#define is_autoreaped(signal) BPF_CORE_READ_BITFIELD_PROBED(signal, autoreap)
 
 /* THREAD_SIZE, for kernels without bpf_task_pt_regs. */
 #if defined(__TARGET_ARCH_arm64)

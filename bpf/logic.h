@@ -18,29 +18,59 @@
 #include "uapi.h"
 #include "wire.h"
 
-/*
- * Which of copy_process' rules on flags does a call break? A bit for each; see
- * fork_trace/diagnosis/causes. Those that depend on the caller's state are the shell's.
- */
-ft_inline ft_u32 ft_flag_rules(ft_u64 flags)
+ft_inline ft_u64 ft_rule(enum ft_rule rule)
 {
-	ft_u32 rules = 0;
+	return 1ULL << rule;
+}
 
-	if (flags & FT_CLONE_NEWNS && flags & FT_CLONE_FS)
-		rules |= 1;
-	if (flags & FT_CLONE_NEWUSER && flags & FT_CLONE_FS)
-		rules |= 2;
-	if (flags & FT_CLONE_THREAD && !(flags & FT_CLONE_SIGHAND))
-		rules |= 4;
-	if (flags & FT_CLONE_SIGHAND && !(flags & FT_CLONE_VM))
-		rules |= 8;
-	if (flags & FT_CLONE_THREAD && flags & (FT_CLONE_NEWUSER | FT_CLONE_NEWPID))
-		rules |= 16;
-	if (flags & FT_CLONE_PIDFD && flags & FT_CLONE_DETACHED)
-		rules |= 32;
-	if (flags & FT_CLONE_NEWIPC && flags & FT_CLONE_SYSVSEM)
-		rules |= 64;
-	return rules;
+/* 1 if a flag of one bit is set; without a branch, whose paths the verifier would multiply. */
+ft_inline ft_u64 ft_has(ft_u64 flags, ft_u64 flag)
+{
+	return !!(flags & flag);
+}
+
+/*
+ * Which of copy_process' rules on flags does a call break? A bit for each, see FT_RULES.
+ * Those that depend on the caller's state are the shell's.
+ */
+ft_inline ft_u64 ft_flag_rules(ft_u64 flags)
+{
+	ft_u64 fs = ft_has(flags, FT_CLONE_FS), thread = ft_has(flags, FT_CLONE_THREAD);
+	ft_u64 sighand = ft_has(flags, FT_CLONE_SIGHAND), pidfd = ft_has(flags, FT_CLONE_PIDFD);
+	ft_u64 newuser = ft_has(flags, FT_CLONE_NEWUSER), newpid = ft_has(flags, FT_CLONE_NEWPID);
+	ft_u64 autoreap = ft_has(flags, FT_CLONE_AUTOREAP);
+	ft_u64 autokill = ft_has(flags, FT_CLONE_PIDFD_AUTOKILL);
+
+	return (ft_has(flags, FT_CLONE_NEWNS) & fs) << FT_RULE_NEWNS_FS |
+	       (newuser & fs) << FT_RULE_NEWUSER_FS |
+	       (thread & ~sighand) << FT_RULE_THREAD_SIGHAND |
+	       (sighand & ~ft_has(flags, FT_CLONE_VM)) << FT_RULE_SIGHAND_VM |
+	       (thread & (newuser | newpid)) << FT_RULE_THREAD_NEW |
+	       (pidfd & ft_has(flags, FT_CLONE_DETACHED)) << FT_RULE_PIDFD_DETACHED |
+	       (ft_has(flags, FT_CLONE_NEWIPC) & ft_has(flags, FT_CLONE_SYSVSEM))
+		       << FT_RULE_NEWIPC_SYSVSEM |
+	       (autoreap & thread) << FT_RULE_AUTOREAP_THREAD |
+	       (autoreap & ft_has(flags, FT_CLONE_PARENT)) << FT_RULE_AUTOREAP_PARENT |
+	       (ft_has(flags, FT_CLONE_NNP) & thread) << FT_RULE_NNP_THREAD |
+	       (autokill & ~pidfd) << FT_RULE_AUTOKILL_PIDFD |
+	       (autokill & ~autoreap) << FT_RULE_AUTOKILL_AUTOREAP |
+	       (autokill & thread) << FT_RULE_AUTOKILL_THREAD;
+}
+
+/* The rules that answer with this errno: all but a few with EINVAL. */
+ft_inline ft_u64 ft_rules_of(ft_s32 error)
+{
+	ft_u64 too_big = ft_rule(FT_RULE_SIZE_LARGE) | ft_rule(FT_RULE_SIZE_UNKNOWN);
+	ft_u64 fault = ft_rule(FT_RULE_ARGS_FAULT) | ft_rule(FT_RULE_SET_TID_FAULT);
+	ft_u64 denied = ft_rule(FT_RULE_AUTOKILL_ADMIN);
+
+	if (error == -FT_E2BIG)
+		return too_big;
+	if (error == -FT_EFAULT)
+		return fault;
+	if (error == -FT_EPERM)
+		return denied;
+	return error == -FT_EINVAL ? ~(too_big | fault | denied) : 0;
 }
 
 /* What the call asked for, as far as it decides between causes. */
@@ -572,9 +602,14 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 		goto out;
 	} else if (refusal && refusal->step == FT_STEP_CLONE_ARGS) {
 		key.bits |= FT_BIT_OBSERVED;
+		port_judge_arguments(error);
 	} else {
 		key.step = FT_STEP_KERNEL_CLONE;
-		refusal = 0;
+		refusal = port_refusal_open();
+		if (refusal) {
+			refusal->step = key.step;
+			port_judge_arguments(error);
+		}
 	}
 	if (!port_config()->is_by_syscall)
 		port_stat(FT_STAT_BEFORE_FORK);

@@ -121,6 +121,11 @@ ft_inline int port_is_dying(void);
 ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched);
 /* Only whether this thread's memory cgroups are near their limits, for the refusal that is kept. */
 ft_inline void port_judge_memory_cgroup(void);
+/*
+ * Which rules on its arguments does this thread's clone or clone3 break that answer with this
+ * error? Told as a number of the refusal that is kept.
+ */
+ft_inline void port_judge_arguments(ft_s32 error);
 /* Calls of the fork family under way, for what never reaches copy_process. */
 enum ft_call {
 	FT_CALL_NONE = 0,

@@ -174,6 +174,52 @@ enum ft_number {
 };
 #undef FT_NUMBER_ENUM
 
+/*
+ * Rules on the arguments of clone and clone3: bits of FT_NUMBER_FLAG_RULES. Those of copy_process
+ * come first, then those that are asked before it; fork_trace/diagnosis/causes/arguments.py has words.
+ */
+#define FT_RULES(X)              \
+	X(NEWNS_FS, 0)           \
+	X(NEWUSER_FS, 1)         \
+	X(THREAD_SIGHAND, 2)     \
+	X(SIGHAND_VM, 3)         \
+	X(THREAD_NEW, 4)         \
+	X(PIDFD_DETACHED, 5)     \
+	X(NEWIPC_SYSVSEM, 6)     \
+	X(PARENT_INIT, 7)        \
+	X(PIDFD_THREAD, 8)       \
+	X(AUTOREAP_THREAD, 9)    \
+	X(AUTOREAP_PARENT, 10)   \
+	X(AUTOREAP_SIGNAL, 11)   \
+	X(PARENT_AUTOREAPED, 12) \
+	X(NNP_THREAD, 13)        \
+	X(AUTOKILL_PIDFD, 14)    \
+	X(AUTOKILL_AUTOREAP, 15) \
+	X(AUTOKILL_THREAD, 16)   \
+	X(AUTOKILL_ADMIN, 17)    \
+	X(PIDFD_SETTID, 18)      \
+	X(SIGNAL, 19)            \
+	X(SIZE_SMALL, 20)        \
+	X(SIZE_LARGE, 21)        \
+	X(SIZE_UNKNOWN, 22)      \
+	X(ARGS_FAULT, 23)        \
+	X(FLAG_UNKNOWN, 24)      \
+	X(DETACHED, 25)          \
+	X(FLAG_SIGNAL, 26)       \
+	X(CLEAR_SIGHAND, 27)     \
+	X(THREAD_SIGNAL, 28)     \
+	X(STACK_SIZE, 29)        \
+	X(STACK, 30)             \
+	X(SET_TID, 31)           \
+	X(SET_TID_FAULT, 32)     \
+	X(CGROUP, 33)
+
+#define FT_RULE_ENUM(name, number) FT_RULE_##name = number,
+enum ft_rule {
+	FT_RULES(FT_RULE_ENUM)
+};
+#undef FT_RULE_ENUM
+
 /* Which counter of a memory cgroup refused: FT_NUMBER_MEMCG_COUNTER. Of v1 there are more than one. */
 enum ft_memcg_counter {
 	FT_MEMCG_MEMORY = 0, /* memory.max, memory.limit_in_bytes */

@@ -257,6 +257,14 @@ ft_inline void port_judge_memory_cgroup(void)
 {
 }
 
+ft_inline void port_judge_arguments(ft_s32 error)
+{
+	struct ft_refusal *refusal = port_refusal();
+
+	if (refusal && ft_rules_of(error) & ft_rule(FT_RULE_SIGNAL))
+		ft_number(refusal, FT_NUMBER_FLAG_RULES, ft_rule(FT_RULE_SIGNAL));
+}
+
 ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)
 {
 	host_judge_count++;
@@ -482,9 +490,14 @@ int host_is_value(ft_u64 slot, ft_u64 value)
 	return ENUM_IN(slot) == value;
 }
 
-ft_u32 host_flag_rules(ft_u64 flags)
+ft_u64 host_flag_rules(ft_u64 flags)
 {
 	return ft_flag_rules(flags);
+}
+
+ft_u64 host_rules_of(ft_s32 error)
+{
+	return ft_rules_of(error);
 }
 
 ft_u64 host_asked(ft_u64 flags)

@@ -17,10 +17,13 @@ from fork_trace.model.records import Evidence
 def gather(cause: Cause, seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...]:
     """Return the numbers of a refusal, the deciding one first.
 
-    A number that was not read makes its value None; where none was read there is no evidence.
+    A number that was not read makes its value None; where none was read there is no evidence, unless
+    it is a rule that was broken.
     """
     found = cause.evidence(seen, host) if cause.evidence else ()
-    has_numbers = any(each.value is not None or each.limit is not None for each in found)
+    has_numbers = any(
+        each.value is not None or each.limit is not None or each.unit == "rule" for each in found
+    )
     moved = _moved(seen, cause)
     # Numbers that are all missing say less than why they are.
     return moved if moved and not has_numbers else found if seen.numbers or has_numbers else ()

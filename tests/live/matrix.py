@@ -99,7 +99,7 @@ _NEWEST = (
         ("test_conditions.py", "test_privileges.py", "test_on_demand.py", "test_strangers.py"),
         is_strict=True,
     ),
-    Lane("7.2-callers", "7.2", 130, ("test_callers.py",), is_strict=True),
+    Lane("7.2-callers", "7.2", 150, ("test_callers.py", "test_asked.py"), is_strict=True),
 )
 _OLDEST = (
     Lane("5.10", "5.10", 450, REHEARSALS, watchers=WITH_BCC),
@@ -113,12 +113,12 @@ _REST = (
     Lane(
         "5.10-rest",
         "5.10",
-        280,
+        300,
         (
             "test_callers.py",
             "test_arming.py",
             "tests/unit/rehearse/test_rehearse.py",
-            "test_lockdown.py",
+            *("test_lockdown.py", "test_asked.py"),
         ),
         ALL,
     ),

@@ -9,7 +9,7 @@ from fork_trace.diagnosis.causes.namespaces import NEW_NAMESPACE
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.model.records import Evidence
 
-# By bit of `flag_rules`.
+# By bit of `flag_rules`: enum ft_rule of bpf/wire.h.
 _RULES = (
     "CLONE_NEWNS with CLONE_FS",
     "CLONE_NEWUSER with CLONE_FS",
@@ -19,14 +19,49 @@ _RULES = (
     "CLONE_PIDFD with CLONE_DETACHED",
     "CLONE_NEWIPC with CLONE_SYSVSEM",
     "CLONE_PARENT by the init of a pid namespace",
+    "CLONE_PIDFD with CLONE_THREAD, before Linux 6.9",
+    "CLONE_AUTOREAP with CLONE_THREAD",
+    "CLONE_AUTOREAP with CLONE_PARENT",
+    "CLONE_AUTOREAP with an exit_signal",
+    "CLONE_PARENT by a process that was itself created with CLONE_AUTOREAP",
+    "CLONE_NNP with CLONE_THREAD",
+    "CLONE_PIDFD_AUTOKILL without CLONE_PIDFD",
+    "CLONE_PIDFD_AUTOKILL without CLONE_AUTOREAP",
+    "CLONE_PIDFD_AUTOKILL with CLONE_THREAD",
+    "CLONE_PIDFD_AUTOKILL without CLONE_NNP needs CAP_SYS_ADMIN",
+    "CLONE_PIDFD and CLONE_PARENT_SETTID write to the same address",
+    "the exit signal is no signal (above 64)",
+    "clone3's size is below 64, that of its first version",
+    "clone3's size is above a page",
+    "struct clone_args is newer than this kernel's, and its additional bytes are not 0",
+    "the address of struct clone_args cannot be read",
+    "a flag that this kernel does not know",
+    "CLONE_DETACHED, which clone3 does not take",
+    "a signal among the flags: clone3 takes it in exit_signal",
+    "CLONE_SIGHAND with CLONE_CLEAR_SIGHAND",
+    "CLONE_THREAD or CLONE_PARENT with an exit_signal",
+    "a stack without stack_size",
+    "a stack_size without a stack",
+    "set_tid does not match set_tid_size, or has more than 32 numbers",
+    "the address in set_tid cannot be read",
+    "CLONE_INTO_CGROUP with a number that is no descriptor, or with a size below 88",
 )
+_NEWIPC_SYSVSEM = 1 << 6
+_CLONE_NEWIPC, _CLONE_SYSVSEM, _CLONE_EMPTY_MNTNS = 0x08000000, 0x00040000, 0x2000000000
 
 
 def _rules(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
     rules = seen.numbers.get("flag_rules")
+    if rules is None and seen.step == "copy_namespaces":
+        # kernel/nsproxy.c: the one rule that it asks for.
+        asked = seen.flags & (_CLONE_NEWIPC | _CLONE_SYSVSEM)
+        rules = _NEWIPC_SYSVSEM if asked == _CLONE_NEWIPC | _CLONE_SYSVSEM else None
     if rules is None:
         return ()
-    broken = [text for bit, text in enumerate(_RULES) if rules & 1 << bit]
+    words = dict(enumerate(_RULES))
+    if seen.flags & _CLONE_EMPTY_MNTNS:
+        words[0] = "CLONE_NEWNS, which CLONE_EMPTY_MNTNS implies, with CLONE_FS"
+    broken = [text for bit, text in words.items() if rules & 1 << bit]
     return tuple(Evidence("flags", None, None, "rule", text, "kernel") for text in broken)
 
 
@@ -49,6 +84,9 @@ INVALID_FLAGS = Cause(
     ),
     fits=(
         Fit(errno.EINVAL, "flags", "clone_flags", place=1),
+        Fit(errno.EPERM, "flags", "clone_flags", place=1),
+        Fit(errno.EFAULT, "flags", "clone_args", place=1),
+        Fit(errno.E2BIG, "flags", "clone_args", place=1),
         Fit(errno.EINVAL, "", "clone_flags", ASKED, 9),
         Fit(errno.EPERM, "asked-tls", "copy_thread", ASKED, 3),
         # copy_process itself only writes the pidfd for the caller.

@@ -535,12 +535,21 @@ def test_only_enomem_hides_another_error(host: Host) -> None:
         (0x00401000, 32),  # PIDFD, DETACHED
         (0x08040000, 64),  # NEWIPC, SYSVSEM
         (0x10030A00, 1 | 2 | 8 | 16),
+        (0x400010900, 1 << 9),  # AUTOREAP, THREAD
+        (0x400008000, 1 << 10),  # AUTOREAP, PARENT
+        (0x800010900, 1 << 13),  # NNP, THREAD
+        (0x1400000000, 1 << 14),  # AUTOKILL without PIDFD
+        (0x1000001000, 1 << 15),  # AUTOKILL without AUTOREAP
+        (0x1400011900, 1 << 9 | 1 << 16),  # AUTOKILL, THREAD
+        (0x1400001000, 0),  # AUTOKILL with what it needs
         (0x003D0F00, 0),  # what pthread_create asks for
         (0x01200011, 0),  # what fork asks for
         (0, 0),
     ],
 )
 def test_each_rule_on_flags_has_its_bit(host: Host, flags: int, rules: int) -> None:
+    host.lib.host_flag_rules.restype = ctypes.c_uint64
+
     assert rules == host.lib.host_flag_rules(ctypes.c_uint64(flags))
 
 
@@ -602,12 +611,24 @@ def test_a_pointer_is_all_64_bits(host: Host) -> None:
     assert -errno.ENOMEM == host.lib.host_error_in(PTR, ctypes.c_uint64(0))
 
 
-def test_every_rule_of_the_logic_has_its_words() -> None:
-    text = (CHECKOUT / "bpf" / "logic.h").read_text()
-    text += (CHECKOUT / "bpf" / "judge.h").read_text()
-    bits = sorted(int(bit) for bit in re.findall(r"rules \|= (\d+);", text))
+def test_every_rule_of_the_wire_has_its_words() -> None:
+    text = (CHECKOUT / "bpf" / "wire.h").read_text()
+    rows = re.search(r"#define FT_RULES\(X\)(.*?)\n\n", text, re.DOTALL)
 
-    assert [1 << bit for bit in range(len(arguments._RULES))] == bits
+    assert rows
+    numbers = [int(number) for number in re.findall(r"X\(\w+, (\d+)\)", rows[1])]
+    assert list(range(len(arguments._RULES))) == numbers
+
+
+def test_every_rule_answers_with_one_errno(host: Host) -> None:
+    host.lib.host_rules_of.restype = ctypes.c_uint64
+    answers = [
+        host.lib.host_rules_of(-error) for error in (1, 7, 14, 22)
+    ]  # EPERM E2BIG EFAULT EINVAL
+
+    assert (1 << 64) - 1 == sum(answers)
+    assert [1, 2, 2] == [bin(each).count("1") for each in answers[:3]]
+    assert 0 == host.lib.host_rules_of(-errno.EAGAIN)
 
 
 @pytest.mark.parametrize(

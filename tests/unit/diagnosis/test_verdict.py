@@ -342,6 +342,9 @@ STATE = [
     (errno.ENOSPC, ["asked-cgroup"], "cgroup-refused", "cgroup_can_fork", ()),
     (errno.ENOSPC, [], "unknown", "copy_process", ()),
     (errno.EEXIST, [], "pid-taken", "alloc_pid", ()),
+    (errno.EPERM, ["flags"], "invalid-flags", "clone_flags", ()),
+    (errno.EFAULT, ["flags"], "invalid-flags", "clone_args", ()),
+    (errno.E2BIG, ["flags"], "invalid-flags", "clone_args", ()),
     (errno.EFAULT, [], "invalid-flags", "clone_args", ()),
     (errno.EFAULT, ["asked-pidfd"], "invalid-flags", "copy_process", ()),
     (errno.E2BIG, [], "invalid-flags", "clone_args", ()),
@@ -1103,6 +1106,21 @@ def test_every_broken_rule_on_flags_is_told() -> None:
         "CLONE_SIGHAND without CLONE_VM",
         "CLONE_PARENT by the init of a pid namespace",
     ] == [each.where for each in found]
+
+
+def test_a_rule_that_one_flag_brings_by_another_is_told_by_both() -> None:
+    (found,) = told_of("invalid-flags", {"flag_rules": 1}, flags=0x2000020200)
+
+    assert "CLONE_NEWNS, which CLONE_EMPTY_MNTNS implies, with CLONE_FS" == found.where
+
+
+@pytest.mark.parametrize(("flags", "count"), [(0x08040000, 1), (0x08000000, 0), (0x00040000, 0)])
+def test_the_rule_of_copy_namespaces_is_told_where_that_was_observed(
+    flags: int, count: int
+) -> None:
+    found = told_of("invalid-flags", {}, step="copy_namespaces", flags=flags)
+
+    assert ["CLONE_NEWIPC with CLONE_SYSVSEM"] * count == [each.where for each in found]
 
 
 STACK = {

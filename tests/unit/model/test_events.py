@@ -270,6 +270,7 @@ def test_a_tally_is_its_count_and_what_of_it_has_no_event() -> None:
         (0x01200011, ("CLONE_CHILD_CLEARTID", "CLONE_CHILD_SETTID")),  # glibc's fork
         (0x4111, ("CLONE_VM", "CLONE_VFORK")),
         (0x200000000, ("CLONE_INTO_CGROUP",)),
+        (0x2400000000, ("CLONE_AUTOREAP", "CLONE_EMPTY_MNTNS")),
         (0x8000000100, ("CLONE_VM", "unknown:0x8000000000")),
         (1 << 63, ("unknown:0x8000000000000000",)),  # of the caller's own making
         (events.FLAGS_UNKNOWN | 0x100, ("unknown",)),
@@ -283,7 +284,7 @@ def test_flags_have_the_names_of_the_kernel(flags: int, names: tuple[str, ...]) 
 def test_every_flag_is_one_bit_and_has_one_name() -> None:
     bits = [bit for bit, _ in events.CLONE_FLAGS]
 
-    assert [1 << n for n in range(8, 34)] == bits
+    assert [1 << n for n in range(8, 38)] == bits
     assert len(bits) == len({name for _, name in events.CLONE_FLAGS})
 
 
