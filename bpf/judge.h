@@ -371,7 +371,9 @@ ft_inline void port_judge_memory_cgroup(void)
 
 ft_inline void port_judge_arguments(ft_s32 error)
 {
+#ifndef FT_INLINED_WHOLE
 	judge_arguments(error);
+#endif
 }
 
 ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watched)

@@ -40,6 +40,9 @@ class Lane(NamedTuple):
     must_say: tuple[str, ...] = ()
 
 
+# What a command runs in a virtual machine: scripts/suites builds its programs before it boots.
+BY_COMMAND = ("test_suites.py",)
+
 # Merged by others: run as soon as they are there.
 EXPECTED = ("test_flood.py", "test_forged.py", "test_hostile.py", "test_strangers.py")
 
@@ -181,6 +184,17 @@ _BETWEEN = (
     ),
     Lane("6.12-callers", "6.12", 130, ("test_callers.py",), ALL),
 )
+_SUITES = tuple(
+    Lane(
+        f"suites-{kernel}",
+        None,
+        600,
+        when=NAMED,
+        command=("scripts/suites", "--kernel", kernel),
+        must_say=("passed",),
+    )
+    for kernel in ("6.1", "7.2")
+)
 
 # Run before a release, and when what they are about changes.
 _NAMED = (Lane("btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),)
@@ -208,4 +222,7 @@ _PREEMPTING = (
     ),
 )
 
-LANES: tuple[Lane, ...] = (*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN, *_NAMED, *_PREEMPTING)
+LANES: tuple[Lane, ...] = (
+    *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
+    *(*_NAMED, *_SUITES, *_PREEMPTING),
+)

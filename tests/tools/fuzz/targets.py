@@ -23,7 +23,7 @@ from conftest import make_summary as make_end
 
 from fork_trace import budget, escape, files
 from fork_trace.budget import Budget, OverBudgetError
-from fork_trace.diagnosis import evidence
+from fork_trace.diagnosis import evidence, makers
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import diagnose, errno_name
@@ -74,6 +74,8 @@ def event(data: bytes) -> None:
         errno=errno_name(found.key.error),
         cause=verdict.cause,
         evidence=told,
+        caller=makers.caller(found.maker),
+        maker=makers.as_record(found.maker) if found.maker else None,
     )
     line = records.to_json(failure)
 
@@ -306,7 +308,8 @@ def _seed_event() -> list[bytes]:
     raw += struct.pack("=Q", 0x1000) * events.USER_FRAMES
     raw += struct.pack("=i20sQ", 1, b"\x01" * 20, 0x10) * events.USER_FRAMES
     raw += struct.pack("=QQQII", 99, 7, 8, 1, 0) * events.LEVEL_COUNT
-    whole = raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0")
+    maker = struct.pack("=II16s48s48s", 3, 9, b"mount", b"jbd2/sda1-8", b"kjournald2")
+    whole = raw + path.ljust(events.CGROUP_PATH_BYTES, b"\0") + maker
     assert len(whole) == events.EVENT_BYTES
     return [whole, key, struct.pack("=QQQQ", 23, 3, 0, 0)]
 
