@@ -355,6 +355,15 @@ def test_a_memory_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_g
     assert for_good in said(fix)
 
 
+@pytest.mark.parametrize("counter", ["memsw", "kmem"])
+def test_a_counter_that_only_v1_has_is_raised_in_its_own_file(counter: str) -> None:
+    name = f"memory.{counter}.limit_in_bytes"
+    verify, mitigate, _ = advised("memory-cgroup", "v1", name=name)
+
+    assert f"echo SIZE > /sys/fs/cgroup/memory/app/{name}" in said(mitigate)
+    assert f"/sys/fs/cgroup/memory/app/memory.{counter}.usage_in_bytes" in said(verify)
+
+
 @pytest.mark.parametrize(
     ("place", "for_good"),
     [

@@ -1108,6 +1108,28 @@ def test_every_broken_rule_on_flags_is_told() -> None:
     ] == [each.where for each in found]
 
 
+@pytest.mark.parametrize(
+    ("counter", "name"),
+    [
+        (0, "memory.max"),
+        (1, "memory.memsw.limit_in_bytes"),
+        (2, "memory.kmem.limit_in_bytes"),
+        (9, "memory.max"),
+    ],
+)
+def test_the_counter_of_v1_that_refused_is_told(counter: int, name: str) -> None:
+    levels = [
+        events.Level("memory-cgroup", 0, 99, 1000, 1024),
+        events.Level("memory-cgroup", 1, 98, 2000, 4096),
+    ]
+    numbers = {**NUMBERS["memory-cgroup"], "memcg_counter": counter}
+    found = told_of("memory-cgroup", numbers, levels=levels)
+
+    assert [(name, 4000, 4096), ("memory.max", 8000, 16384)] == [
+        (each.name, each.value, each.limit) for each in found
+    ]
+
+
 def test_a_rule_that_one_flag_brings_by_another_is_told_by_both() -> None:
     (found,) = told_of("invalid-flags", {"flag_rules": 1}, flags=0x2000020200)
 
