@@ -487,6 +487,9 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	/* Every system call of the host comes here: nearly all of them leave at once. */
 #if defined(__TARGET_ARCH_x86)
 	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
+	/* Most kernels take no x32 call: that none was made is no failed fork. */
+	if (number & X32_CALL_BIT && result == -FT_ENOSYS)
+		return;
 	number &= ~X32_CALL_BIT;
 #else
 	number = syscall_number_in(regs) & ~COMPAT_CALL;

@@ -11,6 +11,7 @@
 #define FT_EINVAL 22
 #define FT_EMFILE 24
 #define FT_ENOSPC 28
+#define FT_ENOSYS 38
 #define FT_ERESTARTSYS 512 /* include/linux/errno.h; the caller never sees these four */
 #define FT_ERESTARTNOINTR 513
 #define FT_ERESTART_RESTARTBLOCK 516

@@ -91,11 +91,15 @@ RULES: dict[str, tuple[str, str, bool]] = {
 
 
 class Asked(NamedTuple):
-    """What every watcher saw, what each attempt ended with, and how the kernel answered each broken rule."""
+    """What every watcher saw, what each attempt ended with, and how the kernel answered.
+
+    That is: to each broken rule, and to a stack that was asked for by 32-bit calls.
+    """
 
     seen: dict[str, Watched | None]
     told: dict[str, Any]
     errnos: dict[str, str | None]
+    old_calls: str
 
 
 def run(program: str) -> Any:
@@ -130,8 +134,9 @@ def asked(usable: dict[str, Any], build: Any, tmp_path_factory: pytest.TempPathF
             told[name] = (done.returncode, done.stdout.splitlines()[-1], done.stderr)
         told |= run("kernel_tasks.py")
         errnos = run("clone_rules.py")
-    print(told, errnos)
-    return Asked(seen, told, errnos)
+        old = subprocess.run([build("old_calls")], capture_output=True, text=True)
+    print(told, errnos, old)
+    return Asked(seen, told, errnos, old.stdout.strip())
 
 
 def seen_by(asked: Asked, name: str) -> Captured:
@@ -276,6 +281,20 @@ def test_the_rule_that_was_broken_is_told(seen: Captured, is_new: bool, name: st
     assert rule in told
     # A flag that is not known breaks no other rule.
     assert rule != UNKNOWN or name == "unknown-flag" or told == [rule]
+
+
+@pytest.mark.parametrize(
+    ("comm", "call", "limit"),
+    [("old-mmap", "mmap", "RLIMIT_AS"), ("old-mprotect", "mprotect", "RLIMIT_DATA")],
+)
+def test_a_stack_that_is_asked_for_by_32_bit_calls_is_told(
+    seen: Captured, asked: Asked, comm: str, call: str, limit: str
+) -> None:
+    (failure,) = seen.of(comm)
+
+    assert asked.old_calls == "-12 -12"
+    assert (failure["cause"], failure["errno"]) == ("thread-stack", "ENOMEM")
+    assert (failure["syscall"], failure["evidence"][0]["name"]) == (call, limit)
 
 
 def test_new_flags_have_names(seen: Captured) -> None:
