@@ -221,6 +221,16 @@ ft_inline int cgroup_of_call(int *fd)
 	return 0;
 }
 
+/* Was clone3 given set_tid? */
+ft_outline int asks_tid_of_call(void)
+{
+	struct pt_regs *regs = call_registers();
+	__u64 set_tid_size = 0;
+
+	flags_in(regs, syscall_number_in(regs), &set_tid_size);
+	return !!set_tid_size;
+}
+
 /* Does a program on copy_process' entry tell that this thread is in it? -1: there is none. */
 ft_inline int is_noted(void)
 {

@@ -21,6 +21,14 @@
 
 #define SIGNAL_UNKILLABLE 0x00000040
 #define THREADS_SLACK 64 /* so many may have ended since the test */
+#define LOWEST_ADDRESS 4096 /* vm.mmap_min_addr is above it */
+#define USER_ADDRESS_BITS 56 /* at most: x86-64 with five levels of page tables */
+
+/* The compiler leaves out what a function does not use; the verifier wants each argument set. */
+ft_inline void is_passed(__u64 argument)
+{
+	__asm__ volatile("" : : "r"(argument));
+}
 
 ft_global int judge_eagain(__u64 watched)
 {
@@ -330,6 +338,7 @@ ft_global int judge_flags(__u64 watched)
 	if ((port_config()->is_by_syscall && judge_arguments(refusal->error)) ||
 	    judge_rules(refusal->error))
 		candidate(refusal, FT_CANDIDATE_FLAGS);
+	is_passed(watched);
 	if (is_moved(refusal, !is_blind(FT_READER_FLAGS), FT_MOVED_NSPROXY))
 		return 0;
 	cred = BPF_CORE_READ(task, cred);
@@ -362,6 +371,34 @@ ft_global int judge_flags(__u64 watched)
 	return 0;
 }
 
+/* kernel/fork.c, copy_process: put_user of the pidfd. A page that cannot be had fails as a bad address does. */
+ft_global int judge_pidfd_pointer(__u64 unused)
+{
+	struct ft_refusal *refusal = port_refusal();
+	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
+	__u64 address = 0;
+	char byte;
+
+	is_passed(unused);
+	if (!refusal || !(refusal->flags & FT_CLONE_PIDFD))
+		return 0;
+	if (call_of(number) == FT_SYSCALL_CLONE)
+		address = ARGUMENT_2(regs);
+	/* struct clone_args: its second word */
+	else if (call_of(number) != FT_SYSCALL_CLONE3 ||
+		 bpf_probe_read_user(&address, sizeof(address),
+				     (void *)(ARGUMENT_0(regs, number) + 8)))
+		return 0;
+	if (!bpf_probe_read_user(&byte, sizeof(byte), (void *)address))
+		refusal->detail = FT_DETAIL_POINTER_MAPPED;
+	else if (address < LOWEST_ADDRESS || address >> USER_ADDRESS_BITS)
+		refusal->detail = FT_DETAIL_POINTER_BAD;
+	if (refusal->detail != FT_DETAIL_POINTER_BAD)
+		judge_charge(refusal);
+	return 0;
+}
+
 /* The port, as far as it judges. */
 
 ft_inline void port_judge_memory_cgroup(void)
@@ -389,6 +426,12 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 	} else if (error == -FT_ENOSPC) {
 		judge_namespaces(watched);
 	} else {
+		if (refusal->flags & FT_CLONE_NEWNET)
+			refusal->detail = FT_DETAIL_NEW_NET;
+		if (error == -FT_EFAULT)
+			judge_pidfd_pointer(0);
+		if (error == -FT_EEXIST && asks_tid_of_call())
+			candidate(refusal, FT_CANDIDATE_ASKED_TID);
 		judge_flags(watched);
 	}
 }

@@ -67,6 +67,7 @@ struct pids_cgroup {
 #define FT_HAS_fs_struct_users 1
 #define FT_HAS_mm_struct_data_vm 1
 #define FT_HAS_mm_struct_map_count 1
+#define FT_HAS_mm_struct_pgtables_bytes 1
 #define FT_HAS_mm_struct_stack_vm 1
 #define FT_HAS_mm_struct_total_vm 1
 #define FT_HAS_page_counter_max 1
@@ -76,6 +77,7 @@ struct pids_cgroup {
 #define FT_HAS_pid_namespace_pid_allocated 1
 #define FT_HAS_pids_cgroup_counter 1
 #define FT_HAS_pids_cgroup_limit 1
+#define FT_HAS_ucounts_node 1
 #define FT_HAS_ucounts_ns 1
 #define FT_HAS_ucounts_uid 1
 

@@ -128,7 +128,12 @@ struct user_struct___v513 {
 
 struct user_namespace;
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
 struct ucounts {
+	struct hlist_node node; /* struct hlist_nulls_node in later kernels */
 	struct user_namespace *ns;
 	kuid_t uid;
 	/* Called ucount[], shared with the namespace counts, until v6.0. Linux
@@ -241,6 +246,7 @@ struct mm_struct {
 	unsigned long arg_end;
 	struct file *exe_file;
 	int map_count;
+	atomic_long_t pgtables_bytes;
 };
 
 struct cgroup_root {

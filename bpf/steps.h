@@ -333,9 +333,10 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 		ft_number(refusal, FT_NUMBER_NS_LEVEL, level);
 		return 0;
 	}
+	/* ENOSPC is also what inc_ucount answers for want of memory for a count: alloc_ucounts. */
 	found = read_ns_limit(owner_address, type);
-	refusal->detail =
-		step == FT_STEP_COPY_MNT_NS && found == 0 ? FT_DETAIL_MOUNTS : FT_DETAIL_NS_LIMIT;
+	if (found >= 0)
+		refusal->detail = found ? FT_DETAIL_NS_LIMIT : FT_DETAIL_NS_ROOM;
 	return 0;
 }
 

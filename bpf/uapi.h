@@ -8,6 +8,7 @@
 #define FT_EAGAIN 11
 #define FT_ENOMEM 12
 #define FT_EFAULT 14
+#define FT_EEXIST 17
 #define FT_EINVAL 22
 #define FT_EMFILE 24
 #define FT_ENOSPC 28

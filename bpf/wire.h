@@ -37,12 +37,16 @@ enum ft_detail {
 	FT_DETAIL_PIDNS_DEAD = 5, /* PIDNS_ADDING off: its init has died */
 	FT_DETAIL_NS_LIMIT = 6, /* a user.max_*_namespaces, at some user namespace */
 	FT_DETAIL_NS_DEPTH = 7, /* 32 levels below the initial one */
-	FT_DETAIL_MOUNTS = 8, /* copy_mnt_ns: no namespace count is over, so fs.mount-max */
+	FT_DETAIL_MOUNTS = 8, /* copy_mnt_ns: fs.mount-max, which no known kernel asks there */
 	FT_DETAIL_STACK_ADDRESS_SPACE = 9, /* a thread's stack: RLIMIT_AS */
 	FT_DETAIL_STACK_DATA = 10, /* RLIMIT_DATA */
 	FT_DETAIL_STACK_MAPPINGS = 11, /* vm.max_map_count */
 	FT_DETAIL_STACK_COMMIT = 12, /* the overcommit rule */
 	FT_DETAIL_STACK_LOCKED = 13, /* RLIMIT_MEMLOCK, after mlockall(MCL_FUTURE) */
+	FT_DETAIL_NS_ROOM = 14, /* every count of namespaces that was asked is below its limit */
+	FT_DETAIL_NEW_NET = 15, /* CLONE_NEWNET was asked for, whose errnos are many */
+	FT_DETAIL_POINTER_BAD = 16, /* no user address that anything can be at */
+	FT_DETAIL_POINTER_MAPPED = 17, /* what lies there could be read */
 };
 
 enum ft_syscall {

@@ -119,8 +119,9 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 	return has_number(refusal, FT_NUMBER_PIDS_CURRENT);
 }
 
-/* Is there no room for another batch in this counter? Reads it if so, or if it is the first one read. */
-ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u64 *max, int is_first)
+/* Is there no room for `near` pages more in this counter? Reads it if so, or if it is the first one read. */
+ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u64 *max,
+				__u64 near, int is_first)
 {
 	__u64 own_usage = 0, own_max = 0;
 	int is_near;
@@ -128,7 +129,7 @@ ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u6
 	if (bpf_core_read(&own_usage, sizeof(own_usage), &counter->usage.counter) ||
 	    bpf_core_read(&own_max, sizeof(own_max), &counter->max))
 		return -1;
-	is_near = own_usage + MEMCG_BATCH > own_max;
+	is_near = own_usage + near > own_max;
 	if (is_near || is_first) {
 		*usage = own_usage;
 		*max = own_max;
@@ -140,21 +141,21 @@ ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u6
  * mm/memcontrol.c of v1: memory with swap is asked before memory, and that of the kernel,
  * where it has a limit, before both. Returns which of them is near its limit; 0: neither.
  */
-ft_inline int read_counters_of_v1(struct mem_cgroup *memcg, __u64 *usage, __u64 *max)
+ft_inline int read_counters_of_v1(struct mem_cgroup *memcg, __u64 *usage, __u64 *max, __u64 near)
 {
 	if (!BPF_CORE_READ(memcg, css.cgroup, root, hierarchy_id))
 		return FT_MEMCG_MEMORY;
 	if (has_field(mem_cgroup, kmem) &&
-	    read_page_counter(&memcg->optional(mem_cgroup, kmem), usage, max, 0) == 1)
+	    read_page_counter(&memcg->optional(mem_cgroup, kmem), usage, max, near, 0) == 1)
 		return FT_MEMCG_KMEM;
 	if (has_field(mem_cgroup, memsw) &&
-	    read_page_counter(&memcg->optional(mem_cgroup, memsw), usage, max, 0) == 1)
+	    read_page_counter(&memcg->optional(mem_cgroup, memsw), usage, max, near, 0) == 1)
 		return FT_MEMCG_MEMSW;
 	return FT_MEMCG_MEMORY;
 }
 
 /* One level of read_memory_cgroup, so many up. Returns the one above; 0: this was the last. */
-ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
+ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over, __u64 near)
 {
 	struct cgroup_subsys_state *css = (struct cgroup_subsys_state *)address, *parent = 0;
 	struct mem_cgroup *memcg = (struct mem_cgroup *)css;
@@ -167,10 +168,10 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
 		return 0;
 	if (bpf_core_read(&parent, sizeof(parent), &css->parent) || !parent)
 		return 0;
-	is_near = read_page_counter(&memcg->memory, &usage, &max, 1);
+	is_near = read_page_counter(&memcg->memory, &usage, &max, near, 1);
 	if (is_near < 0)
 		return 0;
-	counter = read_counters_of_v1(memcg, &usage, &max);
+	counter = read_counters_of_v1(memcg, &usage, &max, near);
 	id = BPF_CORE_READ(css, cgroup, kn, id);
 	ft_level(refusal, FT_LEVEL_MEMORY_CGROUP, up, id, usage, max);
 	if (max < MEMCG_NO_LIMIT)
@@ -191,11 +192,13 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over)
 /*
  * mm/memcontrol.c, try_charge: up the tree, the first level that its usage
  * would pass refuses. `over` is that one where the kernel told us; otherwise it
- * is the first that has no room for another batch.
+ * is the first that has no room for another batch, and for what this fork had
+ * been charged and has given back: the copies of the page tables are most of it.
  */
 ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 {
-	__u64 address;
+	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
+	__u64 address, tables = 0, near = MEMCG_BATCH;
 	int i;
 
 	if (is_moved(refusal,
@@ -204,9 +207,12 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
+	if (!over && !(refusal->flags & FT_CLONE_VM) && has_field(mm_struct, pgtables_bytes) &&
+	    !bpf_core_read(&tables, sizeof(tables), &mm->pgtables_bytes.counter))
+		near += tables >> port_config()->page_shift;
 	address = (__u64)css_of(memory_index());
 	for (i = 0; i < CGROUP_LEVELS && address; i++)
-		address = memory_level(address, i, over);
+		address = memory_level(address, i, over, near);
 	return has_number(refusal, FT_NUMBER_MEMCG_PAGES);
 }
 

@@ -63,11 +63,47 @@ ft_global __u64 ns_count_level(__u64 address, __u64 type)
 	return NS_IS_FULL;
 }
 
+/* kernel/ucount.c: UCOUNTS_HASHTABLE_BITS; include/linux/hash.h: GOLDEN_RATIO_64 */
+#define UCOUNTS_BITS 10
+#define UCOUNTS_HASH 0x61C8864680B583EBULL
+#define UCOUNTS_CHAIN 32 /* so many users of one hash; on average there is less than one */
+#define UCOUNTS_UNREAD 1 /* no address */
+
+/*
+ * What is counted for a user in a user namespace, which not every task has at hand:
+ * kernel/ucount.c, find_ucounts. Returns its address; 0: nothing is counted yet;
+ * UCOUNTS_UNREAD.
+ */
+ft_global __u64 find_ucounts(__u64 ns, __u32 uid)
+{
+	__u64 node = 0, table = port_config()->ucounts_hashtable;
+	struct ucounts *ucounts;
+	int i;
+
+	if (!table || !has_field(ucounts, node))
+		return UCOUNTS_UNREAD;
+	table += (((uid + ns) * UCOUNTS_HASH) >> (64 - UCOUNTS_BITS)) * sizeof(node);
+	if (bpf_probe_read_kernel(&node, sizeof(node), (void *)table))
+		return UCOUNTS_UNREAD;
+	for (i = 0; i < UCOUNTS_CHAIN; i++) {
+		/* Where the list may change meanwhile, its end is an odd number. */
+		if (!node || node & 1)
+			return 0;
+		ucounts = (struct ucounts *)(node - bpf_core_field_offset(struct ucounts, node));
+		if ((__u64)BPF_CORE_READ(ucounts, ns) == ns &&
+		    BPF_CORE_READ(ucounts, uid.val) == uid)
+			return (__u64)ucounts;
+		if (bpf_probe_read_kernel(&node, sizeof(node), (void *)node))
+			return UCOUNTS_UNREAD;
+	}
+	return UCOUNTS_UNREAD;
+}
+
 /*
  * kernel/ucount.c, inc_ucount: counted for the caller's euid in the namespace
  * that will own the new one, then for each owner up to the initial namespace.
  * The first of these counts is found through the caller's credentials, which
- * have it since v5.14, if they belong to that namespace. Returns 1 if a level
+ * have it since v5.14, or in the kernel's table of them. Returns 1 if a level
  * is full; 0 if none is; -1 if the first count could not be read.
  */
 ft_global int read_ns_limit(__u64 owner_address, __u64 type)
@@ -95,6 +131,14 @@ ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 	    BPF_CORE_READ(ucounts, uid.val) == BPF_CORE_READ(cred, euid.val)) {
 		is_known = 1;
 	} else {
+		address = find_ucounts((__u64)owner, BPF_CORE_READ(cred, euid.val));
+		if (address > UCOUNTS_UNREAD) {
+			ucounts = (struct ucounts *)address;
+			is_known = 1;
+			goto walk;
+		}
+		/* With nothing counted yet there is room, unless the limit is 0. */
+		is_known = !address;
 		if (!read_ns_max(owner, type, &max)) {
 			/* Of the own level only the limit; a limit of 0 is reached whatever the count. */
 			ft_number(refusal, FT_NUMBER_NS_MAX, max);
@@ -116,19 +160,24 @@ walk:
 	return is_known ? 0 : -1;
 }
 
-ft_inline int judge_ns_type(struct ft_refusal *refusal, __u64 flag, __u64 type)
+/* Is one of the counts that this call asks full? Where one cannot be read, `unread` says so. */
+ft_inline int judge_ns_type(struct ft_refusal *refusal, __u64 flag, __u64 type, int *unread)
 {
+	int found;
+
 	if (!(refusal->flags & flag))
 		return 0;
-	return read_ns_limit((__u64)BPF_CORE_READ(current_task(), cred, user_ns), type) == 1;
+	found = read_ns_limit((__u64)BPF_CORE_READ(current_task(), cred, user_ns), type);
+	*unread |= found < 0;
+	return found == 1;
 }
 
 ft_global int judge_namespaces(__u64 watched)
 {
 	struct task_struct *task = current_task();
 	struct ft_refusal *refusal = port_refusal();
+	int level, unread = 0;
 	__u64 flags;
-	int level;
 
 	if (!refusal)
 		return 0;
@@ -147,11 +196,13 @@ ft_global int judge_namespaces(__u64 watched)
 	}
 #define NS_TYPE(flag, name)                     \
 	judge_ns_type(refusal, FT_CLONE_##flag, \
-		      bpf_core_enum_value(enum ucount_type, UCOUNT_##name##_NAMESPACES))
+		      bpf_core_enum_value(enum ucount_type, UCOUNT_##name##_NAMESPACES), &unread)
 	if (NS_TYPE(NEWUSER, USER) || NS_TYPE(NEWNS, MNT) || NS_TYPE(NEWUTS, UTS) ||
 	    NS_TYPE(NEWIPC, IPC) || NS_TYPE(NEWPID, PID) || NS_TYPE(NEWCGROUP, CGROUP) ||
 	    NS_TYPE(NEWNET, NET) || NS_TYPE(NEWTIME, TIME))
 		candidate(refusal, FT_CANDIDATE_NS_LIMIT);
+	else if (!unread)
+		refusal->detail = FT_DETAIL_NS_ROOM;
 #undef NS_TYPE
 	return 0;
 }

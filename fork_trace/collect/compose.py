@@ -155,6 +155,7 @@ class Composer:
             "certainty": verdict.certainty,
             "alternatives": verdict.alternatives,
             "watched": watched(key, plan),
+            "possible_steps": verdict.possible_steps,
         }
 
     def _evidence(self, sample: Sample, host: HostReadings) -> tuple[Evidence, ...]:

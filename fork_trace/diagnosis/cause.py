@@ -28,7 +28,7 @@ class Fit(NamedTuple):
     """A word of events.FITS for a failed call that no observed step explains -> this cause."""
 
     errno: int
-    word: str  # "": nothing has to fit
+    word: str  # of FITS or of DETAILS; "": nothing has to fit
     step: str  # which is then blamed
     strength: str = REFUSES
     # Among those that only may be: its place, likeliest first. Those that refuse stand in the

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fork_trace.diagnosis.cause import REFUSES, UNREAD, Cause, Fit
+from fork_trace.diagnosis.cause import ASKED, REFUSES, UNREAD, Cause, Fit
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.diagnosis.causes.memory import (
     KERNEL_MEMORY,
@@ -17,9 +17,10 @@ from fork_trace.diagnosis.causes.memory import (
     OVERCOMMIT_HEURISTIC,
     OVERCOMMIT_NEVER,
 )
-from fork_trace.diagnosis.causes.namespaces import PID_NAMESPACE_DEAD
+from fork_trace.diagnosis.causes.namespaces import NAMESPACE_LIMIT, PID_NAMESPACE_DEAD
 from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.causes.tasks import THREADS_MAX
+from fork_trace.diagnosis.narrowing import possible_steps
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.model.events import Key
 from fork_trace.model.steps import BY_NAME, BY_NUMBER, MAY_BE_INLINED, name_of
@@ -35,6 +36,9 @@ class Verdict(NamedTuple):
     certainty: str
     step: str = "copy_process"
     alternatives: tuple[str, ...] = ()  # other causes that fit as well, likeliest first
+    # Of a fork that no program saw refused: the steps that can have, in the kernel's order; empty
+    # where only one can, or where that is not narrowed down.
+    possible_steps: tuple[str, ...] = ()
 
 
 # Where Python knows two names of a number, it gives the C library's: these are the kernel's.
@@ -96,6 +100,17 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
     let the call pass, as far as anybody can tell.
     `after` serves only where the kernel side could not read or decide; the cause is inferred then.
     """
+    verdict = _diagnose(key, watched, after)
+    is_open = verdict.step == "copy_process" and key.error == errno.ENOMEM
+    if not is_open or verdict.cause not in (KERNEL_MEMORY.slug, MEMORY_CGROUP.slug):
+        return verdict
+    steps = possible_steps(key, [each for each in watched if each not in _SILENT])
+    if len(steps) == 1 and not key.is_memcg:
+        return verdict._replace(step=steps[0])
+    return verdict._replace(possible_steps=steps)
+
+
+def _diagnose(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict:
     name = name_of(key.step)
     is_seen = key.is_observed or name in ("seccomp", "kernel_clone", "mmap", "mprotect")
     if name == "copy_process" and key.is_memcg:
@@ -114,6 +129,9 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
     if (name, key.error, key.detail) == ("alloc_pid", errno.ENOMEM, "") and not is_of_memcg:
         # Whether its init lives could not be read: both stay possible.
         return Verdict(PID_NAMESPACE_DEAD.slug, INFERRED, name, (KERNEL_MEMORY.slug,))
+    if key.error == errno.ENOSPC and not key.detail and name in _MAKE_NAMESPACES:
+        # Not all of the counts could be read: a limit is possible, but none was seen reached.
+        return Verdict(KERNEL_MEMORY.slug, INFERRED, name, (NAMESPACE_LIMIT.slug,))
     by_errno = BY_STEP.get(name, {})
     cause = (
         BY_DETAIL.get((name, key.error, key.detail))
@@ -136,11 +154,14 @@ def _refused_inside(key: Key, watched: Collection[str], after: ProcReadings) -> 
         verdict
         for fit, verdict in _candidates(key, watched, after)
         if fit.strength == REFUSES
-        and fit.word
+        and fit.word in key.fits
         and outer.number <= BY_NAME[fit.step].number <= last
         and (verdict.cause != OVERCOMMIT_HEURISTIC.slug or after.has_huge_mapping)
     ]
     return _first_of(found) if found else None
+
+
+_MAKE_NAMESPACES = ("copy_namespaces", *NAMESPACE_LIMIT.steps)
 
 
 def _memory(key: Key, certainty: str, step: str) -> Verdict:
@@ -182,7 +203,12 @@ def _candidates(
             if not fit.later_step:
                 continue
             step = fit.later_step
-        if fit.word and fit.word not in key.fits:
+        if fit.word and fit.word not in key.fits and fit.word != key.detail:
+            continue
+        if cause is NAMESPACE_LIMIT and fit.strength == ASKED:
+            # No count was seen at its limit: it is possible only where one could not be read.
+            if key.detail != "ns-room":
+                yield fit, Verdict(KERNEL_MEMORY.slug, INFERRED, step, (cause.slug,))
             continue
         if cause is THREADS_MAX and fit.strength != REFUSES and after.threads_are_far:
             continue
@@ -241,9 +267,7 @@ def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) ->
     contradicted = [] if strong else _contradicted(key, watched)
     found = strong + unread if strong else contradicted + possible
     if not strong and doubtful and not contradicted:
-        # Where a memory cgroup has a limit at all, that is likelier than one such mapping.
-        found = [each for each in possible if each.cause == MEMORY_CGROUP.slug] + doubtful
-        found += [each for each in possible if each.cause != MEMORY_CGROUP.slug]
+        found = doubtful + possible
     return _first_of(found) if found else Verdict(UNKNOWN.slug, INFERRED)
 
 

@@ -150,6 +150,10 @@ DETAILS: tuple[str, ...] = (
     "stack-mappings",
     "stack-commit",
     "stack-locked",
+    "ns-room",
+    "new-net",
+    "pointer-bad",
+    "pointer-mapped",
 )
 
 # enum ft_syscall.

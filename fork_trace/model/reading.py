@@ -123,7 +123,7 @@ class _Capture:
         assert self._last is not None
         values: dict[str, Any] = {item.name: None for item in fields(Failure)}
         values.update({name: total.get(name) for name in _WHOSE})
-        lists = ("flags", "evidence", "stack", "advice", "alternatives")
+        lists = ("flags", "evidence", "stack", "advice", "alternatives", "possible_steps")
         values.update(dict.fromkeys(lists, ()))
         values.update(
             time=self._last.time,

@@ -108,6 +108,8 @@ class Failure:
     watched: str | None = None  # "fork" (its end alone), "default", "all"
     # Who in the kernel made the task; None: a system call asked for it, or it is not known.
     maker: dict[str, Any] | None = None
+    # The steps that an allocation can have failed in which no program saw, in the kernel's order.
+    possible_steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,7 @@ def _failure(values: dict[str, Any], keeps_stack: bool) -> Failure:
         raise ValueError("count is not positive")
     if failure["container"] is not None and _is_deep(failure["container"], _MOST_DEPTH - 1):
         raise ValueError("nested too deep")
-    for name in ("flags", "alternatives"):
+    for name in ("flags", "alternatives", "possible_steps"):
         failure[name] = _texts(failure[name], name)
     failure["evidence"] = _items(Evidence, failure["evidence"])
     if failure["holders"] is not None:

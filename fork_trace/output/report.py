@@ -56,7 +56,7 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
     if latest.certainty == "observed":
         where = f"rejected by {safe(latest.function or latest.step)} (observed)"
     elif latest.step == "copy_process":
-        where = "rejected somewhere in copy_process"
+        where = _somewhere(latest.possible_steps)
     else:
         where = f"inferred at {safe(latest.step)} from kernel state"
     host = "" if on is None else f" on {safe(on)}"
@@ -73,6 +73,18 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
     facts += _holders(latest)
     title = f"{safe(cause)}: {means(cause)}"
     return Told(title, tuple(facts), tuple(safe(advised(each)) for each in latest.advice))
+
+
+_MOST_STEPS = 6  # more than that say no more than their number
+
+
+def _somewhere(steps: Sequence[str]) -> str:
+    if not steps:
+        return "rejected somewhere in copy_process"
+    if len(steps) > _MOST_STEPS:
+        return f"rejected in one of {len(steps)} steps of copy_process"
+    *rest, last = map(safe, steps)
+    return f"rejected in {', '.join(rest)} or {last}"
 
 
 def _several(latest: Failure) -> str:

@@ -51,6 +51,7 @@ VARIABLES: tuple[str, ...] = (
     # Functions, by which bpf/maker.h knows who makes a task.
     "kthread",
     "call_usermodehelper_exec_async",
+    "ucounts_hashtable",
 )
 
 

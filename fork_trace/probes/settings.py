@@ -57,6 +57,7 @@ class Config(ctypes.Structure):
         ("unprivileged_userns_clone", c_uint64),
         ("kthread", c_uint64),
         ("call_usermodehelper_exec_async", c_uint64),
+        ("ucounts_hashtable", c_uint64),
         ("max_map_count", c_uint64),
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 
 from fork_trace.diagnosis.cause import ASKED, Cause, Fit, Refusal, do
-from fork_trace.diagnosis.causes.namespaces import NEW_NAMESPACE
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.model.records import Evidence
 
@@ -78,9 +77,9 @@ INVALID_FLAGS = Cause(
         Refusal("clone_args"),
         Refusal("kernel_clone", errno.EINVAL),
         Refusal("clone_flags"),
-        *(Refusal(step, errno.EINVAL) for step in NEW_NAMESPACE if step != "copy_pid_ns"),
+        # CLONE_NEWIPC with CLONE_SYSVSEM; what makes the namespaces looks at no other flag.
+        Refusal("copy_namespaces", errno.EINVAL),
         Refusal("copy_thread"),
-        Refusal("pidfd_prepare", errno.EFAULT),
     ),
     fits=(
         Fit(errno.EINVAL, "flags", "clone_flags", place=1),
@@ -90,7 +89,8 @@ INVALID_FLAGS = Cause(
         Fit(errno.EINVAL, "", "clone_flags", ASKED, 9),
         Fit(errno.EPERM, "asked-tls", "copy_thread", ASKED, 3),
         # copy_process itself only writes the pidfd for the caller.
-        Fit(errno.EFAULT, "asked-pidfd", "copy_process", ASKED, 1),
+        Fit(errno.EFAULT, "pointer-bad", "copy_process"),
+        Fit(errno.EFAULT, "asked-pidfd", "copy_process", ASKED, 2),
         Fit(errno.EFAULT, "", "clone_args", ASKED, 9),
         Fit(errno.E2BIG, "", "clone_args", ASKED, 9),
     ),
@@ -160,7 +160,7 @@ PID_TAKEN = Cause(
     limit="none: the pid asked for with `set_tid` is in use",
     steps=("alloc_pid",),
     refusals=(Refusal("alloc_pid", errno.EEXIST),),
-    fits=(Fit(errno.EEXIST, "", "alloc_pid", ASKED),),
+    fits=(Fit(errno.EEXIST, "asked-tid", "alloc_pid", ASKED),),
     rehearsal="set-tid-taken",
     verify=do(
         "Look up the pid asked for. A zombie, thread, process group or session holds it as well.",

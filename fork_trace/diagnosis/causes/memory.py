@@ -17,11 +17,26 @@ _KEEP_OVERCOMMIT = "/etc/sysctl.d/90-overcommit.conf"
 _ALLOCATING = (
     *("dup_task_struct", "task_exec_state_copy", "copy_creds", "create_user_ns"),
     *("set_cred_ucounts", "__io_uring_fork", "__mpol_dup", "perf_event_init_task", "audit_alloc"),
-    *("security_task_alloc", "copy_semundo", "dup_fd", "copy_fs_struct", "copy_signal", "mm_init"),
-    *("dup_mmap", "vm_area_dup", "vma_dup_policy", "dup_userfaultfd", "anon_vma_fork"),
+    *("security_task_alloc", "copy_semundo", "dup_fd", "copy_fs_struct", "copy_sighand"),
+    *(
+        "copy_signal",
+        "dup_mm",
+        "mm_init",
+        "dup_mmap",
+        "vm_area_dup",
+        "vma_dup_policy",
+        "dup_userfaultfd",
+        "anon_vma_fork",
+    ),
     *("copy_page_range", "ldt_dup_context", "copy_namespaces", "copy_mnt_ns", "copy_utsname"),
     *("copy_ipcs", "copy_pid_ns", "copy_cgroup_ns", "copy_net_ns", "copy_time_ns", "__copy_io"),
     *("alloc_pid", "pidfd_prepare", "cgroup_can_fork", "futex_hash_allocate_default"),
+)
+
+# What a new network namespace can fail with for want of memory, beside ENOMEM.
+_NET_ERRNOS = (
+    *(errno.ENOBUFS, errno.ENFILE, errno.ENODEV, errno.EAFNOSUPPORT, errno.EEXIST),
+    *(errno.EINVAL, errno.ENOENT),
 )
 
 OVERCOMMIT_HEURISTIC = Cause(
@@ -260,7 +275,10 @@ MEMORY_CGROUP = Cause(
     # One that is observed, and one at its limit, is preferred to want of memory: see `verdict`.
     fits=(
         Fit(errno.ENOMEM, "memcg", "copy_process"),
-        Fit(errno.ENOMEM, "memcg-limited", "copy_process", ASKED, 3),
+        Fit(errno.EFAULT, "memcg", "copy_process"),
+        # With room below its limit it is the last that one thinks of.
+        Fit(errno.ENOMEM, "memcg-limited", "copy_process", ASKED, 10),
+        Fit(errno.EFAULT, "memcg-limited", "copy_process", ASKED, 4),
     ),
     evidence=_memory_max,
     structures=("mem_cgroup",),
@@ -367,17 +385,29 @@ MEMORY_CGROUP = Cause(
 
 KERNEL_MEMORY = Cause(
     slug="kernel-memory",
-    errnos=("ENOMEM",),
+    errnos=("ENOMEM", "ENOBUFS"),
     means="the kernel could not allocate memory for its own structures: out of RAM, or at a memory "
     "cgroup's limit",
     limit="the kernel's own memory, or a memory cgroup",
     steps=_ALLOCATING,
     # kernel/cred.c, set_cred_ucounts: an EAGAIN that is really want of memory. ENOMEM of any step
     # is this cause unless another one claims it: see `verdict`.
-    refusals=(Refusal("set_cred_ucounts"), Refusal("copy_creds", errno.EAGAIN)),
+    refusals=(
+        Refusal("set_cred_ucounts"),
+        Refusal("copy_creds", errno.EAGAIN),
+        # kernel/ucount.c, inc_ucount: no memory for a count is ENOSPC too.
+        Refusal("", detail="ns-room"),
+        # net/core/net_namespace.c, setup_net: each subsystem has errnos of its own for it.
+        Refusal("copy_net_ns"),
+    ),
     fits=(
         Fit(errno.EAGAIN, "asked-newuser", "set_cred_ucounts", ASKED, 8),
         Fit(errno.ENOMEM, "", "copy_process", ASKED, 9),
+        Fit(errno.ENOSPC, "ns-room", "copy_namespaces", ASKED, 1),
+        # Where the pidfd is to be written, or clone3's arguments lie, a page may have to be had first.
+        Fit(errno.EFAULT, "pointer-mapped", "copy_process", ASKED, 1),
+        Fit(errno.EFAULT, "", "copy_process", ASKED, 10),
+        *(Fit(number, "new-net", "copy_net_ns", ASKED, 8) for number in _NET_ERRNOS),
     ),
     verify=do(
         "Look for a shortage in the kernel's own memory, for failed allocations in its log, and "

@@ -46,12 +46,13 @@ NAMESPACE_LIMIT = Cause(
     means="a user or user namespace has as many namespaces as its user.max_*_namespaces allows",
     limit="`user.max_*_namespaces` of the caller's user namespace or an ancestor",
     steps=tuple(_KINDS),
-    refusals=tuple(Refusal(step, errno.ENOSPC) for step in ("create_user_ns", *NEW_NAMESPACE)),
+    # Only where a count was read at its limit: the kernel answers the same for want of memory.
+    refusals=(Refusal("", detail="ns-limit"),),
     fits=(
         # A namespace's depth is checked before it is counted.
         Fit(errno.ENOSPC, "ns-limit", "copy_namespaces", place=2),
-        Fit(errno.ENOSPC, "asked-newuser", "create_user_ns", ASKED, 1),
-        Fit(errno.ENOSPC, "asked-namespace", "copy_namespaces", ASKED, 2),
+        Fit(errno.ENOSPC, "asked-newuser", "create_user_ns", ASKED, 4),
+        Fit(errno.ENOSPC, "asked-namespace", "copy_namespaces", ASKED, 5),
     ),
     evidence=_count,
     rehearsal="user-namespace-limit",

@@ -128,6 +128,19 @@ def test_a_function_is_named_only_if_it_was_observed_refusing(paths: CgroupPaths
     assert (None, "default") == (failure.function, failure.watched)
 
 
+def test_the_steps_that_it_can_have_been_are_in_the_record_of_samples_and_of_counts(
+    paths: CgroupPaths,
+) -> None:
+    verdict = Verdict("kernel-memory", INFERRED, possible_steps=("copy_signal", "dup_mm"))
+    sample = a_sample(verdict=verdict)
+
+    for failure in (
+        composer(paths).failure(sample, HOST),
+        composer(paths).of_key(sample.event.key, verdict, 3),
+    ):
+        assert ("copy_process", ("copy_signal", "dup_mm")) == (failure.step, failure.possible_steps)
+
+
 class Starving:
     """Names no frame, as the host has no memory left."""
 

@@ -154,7 +154,7 @@ def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
 def test_a_caller_without_a_huge_mapping_was_not_refused_for_one(tmp_path: Path) -> None:
     verdict = judged(observer(tmp_path), sample(GUESSED))
 
-    assert ("memory-cgroup", ("kernel-memory",)) == (verdict.cause, verdict.alternatives)
+    assert ("kernel-memory", ("memory-cgroup",)) == (verdict.cause, verdict.alternatives)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_where_nobody_could_look_a_huge_mapping_stays_possible(
     readings = looking.at_start if pid is None else looking.readings(sample(GUESSED, pid))
     verdict = judge(GUESSED, loaded(), readings)
 
-    assert "memory-cgroup" == verdict.cause
-    assert ("overcommit-heuristic", "kernel-memory") == verdict.alternatives
+    assert "overcommit-heuristic" == verdict.cause
+    assert ("kernel-memory", "memory-cgroup") == verdict.alternatives
 
 
 @pytest.mark.parametrize(("at_start", "now"), [(0, 2), (2, 0), (None, 2), (1, 0)])

@@ -243,8 +243,8 @@ def test_a_new_cause_touches_two_files_and_its_test_and_is_known_everywhere(
     found = copy.ask(ASKED)
 
     assert {
-        "observed": ["moon-phase", "observed", "copy_thread", []],
-        "inferred": ["moon-phase", "inferred", "copy_thread", []],
+        "observed": ["moon-phase", "observed", "copy_thread", [], []],
+        "inferred": ["moon-phase", "inferred", "copy_thread", [], []],
         "advice": [
             {"kind": "verify", "text": "Look up at night.", "commands": ["cal"]},
             {"kind": "mitigate", "text": "Wait (it was 8).", "commands": ["sleep 1209600"]},

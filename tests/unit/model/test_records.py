@@ -30,6 +30,7 @@ FULL = make_failure(
     holders=(make_holder(), make_holder(comm=None, pid=None, tasks=0, processes=0, zombies=3)),
     holders_total=512,
     alternatives=("kernel-memory", "overcommit-never"),
+    possible_steps=("dup_task_struct", "copy_signal"),
 )
 UNKNOWN = make_failure(
     **dict.fromkeys(

@@ -54,6 +54,7 @@ WHOLE = make_failure(
     holders=(make_holder(), make_holder(comm=None, pid=None, tasks=0, processes=0, zombies=3)),
     holders_total=512,
     alternatives=("kernel-memory", "overcommit-never"),
+    possible_steps=("dup_task_struct", "copy_signal"),
     stack_by="unwinding",
     script="job.py",
 )

@@ -119,6 +119,20 @@ def test_a_report_says_how_its_cause_is_known(
 
 
 @pytest.mark.parametrize(
+    ("possible", "words"),
+    [
+        (("copy_signal", "dup_mm"), "rejected in copy_signal or dup_mm;"),
+        (("a", "b", "\x1b[2J"), "rejected in a, b or \\x1b[2J;"),
+        (tuple("abcdefg"), "rejected in one of 7 steps of copy_process;"),
+    ],
+)
+def test_a_report_says_which_steps_it_can_have_been(possible: tuple[str, ...], words: str) -> None:
+    failure = make_failure(certainty="inferred", step="copy_process", possible_steps=possible)
+
+    assert words in " ".join(line.strip() for line in details(failure, 1))
+
+
+@pytest.mark.parametrize(
     ("alternatives", "line"),
     [
         (("pid-max",), "  Also possible: pid-max."),
