@@ -20,7 +20,8 @@ class Lane(NamedTuple):
 
     `kernel` None: natively. `files` stand in tests/live unless they have a path. `watchers`: those of
     tests/tools/accuracy/watching.py under which the rehearsals are made; empty: all but bcc. `select` is
-    pytest's -k. A lane may be a `command` instead, whose output must have all of `must_say`.
+    pytest's -k. A lane may be a `command` instead, whose output must have all of `must_say`. `module` is a
+    kernel module to build for the guest, `faults` how much of test_faults.py is made: "all" is everything.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Lane(NamedTuple):
     storm_s: int | None = None  # how long each storm lasts, then one for each number of commands
     command: tuple[str, ...] = ()
     must_say: tuple[str, ...] = ()
+    module: str = ""
+    faults: str = ""
 
 
 # What a command runs in a virtual machine: scripts/suites builds its programs before it boots.
@@ -53,6 +56,8 @@ TYPES = "test_stripped.py::test_without_a_type_every_failure_is_counted"
 FIELDS = "test_stripped.py::test_without_a_field_every_failure_is_counted"
 # How it dies takes bcc two starts more, ten minutes on 5.10.
 BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
+
+FAIL_ALLOC = "tests/tools/fault/fail_alloc.c"
 
 _NATIVE = (
     Lane(
@@ -70,7 +75,7 @@ _NATIVE = (
         deselect=(FIELDS,),
     ),
     Lane("native-quick", None, 30, ("test_commands.py", "test_check.py"), when=QUICK),
-    Lane("installed", None, 140, ("test_installed.py",)),
+    Lane("installed", None, 100, ("test_installed.py",)),
     Lane(
         "demo",
         None,
@@ -103,6 +108,7 @@ _NEWEST = (
         is_strict=True,
     ),
     Lane("7.2-callers", "7.2", 150, ("test_callers.py", "test_asked.py"), is_strict=True),
+    Lane("7.2-faults", "7.2", 60, ("test_faults.py",), is_strict=True, module=FAIL_ALLOC),
 )
 _OLDEST = (
     Lane("5.10", "5.10", 450, REHEARSALS, watchers=WITH_BCC),
@@ -195,6 +201,21 @@ _SUITES = tuple(
     )
     for kernel in ("6.1", "7.2")
 )
+# Every allocation of every kind of fork, under several attach modes: half an hour for all of them.
+_FAULT = tuple(
+    Lane(
+        f"{version}-fault",
+        version,
+        500,
+        ("test_faults.py",),
+        NAMED,
+        is_strict=True,
+        watchers=("fexit-all", "fexit", "tracepoint"),
+        module=FAIL_ALLOC,
+        faults="all",
+    )
+    for version in ("5.10", "6.1", "6.12", "7.2")
+)
 
 # Run before a release, and when what they are about changes.
 _NAMED = (Lane("btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),)
@@ -224,5 +245,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_PREEMPTING),
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import building
 from live import matrix
 from live.matrix import Lane
-from vm import fetch, initramfs
+from vm import fetch, initramfs, module
 from vm.cache import VmError
 from vm.kernels import KERNELS, named
 
@@ -51,9 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--lane",
         action="append",
-        choices=[lane.name for lane in matrix.LANES],
+        choices=choosing.names(matrix.LANES),
         metavar="NAME",
-        help="this lane of --list --all, and no other; repeatable",
+        help="this lane of --list --all, and no other; or, as fault, that of each kernel; repeatable",
     )
     parser.add_argument(
         "--only",
@@ -106,7 +106,10 @@ def _prepare(lanes: Sequence[Lane]) -> None:
         for version in dict.fromkeys(lane.kernel for lane in lanes if lane.kernel):
             kernel = named(version)
             assert kernel is not None
-            initramfs.base(kernel, fetch.image(kernel))
+            root = fetch.image(kernel)
+            initramfs.base(kernel, root)
+            for source in {lane.module for lane in lanes if lane.kernel == version and lane.module}:
+                module.built(kernel, root, CHECKOUT / source)
     except VmError as error:
         print(f"scripts/test: {error}", file=sys.stderr)
         sys.exit(error.status)

@@ -21,15 +21,24 @@ def lanes(
     kernels: Sequence[str] = (),
     names: Sequence[str] = (),
 ) -> list[Lane]:
-    """Choose; of kernels and names each lane that fits, whether it is in the default run or not."""
+    """Choose; of kernels and names each lane that fits, whether it is in the default run or not.
+
+    What lanes of several kernels have in common names all of them: "fault" is 5.10-fault, 6.1-fault, ...
+    """
     if names:
-        return [lane for lane in every if lane.name in names]
+        return [lane for lane in every if {lane.name, lane.name.partition("-")[2]} & {*names}]
     if kernels:
         return [lane for lane in every if lane.kernel in kernels and lane.when in (DEFAULT, ALL)]
     if is_quick:
         return [lane for lane in every if lane.when == QUICK]
     wanted = (DEFAULT, ALL) if is_all else (DEFAULT,)
     return [lane for lane in every if lane.when in wanted]
+
+
+def names(every: Sequence[Lane]) -> list[str]:
+    """Name what `lanes` takes as a name."""
+    kinds = (lane.name.partition("-")[2] for lane in every if lane.kernel)
+    return list(dict.fromkeys([*(lane.name for lane in every), *filter(None, kinds)]))
 
 
 def only(chosen: Sequence[Lane], files: Sequence[str]) -> list[Lane]:

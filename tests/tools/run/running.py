@@ -68,8 +68,9 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     return [
         *("scripts/vm", "--kernel", lane.kernel, "--cgroup", lane.cgroup),
         *(("--append", lane.append) if lane.append else ()),
-        *("--memory", lane.memory, "--timeout", f"{max(900, 3 * budget_s):.0f}", "--"),
-        *("env", *variables, "sh", "-c"),
+        *("--memory", lane.memory, "--timeout", f"{max(900, 3 * budget_s):.0f}"),
+        *(("--module", lane.module) if lane.module else ()),
+        *("--", "env", *variables, "sh", "-c"),
         f'exec {inner} --junitxml="$FORK_TRACE_VM_SHARE/{lane.name}.xml"',
     ]
 
@@ -80,6 +81,7 @@ def _variables(lane: Lane) -> Mapping[str, str]:
         "FORK_TRACE_WATCHERS": ",".join(lane.watchers),
         "FORK_TRACE_LANE": lane.name,
         **({} if lane.storm_s is None else {"FORK_TRACE_STORM_S": str(lane.storm_s)}),
+        "FORK_TRACE_FAULTS": lane.faults,
     }
 
 

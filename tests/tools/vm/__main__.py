@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["v2", "hybrid", "v1"],
         help="which cgroup hierarchies are mounted, and where, as systemd does it; default: v2",
     )
+    parser.add_argument(
+        "--module",
+        type=Path,
+        metavar="FILE.c",
+        help="build this kernel module for the guest, once; FORK_TRACE_VM_MODULE names it there",
+    )
     parser.add_argument("--append", default="", metavar="ARGS", help="more kernel parameters")
     parser.add_argument(
         "--timeout", type=float, default=1200, metavar="SECONDS", help="end it after; default: 1200"
@@ -98,6 +104,7 @@ def main() -> int:
             options.timeout,
             _share(),
             options.cgroup,
+            options.module,
         )
         if options.kernel != "all":
             kernel = named(options.kernel)

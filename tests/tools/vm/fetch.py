@@ -61,6 +61,31 @@ def headers(kernel: Kernel, root: Path) -> Path | None:
     return place
 
 
+# What kbuild runs, beside the compiler that the headers depend on; nothing is set up in there.
+_BUILD_TOOLS = "dash,bash,coreutils,sed,grep,mawk,findutils,make,diffutils"
+
+
+def build_tree(work: Path, kernel: Kernel, release: str) -> Path:
+    """Make a root directory of that kernel's suite that can build modules for it; 370 MB, 20 s."""
+    _private_apt(work, kernel.suite)
+    tree = work / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    lists = sorted((work / "sources").iterdir())
+    _run(
+        [
+            *("mmdebstrap", "--quiet", "--variant=extract"),
+            # The machine's own apt may be told so; mmdebstrap reads none of its settings.
+            "--aptopt=Acquire::Check-Valid-Until false",
+            f"--include=linux-headers-{release},{_BUILD_TOOLS}",
+            *(kernel.suite, str(tree), str(lists[0])),
+        ],
+        work,
+    )
+    # As the package's script would.
+    (tree / "usr" / "bin" / "awk").symlink_to("mawk")
+    return tree
+
+
 def _below(place: Path) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     return place

@@ -74,6 +74,7 @@ echo "vm-guest: running the command"
 	# The host's programs from here on: busybox would put its own sh in place of the host's.
 	exec /usr/bin/env -i "PATH=$path" HOME=/tmp/home USER=root LOGNAME=root LANG=C.UTF-8 TERM=dumb \
 		"FORK_TRACE_VM=$version" ${share:+"FORK_TRACE_VM_SHARE=$share"} \
+		${module:+"FORK_TRACE_VM_MODULE=$module"} \
 		/usr/bin/setsid "$@"
 ) >/run/vm/out 2>/run/vm/err
 status=$?

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from . import cache, fetch, initramfs
+from . import cache, fetch, initramfs, module
 from .cache import VmError
 from .kernels import Kernel
 
@@ -43,6 +43,7 @@ class Wishes(NamedTuple):
     timeout_s: float = 1200
     share: Path | None = None
     cgroup: str = "v2"
+    module: Path | None = None  # its C file
 
 
 def run(kernel: Kernel, checkout: Path, command: list[str], wishes: Wishes) -> int:
@@ -223,6 +224,7 @@ def _job(
         "path": search,
         "cgroup": wishes.cgroup,
         "share": GUEST_SHARE if wishes.share else "",
+        "module": str(module.built(kernel, root, wishes.module) if wishes.module else ""),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     # A shell variable cannot hold the leading NUL; the guest's printf makes it.
