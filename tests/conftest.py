@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ from fork_trace.model.records import (
     to_json,
 )
 from fork_trace.output import aggregate
+
+
+def _has_libbpf() -> bool:
+    try:
+        ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return False
+    return True
+
+
+# Debian 11, where Python 3.9 is tried, has an older one.
+needs_libbpf = pytest.mark.skipif(
+    not _has_libbpf(), reason="needs libbpf 1.0 or newer; scripts/setup installs it"
+)
 
 # A slow machine is no failure, and a checkout is no place for what hypothesis remembers.
 settings.register_profile("fork-trace", deadline=None, database=None)

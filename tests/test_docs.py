@@ -87,7 +87,7 @@ WRITTEN = [
 def test_every_command_of_the_readme_is_one(line: str) -> None:
     _, name, *words = shlex.split(line.replace("TOPIC", "runbook"))
 
-    cli.load(name).make_context(name, words, resilient_parsing=False).close()
+    cli.load(name).make_context(name, words, **cli.cli.context_settings).close()
 
 
 def test_every_command_is_in_the_readme() -> None:

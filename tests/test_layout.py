@@ -12,6 +12,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 RIGHT = "static int twice(int number)\n{\n\treturn 2 * number;\n}\n"
 
 
+pytestmark = pytest.mark.skipif(
+    not (CHECKOUT / ".venv/bin/clang-format").exists(),
+    reason="needs clang-format; scripts/setup installs it",
+)
+
+
 def check_of_layout() -> str:
     """The line of scripts/check that does it."""
     (line,) = (
@@ -46,8 +52,6 @@ def checked(root: Path) -> subprocess.CompletedProcess[str]:
 def test_a_wrong_layout_of_c_fails_and_is_shown(
     tmp_path: Path, name: str, text: str, is_right: bool
 ) -> None:
-    if not (CHECKOUT / ".venv/bin/clang-format").exists():
-        pytest.skip("needs clang-format; scripts/setup installs it")
     file = tmp_path / name
     file.parent.mkdir(parents=True)
     file.write_text(text)

@@ -44,7 +44,7 @@ def test_its_commands_are_commands(line: str) -> None:
     _, name, *words = shlex.split(line.replace("CAUSE", "pids-cgroup"))
 
     try:
-        cli.load(name).make_context(name, words, resilient_parsing=False).close()
+        cli.load(name).make_context(name, words, **cli.cli.context_settings).close()
     except click.exceptions.Exit as end:
         assert 0 == end.exit_code
 

@@ -204,7 +204,7 @@ _SUITES = tuple(
 # Every allocation of every kind of fork, under several attach modes: half an hour for all of them.
 _FAULT = tuple(
     Lane(
-        f"{version}-fault",
+        f"fault-{version}",
         version,
         500,
         ("test_faults.py",),
@@ -218,7 +218,17 @@ _FAULT = tuple(
 )
 
 # Run before a release, and when what they are about changes.
-_NAMED = (Lane("btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),)
+_NAMED = (
+    Lane("btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),
+    Lane(
+        "python",
+        None,
+        300,
+        when=NAMED,
+        command=("/usr/bin/python3", "-m", "pythons"),
+        must_say=("== Python 3.9: passed",),
+    ),
+)
 
 # Kernels that preempt their own code, and with it programs, where the others of their version do not.
 _STORMS = ("test_storms.py",)

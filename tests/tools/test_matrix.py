@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from live import matrix
 from live.matrix import ALL, DEFAULT, LANES, NAMED, QUICK, Lane
+from pythons import __main__ as pythons
 from run import choosing, reading, running
 from vm.kernels import KERNELS
 
@@ -103,6 +104,18 @@ def test_the_budgets_of_all_lanes_add_up_to_what_was_promised(is_all: bool, minu
     total_s = matrix.CHECK_BUDGET_S + sum(lane.budget_s for lane in lanes)
 
     assert total_s / 2 <= 60 * minutes
+
+
+def test_a_named_lane_is_run_by_its_name_alone() -> None:
+    assert NAMED == {lane.name: lane.when for lane in LANES}["python"]
+    assert "python" not in {lane.name for lane in choosing.lanes(LANES, is_all=True)}
+    assert ["python"] == [lane.name for lane in choosing.lanes(LANES, names=["python"])]
+
+
+def test_the_oldest_python_that_is_tried_is_the_oldest_that_is_supported() -> None:
+    oldest = f'python_requires=">={pythons.PYTHONS[0].version}"'
+
+    assert oldest in (CHECKOUT / "setup.py").read_text()
 
 
 def test_of_a_kernel_every_lane_is_run_and_no_other() -> None:

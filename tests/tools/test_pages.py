@@ -27,8 +27,9 @@ COMMANDS = cli.COMMANDS
 
 
 def groff(text: str, width: int = 78) -> str:
+    # Since 1.24 groff indents by less and hyphenates more, unless it is told.
     done = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", "-P-cbou", f"-rLL={width}n"],
+        ["groff", "-man", "-Tutf8", "-ww", "-P-cbou", "-rBP=7n", "-rHY=0", f"-rLL={width}n"],
         input=text,
         capture_output=True,
         text=True,

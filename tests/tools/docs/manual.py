@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -54,7 +55,7 @@ def command_page(
     version: str, group: click.Group, book: Book, readme: str, causes: Sequence[Cause]
 ) -> str:
     """Write fork-trace(8): the commands, what a report shows, and what to know before one runs it."""
-    what = _paragraphs(group.help or "")[0]
+    what = _paragraphs(cleandoc(group.help or ""))[0]
     lines = [
         *(".SH SYNOPSIS", *_synopsis(group)),
         *(".SH DESCRIPTION", *markdown(section(readme, "Why"))),
@@ -146,7 +147,7 @@ def _commands(group: click.Group) -> list[str]:
     for each in sorted(group.commands):
         command = group.commands[each]
         lines.append(f".SS {plain(each)}")
-        for number, paragraph in enumerate(_paragraphs(command.help or "")):
+        for number, paragraph in enumerate(_paragraphs(cleandoc(command.help or ""))):
             lines += [".PP"] if number else []
             lines.append(inline(paragraph) + ("" if number else "."))
         for option in _options(command):
@@ -196,7 +197,7 @@ def _causes(causes: Sequence[Cause]) -> list[str]:
 def _examples(group: click.Group) -> list[str]:
     lines: list[str] = []
     for command in (group, *(group.commands[each] for each in sorted(group.commands))):
-        for block in re.findall(r"\x08\n(.*?)(?:\n\n|\Z)", command.help or "", re.DOTALL):
+        for block in re.findall(r"\x08\n(.*?)(?:\n\n|\Z)", cleandoc(command.help or ""), re.DOTALL):
             for line in block.splitlines():
                 words, *comment = re.split(r"\s+#\s+", line)
                 lines += item(code(words), comment[0] if comment else "\\&")

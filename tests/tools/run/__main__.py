@@ -14,6 +14,7 @@ from pathlib import Path
 import building
 from live import matrix
 from live.matrix import Lane
+from pythons import __main__ as pythons
 from vm import fetch, initramfs, module
 from vm.cache import VmError
 from vm.kernels import KERNELS, named
@@ -110,6 +111,9 @@ def _prepare(lanes: Sequence[Lane]) -> None:
             initramfs.base(kernel, root)
             for source in {lane.module for lane in lanes if lane.kernel == version and lane.module}:
                 module.built(kernel, root, CHECKOUT / source)
+        if os.geteuid() == 0 and any("pythons" in lane.command for lane in lanes):
+            for python in pythons.PYTHONS:
+                pythons.prepared(python)
     except VmError as error:
         print(f"scripts/test: {error}", file=sys.stderr)
         sys.exit(error.status)

@@ -232,7 +232,7 @@ def _private_apt(work: Path, suite: str) -> list[str]:
     """Prepare apt directories that know only that suite, and return the options naming them."""
     for name in ("sources", "lists/partial", "cache/archives/partial"):
         (work / name).mkdir(parents=True, exist_ok=True)
-    text, suffix = sources(Path("/etc/apt"), _codename(), suite)
+    text, suffix = sources(Path("/etc/apt"), codename(), suite)
     (work / "sources" / f"{suite}{suffix}").write_text(text)
     return [
         f"-oDir::Etc::sourceparts={work}/sources",
@@ -248,7 +248,7 @@ def _private_apt(work: Path, suite: str) -> list[str]:
     ]
 
 
-def _codename() -> str:
+def codename() -> str:
     for line in Path("/etc/os-release").read_text().splitlines():
         key, _, value = line.partition("=")
         if key == "VERSION_CODENAME":

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import capture_text, decoded, make_evidence, make_failure, make_header, make_summary
+from conftest import (
+    capture_text,
+    decoded,
+    make_evidence,
+    make_failure,
+    make_header,
+    make_summary,
+    needs_libbpf,
+)
 
 from fork_trace import __version__
 from fork_trace.commands import cli, options
@@ -78,6 +86,7 @@ def test_help_fits_80_columns_and_shows_how(command: list[str]) -> None:
     assert command in ([], ["doctor"]) or "fork-trace " + command[0] in done.stdout[50:]
 
 
+@needs_libbpf
 @pytest.mark.parametrize("command", ["live", "capture"])
 @pytest.mark.parametrize("option", ["--refused", "--all-steps"])
 def test_what_watches_can_be_told_to_watch_more(command: str, option: str) -> None:
@@ -187,10 +196,22 @@ def test_a_wrong_command_line_is_told_as_such(arguments: list[str], words: str) 
         (["report", "--by", "colour", "x"], ["'colour'", "command, caller, cause"]),
         (["live", "--by", ""], ["--by has no column ''"]),
         (["live", "--cgroup", "/no/such/cgroup"], ["/no/such/cgroup", "/proc/PID/cgroup"]),
-        (["live", "--without", "btf"], ["denied by --without btf", "CONFIG_DEBUG_INFO_BTF"]),
+        pytest.param(
+            ["live", "--without", "btf"],
+            ["denied by --without btf", "CONFIG_DEBUG_INFO_BTF"],
+            marks=needs_libbpf,
+        ),
         (["live", "--without", "libbpf"], ["denied by --without libbpf", "libbpf1"]),
-        (["live", "--attach", "kprobe", "--without", "kprobes"], ["denied by --without kprobes"]),
-        (["live", "--attach", "tracepoint", "--without", "btf"], ["denied by --without btf"]),
+        pytest.param(
+            ["live", "--attach", "kprobe", "--without", "kprobes"],
+            ["denied by --without kprobes"],
+            marks=needs_libbpf,
+        ),
+        pytest.param(
+            ["live", "--attach", "tracepoint", "--without", "btf"],
+            ["denied by --without btf"],
+            marks=needs_libbpf,
+        ),
         (
             ["live", "--attach", "fexit", "--backend", "bcc"],
             ["the bcc backend does not support --attach fexit"],
@@ -209,11 +230,12 @@ def test_what_cannot_be_done_is_told_with_what_to_do(
 
 
 @pytest.mark.parametrize("command", [["live"], ["capture"]], ids=str)
-@pytest.mark.parametrize("feature", ["btf", "libbpf"])
+@pytest.mark.parametrize("feature", [pytest.param("btf", marks=needs_libbpf), "libbpf"])
 def test_live_and_capture_tell_a_missing_feature_alike(command: list[str], feature: str) -> None:
     assert f"denied by --without {feature}" in refusal(*command, "--without", feature)
 
 
+@needs_libbpf
 @pytest.mark.skipif(
     not kernel.may_load().value, reason="privileges are asked for first; run as root"
 )
@@ -233,6 +255,7 @@ def test_what_only_the_privileged_can_ask_for_can_be_denied_too(
     assert f"denied by --without {feature}" in told
 
 
+@needs_libbpf
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user; run as root")
 @pytest.mark.parametrize("command", ["live", "capture"])
 @pytest.mark.parametrize("home", [{}, {"HOME": "/nonexistent", "TERM": "xterm"}], ids=str)
@@ -243,6 +266,7 @@ def test_without_privileges_it_says_which_it_needs(command: str, home: dict[str,
     assert "Run it as root" in text
 
 
+@needs_libbpf
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user; run as root")
 def test_doctor_without_privileges_says_no_and_why() -> None:
     done = run("doctor", "--json", before=f"os.setgid({NOBODY}); os.setuid({NOBODY})")

@@ -275,7 +275,7 @@ def test_our_own_host_has_threads_files_and_descriptors() -> None:
 
 def test_our_own_process_is_seen() -> None:
     assert os.path.realpath(sys.executable) == procfs.exe(os.getpid())
-    assert any((mapping.path or "").endswith(".so.6") for mapping in procfs.mappings(os.getpid()))
+    assert any("/libc" in (mapping.path or "") for mapping in procfs.mappings(os.getpid()))
 
 
 @pytest.mark.parametrize(

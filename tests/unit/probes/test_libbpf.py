@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import needs_libbpf
 from samples import PLAN, twice
 
 from fork_trace.errors import ForkTraceError
@@ -78,6 +79,7 @@ def test_kprobes_miss_what_found_no_room_and_what_did_not_return(
     assert expected == missed(plan, misses, kprobe_events, 3)
 
 
+@needs_libbpf
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
     backend._programs, backend._later = Programs(Library()), Later(PLAN)

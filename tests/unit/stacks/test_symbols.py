@@ -146,7 +146,7 @@ def test_the_c_library_is_known_before_anybody_fails(named: symbols.Symbols) -> 
     (path,) = {
         mapping.path
         for mapping in procfs.mappings(os.getpid())
-        if os.path.basename(mapping.path or "").startswith("libc.so")
+        if os.path.basename(mapping.path or "").startswith(("libc.so", "libc-2."))
     }
     build_id = next(known for known, file in named._files._paths.items() if file == path)
 
