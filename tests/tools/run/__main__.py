@@ -21,6 +21,7 @@ from vm.kernels import KERNELS, named
 
 from run import choosing, reading, running
 from run.running import CHECKOUT, Ended
+from run.stopping import Programs
 
 _JOBS = 2
 
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/test",
         description="Run scripts/check, the live tests natively and on the oldest and the newest "
         "kernel, the demo, and the installed package. Exit code 1: something failed or took longer "
-        "than its budget.",
+        "than its budget; 128 and more: a signal ended it, and with it the lanes that ran.",
         epilog="FORK_TRACE_BUDGET_FACTOR multiplies every budget, for a slow or busy machine "
         "(default: 1.5). FORK_TRACE_RESULTS is --results.",
         allow_abbrev=False,
@@ -119,20 +120,26 @@ def _prepare(lanes: Sequence[Lane]) -> None:
         sys.exit(error.status)
 
 
-def _run(lanes: Sequence[Lane], checks: bool, jobs: int, results: Path) -> list[Ended]:
+def run(
+    lanes: Sequence[Lane],
+    checks: bool,
+    jobs: int,
+    results: Path,
+    programs: Programs,
+) -> list[Ended]:
     """Run them, the native ones first, beside scripts/check; then the longest first."""
     native = [lane for lane in lanes if choosing.is_quiet(lane)]
     rest = sorted((lane for lane in lanes if lane not in native), key=lambda lane: -lane.budget_s)
     ended = []
     with ThreadPoolExecutor(jobs) as pool:
-        check = pool.submit(running.check, results) if checks else None
-        ended += [running.run(lane, results) for lane in native]
+        check = pool.submit(running.check, results, programs) if checks else None
+        ended += [running.run(lane, results, programs) for lane in native]
         if check:
             ended.append(check.result())
-            if ended[-1].status:
+            if ended[-1].status and programs.stopped_by is None:
                 print("scripts/test: scripts/check failed; the rest is not run.", file=sys.stderr)
                 return ended
-        ended += pool.map(lambda lane: running.run(lane, results), rest)
+        ended += pool.map(lambda lane: running.run(lane, results, programs), rest)
     return ended
 
 
@@ -155,9 +162,25 @@ def main() -> int:
         reading.clear(results)
         if any("test_moved.py" in lane.files for lane in lanes):
             building.moved(results)
-        ended = _run(lanes, checks, options.jobs, results)
-        print(reading.told(ended, results))
-    return int(any(each.why for each in ended))
+        return run_and_tell(lanes, checks, options.jobs, results)
+
+
+def run_and_tell(
+    lanes: Sequence[Lane],
+    checks: bool,
+    jobs: int,
+    results: Path,
+    programs: Programs | None = None,
+) -> int:
+    """Run them and print how they ended; returns the exit status: 128 and more, a signal stopped them."""
+    programs = programs or Programs()
+    with programs.stopping_at_signals():
+        ended = run(lanes, checks, jobs, results, programs)
+    print(reading.told(ended, results))
+    if programs.stopped_by is None:
+        return int(any(each.why for each in ended))
+    print(reading.stopped(ended, programs.stopped_by), file=sys.stderr)
+    return 128 + programs.stopped_by
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 from building import MOVED_OBJECT
 from live.matrix import CHECK_BUDGET_S, LANES, Lane
 
-from run.running import Ended, files
+from run.running import CUT_SHORT, NOT_RUN, Ended, files
 
 _SLOWEST = 20
 
@@ -101,3 +102,14 @@ def told(ended: Sequence[Ended], results: Path) -> str:
         how = lane.note or ("passed" if not lane.why else f"FAILED: {lane.why}")
         lines.append(f"{lane.name:<14} {lane.took_s:5.0f} s {cpu:>7} {lane.budget_s:5.0f} s  {how}")
     return "\n".join(lines)
+
+
+def stopped(ended: Sequence[Ended], number: int) -> str:
+    """Say what a signal kept from being run."""
+    parts = [
+        f"{what}: {', '.join(names)}."
+        for what in (CUT_SHORT, NOT_RUN)
+        if (names := [each.name for each in ended if each.why == what])
+    ]
+    told = " ".join(part[0].upper() + part[1:] for part in parts)
+    return f"scripts/test: ended by {signal.Signals(number).name}. {told}".rstrip()

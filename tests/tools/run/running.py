@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,15 @@ from xml.sax.saxutils import escape, quoteattr
 
 from live.matrix import CHECK_BUDGET_S, EXPECTED, Lane
 
+from run.stopping import Programs
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 LIVE = "tests/live"
 # Others use this machine too.
 _SLACK = 1.5
 _NEEDS_ROOT = "needs root"
 _TOLD = threading.Lock()
+CUT_SHORT, NOT_RUN = "cut short", "not run"
 
 
 class Ended(NamedTuple):
@@ -85,67 +87,72 @@ def _variables(lane: Lane) -> Mapping[str, str]:
     }
 
 
-def run(lane: Lane, results: Path) -> Ended:
+def run(lane: Lane, results: Path, programs: Programs | None = None) -> Ended:
     """Run a lane to its end; what it printed is printed at once, and is kept in `results`."""
+    programs = programs or Programs()
     budget_s = lane.budget_s * (factor() or _SLACK)
     if lane.kernel is None and os.geteuid() != 0 and not lane.command:
         return Ended(lane.name, 0, 0, budget_s, None, "", f"left out: {_NEEDS_ROOT}")
-    status, took_s, cpu_s, out = _run(
+    done = _run(
         lane.name,
         command(lane, results, budget_s),
         {**os.environ, **_variables(lane), "FORK_TRACE_VM_SHARE": str(results)},
         results,
+        programs,
     )
+    if done is None:
+        return Ended(lane.name, 1, 0, budget_s, None, NOT_RUN, NOT_RUN)
+    status, took_s, cpu_s, out = done
     missing = [word for word in lane.must_say if word not in out]
     why = f"exit {status}" if status else ""
     if missing:
         why = f"did not say {', '.join(missing)}"
     elif not why and took_s > budget_s:
         why = f"over its budget of {budget_s:.0f} s"
+    if programs.stopped_by is not None and why:
+        why = CUT_SHORT
     if lane.command:
         _write_junit(results / f"{lane.name}.xml", lane.name, took_s, why)
     return Ended(lane.name, status, took_s, budget_s, cpu_s, why)
 
 
-def check(results: Path) -> Ended:
+def check(results: Path, programs: Programs | None = None) -> Ended:
     """Run scripts/check."""
+    programs = programs or Programs()
     budget_s = CHECK_BUDGET_S * (factor() or _SLACK)
     environment = {**os.environ, "FORK_TRACE_CHECK_JUNIT": str(results / "check.xml")}
-    status, took_s, cpu_s, _ = _run("check", ["scripts/check"], environment, results)
+    done = _run("check", ["scripts/check"], environment, results, programs)
+    if done is None:
+        return Ended("check", 1, 0, budget_s, None, NOT_RUN, NOT_RUN)
+    status, took_s, cpu_s, _ = done
     why = f"exit {status}" if status else ""
+    if programs.stopped_by is not None and why:
+        why = CUT_SHORT
     if not why and took_s > budget_s:
         why = f"over its budget of {budget_s:.0f} s"
     return Ended("check", status, took_s, budget_s, cpu_s, why)
 
 
 def _run(
-    name: str, argv: Sequence[str], environment: Mapping[str, str], results: Path
-) -> tuple[int, float, float, str]:
-    """Run one program; returns its status, both times in seconds, and its output."""
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    results: Path,
+    programs: Programs,
+) -> tuple[int, float, float, str] | None:
+    """Run one program; returns its status, both times in seconds, and its output. None: it was not begun."""
     kept = results / f"{name}.out"
     began_s = time.monotonic()
     with open(kept, "wb") as file:
-        process = subprocess.Popen(
-            argv,
-            cwd=CHECKOUT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            # Of this child alone, and of whatever it waited for: other lanes run beside it.
-            _, raw, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    status = process.returncode = os.waitstatus_to_exitcode(raw)
+        process = programs.start(argv, CHECKOUT, environment, file)
+        if process is None:
+            return None
+        status, cpu_s = programs.wait(process)
     took_s = time.monotonic() - began_s
     out = kept.read_text(errors="replace")
     with _TOLD:
         print(f"\n== {name}: exit {status}, {took_s:.0f} s\n{out}", flush=True)
-    return status, took_s, usage.ru_utime + usage.ru_stime, out
+    return status, took_s, cpu_s, out
 
 
 def _write_junit(file: Path, name: str, took_s: float, why: str) -> None:
