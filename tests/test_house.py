@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "headroom": {"__init__", "diagnosis", "errors", "host", "model", "probes"},
     "collect": {"__init__", "budget", "diagnosis", "errors", "host", "model", "probes", "stacks"},
     "output": {"diagnosis", "errors", "escape", "files", "model"},
-    "record": {"errors", "host", "model", "output"},
+    "record": {"collect", "errors", "host", "model", "output"},
     # probes: the loader, for a security module of its own
     "rehearse": {"errors", "files", "probes"},
     "commands": {
@@ -76,9 +76,10 @@ OWNERS = {
     "click": {
         *("commands.cli", "commands.options", "commands.live", "commands.capture"),
         *("commands.report", "commands.check", "commands.doctor", "commands.explain"),
-        *("commands.docs", "commands.rehearse"),
+        *("commands.docs", "commands.record", "commands.rehearse"),
     },
     "tabulate": {"output.tables"},
+    "socket": {"record.notify"},
     "csv": {"output.formats.csv"},
     "termios": {"output.live.terminal"},
     "bcc": {"probes.bcc"},
@@ -122,6 +123,7 @@ TOUCHES = {
     "host.cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
     "headroom.check": "host.procfs",
     "commands.cli": "/dev/null",
+    "record.segments": "the recorder's own directory",
     "record.captures": "captures that the user names",
     "output.destination": "the capture file that the user names",
     "probes.headers": "the kernel's headers, below /lib/modules and /usr/src",

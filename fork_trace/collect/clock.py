@@ -17,6 +17,7 @@ class Clock(NamedTuple):
 
     start_ns: int  # CLOCK_MONOTONIC
     epoch_offset_ns: int
+    slept_ns: int = 0  # suspended since boot: CLOCK_BOOTTIME less CLOCK_MONOTONIC
 
     def time_ns(self, monotonic_ns: int) -> int:
         """Return an instant in ns since the epoch."""
@@ -34,4 +35,40 @@ class Clock(NamedTuple):
 def started_now() -> Clock:
     """Return the clock of a run that begins now."""
     start_ns = time.monotonic_ns()
-    return Clock(start_ns, time.time_ns() - start_ns)
+    slept_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start_ns
+    return Clock(start_ns, time.time_ns() - start_ns, slept_ns)
+
+
+class Jump(NamedTuple):
+    """A time of day that is not where the last one leads to."""
+
+    kind: str  # "resumed": after a suspend; "clock": it was set
+    from_ns: int  # ns since the epoch; of "clock" what it said before
+    to_ns: int
+
+
+_LEAST_JUMP_NS = 10**9  # what is less is a clock that is steered (adjtimex(2)), or a slow look
+
+
+def followed(clock: Clock) -> tuple[Clock, list[Jump]]:
+    """Look at the clocks again: return the clock as it is now, and how it jumped since then.
+
+    CLOCK_MONOTONIC stands still while the host is suspended, CLOCK_BOOTTIME does not (clock_gettime(2)).
+    """
+    monotonic_ns, real_ns = time.monotonic_ns(), time.time_ns()
+    slept_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - monotonic_ns
+    now = Clock(clock.start_ns, real_ns - monotonic_ns, slept_ns)
+    return now, jumps(clock, now, monotonic_ns)
+
+
+def jumps(before: Clock, now: Clock, monotonic_ns: int) -> list[Jump]:
+    """Say how the time of day jumped between two looks, the later one at that instant."""
+    found = []
+    slept_ns = now.slept_ns - before.slept_ns
+    expected_ns = monotonic_ns + before.epoch_offset_ns
+    if slept_ns >= _LEAST_JUMP_NS:
+        found.append(Jump("resumed", expected_ns, expected_ns + slept_ns))
+        expected_ns += slept_ns
+    if abs(monotonic_ns + now.epoch_offset_ns - expected_ns) >= _LEAST_JUMP_NS:
+        found.append(Jump("clock", expected_ns, monotonic_ns + now.epoch_offset_ns))
+    return found

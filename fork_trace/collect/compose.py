@@ -57,7 +57,7 @@ class Composer:
 
     def __init__(self, backend: Backend, clock: Clock, cgroups: Cgroups, symbols: Symbols) -> None:
         self._backend = backend  # whose plan can change
-        self._clock = clock
+        self.clock = clock  # it can be set
         self._cgroups = cgroups
         self._symbols = symbols
         self._names = runtimes.Names()
@@ -71,7 +71,7 @@ class Composer:
     ) -> Failure:
         """Return the record of one failure; its stack is unwound and named within that time."""
         event, verdict, held = sample.event, sample.verdict, sample.held
-        key, time_ns = event.key, self._clock.time_ns(event.time_ns)
+        key, time_ns = event.key, self.clock.time_ns(event.time_ns)
         evidence = self._evidence(sample, host)
         exe, script = self._program(sample.snapshot, is_late)
         stack, stack_by = self._frames(sample, most_s, is_late)
@@ -132,7 +132,7 @@ class Composer:
 
     def of_step(self, step: str, count: int) -> Failure:
         """Return the record of failures of which nothing is known but the step."""
-        time_ns = self._clock.now_ns()
+        time_ns = self.clock.now_ns()
         unknown: dict[str, Any] = dict.fromkeys(_UNKNOWN)
         return Failure(
             time=iso(time_ns),

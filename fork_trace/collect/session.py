@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from fork_trace.collect import arm, clock, compose
+from fork_trace.collect import arm, clock, compose, stretch
 from fork_trace.collect.judge import calls_for_more, judge
 from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, Observer
@@ -35,6 +35,7 @@ _TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
 _UNWINDING_S = 0.02
 _ENDING_S = 2.0  # for the samples that still wait at the end
 _SETTLE_S = 1.0  # for programs that still run at the end
+_MOST_LOOKS = 64  # at the buffer, as a segment ends: in a storm it is never empty
 
 
 class Session:
@@ -73,6 +74,10 @@ class Session:
         self._latest = Latest()
         self._ration = Ration()
         self._owed = Owed(self._tell)
+        # Of the run's counters, what earlier segments have told (`renew`).
+        self._segment_ns = self._clock.start_ns
+        self._before = stretch.NOTHING
+        self._held_back: list[bytes] = []  # events of the next segment
 
     @property
     def plan(self) -> Plan:
@@ -85,8 +90,8 @@ class Session:
         return self._armed.facts
 
     def header(self) -> Header:
-        """Say what is watched and what is not."""
-        time_ns = self._clock.time_ns(self._clock.start_ns)
+        """Say what is watched and what is not, since the run or its latest segment began."""
+        time_ns = self._clock.time_ns(self._segment_ns)
         return compose.header(self.plan, self.facts.release, time_ns, self._limits, self._filter)
 
     def give_up_privileges(self, may_signal: bool = False) -> None:
@@ -104,7 +109,15 @@ class Session:
 
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures at most this long and return those that were sampled."""
-        raws = self._backend.poll(0.0 if self._owed or self._armed.is_attaching else timeout_s)
+        waits = not (self._owed or self._armed.is_attaching or self._held_back)
+        raws = self._held_back + self._backend.poll(timeout_s if waits else 0.0)
+        self._held_back = []
+        failures = self._take(raws)
+        self._symbols.rest()
+        return failures
+
+    def _take(self, raws: list[bytes]) -> list[Failure]:
+        """Make records of events; some of them owed from before, and some left for the next time."""
         sampled = [events.decode(raw) for raw in raws]
         self._observer.keep_stacks(map(events.decode_stack, self._backend.stacks()))
         # /proc first, for all of them: who failed to fork often exits next.
@@ -122,9 +135,7 @@ class Session:
         self._owed.add(map(compose.Sample, keys, sampled, callers, seen, verdicts, held))
         if sampled:
             self._harvest()
-        failures = self._owed.told(0.0 if self._owed.signals() else _UNWINDING_S)
-        self._symbols.rest()
-        return failures
+        return self._owed.told(0.0 if self._owed.signals() else _UNWINDING_S)
 
     def _judge(self, key: events.Key, event: events.Event | None = None) -> Verdict:
         """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
@@ -167,7 +178,11 @@ class Session:
         """
         failures = self._owed.told(ending_s, drains=True) if drains else []
         self._harvest()
-        for raw_key, rest in self._ledger.owed(self._backend.tallies()):
+        return failures + self._unsampled(self._backend.tallies())
+
+    def _unsampled(self, table: Iterable[tuple[bytes, bytes]]) -> list[Failure]:
+        failures = []
+        for raw_key, rest in self._ledger.owed(table):
             failures.append(self._counted(raw_key, rest))
         for number, count in self._backend.overflowed().items():
             rest = count - self._overflowed[number]
@@ -204,32 +219,73 @@ class Session:
         told = stats["sampled"] + stats["rate_limited"] + stats["lost"] + stats["overflowed"]
         return told == stats["failures"] and self._sampled == stats["sampled"]
 
-    def finish(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
-        """Read the exact totals and free everything; `stop` comes first."""
-        stats = self._backend.stats()
-        counted = self._ledger.totals(self._backend.tallies())
-        totals, by_cause = self._composer.totals(counted, self._backend.overflowed(), self._judge)
+    def totals(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
+        """Read the exact totals so far, of the run or its latest segment."""
+        return self._totals(self._backend.tallies(), ended, command)[0]
+
+    def _totals(
+        self,
+        table: Iterable[tuple[bytes, bytes]],
+        ended: str,
+        command: dict[str, Any] | None = None,
+    ) -> tuple[Summary, stretch.Counters]:
+        """Return what was told since the last segment, with what is in the table; and the counters by then."""
+        read = stretch.read(self._backend)
+        since = read.since(self._before)
+        stats: dict[str, Any] = dict(since.stats)
+        counted = self._ledger.totals(table)
+        totals, by_cause = self._composer.totals(counted, since.overflowed, self._judge)
         summary = Summary(
             time=clock.iso(self._clock.now_ns()),
-            duration_s=round(self.elapsed_s(), 3),
-            failures=stats["failures"],
+            duration_s=round((time.monotonic_ns() - self._segment_ns) / 1e9, 3),
+            failures=sum(by_cause.values()),
             causes=dict(sorted(by_cause.items())),
             totals=tuple(totals),
-            lost=stats["lost"],
-            missed=self._backend.missed(),
-            step_misses=sum(self._backend.step_misses().values()),
-            rate_limited=stats["rate_limited"],
+            missed=since.missed,
             overflowed=sum(total["count"] for total in totals if total["comm"] is None),
-            restarted=stats["restarted"],
-            killed=stats["killed"],
-            filtered=stats["filtered"],
-            before_fork=stats["before_fork"],
-            untracked=stats["untracked"],
-            mismatched=stats["mismatch"],
-            without_stack=stats["without_stack"],
+            **stats,
             ended=ended,
             command=command,
         )
+        return summary, read
+
+    def renew(self) -> tuple[list[Failure], Summary]:
+        """End a segment of the run and begin the next; return its last failures and its totals.
+
+        Every failure is in one of the two: what was counted by now in this one, and so are its samples,
+        which are all in the buffer once the table was emptied. The ledger begins anew, so that commands
+        of weeks ago take no room in it.
+        """
+        failures = self.poll(0.0)
+        harvested = self._backend.harvest()
+        for key in self._ledger.take(harvested):
+            self._latest.forget(key)
+        old = {events.generation_of(raw) for raw, _ in harvested}
+        for _ in range(_MOST_LOOKS):
+            raws = self._backend.poll(0.0)
+            mine: list[bytes] = []
+            for raw in raws:
+                is_mine = events.generation_of(events.key_of(raw)) in old
+                (mine if is_mine else self._held_back).append(raw)
+            failures += self._take(mine)
+            if not raws:
+                break
+        failures += self._owed.told(_SETTLE_S, drains=True)
+        failures += self._unsampled(())
+        summary, self._before = self._totals((), "rotation")
+        self._ledger = Ledger()
+        self._segment_ns = time.monotonic_ns()
+        return failures, summary
+
+    def follow_clock(self) -> list[clock.Jump]:
+        """Take the time of day anew; say by what it jumped: the clock was set, or the host suspended."""
+        self._clock, jumps = clock.followed(self._clock)
+        self._composer.clock = self._clock
+        return jumps
+
+    def finish(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
+        """Read the exact totals and free everything; `stop` comes first."""
+        summary = self.totals(ended, command)
         self.close()
         return summary
 

@@ -16,7 +16,9 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.escape import safe
 
 # Each has a file of its name beside this one, in which it is called `command`.
-COMMANDS = ("capture", "check", "docs", "doctor", "explain", "live", "rehearse", "report")
+COMMANDS = (
+    *("capture", "check", "docs", "doctor", "explain", "live", "record", "rehearse", "report"),
+)
 
 
 def load(name: str) -> click.Command:
@@ -46,6 +48,7 @@ def cli() -> None:
     \b
     sudo fork-trace live                   # what fails right now
     sudo fork-trace capture --duration 60  # one run, one report
+    sudo fork-trace record                 # for weeks; report shows it
     fork-trace explain                     # what each cause means, offline
     fork-trace check                       # how close each limit is, now
     fork-trace doctor                      # what this host supports

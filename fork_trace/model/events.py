@@ -431,6 +431,11 @@ def counted_under(raw: bytes) -> bytes:
     return raw[:_MARK_AT] + b"\0" + raw[_MARK_AT + 1 : KEY_BYTES]
 
 
+def generation_of(raw: bytes) -> int:
+    """Return the generation of a key, 0 or 1: given a sample's or the table's."""
+    return raw[_MARK_AT] & 1
+
+
 def owner_of(raw: bytes) -> bytes:
     """Return whose a key is: the user and the cgroup."""
     return raw[_OWNER_AT]

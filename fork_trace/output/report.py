@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import means
+from fork_trace.diagnosis.advice import advise, means
 from fork_trace.escape import safe
-from fork_trace.model.records import Evidence, Failure, Header, Summary
+from fork_trace.model.records import Advice, Evidence, Failure, Header, Summary
 from fork_trace.output import tables
 from fork_trace.output.aggregate import Group, Row, Table
 from fork_trace.output.lacking import closing, sentences
@@ -72,7 +72,14 @@ def tell(cause: str, latest: Failure, number: int, on: str | None = None) -> Tol
     facts += [_sentence(item) for item in latest.evidence]
     facts += _holders(latest)
     title = f"{safe(cause)}: {means(cause)}"
-    return Told(title, tuple(facts), tuple(safe(advised(each)) for each in latest.advice))
+    return Told(title, tuple(facts), tuple(safe(advised(each)) for each in advice_of(latest)))
+
+
+def advice_of(failure: Failure) -> tuple[Advice, ...]:
+    """Return what to do; a recorder's records leave it to the reader, for it follows from the rest."""
+    if failure.advice or failure.comm is None:
+        return failure.advice
+    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, failure.pid)
 
 
 _MOST_STEPS = 6  # more than that say no more than their number
@@ -103,11 +110,12 @@ def _last(latest: Failure) -> str:
 def tell_briefly(cause: str, latest: Failure) -> Told:
     """Say of a cause only what it means, the deciding number, who holds it, and what mitigates it."""
     facts = [_sentence(item) for item in latest.evidence[:1]]
-    mitigations = [each for each in latest.advice if each.kind == "mitigate"]
+    advice = advice_of(latest)
+    mitigations = [each for each in advice if each.kind == "mitigate"]
     return Told(
         f"{safe(cause)}: {means(cause)}",
         (*facts, *_holders(latest)),
-        tuple(safe(advised(each)) for each in (mitigations or latest.advice)[:1]),
+        tuple(safe(advised(each)) for each in (mitigations or advice)[:1]),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fork_trace.diagnosis.advice import means
 from fork_trace.escape import json_line
 from fork_trace.model import records
-from fork_trace.model.records import Header, Summary
+from fork_trace.model.records import Failure, Header, Summary
 from fork_trace.output import report
 from fork_trace.output.aggregate import Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
@@ -41,7 +42,7 @@ def whole(
             "host": host,
             "count": group.count,
             "means": means(cause),
-            "latest": json.loads(records.to_json(group.latest)),
+            "latest": json.loads(records.to_json(_advised(group.latest))),
         }
         for cause, _ in counted.causes.most_common()
         for host, group in counted.hosts(cause)
@@ -62,3 +63,8 @@ def whole(
         "causes": causes,
         "notes": list(counted.completeness.notes),
     }
+
+
+def _advised(failure: Failure) -> Failure:
+    advice = report.advice_of(failure)
+    return replace(failure, advice=advice) if advice != failure.advice else failure

@@ -167,7 +167,7 @@ def held(total: int | None, *holders: Holder) -> str:
     lines = details(failure, 1)
     assert max(map(len, lines)) < 80
     text = " ".join(line.strip() for line in lines)
-    return text[text.index("held by: ") :]
+    return text[text.index("held by: ") :].partition(" -> ")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""`fork-trace record`: its options and help, and its signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from fork_trace.commands import options
+from fork_trace.errors import ForkTraceError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_LEAST_SIZE = 1 << 20
+
+
+def _size(_context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Read a number of bytes; or, where a share is meant, a negative percentage."""
+    if parameter.name == "keep_free" and re.fullmatch(r"\d{1,2}%", value):
+        return -int(value[:-1])
+    found = _SIZE.fullmatch(value.strip())
+    size = int(float(found[1]) * (1 << _POWERS[found[2].upper()])) if found else -1
+    least = _LEAST_SIZE if parameter.name == "max_size" else 0
+    if not least <= size < 1 << 60:
+        raise click.BadParameter(
+            "give a size such as 256M or 2G, of at least 1M"
+            if least
+            else "give a size such as 512M, or a percentage such as 5%"
+        )
+    return size
+
+
+def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    from fork_trace.record.times import span_s
+
+    span = span_s(value)
+    if span is None or not 60 <= span < 1e10:
+        raise click.BadParameter("give a time such as 30d or 12h, of at least a minute")
+    return span
+
+
+@click.command("record")
+@click.option(
+    "--directory",
+    default="/var/log/fork-trace",
+    show_default=True,
+    metavar="DIR",
+    shell_complete=options.paths("dir"),
+    help="Record into files in DIR, which is the recorder's alone.",
+)
+@click.option(
+    "--max-size",
+    default="256M",
+    show_default=True,
+    metavar="SIZE",
+    callback=_size,
+    help="Remove the oldest files when all take more than this.",
+)
+@click.option(
+    "--max-age",
+    default="30d",
+    show_default=True,
+    metavar="TIME",
+    callback=_span,
+    help="Remove files that are older than this.",
+)
+@click.option(
+    "--keep-free",
+    default="5%",
+    show_default=True,
+    metavar="SIZE",
+    callback=_size,
+    help="Leave this much of the file system to others.",
+)
+@options.filters
+@options.stack_bytes
+@options.coverage
+@options.keep_privileges
+@options.probes
+def command(**given: Any) -> None:
+    """Record failures for as long as the host runs
+
+    Writes captures that `report` reads, without FILE those of this host. SIGHUP
+    begins a new file; SIGTERM and Ctrl-C end it. Needs no terminal and no
+    service manager, and tells systemd if it is one of its services.
+
+    \b
+    sudo fork-trace record
+    fork-trace report --since 03:00 --until 04:00
+    """
+    from fork_trace.commands.startup import open_session, start_line
+    from fork_trace.probes.privileges import UNUSED_ID
+    from fork_trace.record.notify import Notifier
+    from fork_trace.record.recorder import Recorder
+    from fork_trace.record.segments import Bounds, Segments
+
+    bounds = Bounds(given["max_size"], given["max_age"], given["keep_free"])
+    changes_user = os.geteuid() == 0 and not given["keep_privileges"]
+    segments = Segments(given["directory"], bounds, UNUSED_ID if changes_user else None)
+    notifier = Notifier()
+    session = open_session(given)
+    signals = _Signals()
+    try:
+        session.give_up_privileges()
+        session.heed(lambda: signals.ends)
+        recorder = Recorder(session, segments, _tell)
+        header = session.header()
+        print(
+            start_line(header, f"Recording in {given['directory']}; Ctrl-C stops it."),
+            file=sys.stderr,
+            flush=True,
+        )
+        recorder.begin()
+        armed = f"armed: {header.attach}"
+        notifier.tell("READY=1", f"STATUS={armed}")
+        while not signals.ends:
+            recorder.step(signals.take_renewal())
+            notifier.alive(f"{armed}, {recorder.status()}")
+        notifier.tell("STOPPING=1")
+        recorder.end()
+    finally:
+        session.close()
+        segments.close()
+    if segments.failed:
+        raise ForkTraceError(
+            f"the last records could not be written: {segments.failed}",
+            f"Free some space where {given['directory']} is.",
+        )
+
+
+def _tell(sentence: str) -> None:
+    print(f"fork-trace: {sentence}.", file=sys.stderr, flush=True)
+
+
+class _Signals:
+    """Those that end it, and SIGHUP, which begins a new file."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+        self._renews = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, self._renew)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        self.ends += 1
+
+    def _renew(self, _number: int, _frame: FrameType | None) -> None:
+        self._renews = True
+
+    def take_renewal(self) -> bool:
+        """Say whether a new file was asked for since the last call."""
+        renews, self._renews = self._renews, False
+        return renews
