@@ -77,6 +77,7 @@ OWNERS = {
         *("commands.cli", "commands.options", "commands.live", "commands.capture"),
         *("commands.report", "commands.check", "commands.doctor", "commands.explain"),
         *("commands.docs", "commands.record", "commands.rehearse"),
+        "commands.snapshot",
     },
     "tabulate": {"output.tables"},
     "socket": {"record.notify"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -178,13 +178,15 @@ class Session:
         """
         failures = self._owed.told(ending_s, drains=True) if drains else []
         self._harvest()
-        return failures + self._unsampled(self._backend.tallies())
+        return failures + self._unsampled(self._backend.tallies(), self._backend.overflowed())
 
-    def _unsampled(self, table: Iterable[tuple[bytes, bytes]]) -> list[Failure]:
+    def _unsampled(
+        self, table: Iterable[tuple[bytes, bytes]], overflowed: Mapping[int, int]
+    ) -> list[Failure]:
         failures = []
         for raw_key, rest in self._ledger.owed(table):
             failures.append(self._counted(raw_key, rest))
-        for number, count in self._backend.overflowed().items():
+        for number, count in overflowed.items():
             rest = count - self._overflowed[number]
             if rest > 0:
                 self._overflowed[number] += rest
@@ -221,21 +223,21 @@ class Session:
 
     def totals(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
         """Read the exact totals so far, of the run or its latest segment."""
-        return self._totals(self._backend.tallies(), ended, command)[0]
+        return self._totals(self._backend.tallies(), stretch.read(self._backend), ended, command)
 
     def _totals(
         self,
         table: Iterable[tuple[bytes, bytes]],
+        counters: stretch.Counters,
         ended: str,
         command: dict[str, Any] | None = None,
-    ) -> tuple[Summary, stretch.Counters]:
-        """Return what was told since the last segment, with what is in the table; and the counters by then."""
-        read = stretch.read(self._backend)
-        since = read.since(self._before)
+    ) -> Summary:
+        """Return what was told since the last segment, with what is in the table and counted by then."""
+        since = counters.since(self._before)
         stats: dict[str, Any] = dict(since.stats)
         counted = self._ledger.totals(table)
         totals, by_cause = self._composer.totals(counted, since.overflowed, self._judge)
-        summary = Summary(
+        return Summary(
             time=clock.iso(self._clock.now_ns()),
             duration_s=round((time.monotonic_ns() - self._segment_ns) / 1e9, 3),
             failures=sum(by_cause.values()),
@@ -247,7 +249,6 @@ class Session:
             ended=ended,
             command=command,
         )
-        return summary, read
 
     def renew(self) -> tuple[list[Failure], Summary]:
         """End a segment of the run and begin the next; return its last failures and its totals.
@@ -257,6 +258,7 @@ class Session:
         of weeks ago take no room in it.
         """
         failures = self.poll(0.0)
+        counters = stretch.read(self._backend)
         harvested = self._backend.harvest()
         for key in self._ledger.take(harvested):
             self._latest.forget(key)
@@ -271,8 +273,9 @@ class Session:
             if not raws:
                 break
         failures += self._owed.told(_SETTLE_S, drains=True)
-        failures += self._unsampled(())
-        summary, self._before = self._totals((), "rotation")
+        failures += self._unsampled((), counters.overflowed)
+        summary = self._totals((), counters, "rotation")
+        self._before = counters
         self._ledger = Ledger()
         self._segment_ns = time.monotonic_ns()
         return failures, summary

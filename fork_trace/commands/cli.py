@@ -18,6 +18,7 @@ from fork_trace.escape import safe
 # Each has a file of its name beside this one, in which it is called `command`.
 COMMANDS = (
     *("capture", "check", "docs", "doctor", "explain", "live", "record", "rehearse", "report"),
+    "snapshot",
 )
 
 

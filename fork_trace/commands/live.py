@@ -24,6 +24,14 @@ from fork_trace.output.formats import STREAMS
 @options.report
 @options.filters
 @options.formats(STREAMS)
+@click.option(
+    "--replay",
+    metavar="FILE",
+    multiple=True,
+    shell_complete=options.paths("file"),
+    help="Show a capture again as it came, or a directory of them; repeatable.",
+)
+@options.when
 @click.option("--no-clear", is_flag=True, help="Append lines even on a terminal.")
 @options.stack_bytes
 @options.coverage
@@ -39,6 +47,7 @@ def command(**given: Any) -> None:
     exec fork-trace live             # from the last root shell you have
     sudo fork-trace live --by cgroup # which container
     sudo fork-trace live --json      # one record per line
+    fork-trace live --replay forks.jsonl --since 03:00
     """
     # Not for those who only ask for help.
     from fork_trace.commands import live_run
@@ -53,8 +62,28 @@ def command(**given: Any) -> None:
         as_json=options.format_of(given) == "jsonl",
         report=options.report_options(given),
     )
+    if given["replay"]:
+        _replay(given, request)
+        return
+    for name in ("since", "until", "boot", "causes"):
+        if given[name]:
+            option = "--cause" if name == "causes" else f"--{name}"
+            raise click.UsageError(f"{option} chooses among what was recorded; it needs --replay.")
     session = open_session(given)
     try:
         live_run.live(session, StopSignals(), request)
     finally:
         session.close()
+
+
+def _replay(given: dict[str, Any], request: Any) -> None:
+    from fork_trace.commands import replay_run
+    from fork_trace.commands.recorded import selected
+    from fork_trace.record.account import Account
+    from fork_trace.record.captures import Captures
+
+    if given["pid"] is not None:
+        raise click.UsageError("--pid is not for --replay: a pid is another process by now.")
+    captures = Captures(given["replay"])
+    account = Account(given["by"], selected(given, captures))
+    replay_run.replay(account, captures, request)

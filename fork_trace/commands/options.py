@@ -138,7 +138,7 @@ filters = _options(
         help="Only this cgroup and its descendants.",
     ),
 )
-recorded = _options(
+when = _options(
     click.option(
         "--since",
         metavar="TIME",
@@ -153,13 +153,6 @@ recorded = _options(
         flag_value="0",
         help="Only this boot: 0 is the current one, -1 the one before, or its id.",
     ),
-    click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
-    click.option(
-        "--cgroup",
-        metavar="PATH",
-        help="Only this cgroup and its descendants; or the name of a unit.",
-    ),
-    click.option("--uid", metavar="UID", type=click.IntRange(0), help="Only this user."),
     click.option(
         "--cause",
         "causes",
@@ -167,6 +160,16 @@ recorded = _options(
         multiple=True,
         help="Only this cause; repeatable.",
     ),
+)
+recorded = _options(
+    when,
+    click.option("--comm", metavar="NAME", help="Only this command (the kernel's comm)."),
+    click.option(
+        "--cgroup",
+        metavar="PATH",
+        help="Only this cgroup and its descendants; or the name of a unit.",
+    ),
+    click.option("--uid", metavar="UID", type=click.IntRange(0), help="Only this user."),
 )
 probes = _options(
     click.option(

@@ -50,7 +50,7 @@ def command(**given: Any) -> None:
     more = options.report_options(given)
     stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
     for record in account.take(stream):
-        if format_ == "jsonl":
+        if format_ == "jsonl" and not isinstance(record, records.Summary):
             print(records.to_json(record))
     counted, found = account.counted, account.captures
     if adds_host and not 1 < len(account.hosts) <= MANY_HOSTS:

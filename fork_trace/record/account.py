@@ -27,7 +27,7 @@ class Account:
         self._taken = self._read = 0  # failures of the capture that is being read
 
     def take(self, items: Iterable[Record | Ending]) -> Iterator[Record]:
-        """Count a stream; yield those of its records that are asked for, summaries left out."""
+        """Count a stream; yield those of its records that are asked for, and each capture's Summary last."""
         for item in items:
             if isinstance(item, Failure):
                 self._read += item.count
@@ -72,7 +72,9 @@ class Account:
                 self.counted.add(failure, header.host)
                 yield failure
         self.hosts.add(header.host)
-        self.captures.add(header, self._summary(ending, begin_ns, end_ns))
+        summary = self._summary(ending, begin_ns, end_ns)
+        self.captures.add(header, summary)
+        yield summary
         if lacks:
             self.counted.completeness.is_lower_bound = True
 

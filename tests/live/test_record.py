@@ -109,6 +109,31 @@ def test_killed_outright_it_has_told_no_more_than_happened(
     assert found["failures"] >= 23
 
 
+def test_files_that_begin_in_a_storm_have_every_failure_once(
+    tmp_path: Path, any_host: dict[str, Any]
+) -> None:
+    recording = Recording(tmp_path / "log", *TAKES)
+    storm = subprocess.Popen(
+        [*FORK_TRACE, "rehearse", "--count", "20000", "rlimit-nproc"], stdout=subprocess.DEVNULL
+    )
+    while storm.poll() is None:
+        recording.process.send_signal(signal.SIGHUP)
+        time.sleep(0.7)
+    assert 0 == storm.returncode
+    assert 0 == recording.end()
+
+    told: Counter[str] = Counter()
+    files = sorted((tmp_path / "log").glob("*.jsonl"))
+    for file in files:
+        each = schema.read(file.read_text())
+        records_of = sum(one["count"] for one in each if one["type"] == "failure")
+        (summary,) = (one for one in each if one["type"] == "summary")
+        assert summary["failures"] == records_of == sum(one["count"] for one in summary["totals"])
+        told["all"] += records_of
+    assert len(files) > 2
+    assert 20000 == told["all"] == report(tmp_path / "log")["failures"]
+
+
 def test_a_second_recorder_is_refused_and_the_first_goes_on(
     tmp_path: Path, any_host: dict[str, Any]
 ) -> None:

@@ -189,3 +189,64 @@ def test_without_a_file_the_recorders_directory_is_meant(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_text(capture_text())
 
     assert 4 == len(list(Captures([], str(tmp_path)).read()))
+
+
+def hours(tmp_path: Path) -> Path:
+    """One capture with a failure each hour from 00:00 to 23:00, and one that was not closed."""
+    failures = [
+        make_failure(comm=f"c{each % 2}", time_ns=(1_764_000_000 + each * 3600) * 10**9)
+        for each in range(24)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text(capture_text(make_header(), *failures, make_summary(failures=24)))
+    last = make_failure(comm="c0", time_ns=(1_764_000_000 + 22 * 3600) * 10**9)
+    (tmp_path / "b.jsonl").write_text(capture_text(make_header(time="later"), last))
+    return path
+
+
+def test_a_snapshot_is_a_capture_of_what_was_chosen(tmp_path: Path) -> None:
+    path, part = hours(tmp_path), tmp_path / "part"
+    arguments = ["snapshot", str(tmp_path), "-o", str(part), "--since", "@1764036000"]
+    done = CliRunner().invoke(cli.cli, [*arguments, "--comm", "c0"])
+
+    assert 0 == done.exit_code, done.output
+    assert 0o600 == part.stat().st_mode & 0o777
+    found = [json.loads(line) for line in part.read_text().splitlines()]
+    (summary,) = (each for each in found if each["type"] == "summary")
+    assert ("header", 7) == (found[0]["type"], summary["failures"])
+    number, is_least = counts(str(part))
+    assert (8, True) == (number, is_least)
+    assert (8, True) == counts(str(tmp_path), "--since", "@1764036000", "--comm", "c0")
+    assert path.exists()
+
+
+def test_a_snapshot_of_nothing_leaves_no_file(tmp_path: Path) -> None:
+    hours(tmp_path)
+    part = tmp_path / "part"
+    done = CliRunner().invoke(
+        cli.cli, ["snapshot", str(tmp_path), "-o", str(part), "--boot", "ffff"]
+    )
+
+    assert isinstance(done.exception, ForkTraceError)
+    assert not part.exists()
+
+
+def test_a_replay_shows_each_interval_and_then_the_report(tmp_path: Path) -> None:
+    hours(tmp_path)
+    arguments = ["live", "--replay", str(tmp_path / "a.jsonl"), "--until", "@1764018000"]
+    done = CliRunner().invoke(cli.cli, [*arguments, "--by", "command"])
+
+    lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\dZ", line)]
+    assert 6 == len(lines)
+    assert "6 failures" in done.stdout
+    printed = CliRunner().invoke(cli.cli, [*arguments, "--json"]).stdout.splitlines()
+    kinds = [json.loads(line)["type"] for line in printed]
+    assert ["header", *["failure"] * 6, "summary"] == kinds
+
+
+@pytest.mark.parametrize("option", [["--since", "1h"], ["--boot"], ["--cause", "pid-max"]])
+def test_what_chooses_among_records_needs_some(option: list[str]) -> None:
+    done = CliRunner().invoke(cli.cli, ["live", *option])
+
+    assert 2 == done.exit_code
+    assert "it needs --replay" in " ".join(done.output.split())

@@ -88,7 +88,7 @@ class Watched:
                 **{"errno": "EAGAIN", "step": "cgroup_can_fork", "cause": "pids-cgroup"},
                 **{"certainty": "observed", "count": count},
             }
-            for comm, count in self._segment.most_common()
+            for comm, count in self._segment.most_common(300)
         )
         number = sum(self._segment.values())
         causes = {"pids-cgroup": number} if number else {}
