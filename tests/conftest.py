@@ -293,6 +293,11 @@ class MadeHost:
         group: int | None = None,
         pids: str = "",
         namespaces: tuple[int, int] = (INITIAL_PID, INITIAL_USER),
+        children: int | None = None,  # the pid namespace that its children would join
+        limits: dict[str, str] | None = None,  # "open files" -> the soft limit
+        anonymous: int = 0,  # RssAnon, KiB
+        is_forked: bool = False,  # and has not executed a program since
+        start: int = 0,  # ticks after the boot
     ) -> Path:
         place = self.proc / str(pid)
         (place / "ns").mkdir(parents=True)
@@ -304,16 +309,25 @@ class MadeHost:
         lines += [f"NSpgid:\t{group or pid}", f"NSsid:\t{group or pid}"]
         if state != "Z":
             lines += [f"VmSize:\t{kib[0]} kB", f"VmData:\t{kib[1]} kB", "VmStk:\t132 kB"]
+            lines += [f"RssAnon:\t{anonymous} kB"]
         lines += [f"Threads:\t{threads}", f"CapEff:\t{capabilities:016x}", ""]
         (place / "status").write_text("\n".join(lines))
         (place / "limits").write_text(
             "Limit  Soft Limit  Hard Limit  Units\n"
             f"Max processes             {nproc:20} {nproc:20} processes\n"
+            + "".join(
+                f"Max {name:21} {text:20} unlimited\n" for name, text in (limits or {}).items()
+            )
+        )
+        flags = 0x40 if is_forked else 0
+        (place / "stat").write_text(
+            f"{pid} ({comm}) {state} {parent} 1 1 0 -1 {flags} {'0 ' * 12}{start} 0 0\n"
         )
         (place / "maps").write_text(maps)
         (place / "cgroup").write_text("0::/app\n")
         (place / "ns" / "pid").symlink_to(f"pid:[{namespaces[0]}]")
         (place / "ns" / "user").symlink_to(f"user:[{namespaces[1]}]")
+        (place / "ns" / "pid_for_children").symlink_to(f"pid:[{children or namespaces[0]}]")
         return place
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fork_trace.commands.cli import COMMANDS
+from fork_trace.output.check_formats import FORMATS as CHECK_FORMATS
 from fork_trace.output.formats import FORMATS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fork_trace"
@@ -24,12 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"mounts"},
     "documents": {"errors", "files"},
     "model": {"errors", "escape"},
-    "host": {"files", "model"},
+    "host": {"budget", "files", "model"},
     "stacks": {"budget", "escape", "files", "host", "model", "mounts"},
     "probes": {"errors", "files", "model"},
     "diagnosis": {"errors", "model"},
-    # probes: the limits of the running kernel, by whatever file tells them
-    "headroom": {"__init__", "diagnosis", "errors", "host", "model", "probes"},
+    # probes: the limits of the running kernel, by whatever file tells them; files: systemd's settings
+    "headroom": {
+        *("__init__", "budget", "diagnosis", "errors", "files", "host", "model", "probes"),
+    },
     "collect": {"__init__", "budget", "diagnosis", "errors", "host", "model", "probes", "stacks"},
     "output": {"diagnosis", "errors", "escape", "files", "model"},
     "record": {"collect", "errors", "host", "model", "output"},
@@ -84,6 +87,7 @@ OWNERS = {
     "csv": {"output.formats.csv"},
     "termios": {"output.live.terminal"},
     "bcc": {"probes.bcc"},
+    "prometheus_client": {"output.check_formats.prometheus"},
     "pathlib": set(),
     "subprocess": set(),
     "multiprocessing": set(),
@@ -122,7 +126,9 @@ TOUCHES = {
     "probes.libbpf.btf": "a descriptor that the kernel gave",
     "rehearse.restore": "sysctls and cgroups that a rehearsal borrows, by names of ours",
     "host.cgroup": "cgroupfs and procfs, by cgroup ids and by what the user names",
-    "headroom.check": "host.procfs",
+    "headroom.processes": "host.procfs",
+    "headroom.units": "the settings of systemd, which root placed",
+    "host.cgroup_limits": "cgroupfs, below its mounts",
     "commands.cli": "/dev/null",
     "record.segments": "the recorder's own directory",
     "record.captures": "captures that the user names",
@@ -153,6 +159,7 @@ TOUCHING = {
     *("os.access", "os.path.exists", "os.path.lexists", "os.path.isfile", "os.path.isdir"),
     *("os.path.islink", "os.path.getsize", "os.path.getmtime", "os.path.samefile"),
 }
+CHECK_TABLE = {"formats": "", "check_formats": "table"}
 NO_ROOMS = {"utils", "util", "common", "helpers", "manager", "core", "base"}
 
 
@@ -318,9 +325,11 @@ def test_what_is_written_can_be_taken_in_at_a_glance(room: str) -> None:
 
 def test_each_command_and_each_format_has_the_file_that_is_loaded_for_it() -> None:
     assert {f"commands.{name}" for name in COMMANDS} <= set(TREES)
-    assert {f"output.formats.{name}" for name in FORMATS} == {
-        room for room in TREES if room.startswith("output.formats.")
-    }
+    for package, names in (("formats", FORMATS), ("check_formats", CHECK_FORMATS)):
+        # The table of a check is drawn with the words that the others use.
+        assert {f"output.{package}.{name}" for name in names if name != CHECK_TABLE[package]} == {
+            room for room in TREES if room.startswith(f"output.{package}.")
+        }
 
 
 def test_only_one_room_opens_what_a_stranger_may_have_placed() -> None:
@@ -362,6 +371,6 @@ def test_only_the_standard_library_and_what_setup_installs_is_imported() -> None
     outside = set().union(*(imports(tree)[1] for tree in TREES.values()))
     if sys.version_info >= (3, 10):
         outside -= sys.stdlib_module_names
-        assert {"bcc", "click", "tabulate"} == outside
+        assert {"bcc", "click", "prometheus_client", "tabulate"} == outside
     else:
-        assert {"bcc", "click", "tabulate"} <= outside
+        assert {"bcc", "click", "prometheus_client", "tabulate"} <= outside

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from fork_trace.commands import options
+from fork_trace.errors import ForkTraceError
+from fork_trace.output import check_formats
+
+_SHORT = ("json", "nagios", "npd")
+_percent = click.FloatRange(0, 100, min_open=True)
+
+
+def cannot_run(argv: Sequence[str]) -> int:
+    """Return the exit code of a check that cannot be made, by how it was asked for."""
+    words = list(argv)
+    is_npd = "--npd" in words or "--format=npd" in words
+    is_npd = is_npd or ("--format", "npd") in zip(words, words[1:])
+    return check_formats.codes("npd" if is_npd else "table").cannot_run
 
 
 @click.command("check")
@@ -15,7 +31,7 @@ from fork_trace.commands import options
     default=80.0,
     show_default=True,
     metavar="PERCENT",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=_percent,
     help="Report a limit as near from this usage on.",
 )
 @click.option(
@@ -23,29 +39,88 @@ from fork_trace.commands import options
     default=100.0,
     show_default=True,
     metavar="PERCENT",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=_percent,
     help="Report a limit as full from this usage on; at 100 the next fork fails.",
 )
+@click.option(
+    "--tasks-left",
+    default=50,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Also report a limit as near when there is room for fewer tasks than this.",
+)
 @click.option("--all", "is_all", is_flag=True, help="Also list the limits that are not near.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(check_formats.FORMATS),
+    help="Output format. [default: table]",
+)
 @options.json_object
-def command(near: float, full: float, is_all: bool, as_json: bool) -> None:
+@click.option("--nagios", is_flag=True, help="Be a Nagios plugin: one line with performance data.")
+@click.option(
+    "--npd",
+    is_flag=True,
+    help="Be a plugin of the Node Problem Detector: one line of at most 80 bytes; exit code 0 ok, "
+    "1 near or full, 2 unknown.",
+)
+def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any) -> None:
     """Show how close this host is to each limit on forking
 
     Uses no BPF and never forks. Works without root, within what /proc shows
-    other users. Exit code: 0 ok, 1 a limit is near, 2 a limit is full (also 2
-    for a usage error, with a message on stderr).
+    other users. Exit code: 0 ok, 1 a limit is near, 2 a limit is full, 3
+    unknown: a limit that everybody may read could not be read, or the check
+    could not be made (usage errors too, with a message on stderr).
 
     \b
     fork-trace check || fork-trace check --all
     sudo fork-trace check --near 60        # before a busy night
     sudo fork-trace check --json | jq '.limits[] | select(.level != "fine")'
+    sudo fork-trace check --format prometheus > FILE.prom   # node exporter
     """
-    from fork_trace import escape
-    from fork_trace.headroom import check
-    from fork_trace.output import check as output
-
+    name = _format_of(how)
     if near > full:
         raise click.UsageError("--near must not be above --full.")
-    found = check.examine(near, full)
-    sys.stdout.write(escape.json_line(found) + "\n" if as_json else output.check(found, is_all))
-    sys.exit({"fine": 0, "near": 1, "full": 2}[found["level"]])
+    from fork_trace.headroom import check
+
+    try:
+        found = check.examine(near, full, least_left=tasks_left)
+        text = _written(found, is_all, name)
+    except ForkTraceError as error:
+        # Whoever starts a plugin reads stdout.
+        if name in check_formats.PLUGINS:
+            sys.stdout.write(check_formats.load(name).failed(error.message))
+        raise
+    sys.stdout.write(text)
+    _wait_for_reader()
+    sys.exit(check_formats.codes(name).by_level[found["level"]])
+
+
+def _written(found: dict[str, Any], is_all: bool, name: str) -> str:
+    if name == "table":
+        from fork_trace.output import check as output
+
+        return output.check(found, is_all)
+    return check_formats.load(name).write(found, is_all)
+
+
+def _format_of(how: dict[str, Any]) -> str:
+    """Return the one format that was asked for."""
+    asked = {
+        **{f"--{name}": name for name in _SHORT if how["as_json" if name == "json" else name]},
+        **({f"--format {how['format_']}": how["format_"]} if how["format_"] else {}),
+    }
+    if len(set(asked.values())) > 1:
+        raise click.UsageError(f"Use one of {' and '.join(asked)}.")
+    return next(iter(asked.values()), "table")
+
+
+def _wait_for_reader() -> None:
+    """Keep a terminal open that would close with us, as in `exec fork-trace check` from the last shell."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    if os.getsid(0) == os.getpid():
+        sys.stdout.flush()
+        click.echo("Press Enter to close this terminal.", err=True)
+        sys.stdin.readline()

@@ -61,9 +61,20 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
+def _cannot_run(argv: Sequence[str]) -> int:
+    """Return the exit code for what cannot be done: 2, but 3 for a check, where 2 says that a limit is full."""
+    words = [word for word in argv if not word.startswith("-")]
+    if words[:1] != ["check"]:
+        return 2
+    from fork_trace.commands import check
+
+    return check.cannot_run(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line; whatever goes wrong, a person reads one sentence and what to do."""
     code: Any = 0
+    cannot_run = _cannot_run(sys.argv[1:] if argv is None else argv)
     # Closed by whoever started us (>&-): then nobody wants to read it.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
@@ -82,12 +93,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except ForkTraceError as error:
         hint = f" {_sentence(error.hint)}" if error.hint else ""
         print(f"fork-trace: {_sentence(error.message)}{hint}", file=sys.stderr)
-        code = 2
+        code = cannot_run
     except click.ClickException as error:
         # It quotes what it was given, which can be the name of a file: `fork-trace report *`.
         error.message = safe(error.message)
         error.show()
-        code = 2
+        code = cannot_run
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:
@@ -97,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         print(f"fork-trace: system error: {_sentence(str(error))}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 2
+        code = cannot_run
     except MemoryError:
         print(
             "fork-trace: out of memory. Raise this process's memory limit; it needs 40 MB.",
             file=sys.stderr,
         )
-        code = 2
+        code = cannot_run
     sys.exit(code)

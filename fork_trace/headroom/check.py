@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -18,55 +18,33 @@ from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP
 from fork_trace.errors import ForkTraceError
-from fork_trace.headroom import limits, scan
-from fork_trace.headroom.limits import Big, CgroupLimit, Headroom, Memory, Most, Numbers
-from fork_trace.host import cgroup, holders, procfs
+from fork_trace.headroom import exposure, limits, processes, scan, units
+from fork_trace.headroom.limits import CgroupLimit, Headroom, Numbers
+from fork_trace.host import cgroup, cgroup_limits, holders, procfs
 from fork_trace.model.records import Evidence
 from fork_trace.probes import kernel
 
 # Of the fullest only: each is a pass over /proc of its own.
 _HOLDERS = 5
-# smaps walks page tables and maps is long: so many processes are looked into.
-_LOOKED_INTO = 3
-_MAPPINGS_BUDGET_S = 1.0
 _ZOMBIES = 5
-_HIDDEN = "its /proc entries are readable only with CAP_SYS_PTRACE"
+_REFUSALS = 100  # cgroups that are named
+# Zombies of one parent are growing if there are as many, the first is as old, and the last is not much
+# older than the time from one to the next.
+_GROWING, _GROWING_S, _GROWING_GAPS = 5, 60, 3
 _NO_PID = re.compile(r"\bPID\b")
 
 
-def examine(near: float, full: float, root: str = "/") -> dict[str, Any]:
-    """Read all limits and return what was found as one JSON object; "level" is the worst known."""
+def examine(
+    near: float, full: float, root: str = "/", least_left: int = limits.LEAST_LEFT
+) -> dict[str, Any]:
+    """Read all limits and return what was found as one JSON object; "level" is the worst of them."""
     begin_s = time.monotonic()
     proc = os.path.join(root, "proc")
     sysctls = kernel.limits(root)
-    pid_max, last = sysctls["kernel.pid_max"], procfs.number("loadavg", proc, 4)
-    try:
-        seen = scan.take(proc, limits.first_number(last), pid_max)
-    except OSError as error:
-        raise ForkTraceError(
-            f"cannot read {proc}: {error.strerror}.",
-            "Mount proc there: `mount -t proc proc /proc`.",
-        ) from None
-    # Only where the answer matters: it is read from some MB.
-    kinds = None
-    if seen.user_lineages or seen.pid_tasks or seen.own_pid != limits.INITIAL_PID_NAMESPACE:
-        kinds = kernel.btf_has(("UCOUNT_RLIMIT_NPROC", "register_pidns_sysctls"), root)
-    found = [
-        limits.threads(procfs.threads(proc), sysctls["kernel.threads-max"]),
-        *_numbers(seen, pid_max, last, kinds),
-        *_users(seen, kinds),
-        *_cgroups(proc),
-        *_memory(seen, sysctls["vm.overcommit_memory"], near, proc),
-        limits.open_files(
-            procfs.number("sys/fs/file-nr", proc), procfs.number("sys/fs/file-max", proc)
-        ),
-        *limits.descriptor_tables(
-            _tables(seen, sysctls["fs.nr_open"], proc), sysctls["fs.nr_open"]
-        ),
-        *limits.mappings(_mappings(seen, proc), sysctls["vm.max_map_count"]),
-    ]
-    found = limits.order(found, near, full)
-    pools = [_told(each, near, full) for each in found]
+    seen = _scan(proc, sysctls["kernel.pid_max"])
+    walked = cgroup_limits.walk(proc)
+    found = limits.order(_found(seen, walked, sysctls, near, root), near, full, least_left)
+    pools = [_told(each, each.level(near, full, least_left)) for each in found]
     for headroom, pool in list(zip(found, pools))[:_HOLDERS]:
         if pool["level"] in ("full", "near"):
             _add_holders(headroom, pool, proc)
@@ -79,16 +57,75 @@ def examine(near: float, full: float, root: str = "/") -> dict[str, Any]:
         "tool": f"fork-trace {__version__}",
         "near_percent": near,
         "full_percent": full,
-        "level": next((level for level in ("full", "near") if counts[level]), "fine"),
+        "near_tasks_left": least_left,
+        "level": _level(found, pools),
         "counts": counts,
         "tasks": seen.tasks,
         "processes": seen.processes,
-        "unseen": seen.unseen,
+        "unseen": "; ".join(filter(None, (seen.unseen, walked.unseen))) or None,
         "zombies": _zombies(seen, proc),
         "zombies_total": sum(seen.zombies.values()),
+        **_refusals(walked, proc),
         "limits": pools,
         "seconds": round(time.monotonic() - begin_s, 3),
     }
+
+
+def _level(found: Sequence[Headroom], pools: Sequence[Mapping[str, Any]]) -> str:
+    """Return the worst level; of what is unknown only what everybody may read counts."""
+    levels = {pool["level"] for pool in pools}
+    for level in ("full", "near"):
+        if level in levels:
+            return level
+    is_unknown = any(
+        headroom.is_vital and pool["level"] == "unknown" for headroom, pool in zip(found, pools)
+    )
+    return "unknown" if is_unknown else "fine"
+
+
+def _scan(proc: str, pid_max: int | None) -> scan.Survey:
+    hint = "Mount proc there: `mount -t proc proc /proc`."
+    if not procfs.is_mounted(proc):
+        raise ForkTraceError(f"{proc} is not mounted, and all that is checked is read there.", hint)
+    try:
+        last = procfs.number("loadavg", proc, 4)
+        return scan.take(proc, limits.first_number(last), pid_max)
+    except OSError as error:
+        raise ForkTraceError(f"cannot read {proc}: {error.strerror}.", hint) from None
+
+
+def _found(
+    seen: scan.Survey,
+    walked: cgroup_limits.Walked,
+    sysctls: Mapping[str, int | None],
+    near: float,
+    root: str,
+) -> list[Headroom]:
+    proc = os.path.join(root, "proc")
+    pid_max, last = sysctls["kernel.pid_max"], procfs.number("loadavg", proc, 4)
+    # Only where the answer matters: it is read from some MB.
+    kinds = None
+    if seen.user_lineages or seen.pid_tasks or seen.own_pid != limits.INITIAL_PID_NAMESPACE:
+        kinds = kernel.btf_has(("UCOUNT_RLIMIT_NPROC", "register_pidns_sysctls"), root)
+    default = units.default_tasks_max(sysctls["kernel.threads-max"], pid_max, root)
+    nr_open = sysctls["fs.nr_open"]
+    return [
+        limits.threads(procfs.threads(proc), sysctls["kernel.threads-max"]),
+        *_numbers(seen, pid_max, last, kinds),
+        *_users(seen, kinds),
+        *_cgroups(walked, default),
+        *processes.memory(seen, sysctls["vm.overcommit_memory"], near, proc),
+        limits.open_files(
+            procfs.number("sys/fs/file-nr", proc), procfs.number("sys/fs/file-max", proc)
+        ),
+        *limits.descriptor_tables(processes.tables(seen, nr_open, proc), nr_open),
+        *limits.mappings(processes.mappings(seen, proc), sysctls["vm.max_map_count"]),
+        *processes.descriptors(seen, near, proc),
+        *processes.stacks(seen),
+        *processes.dead_namespaces(seen, proc),
+        *processes.namespaces(seen, near, proc),
+        *exposure.exposures(seen, proc),
+    ]
 
 
 def _numbers(
@@ -102,7 +139,7 @@ def _numbers(
         found.append(limits.host_numbers(Numbers(*_values(numbers), seen.unseen), limits.HOST))
     else:
         why = "they are visible only from the host's own pid namespace"
-        found.append(limits.host_numbers(Numbers(None, None, None, False, why), limits.HOST))
+        found.append(limits.host_numbers(Numbers(None, None, None, False, why), limits.HOST, False))
         own = f"this pid namespace {seen.own_pid}"
         # Before Linux 6.14 the host's limit is shown here too, and holds for each level.
         found.append(limits.host_numbers(numbers, own))
@@ -127,89 +164,43 @@ def _users(seen: scan.Survey, kinds: dict[str, bool] | None) -> list[Headroom]:
     )
 
 
-def _cgroups(proc: str) -> list[Headroom]:
-    found = cgroup.pids_limits(proc)
-    if found is None:
+def _cgroups(walked: cgroup_limits.Walked, default: int | None) -> list[Headroom]:
+    if walked.pids is None:
         why = "no cgroup hierarchy with the pids controller is mounted here"
         where = "pids cgroups"
-        return [limits.headroom(PIDS_CGROUP, None, None, where, why)]
-    return limits.cgroups(CgroupLimit(*each) for each in found)
-
-
-def _memory(seen: scan.Survey, mode: int | None, near: float, proc: str) -> list[Headroom]:
-    kib = procfs.meminfo_kib(proc)
-    state = Memory(
-        mode,
-        kib.get("Committed_AS"),
-        kib.get("CommitLimit"),
-        procfs.number("sys/vm/admin_reserve_kbytes", proc),
-        procfs.number("sys/vm/user_reserve_kbytes", proc),
-        kib["MemTotal"] + kib["SwapTotal"] if {"MemTotal", "SwapTotal"} <= kib.keys() else None,
-    )
-    biggest = []
-    for each in seen.by_private[:_LOOKED_INTO]:
-        pid, asks, largest = each.process.pid, each.private_kib, None
-        why, is_estimate = None, True
-        limit = state.ram_and_swap if mode == 0 else state.commit_limit
-        already = 0 if mode == 0 else state.committed or 0
-        if mode == 0:
-            bytes_ = procfs.largest_writable(pid, proc)
-            largest = None if bytes_ is None else bytes_ // 1024
-        # smaps tells exactly what fork asks for, and costs: only if the estimate comes near.
-        if limit is not None and (already + asks) * 100 >= near * limit:
-            exact = procfs.accountable(pid, proc)
-            if exact is not None:
-                asks, largest, is_estimate = exact[0] // 1024, exact[1] // 1024, False
-        if mode == 0:
-            if largest is None and limit is not None and asks * 100 < near * limit:
-                largest = asks  # all of them together are an upper bound that is far enough
-            elif largest is None:
-                why = _HIDDEN
-            else:
-                is_estimate = False
-        biggest.append(
-            Big(each.process, each.total_kib, asks, largest, each.is_admin, is_estimate, why)
+        return [limits.headroom(PIDS_CGROUP, None, None, where, why, is_vital=True)]
+    return limits.cgroups(
+        CgroupLimit(
+            *(each.directory, each.current, each.limit, each.hits, each.peak),
+            "DefaultTasksMax" if default is not None and _is_default(each, default) else None,
         )
-    return limits.memory(state, biggest)
+        for each in walked.pids
+    )
 
 
-def _tables(seen: scan.Survey, nr_open: int | None, proc: str) -> list[Most]:
-    found = []
-    for each in seen.by_slots[:_LOOKED_INTO]:
-        value = procfs.highest_descriptor(each.process.pid, proc)
-        if value is not None:
-            found.append(Most(each.process, value))
-        elif nr_open is not None and each.slots * 2 <= nr_open:
-            found.append(Most(each.process, each.slots - 1))  # no descriptor is above its table
-        elif _is_there(each, proc):
-            found.append(Most(each.process, None, _HIDDEN))
-    return found
+def _is_default(each: cgroup_limits.PidsLimit, default: int) -> bool:
+    return each.limit == default and each.directory.endswith(units.UNITS)
 
 
-def _mappings(
-    seen: scan.Survey, proc: str, clock: Callable[[], float] = time.monotonic
-) -> list[Most]:
-    end_s = clock() + _MAPPINGS_BUDGET_S
-    found: list[Most] = []
-    hidden: list[Most] = []
-    for each in seen.by_total:
-        if clock() > end_s:
-            break
-        value = procfs.mapping_count(each.process.pid, proc)
-        if value is not None:
-            found.append(Most(each.process, value))
-        elif _is_there(each, proc):
-            hidden.append(Most(each.process, None, _HIDDEN))
-    found.sort(key=lambda each: -(each.value or 0))
-    return found[:_LOOKED_INTO] + hidden[:_LOOKED_INTO]
+def _refusals(walked: cgroup_limits.Walked, proc: str) -> dict[str, Any]:
+    """Tell what was refused or killed so far, most first: nobody counts when."""
+    events = sorted(walked.events, key=lambda each: (-each.count, each.name, each.directory))
+    total: dict[str, int] = {}
+    for each in events:
+        total[each.name] = total.get(each.name, 0) + each.count
+    return {
+        "refusals": [
+            {"name": each.name, "where": each.directory, "count": each.count}
+            for each in events[:_REFUSALS]
+        ],
+        "refusals_total": total,
+        # Since Linux commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom kills")
+        # (in v4.13). Before that, nobody counted.
+        "oom_kills": procfs.vmstat("oom_kill", proc),
+    }
 
 
-def _is_there(size: scan.Size, proc: str) -> bool:
-    return os.path.exists(f"{proc}/{size.process.pid}")
-
-
-def _told(headroom: Headroom, near: float, full: float) -> dict[str, Any]:
-    level = headroom.level(near, full)
+def _told(headroom: Headroom, level: str) -> dict[str, Any]:
     percent = headroom.percent
     told: dict[str, Any] = {
         "cause": headroom.cause,
@@ -224,6 +215,10 @@ def _told(headroom: Headroom, near: float, full: float) -> dict[str, Any]:
         "at_least": headroom.is_at_least,
         "why": headroom.why,
         "free": headroom.free,
+        "refuses": headroom.refuses,
+        "tasks_left": headroom.tasks_left,
+        "peak": headroom.peak,
+        "default": headroom.default,
         "note": headroom.note,
         "hits": headroom.hits,
         "uid": headroom.uid,
@@ -255,7 +250,11 @@ def _add_holders(headroom: Headroom, pool: dict[str, Any], proc: str) -> None:
     place = _pool_of(headroom, proc)
     who = holders.read(place, proc) if place else None
     if who is not None:
-        pool["holders"] = [asdict(each) for each in who.top]
+        own = procfs.own_pid(proc)
+        # We ourselves are gone when this is read; we count, as others.
+        pool["holders"] = [
+            asdict(each) for each in who.top if each.pid != own or each.processes != 1
+        ]
         pool["holders_total"] = who.total
 
 
@@ -284,9 +283,41 @@ def _pool_of(headroom: Headroom, proc: str) -> holders.Pool | None:
 
 
 def _zombies(seen: scan.Survey, proc: str) -> list[dict[str, Any]]:
+    uptime = procfs.uptime_ticks(proc)
     found = []
     for parent, count in seen.zombies.most_common(_ZOMBIES):
         raw = holders.slurp(f"{proc}/{parent}/status") if parent else None
         comm = holders.text(holders.comm_of(raw)) if raw else None
-        found.append({"pid": parent or None, "comm": comm, "zombies": count})
+        oldest, newest = _ages_s(seen.zombie_pids.get(parent, ()), uptime, proc)
+        is_growing = (
+            oldest is not None
+            and newest is not None
+            and count >= _GROWING
+            and oldest >= _GROWING_S
+            and newest <= _GROWING_GAPS * oldest / count
+        )
+        found.append(
+            {
+                "pid": parent or None,
+                "comm": comm,
+                "zombies": count,
+                "oldest_s": oldest,
+                "newest_s": newest,
+                "per_hour": round(count * 3600 / oldest, 1) if is_growing and oldest else None,
+            }
+        )
     return found
+
+
+def _ages_s(
+    pids: Sequence[int], uptime: int | None, proc: str
+) -> tuple[float | None, float | None]:
+    """Return how long ago the first and the last of these were started: they ended after that."""
+    if uptime is None:
+        return None, None
+    stats = (procfs.stat(pid, proc) for pid in pids)
+    ages = [max(uptime - each.start_ticks, 0) for each in stats if each is not None]
+    if not ages:
+        return None, None
+    tick = os.sysconf("SC_CLK_TCK")
+    return round(max(ages) / tick, 1), round(min(ages) / tick, 1)

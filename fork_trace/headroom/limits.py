@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fork_trace.diagnosis.cause import Cause
-from fork_trace.diagnosis.causes.descriptors import FD_TABLE_LIMIT, FILE_MAX
+from fork_trace.diagnosis.causes.descriptors import FD_TABLE_LIMIT, FILE_MAX, RLIMIT_NOFILE
+from fork_trace.diagnosis.causes.late import COPY_ON_WRITE
 from fork_trace.diagnosis.causes.memory import OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, THREAD_STACK
+from fork_trace.diagnosis.causes.namespaces import NAMESPACE_LIMIT, PID_NAMESPACE_DEAD
 from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
 
 # include/uapi/asm-generic/resource.h: RLIM_INFINITY, "unlimited"
@@ -24,9 +26,12 @@ INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
 HOST = "the whole host"
+# Near as well when there is room for fewer tasks than this; a limit below the other is only ever full.
+LEAST_LEFT, _SMALL = 50, 10
 # Worst first.
 LEVELS = ("full", "near", "unknown", "fine")
 _NOT_TOLD = "/proc does not show it"
+_MAPPINGS_A_THREAD = 2  # its stack, and the guard page before it
 
 # (inode, creator) of a namespace and of all above it that we may see, the own one first.
 Lineages = Mapping[int, Sequence[tuple[int, "int | None"]]]
@@ -59,26 +64,50 @@ class Headroom:
     uid: int | None = None
     namespace: int | None = None  # inode
     process: Process | None = None
+    peak: int | None = None  # the most so far, where the kernel keeps it
+    per_task: int | None = None  # how much one task takes, where it is tasks that run out
+    refuses: str | None = None  # why each fork there is refused, whatever the numbers
+    is_vital: bool = False  # everybody may read it: not to know it is a failure of the check
+    default: str | None = None  # the default that the limit probably comes from
+
+    @property
+    def tasks_left(self) -> int | None:
+        """Return how many more tasks there is room for; None: not known, or not counted in tasks."""
+        if self.per_task is None or self.used is None or self.limit is None:
+            return None
+        return max(self.limit - self.used, 0) // self.per_task
 
     @property
     def percent(self) -> float | None:
         """Return the part that is used; None: not known, or nothing is refused."""
+        if self.refuses:
+            return 100.0
         if self.free or self.used is None or self.limit is None:
             return None
         # Nothing of nothing is full: pids.max may be 0.
         return 100.0 * self.used / self.limit if self.limit > 0 else 100.0
 
-    def level(self, near: float, full: float) -> str:
-        """Return one of LEVELS by these percentages."""
+    def level(self, near: float, full: float, least_left: int = LEAST_LEFT) -> str:
+        """Return one of LEVELS by these percentages, and by the tasks that there is room for."""
         if self.free:
             return "fine"
+        if self.refuses:
+            return "full"
         if self.percent is None:
             return "unknown"
         if self.percent >= full:
             return "full"
-        if self.percent >= near:
+        if self._is_near(near, least_left):
             return "near"
         return "unknown" if self.is_at_least else "fine"
+
+    def _is_near(self, near: float, least_left: int) -> bool:
+        left = self.tasks_left
+        if left is None or self.per_task is None or self.limit is None:
+            return self.percent is not None and self.percent >= near
+        if self.limit // self.per_task < _SMALL:
+            return False  # so small a limit is always near
+        return left < least_left or (self.percent is not None and self.percent >= near)
 
 
 @dataclass(frozen=True)
@@ -137,6 +166,8 @@ class CgroupLimit:
     current: int | None
     limit: int | None
     hits: int | None  # "max" of pids.events
+    peak: int | None = None  # pids.peak
+    default: str | None = None  # as in Headroom
 
 
 @dataclass(frozen=True)
@@ -165,7 +196,7 @@ def headroom(
 def threads(used: int | None, limit: int | None) -> Headroom:
     """Compare all threads of the host with kernel.threads-max."""
     why = _NOT_TOLD if None in (used, limit) else None
-    return headroom(THREADS_MAX, used, limit, HOST, why)
+    return headroom(THREADS_MAX, used, limit, HOST, why, per_task=1, is_vital=True)
 
 
 def cgroups(found: Iterable[CgroupLimit]) -> list[Headroom]:
@@ -175,6 +206,9 @@ def cgroups(found: Iterable[CgroupLimit]) -> list[Headroom]:
             *(PIDS_CGROUP, each.current, each.limit, each.directory),
             why="its files could not be read" if None in (each.current, each.limit) else None,
             hits=each.hits,
+            peak=each.peak,
+            default=each.default,
+            per_task=1,
         )
         for each in found
     ]
@@ -186,7 +220,7 @@ def first_number(last: int | None) -> int:
     return 1 if last is not None and last + 1 <= RESERVED_PIDS else RESERVED_PIDS
 
 
-def host_numbers(numbers: Numbers, where: str) -> Headroom:
+def host_numbers(numbers: Numbers, where: str, is_vital: bool = True) -> Headroom:
     """Compare the numbers of our own pid namespace with what kernel.pid_max leaves of them."""
     limit = None
     if numbers.pid_max is not None:
@@ -198,6 +232,8 @@ def host_numbers(numbers: Numbers, where: str) -> Headroom:
         is_at_least=numbers.is_at_least,
         setting=numbers.pid_max,
         namespace=INITIAL_PID_NAMESPACE if where == HOST else None,
+        per_task=1,
+        is_vital=is_vital,
     )
 
 
@@ -234,6 +270,7 @@ def nested_numbers(
                 why=why,
                 setting=pid_max if limit is not None else None,
                 namespace=inode,
+                per_task=1,
             )
         )
     return found
@@ -282,6 +319,7 @@ def users(
             namespace=home_namespace,
             is_at_least=unseen is not None,
             note=note,
+            per_task=1,
         )
         found.append(_user(first, held, bool(direct.get((home_namespace, uid))), own, unseen))
     return found
@@ -340,6 +378,7 @@ def memory(state: Memory, biggest: Sequence[Big]) -> list[Headroom]:
             headroom(
                 *(OVERCOMMIT_NEVER, None, None, HOST),
                 why="vm.overcommit_memory could not be read",
+                is_vital=True,
             )
         ]
     # mm/util.c, __vm_enough_memory(): what is kept back for root, and for everybody to recover.
@@ -405,24 +444,149 @@ def open_files(used: int | None, limit: int | None) -> Headroom:
 
 
 def mappings(most: Sequence[Most], limit: int | None) -> list[Headroom]:
-    """Compare the mappings of the largest processes with vm.max_map_count; threads need two more."""
+    """Compare the mappings of the largest processes with vm.max_map_count; a thread needs two more."""
     return [
         headroom(
             *(THREAD_STACK, each.value, limit),
             f"process {each.process.pid}",
             why=each.why or (_NOT_TOLD if None in (each.value, limit) else None),
+            note=_room(each.value, limit),
+            process=each.process,
+            per_task=_MAPPINGS_A_THREAD,
+        )
+        for each in most
+    ]
+
+
+def _room(value: int | None, limit: int | None) -> str | None:
+    if value is None or limit is None:
+        return None
+    return f"room for {max(limit - value, 0) // _MAPPINGS_A_THREAD} more threads"
+
+
+def open_descriptors(most: Sequence[Most], limits: Mapping[int, int]) -> list[Headroom]:
+    """Compare the open descriptors of processes with their soft RLIMIT_NOFILE, by pid."""
+    return [
+        headroom(
+            *(RLIMIT_NOFILE, each.value, limits[each.process.pid]),
+            f"process {each.process.pid}",
+            why=each.why or (_NOT_TOLD if each.value is None else None),
+            note="fork takes none, but popen's pipe and a pidfd do",
             process=each.process,
         )
         for each in most
     ]
 
 
-def order(found: Iterable[Headroom], near: float, full: float) -> list[Headroom]:
+def stacks(name: str, process: Process, used: int, stack: int, limit: int) -> Headroom:
+    """Compare RLIMIT_AS or RLIMIT_DATA of a process with what it has and one more stack; in KiB."""
+    room = max(limit - used, 0) // max(stack, 1)
+    return replace(
+        headroom(THREAD_STACK, used + stack, limit, f"process {process.pid}", process=process),
+        name=name,
+        unit="KiB",
+        note=f"including a stack of {stack} KiB for one more thread; room for {room}",
+    )
+
+
+def dead_namespace(process: Process, namespace: int, tasks: int, why: str | None) -> Headroom:
+    """Say that no child of a process can be made, as its pid namespace is dead; `why` not known."""
+    return headroom(
+        *(PID_NAMESPACE_DEAD, None, None, f"pid namespace {namespace}", why),
+        note="its children would join a pid namespace that has no init any more"
+        if why is None
+        else None,
+        process=process,
+        namespace=namespace,
+        refuses=None if why else "its init has exited",
+    )
+
+
+def unseen_namespaces(count: int) -> Headroom:
+    """Say of how many processes it is not known whether their pid namespace is dead."""
+    why = "the pid namespace of their children is readable only with CAP_SYS_PTRACE"
+    return headroom(PID_NAMESPACE_DEAD, None, None, f"{count} processes", why)
+
+
+def namespaces(kind: str, used: int | None, limit: int, why: str | None = None) -> Headroom:
+    """Compare the namespaces of a type that processes are in with what one user may have of them."""
+    name = f"user.max_{kind}_namespaces"
+    return replace(
+        headroom(NAMESPACE_LIMIT, used, limit, f"{kind} namespaces", why),
+        name=name,
+        free=f"{name} is 0" if limit == 0 else None,
+        note="those of all users together, as far as a process is in them",
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """A process and its children that were forked and have executed nothing since; in KiB."""
+
+    parent: Process
+    child: Process  # the one that shares most
+    children: int
+    shared: int | None  # what the child still shares; None: not told
+    at_most: int  # its own memory, shared or not
+    age_s: float | None  # of the child
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where the copies would have to go: what is held there, what there is; in KiB."""
+
+    where: str
+    held: int
+    limit: int
+    setting: int | None = None  # where `limit` has the swap added
+
+
+def exposure(family: Family, rooms: Sequence[Room]) -> Headroom:
+    """Compare one more copy of what a family shares with the tightest of the rooms for it."""
+    shared = family.at_most if family.shared is None else family.shared
+    tightest = max(rooms, key=lambda each: (each.held + shared) / max(each.limit, 1), default=None)
+    age = "" if family.age_s is None else f" {_age(family.age_s)} ago"
+    who = f"{family.child.comm}[{family.child.pid}]"
+    note = f"{who} was forked{age} and has executed no program since"
+    if family.children > 1:
+        note += f", as have {family.children - 1} other children"
+    if tightest is None:
+        unread = "neither memory.max nor MemAvailable can be read"
+        return headroom(COPY_ON_WRITE, None, None, HOST, unread, note=note, process=family.parent)
+    used: int | None = tightest.held + shared
+    why: str | None = None
+    if family.shared is None:
+        # An upper bound that is far enough is good enough.
+        if (tightest.held + shared) * 2 >= tightest.limit:
+            used, why = None, f"{family.why}; it is {family.at_most} KiB at most"
+        else:
+            note += "; what it still shares cannot be read, so that all of it is counted"
+    else:
+        note += f"; {shared} KiB of its memory are still shared, and copied once they are written"
+    return headroom(
+        *(COPY_ON_WRITE, used, tightest.limit, tightest.where, why),
+        note=note,
+        process=family.parent,
+        setting=tightest.setting,
+    )
+
+
+def _age(seconds: float) -> str:
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def order(
+    found: Iterable[Headroom], near: float, full: float, least_left: int = LEAST_LEFT
+) -> list[Headroom]:
     """Return them worst first: full, near, unknown, fine; in each the fullest first."""
     return sorted(
         found,
         key=lambda each: (
-            LEVELS.index(each.level(near, full)),
+            LEVELS.index(each.level(near, full, least_left)),
             -(each.percent or 0.0),
             each.cause,
             each.where,

@@ -9,13 +9,25 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fork_trace.headroom.limits import INITIAL_PID_NAMESPACE, INITIAL_USER_NAMESPACE, Process, Tally
+from fork_trace.headroom.limits import (
+    INITIAL_PID_NAMESPACE,
+    INITIAL_USER_NAMESPACE,
+    UNLIMITED,
+    Process,
+    Tally,
+)
 from fork_trace.host import holders, procfs
 
 BUDGET_S = 10.0  # a pass that is not through by then ends, and its numbers are lower bounds
 LARGEST = 20  # processes kept of each kind
+# Less of its own memory than this is no matter for copy-on-write.
+_LEAST_ANON_KIB = 8 << 10
+_MOST_ANON = 8192  # processes kept that have more
+_MOST_ELSEWHERE = 1024
+_ZOMBIES = 64  # numbers kept of the zombies of one parent: the first half of them and the last
+_SIZE_SHARE = 0.5  # a limit is worth a look from here on, whatever is said to be near
 
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN = 1 << 21
@@ -29,8 +41,40 @@ class Size:
     process: Process
     total_kib: int
     private_kib: int  # VmData and VmStk
+    data_kib: int
     slots: int  # of the descriptor table
     is_admin: bool  # CAP_SYS_ADMIN, in the initial user namespace
+    limits: procfs.SoftLimits | None = None  # where one of them may be near
+
+    def nearest(self, name: str) -> float:
+        """Return which part of a soft limit is taken at most; 0 where there is none."""
+        limit = getattr(self.limits, name, None)
+        if limit is None or limit == UNLIMITED:
+            return 0.0
+        used = {
+            "files": self.slots,
+            "address_space": self.total_kib * 1024,
+            "data": self.data_kib * 1024,
+        }[name]
+        return used / limit if limit else 1.0
+
+
+@dataclass(frozen=True)
+class Anonymous:
+    """A process with memory of its own that a fork would share."""
+
+    process: Process
+    parent: int
+    kib: int  # RssAnon
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A process whose children would join another pid namespace than its own."""
+
+    process: Process
+    namespace: int  # inode
+    tasks: int
 
 
 @dataclass
@@ -52,6 +96,15 @@ class Survey:
     by_total: list[Size] = field(default_factory=list)
     by_private: list[Size] = field(default_factory=list)
     by_slots: list[Size] = field(default_factory=list)
+    by_files: list[Size] = field(default_factory=list)  # nearest to RLIMIT_NOFILE, at most
+    by_address_space: list[Size] = field(default_factory=list)  # nearest to RLIMIT_AS
+    by_data: list[Size] = field(default_factory=list)  # nearest to RLIMIT_DATA
+    anonymous: dict[int, Anonymous] = field(default_factory=dict)  # by pid
+    elsewhere: list[Elsewhere] = field(default_factory=list)
+    unjoined: int = 0  # processes of which we may not see where their children would be
+    inits: set[int] = field(default_factory=set)  # pid namespaces whose init lives
+    zombie_pids: dict[int, list[int]] = field(default_factory=dict)  # some of them, by parent
+    user_namespaces: Counter[int] = field(default_factory=Counter)  # processes in each
 
 
 @dataclass
@@ -104,6 +157,7 @@ class _Pass:
         # Kept alive by a group or session whose leader has ended (kernel/pid.c, detach_pid()).
         self._groups: set[int] = set()
         self._denied = 0
+        self._own = procfs.own_pid(root)
         self._sizes: list[Size] = []
         if self.survey.own_pid != INITIAL_PID_NAMESPACE:
             self.survey.unseen = "this is not the host's own pid namespace"
@@ -132,36 +186,87 @@ class _Pass:
         tasks = max(int(_line(raw, b"\nThreads:\t", at)), 1)
         survey.tasks += tasks
         survey.processes += 1
+        process = Process(pid, holders.text(holders.comm_of(raw)))
         if is_dead:
-            survey.zombies[parent] += 1
+            self._add_zombie(pid, parent)
         self._add_numbers(pid, tasks, raw, at)
-        depth = _words(raw, b"\nNSpid:\t", at)
-        if len(depth) > 1:
-            self._add_nested(pid, tasks)
+        own = self._pid_namespace(pid, tasks, _words(raw, b"\nNSpid:\t", at), is_dead)
         capabilities = int(_line(raw, b"\nCapEff:\t", at) or b"0", 16)
         seen = self._user_namespace(pid)
         namespace = survey.own_user or 0 if seen is None else seen
         is_initial = namespace == INITIAL_USER_NAMESPACE
+        if seen is not None:
+            survey.user_namespaces[seen] += 1
         held = self._held.setdefault((namespace, uid), _Held())
         held.tasks += tasks
         held.is_guess = held.is_guess or seen is None
+        total = _kib(raw, b"\nVmSize:\t", at)
         # kernel/fork.c, copy_process(): the host's root, and these two, in the initial namespace.
         may_pass = uid == 0 or capabilities & (_CAP_SYS_ADMIN | _CAP_SYS_RESOURCE)
-        if not (is_initial and may_pass) and not is_dead:
-            self._hold(held, pid, raw)
-        total = _kib(raw, b"\nVmSize:\t", at)
-        if total:
-            self._sizes.append(
-                Size(
-                    Process(pid, holders.text(holders.comm_of(raw))),
-                    total,
-                    _kib(raw, b"\nVmData:\t", at) + _kib(raw, b"\nVmStk:\t", at),
-                    int(_line(raw, b"\nFDSize:\t", at) or b"0"),
-                    is_initial and bool(capabilities & _CAP_SYS_ADMIN),
-                )
-            )
-            if len(self._sizes) >= 4096:
-                self._keep_largest()
+        is_held = not (is_initial and may_pass) and not is_dead
+        # Kernel threads have no memory and are held to nothing.
+        limits = procfs.soft_limits(pid, self._root) if total or is_held else None
+        if limits is not None and is_held:
+            self._hold(held, process, limits.processes)
+        # We ourselves are gone when this is read.
+        if total and pid != self._own:
+            is_admin = is_initial and bool(capabilities & _CAP_SYS_ADMIN)
+            self._add_size(process, raw, at, is_admin, limits)
+            self._add_anonymous(process, parent, _kib(raw, b"\nRssAnon:\t", at))
+            self._add_elsewhere(process, tasks, own)
+
+    def _add_zombie(self, pid: int, parent: int) -> None:
+        survey = self.survey
+        survey.zombies[parent] += 1
+        pids = survey.zombie_pids.setdefault(parent, [])
+        if len(pids) >= _ZOMBIES:
+            del pids[_ZOMBIES // 2]
+        pids.append(pid)
+
+    def _add_size(
+        self,
+        process: Process,
+        raw: bytes,
+        at: int,
+        is_admin: bool,
+        limits: procfs.SoftLimits | None,
+    ) -> None:
+        data = _kib(raw, b"\nVmData:\t", at)
+        size = Size(
+            process,
+            _kib(raw, b"\nVmSize:\t", at),
+            data + _kib(raw, b"\nVmStk:\t", at),
+            data,
+            int(_line(raw, b"\nFDSize:\t", at) or b"0"),
+            is_admin,
+            limits,
+        )
+        if max(map(size.nearest, _SOFT)) < _SIZE_SHARE:
+            size = replace(size, limits=None)
+        self._sizes.append(size)
+        if len(self._sizes) >= 4096:
+            self._keep_largest()
+
+    def _add_anonymous(self, process: Process, parent: int, kib: int) -> None:
+        if kib < _LEAST_ANON_KIB:
+            return
+        kept = self.survey.anonymous
+        kept[process.pid] = Anonymous(process, parent, kib)
+        if len(kept) > _MOST_ANON:
+            largest = heapq.nlargest(_MOST_ANON // 2, kept.values(), lambda each: each.kib)
+            self.survey.anonymous = {each.process.pid: each for each in largest}
+
+    def _add_elsewhere(self, process: Process, tasks: int, own: int | None) -> None:
+        if len(self.survey.elsewhere) >= _MOST_ELSEWHERE:
+            return
+        try:
+            # None too where no child has been made in it yet: the next one is its init.
+            children = holders.namespace_of(f"{self._root}/{process.pid}/ns/pid_for_children")
+        except OSError:
+            self.survey.unjoined += 1
+            return
+        if children not in (None, own):
+            self.survey.elsewhere.append(Elsewhere(process, children or 0, tasks))
 
     def _add_numbers(self, pid: int, tasks: int, raw: bytes, at: int) -> None:
         survey = self.survey
@@ -184,19 +289,26 @@ class _Pass:
     def _is_counted(self, number: int) -> bool:
         return number >= self._first and (self._end is None or number < self._end)
 
-    def _add_nested(self, pid: int, tasks: int) -> None:
+    def _pid_namespace(self, pid: int, tasks: int, depth: list[bytes], is_dead: bool) -> int | None:
+        # None: it may not be told.
         survey = self.survey
+        if len(depth) <= 1:
+            return survey.own_pid
         path = f"{self._root}/{pid}/ns/pid"
         try:
             inode = holders.namespace_of(path)
             if inode is None:
-                return
+                return None
             if inode not in survey.pid_lineages:
                 survey.pid_lineages[inode] = holders.lineage(path)
         except OSError:
             survey.unplaced += tasks
-            return
+            return None
         survey.pid_tasks[inode] += tasks
+        # Its main thread may have ended before the others (pthread_exit in main).
+        if depth[-1] == b"1" and (not is_dead or tasks > 1):
+            survey.inits.add(inode)
+        return inode
 
     def _user_namespace(self, pid: int) -> int | None:
         # None: we may not see it, and our own is a good guess. Of one that has ended, too.
@@ -212,23 +324,19 @@ class _Pass:
             return None
         return inode
 
-    def _hold(self, held: _Held, pid: int, raw: bytes) -> None:
+    def _hold(self, held: _Held, process: Process, limit: int | None) -> None:
         held.is_exempt = False
-        limit = procfs.max_processes(pid, self._root)
         if limit is None:
             held.unread += 1
         # 0 is how a program says that it will never fork: no shortage.
         elif limit > 0 and (held.lowest is None or limit < held.lowest):
             held.lowest = limit
-            held.process = Process(pid, holders.text(holders.comm_of(raw)))
+            # Not us: our limit is that of whoever started us.
+            held.process = None if process.pid == self._own else process
 
     def _keep_largest(self) -> None:
         survey = self.survey
-        for name, key in (
-            ("by_total", lambda each: each.total_kib),
-            ("by_private", lambda each: each.private_kib),
-            ("by_slots", lambda each: each.slots),
-        ):
+        for name, key in _RANKED.items():
             kept: list[Size] = getattr(survey, name)
             setattr(survey, name, heapq.nlargest(LARGEST, kept + self._sizes, key))
         self._sizes = []
@@ -246,6 +354,17 @@ class _Pass:
         if not survey.unseen and (self._denied or 1 not in listed):
             survey.unseen = "/proc hides other users' processes (hidepid)"
         return survey
+
+
+_SOFT = ("files", "address_space", "data")
+_RANKED: dict[str, Callable[[Size], float]] = {
+    "by_total": lambda each: each.total_kib,
+    "by_private": lambda each: each.private_kib,
+    "by_slots": lambda each: each.slots,
+    "by_files": lambda each: each.nearest("files"),
+    "by_address_space": lambda each: each.nearest("address_space"),
+    "by_data": lambda each: each.nearest("data"),
+}
 
 
 def _line(raw: bytes, label: bytes, start: int) -> bytes:

@@ -223,18 +223,129 @@ def highest_descriptor(pid: int, root: str = "/proc") -> int | None:
         return None
 
 
-def max_processes(pid: int, root: str = "/proc") -> int | None:
-    """Return the soft RLIMIT_NPROC, RLIM_INFINITY for "unlimited"; None: not told (proc(5), limits)."""
+@dataclass(frozen=True)
+class SoftLimits:
+    """The soft limits of a process that bear on a fork, RLIM_INFINITY for "unlimited"; None: not told."""
+
+    processes: int | None
+    files: int | None
+    address_space: int | None  # bytes
+    data: int | None  # bytes
+    stack: int | None  # bytes
+
+
+_LIMITS = (
+    *(b"\nMax processes", b"\nMax open files", b"\nMax address space", b"\nMax data size"),
+    b"\nMax stack size",
+)
+
+
+def soft_limits(pid: int, root: str = "/proc") -> SoftLimits:
+    """Read the soft limits of a process (proc(5), limits)."""
     try:
         fd = os.open(f"{root}/{pid}/limits", os.O_RDONLY | os.O_CLOEXEC)
         try:
             raw = os.read(fd, 4096)
         finally:
             os.close(fd)
-        word = raw[raw.index(b"\nMax processes") + 14 :].split(None, 1)[0]
-        return (1 << 64) - 1 if word == b"unlimited" else int(word)
+    except OSError:
+        raw = b""
+    return SoftLimits(*(_soft(raw, label) for label in _LIMITS))
+
+
+def _soft(raw: bytes, label: bytes) -> int | None:
+    at = raw.find(label)
+    words = raw[at + len(label) : at + len(label) + 48].split(None, 1) if at >= 0 else []
+    if not words:
+        return None
+    if words[0] == b"unlimited":
+        return (1 << 64) - 1
+    return int(words[0]) if words[0].isdigit() else None
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What /proc/PID/stat tells of the past of a process (proc(5))."""
+
+    is_forked: bool  # it was forked, and has not executed a program since
+    start_ticks: int  # after the boot, in clock ticks
+    has_reaped: bool  # it has waited for a child that had used some CPU time or memory
+
+
+# include/linux/sched.h
+_PF_FORKNOEXEC = 0x40
+
+
+def stat(pid: int, root: str = "/proc") -> Stat | None:
+    """Read /proc/PID/stat; None: gone. It adds up all threads, so it is not for every process."""
+    try:
+        with open(f"{root}/{pid}/stat", "rb", buffering=0) as file:
+            # The name may hold anything, parentheses too.
+            words = file.read(4096).rpartition(b")")[2].split()
+        flags, start = int(words[6]), int(words[19])
+        reaped = any(int(words[each]) for each in (8, 10, 13, 14))  # cminflt cmajflt cutime cstime
     except (OSError, ValueError, IndexError):
         return None
+    return Stat(bool(flags & _PF_FORKNOEXEC), start, reaped)
+
+
+def uptime_ticks(root: str = "/proc") -> int | None:
+    """Return the time since the boot in the ticks of `stat`; None: not told."""
+    try:
+        with open(f"{root}/uptime", encoding="ascii") as file:
+            return int(float(file.read().split()[0]) * os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def still_shared_kib(pid: int, root: str = "/proc") -> int | None:
+    """Return how much anonymous memory of a process others map too; None: gone, or may not be seen.
+
+    A lower bound, exact where few share it. smaps_rollup walks the page tables.
+    """
+    found = {}
+    try:
+        with open(f"{root}/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+            for line in file:
+                words = line.split()
+                if len(words) == 3 and words[2] == "kB":
+                    found[words[0].rstrip(":")] = int(words[1])
+    except (OSError, ValueError):
+        return None
+    anonymous = found.get("Anonymous")
+    if anonymous is None:
+        return None
+    # Pages of files are among the private ones too; of Pss_Anon (since Linux 5.4) each sharer has
+    # its part. Either is at least what is this process' alone.
+    private = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
+    return max(anonymous - min(private, found.get("Pss_Anon", private)), 0)
+
+
+def own_pid(root: str = "/proc") -> int | None:
+    """Return our own number in that /proc; None: not told."""
+    try:
+        link = os.readlink(f"{root}/self")
+    except OSError:
+        return None
+    return int(link) if link.isdigit() else None
+
+
+def is_mounted(root: str = "/proc") -> bool:
+    """Say whether that is procfs: it always has an entry for whoever looks."""
+    return os.path.lexists(f"{root}/self")
+
+
+def vmstat(name: str, root: str = "/proc") -> int | None:
+    """Return one counter of /proc/vmstat; None: this kernel has none of that name."""
+    try:
+        with open(f"{root}/vmstat", encoding="ascii") as file:
+            for line in file:
+                key, _, value = line.partition(" ")
+                if key == name:
+                    return int(value)
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def meminfo_kib(root: str = "/proc") -> dict[str, int]:

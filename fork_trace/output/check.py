@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fork_trace.escape import safe
 from fork_trace.model.records import Advice, Holder
 from fork_trace.output.tables import draw
-from fork_trace.output.units import amount, short
+from fork_trace.output.units import amount, count, short
 from fork_trace.output.wording import advised, held, tail, wrap
 
 _LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "unknown", "fine": "ok"}
 _WHERE_WIDTH = 25
+_MOST_REFUSALS = 5
 
 
 def check(found: dict[str, Any], is_all: bool) -> str:
@@ -20,21 +21,30 @@ def check(found: dict[str, Any], is_all: bool) -> str:
     pools = found["limits"]
     bad = [pool for pool in pools if pool["level"] in ("full", "near")]
     counts = ", ".join(f"{found['counts'][level]} {word}" for level, word in _LEVEL_WORDS.items())
-    first = "ok (some limits unreadable)" if found["counts"]["unknown"] else "ok"
+    unread = " (some limits unreadable)" if found["counts"]["unknown"] else ""
+    first = f"ok{unread}"
     if bad:
-        first = f"{bad[0]['level']}: {safe(bad[0]['cause'])}, {_used(bad[0])}, {_place(bad[0])}"
+        first = f"{bad[0]['level']}: {summed_up(bad[0])}"
+    elif found["level"] == "unknown":
+        first = "unknown: a limit that everybody may read is unreadable here"
+    elif found["refusals"]:
+        name, number = max(found["refusals_total"].items(), key=lambda item: item[1])
+        first = f"ok now{unread}, but {counted(name, number)}"
     lines = wrap(f"{first}; {counts}", "", "  ")
     lines += _table(pools if is_all else bad)
     for pool in bad:
         lines += ["", *_near(pool)]
     lines.append("")
+    lines += _refused(found)
     measured = [pool for pool in pools if pool["level"] == "fine" and pool["percent"] is not None]
     if measured and not is_all:
-        most = measured[0]
         number = found["counts"]["fine"]
-        text = f"ok: {number}; closest to its limit: {most['cause']}, {_used(most)}, {_place(most)}"
-        lines += wrap(f"{text}; --all lists them", "", "  ")
-    lines += _unmeasured(pools, "fine", "free", "not limited")
+        text = f"ok: {number}; closest to its limit: {summed_up(measured[0])}; --all lists them"
+        lines += wrap(text, "", "  ")
+    # A limit of 0 is no shortage: somebody does not want it.
+    off = [pool for pool in pools if pool["free"] and pool["limit"] == 0]
+    lines += _unmeasured([pool for pool in pools if pool not in off], "fine", "free", "not limited")
+    lines += _unmeasured(off, "fine", "free", "switched off")
     lines += _unmeasured(pools, "unknown", "why", "unknown")
     if found["unseen"]:
         lines += wrap(f"counts are lower bounds: {safe(found['unseen'])}", "", "  ")
@@ -57,7 +67,7 @@ def _table(pools: Sequence[dict[str, Any]]) -> list[str]:
             "-" if pool["percent"] is None else f"{pool['percent']:.0f}%",
             pool["cause"],
             _short(pool),
-            tail(_place(pool), _WHERE_WIDTH),
+            tail(place(pool), _WHERE_WIDTH),
         ]
         for pool in pools
     ]
@@ -71,12 +81,52 @@ def _unmeasured(pools: Sequence[dict[str, Any]], level: str, reason: str, words:
     for pool in pools:
         if pool["level"] == level and (pool[reason] or level == "unknown"):
             key = (pool["cause"], pool[reason] or "?")
-            places.setdefault(key, []).append(_place(pool))
+            places.setdefault(key, []).append(place(pool))
     lines = []
     for (cause, why), names in places.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         text = f"{words}: {cause}, {', '.join(names[:3])}{more}: {safe(why)}"
         lines += wrap(text, "", "  ")
+    return lines
+
+
+def summed_up(pool: Mapping[str, Any]) -> str:
+    """Say in a clause how full a limit is, and where."""
+    numbers = f"{safe(pool['refuses'])}" if pool["refuses"] else used_of(pool)
+    return f"{safe(pool['cause'])}, {numbers}, {place(pool)}"
+
+
+# What a cgroup counts -> one of them, several, and what became of them.
+_COUNTED = {
+    "pids.events max": ("fork", "forks", "refused so far"),
+    "memory.events oom_kill": ("process", "processes", "killed by the OOM killer so far"),
+    "memory.oom_control oom_kill": ("process", "processes", "killed by the OOM killer so far"),
+    "memory.events oom": ("time", "times", "out of memory so far, with nothing killed"),
+}
+
+
+def counted(name: str, number: int) -> str:
+    """Say what a counter of a cgroup has counted."""
+    one, many, became = _COUNTED.get(name, ("event", "events", f"counted as {name}"))
+    return f"{count(number, one, many)} {became}"
+
+
+def _refused(found: dict[str, Any]) -> list[str]:
+    """Say what was refused or killed before, as what is fine now may not have been a minute ago."""
+    lines = []
+    for each in found["refusals"][:_MOST_REFUSALS]:
+        text = f"{counted(each['name'], each['count'])}: {safe(each['where'])} ({each['name']})"
+        lines += wrap(text, "", "  ")
+    left = len(found["refusals"]) - _MOST_REFUSALS
+    if left > 0:
+        lines.append(f"{left} more cgroups with such counts: --json lists them")
+    inside = sum(
+        number for name, number in found["refusals_total"].items() if name.endswith("oom_kill")
+    )
+    others = (found["oom_kills"] or 0) - inside
+    if others > 0:
+        text = f"{count(others, 'process', 'processes')} killed by the OOM killer since the boot"
+        lines += wrap(f"{text}, elsewhere or in cgroups that are gone (/proc/vmstat)", "", "  ")
     return lines
 
 
@@ -88,15 +138,25 @@ def _zombies(found: dict[str, Any]) -> list[str]:
         name = (
             f"{safe(each['comm'])}[{each['pid']}]" if each["comm"] else "a parent not visible here"
         )
-        parts.append(f"{each['zombies']} of {name}")
+        part = f"{each['zombies']} of {name}"
+        if each["per_hour"] is not None:
+            part += f" (growing: about {each['per_hour']:.0f} an hour)"
+        parts.append(part)
     text = f"zombies: {found['zombies_total']}; their parents must reap them: "
     return wrap(text + ", ".join(parts), "", "  ")
 
 
 def _near(pool: dict[str, Any]) -> list[str]:
-    lines = wrap(f"{safe(pool['cause'])}, {pool['level']}: {_place(pool)}", "", "  ")
-    lines += wrap(f"{safe(pool['name'])}: {_used(pool)}", "  ", "    ")
+    lines = wrap(f"{safe(pool['cause'])}, {pool['level']}: {place(pool)}", "", "  ")
+    numbers = safe(pool["refuses"]) if pool["refuses"] else used_of(pool)
+    lines += wrap(f"{safe(pool['name'])}: {numbers}", "  ", "    ")
     facts = [pool["note"], pool["why"]]
+    if pool["default"]:
+        facts.append(
+            f"probably by {pool['default']}=, as it is just that; set TasksMax= for the unit"
+        )
+    if pool["peak"] is not None and pool["used"] is not None and pool["peak"] > pool["used"]:
+        facts.append(f"at most so far: {amount(pool['peak'], pool['unit'])} (pids.peak)")
     if pool["setting"] not in (None, pool["limit"]):
         facts.insert(0, f"{pool['name']} is {amount(pool['setting'], pool['unit'])}")
     if pool["hits"]:
@@ -114,20 +174,22 @@ def _near(pool: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _used(pool: dict[str, Any]) -> str:
+def used_of(pool: Mapping[str, Any]) -> str:
+    """Write what is used of a limit."""
     more = " or more" if pool["at_least"] else ""
     text = f"{amount(pool['used'], pool['unit'])}{more} of {amount(pool['limit'], pool['unit'])}"
     return text if pool["unit"] == "KiB" else f"{text} {pool['unit']}"
 
 
 def _short(pool: dict[str, Any]) -> str:
-    if pool["free"]:
+    if pool["free"] or pool["refuses"]:
         return "-"
     used, limit = (short(pool[name], pool["unit"]) for name in ("used", "limit"))
     return f"{used}{'+' if pool['at_least'] else ''}/{limit}"
 
 
-def _place(pool: dict[str, Any]) -> str:
+def place(pool: Mapping[str, Any]) -> str:
+    """Say where a limit is, harmless."""
     process = pool["process"]
     if process and pool["uid"] is None:
         return f"{safe(process['comm'])}[{process['pid']}]"

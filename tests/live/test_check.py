@@ -6,9 +6,11 @@ shortage up and wait at its brink instead of forking.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +160,112 @@ def test_a_shortage_is_named_before_any_fork_fails(
 
     _, after = run_check(capsys)
     assert [] == [each for each in full(after, scenario.cause) if each["where"] == pool["where"]]
+
+
+DEAD = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.unshare(0x20000000) == 0 or sys.exit("unshare")  # CLONE_NEWPID
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
+try:
+    os.fork()
+except OSError as error:
+    print(error.errno, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_in_a_dead_pid_namespace_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        assert f"{errno.ENOMEM}\n" == shell.stdout.readline()
+        code, found = run_check(capsys)
+        shell.communicate()
+    _, after = run_check(capsys)
+
+    assert 2 == code
+    assert [shell.pid] == [each["process"]["pid"] for each in full(found, "pid-namespace-dead")]
+    assert [] == full(after, "pid-namespace-dead")
+
+
+def test_who_waits_for_a_namespace_that_lives_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        parent.stdin.write("x\n")
+        parent.stdin.flush()
+        assert "x\n" == parent.stdout.readline()
+        _, found = run_check(capsys)
+        parent.communicate()
+
+    assert [] == full(found, "pid-namespace-dead")
+
+
+def test_what_a_cgroup_refused_is_told_when_there_is_room_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with brink("pids-cgroup"):
+        _, found = run_check(capsys)
+        (pool,) = full(found, "pids-cgroup")
+        directory = Path(pool["where"])
+        for _ in range(23):
+            with pytest.raises(OSError, match="Resource temporarily"):
+                fork_in(directory)
+        (directory / "pids.max").write_text("1000")
+        _, found = run_check(capsys)
+
+    assert [] == full(found, "pids-cgroup")
+    assert [("pids.events max", 23)] == [
+        (each["name"], each["count"])
+        for each in found["refusals"]
+        if each["where"] == str(directory)
+    ]
+
+
+def fork_in(directory: Path) -> None:
+    """Try a fork from within a cgroup; OSError as it was refused there."""
+    came_from, goes_to = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        (directory / "cgroup.procs").write_text(str(os.getpid()))
+        error = 0
+        try:
+            if os.fork() == 0:
+                os._exit(0)
+        except OSError as refused:
+            error = refused.errno or -1
+        os.write(goes_to, b"%d" % error)
+        os._exit(0)
+    error = int(os.read(came_from, 20))
+    os.waitpid(pid, 0)
+    for fd in (came_from, goes_to):
+        os.close(fd)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+@pytest.mark.parametrize(("option", "code"), [("--all", 3), ("--nagios", 3), ("--npd", 2)])
+def test_without_proc_the_check_is_unknown(option: str, code: int) -> None:
+    words = " ".join([*FORK_TRACE, "check", option])
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"umount -l /proc && exec {words}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert code == done.returncode
+    assert "is not mounted" in done.stderr
+    assert 1 == done.stderr.count("\n")
 
 
 def test_without_root_what_cannot_be_read_is_not_fine() -> None:

@@ -8,6 +8,7 @@ from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import (
     arguments,
     descriptors,
+    late,
     memory,
     namespaces,
     policy,
@@ -24,6 +25,7 @@ CAUSES: tuple[Cause, ...] = (
     memory.THREAD_STACK,
     memory.MEMORY_CGROUP,
     memory.KERNEL_MEMORY,
+    late.COPY_ON_WRITE,
     tasks.THREADS_MAX,
     state.EXEC_IN_PROGRESS,
     state.DEADLINE_POLICY,

@@ -73,6 +73,12 @@ RLIMIT_NOFILE = Cause(
     fits=(Fit(errno.EMFILE, "asked-pidfd", "pidfd_prepare", ASKED),),
     evidence=_open_descriptors,
     reads="descriptors",
+    check=Gauge(
+        "RLIMIT_NOFILE",
+        "descriptors",
+        "the open descriptors of the processes nearest to their soft limit with that limit; fork "
+        "takes none, but a pidfd and popen's pipe do",
+    ),
     aliases=("rlimit_nofile", "ulimit -n"),
     rehearsal="pidfd-nofile",
     verify=do(

@@ -141,8 +141,9 @@ THREAD_STACK = Cause(
     check=Gauge(
         "vm.max_map_count",
         "mappings",
-        "the mappings of the 20 largest processes with `vm.max_map_count`; the three with the most "
-        "are shown",
+        "the mappings of the 20 largest processes with `vm.max_map_count` (a thread takes two); the "
+        "three with the most are shown. VmSize and VmData of the processes nearest to their "
+        "RLIMIT_AS and RLIMIT_DATA with these, with room for one more stack",
     ),
     aliases=("vm.max_map_count", "rlimit_as"),
     rehearsal="thread-stack-mappings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from fork_trace.diagnosis.cause import ASKED, UNREAD, Cause, Fit, Refusal, do
+from fork_trace.diagnosis.cause import ASKED, UNREAD, Cause, Fit, Gauge, Refusal, do
 from fork_trace.diagnosis.evidence import namespaces_asked, pid_namespace
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.model.records import Evidence
@@ -55,6 +55,13 @@ NAMESPACE_LIMIT = Cause(
         Fit(errno.ENOSPC, "asked-namespace", "copy_namespaces", ASKED, 5),
     ),
     evidence=_count,
+    check=Gauge(
+        "user.max_*_namespaces",
+        "namespaces",
+        "the namespaces of each type that processes are in, of all users together, with "
+        "`user.max_TYPE_namespaces`, which each user may have; types other than user and pid only "
+        "where the limit is low enough to matter",
+    ),
     rehearsal="user-namespace-limit",
     verify=do(
         "Compare the limit with the number of namespaces{seen}, and see who holds them.",
@@ -250,6 +257,12 @@ PID_NAMESPACE_DEAD = Cause(
     ),
     evidence=_dead,
     structures=("pid_namespace",),
+    check=Gauge(
+        "pid namespace",
+        "namespaces",
+        "`ns/pid_for_children` of each process with `ns/pid`: where they differ, and no init lives "
+        "in the former, no child can be made any more",
+    ),
     rehearsal="pid-namespace-dead",
     verify=do(
         "The two links differ, or the second one is gone; and there is memory to spare.",

@@ -61,7 +61,9 @@ def run(
 def refusal(*arguments: str, **how: Any) -> str:
     """Run what must be refused: exit 2, nothing on stdout; return the text."""
     done = run(*arguments, **how)
-    assert (2, "") == (done.returncode, done.stdout), done.stderr
+    # Of a check 2 says that a limit is full.
+    code = 3 if arguments[:1] == ("check",) else 2
+    assert (code, "") == (done.returncode, done.stdout), done.stderr
     return done.stderr
 
 
@@ -176,6 +178,11 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["report", "x", "--uid", "root"], "'root' is not a valid integer"),
         (["check", "--near", "0"], "not in the range"),
         (["check", "--near", "90", "--full", "80"], "--near must not be above"),
+        (["check", "--json", "--nagios"], "Use one of --json and --nagios"),
+        (["check", "--nagios", "--format", "npx"], "'npx' is not one of"),
+        (["check", "--nagios", "--format", "table"], "Use one of --nagios and --format table"),
+        (["check", "--format", "xml"], "'xml' is not one of"),
+        (["check", "--tasks-left", "-1"], "not in the range"),
         (["rehearse"], "Name a scenario"),
         (["rehearse", "--count", "0", "pids-cgroup"], "not in the range"),
     ],
@@ -743,8 +750,65 @@ def test_check_ends_with_the_worst_level_and_says_nothing_on_stderr() -> None:
     done = run("check", "--json")
     found = json.loads(done.stdout)
 
-    assert {"fine": 0, "near": 1, "full": 2}[found["level"]] == done.returncode
+    assert {"fine": 0, "near": 1, "full": 2, "unknown": 3}[found["level"]] == done.returncode
     assert "" == done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--bogus"], 3),
+        (["--npd", "--bogus"], 2),
+        (["--format", "npd", "--bogus"], 2),
+        (["--format=npd", "--bogus"], 2),
+        (["--npd", "--nagios"], 2),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_unknown_to_who_asked(
+    arguments: list[str], code: int
+) -> None:
+    done = run("check", *arguments)
+
+    assert (code, "") == (done.returncode, done.stdout)
+
+
+@pytest.mark.parametrize(("option", "code"), [("--nagios", 3), ("--npd", 2), ("--all", 3)])
+def test_without_proc_a_check_says_one_sentence(
+    option: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fork_trace.host import procfs
+
+    monkeypatch.setattr(procfs, "is_mounted", lambda _: False)
+
+    with pytest.raises(SystemExit) as end:
+        cli.main(["check", option])
+
+    out, err = capsys.readouterr()
+    assert code == end.value.code
+    assert "/proc is not mounted, and all that is checked is read there." in err
+    assert 1 == err.count("\n")
+    # A plugin is heard on stdout alone.
+    assert (option == "--all") == (out == "")
+
+
+def test_a_check_needs_prometheus_client_for_its_format_alone() -> None:
+    before = "import sys; sys.modules['prometheus_client'] = None"
+
+    done = run("check", "--format", "prometheus", before=before)
+    fine = run("check", "--npd", before=before)
+
+    assert (3, "") == (done.returncode, done.stdout)
+    assert "needs prometheus_client, which is not installed. Install" in done.stderr
+    assert fine.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["--nagios", "--npd", "--format=prometheus"])
+def test_a_check_of_this_machine_is_written_for_each_monitor(name: str) -> None:
+    done = run("check", name)
+
+    assert "" == done.stderr
+    assert done.stdout.endswith("\n")
+    assert ("\n" in done.stdout[:-1]) == (name == "--format=prometheus")
 
 
 def test_check_has_its_thresholds_from_the_command_line() -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import MadeHost, make_evidence
 from hypothesis import given
 from hypothesis import strategies as some
-from test_verdict import SLUGS
+from test_verdict import LATE, SLUGS
 
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import VARIANTS, advise, means, offline, shell
@@ -155,7 +155,7 @@ def test_every_step_of_the_contract_has_its_entry_in_the_kernel_s_order() -> Non
 def test_every_step_has_causes_and_every_cause_has_a_step() -> None:
     named = {cause.slug for step in lookup.STEPS for cause in step.causes}
 
-    assert sorted(SLUGS) == sorted(named)
+    assert sorted(SLUGS) == sorted([*named, *LATE])
     assert all(step.what for step in lookup.STEPS)
 
 
@@ -168,11 +168,18 @@ def test_what_a_step_decides_itself_comes_before_want_of_memory() -> None:
 
 def test_check_looks_at_what_the_causes_say(made_host: MadeHost) -> None:
     found: set[tuple[str, str, str]] = set()
+    made_host.write("sys/user/max_user_namespaces", "1000")
+    made_host.meminfo(MemTotal=1_000_000, MemAvailable=900_000, SwapTotal=0, SwapFree=0)
+    made_host.add(2000, "shell", children=42, slots=64, limits={"open files": "64"})
+    made_host.add(2001, "redis", anonymous=100_000)
+    made_host.add(2002, "redis", anonymous=100_000, parent=2001, is_forked=True)
     for mode in ("0", "2"):
         made_host.write("sys/vm/overcommit_memory", mode)
         told = check.examine(80, 100, str(made_host.root))
         found |= {(each["cause"], each["name"], each["unit"]) for each in told["limits"]}
 
+    named = {("namespace-limit", "user.max_user_namespaces"): "user.max_*_namespaces"}
+    found = {(cause, named.get((cause, name), name), unit) for cause, name, unit in found}
     assert {(each.slug, *each.check[:2]) for each in CAUSES if each.check} == found
 
 

@@ -275,16 +275,14 @@ def open_files('''
 def test_a_new_limit_of_check_touches_three_files_and_its_test(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     family = "fork_trace/diagnosis/causes/namespaces.py"
-    copy.change(family, "UNREAD, Cause, Fit, Refusal", "UNREAD, Cause, Fit, Gauge, Refusal")
     copy.change(
         family, '    aliases=("fs.mount-max",),', f'    aliases=("fs.mount-max",),\n    {GAUGE}'
     )
     copy.change("fork_trace/headroom/limits.py", "\ndef open_files(", LIMIT)
     copy.change(
         "fork_trace/headroom/limits.py",
-        "from fork_trace.diagnosis.causes.tasks",
-        "from fork_trace.diagnosis.causes.namespaces import MOUNT_LIMIT\n"
-        "from fork_trace.diagnosis.causes.tasks",
+        "from fork_trace.diagnosis.causes.namespaces import NAMESPACE_LIMIT",
+        "from fork_trace.diagnosis.causes.namespaces import MOUNT_LIMIT, NAMESPACE_LIMIT",
     )
     copy.change(
         "fork_trace/headroom/check.py",
@@ -294,6 +292,7 @@ def test_a_new_limit_of_check_touches_three_files_and_its_test(tmp_path: Path) -
     )
     proc = tmp_path / "host" / "proc"
     (proc / "sys" / "fs").mkdir(parents=True)
+    (proc / "self").mkdir()
     (proc / "sys" / "fs" / "mount-max").write_text("100\n")
 
     (found,) = copy.ask(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import INITIAL_PID, MadeHost
+from conftest import INITIAL_PID, INITIAL_USER, MadeHost
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.headroom import check
@@ -51,7 +51,9 @@ def test_every_limit_has_the_same_keys(made_host: MadeHost) -> None:
     ("name", "text", "expected"),
     [
         ("sys/kernel/threads-max", "7", ("full", "threads-max", 7, 7)),
-        ("sys/kernel/threads-max", "8", ("near", "threads-max", 7, 8)),
+        ("sys/kernel/threads-max", "8", None),  # so small a limit is always near
+        ("sys/kernel/threads-max", "56", ("near", "threads-max", 7, 56)),
+        ("sys/kernel/threads-max", "57", None),
         ("sys/kernel/pid_max", "301", None),
         ("sys/fs/nr_open", "64", None),
         ("sys/fs/file-max", "1000", ("full", "file-max", 1000, 1000)),
@@ -128,7 +130,7 @@ def test_without_a_mounted_hierarchy_pids_cgroups_are_not_known(made_host: MadeH
     assert {"pids-cgroup": None} == {
         each["cause"]: each["used"] for each in found["limits"] if each["level"] == "unknown"
     }
-    assert "fine" == found["level"]
+    assert "unknown" == found["level"]
 
 
 def test_a_user_at_its_limit_is_named_with_the_process_that_has_it(made_host: MadeHost) -> None:
@@ -249,7 +251,7 @@ def test_zombies_are_told_with_the_parent_that_must_reap_them(made_host: MadeHos
     assert [
         {"pid": 1000, "comm": "java", "zombies": 3},
         {"pid": None, "comm": None, "zombies": 1},
-    ] == found["zombies"]
+    ] == [{name: each[name] for name in ("pid", "comm", "zombies")} for each in found["zombies"]]
 
 
 def test_in_a_container_the_host_s_numbers_are_not_known(made_host: MadeHost) -> None:
@@ -286,12 +288,12 @@ def test_a_number_that_is_not_told_is_not_fine(made_host: MadeHost, name: str) -
 
 
 def test_a_proc_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ForkTraceError, match="cannot read"):
+    with pytest.raises(ForkTraceError, match="is not mounted"):
         check.examine(80, 100, str(tmp_path))
 
 
 def test_thresholds_move_the_verdict(made_host: MadeHost) -> None:
-    made_host.cgroup("app", 35, "70")
+    made_host.cgroup("app", 350, "700")
 
     assert "fine" == examine(made_host)["level"]
     assert "near" == examine(made_host, near=50)["level"]
@@ -338,3 +340,259 @@ def test_all_limits_are_shown_on_request(made_host: MadeHost) -> None:
     assert "not limited: rlimit-nproc, uid 0: root is exempt" in short
     assert "thread-stack" not in short
     assert all(each["cause"] in long for each in found["limits"])
+
+
+def test_what_was_refused_before_is_told_when_all_is_fine_now(made_host: MadeHost) -> None:
+    made_host.cgroup("app", 7, "700", hits=181)
+    made_host.cgroup("free", 7, "max", hits=3)
+    (made_host.cgroups / "free" / "memory.events").write_text("oom 2\noom_kill 2\n")
+
+    found = examine(made_host)
+
+    assert "fine" == found["level"]
+    assert [
+        ("pids.events max", 181, str(made_host.cgroups / "app")),
+        ("pids.events max", 3, str(made_host.cgroups / "free")),
+        ("memory.events oom_kill", 2, str(made_host.cgroups / "free")),
+    ] == [(each["name"], each["count"], each["where"]) for each in found["refusals"]]
+    assert {"pids.events max": 184, "memory.events oom_kill": 2} == found["refusals_total"]
+    text = " ".join(written(found, is_all=False).split())
+    assert text.startswith("ok now, but 184 forks refused so far; ")
+    assert f"181 forks refused so far: {made_host.cgroups}/app (pids.events max)" in text
+    assert "2 processes killed by the OOM killer so far" in text
+
+
+def test_kills_that_no_cgroup_tells_of_are_the_host_s(made_host: MadeHost) -> None:
+    made_host.write("vmstat", "nr_free_pages 1\noom_kill 5\n")
+
+    found = examine(made_host)
+
+    assert 5 == found["oom_kills"]
+    assert "5 processes killed by the OOM killer since the boot" in written(found, is_all=False)
+
+
+def test_of_very_many_cgroups_with_refusals_a_hundred_are_named(made_host: MadeHost) -> None:
+    for number in range(130):
+        made_host.cgroup(f"job{number}", 1, "max", hits=number + 1)
+
+    found = examine(made_host)
+
+    assert (100, 130) == (len(found["refusals"]), found["refusals"][0]["count"])
+    assert sum(range(131)) == found["refusals_total"]["pids.events max"]
+    assert len(written(found, is_all=False).splitlines()) < 24
+
+
+def test_a_shell_whose_pid_namespace_is_dead_is_full(made_host: MadeHost) -> None:
+    made_host.add(1001, "bash", children=42)
+
+    found = examine(made_host)
+
+    (pool,) = [each for each in found["limits"] if each["level"] == "full"]
+    assert ("full", "pid-namespace-dead", 100.0, None) == (
+        found["level"],
+        pool["cause"],
+        pool["percent"],
+        pool["used"],
+    )
+    assert {"pid": 1001, "comm": "bash"} == pool["process"]
+    assert pool["refuses"]
+    text = written(found, is_all=False)
+    assert text.startswith("full: pid-namespace-dead, its init has exited, bash[1001];")
+    assert "readlink /proc/1001/ns/pid /proc/1001/ns/pid_for_children" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "expected"), [("S", 1, "fine"), ("Z", 1, "full"), ("Z", 2, "fine")]
+)
+def test_a_namespace_whose_init_lives_is_not_dead(
+    made_host: MadeHost, state: str, threads: int, expected: str
+) -> None:
+    made_host.add(1001, "unshare", children=42)
+    inner = (42, INITIAL_USER)
+    made_host.add(1002, "bash", state=state, threads=threads, pids="\t1", namespaces=inner)
+
+    assert expected == examine(made_host)["level"]
+
+
+def test_a_namespace_that_has_no_init_yet_is_not_dead(made_host: MadeHost) -> None:
+    place = made_host.add(1001, "unshare")
+    # As the kernel has it until the first child is made (kernel/pid_namespace.c).
+    (place / "ns" / "pid_for_children").unlink()
+
+    assert "fine" == examine(made_host)["level"]
+
+
+def test_where_processes_are_hidden_no_namespace_is_called_dead(made_host: MadeHost) -> None:
+    made_host.add(1001, "bash", children=42)
+    (made_host.proc / "1000" / "status").unlink()
+    (made_host.proc / "1000" / "status").mkdir()  # as unreadable as one of another user's
+
+    found = examine(made_host)
+
+    assert "full" not in {each["level"] for each in found["limits"]}
+    assert [
+        (each["level"], bool(each["why"]))
+        for each in found["limits"]
+        if each["cause"] == "pid-namespace-dead"
+    ] == [("unknown", True)]
+
+
+def test_descriptors_near_their_soft_limit_are_named(made_host: MadeHost) -> None:
+    made_host.add(
+        1001, "node", slots=256, descriptors=tuple(range(230)), limits={"open files": "256"}
+    )
+    # A table of as many slots, of which few are taken.
+    made_host.add(1002, "sh", slots=256, limits={"open files": "256"})
+
+    found = examine(made_host)
+
+    assert [("near", "rlimit-nofile", 230, 256)] == bad(found)
+    assert {"pid": 1001, "comm": "node"} == found["limits"][0]["process"]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "size"),
+    [("address space", "RLIMIT_AS", 995_000), ("data size", "RLIMIT_DATA", 995_000)],
+)
+def test_no_room_for_one_more_stack_is_full(
+    made_host: MadeHost, name: str, setting: str, size: int
+) -> None:
+    made_host.add(
+        *(1001, "java"),
+        kib=(size, size),
+        limits={name: str(1_000_000 * 1024), "stack size": str(8192 * 1024)},
+    )
+
+    found = examine(made_host)
+
+    (pool,) = [each for each in found["limits"] if each["level"] == "full"]
+    assert ("thread-stack", setting, size + 8192, 1_000_000, "KiB") == tuple(
+        pool[key] for key in ("cause", "name", "used", "limit", "unit")
+    )
+    assert any(setting == "RLIMIT_AS" or "--data" in str(each) for each in pool["advice"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("3", []), ("2", [("full", "namespace-limit", 2, 2)])]
+)
+def test_namespaces_are_compared_with_what_one_user_may_have(
+    made_host: MadeHost, limit: str, expected: list[Any]
+) -> None:
+    made_host.write("sys/user/max_user_namespaces", limit)
+    made_host.add(1001, "a", uid=1000, namespaces=(INITIAL_PID, 42))
+    made_host.add(1002, "b", uid=1000, namespaces=(INITIAL_PID, 43))
+
+    assert expected == bad(examine(made_host))
+
+
+def test_what_was_switched_off_is_no_shortage(made_host: MadeHost) -> None:
+    made_host.write("sys/user/max_user_namespaces", "0")
+
+    found = examine(made_host)
+
+    assert "fine" == found["level"]
+    assert "switched off: namespace-limit, user namespaces" in written(found, is_all=False)
+
+
+def test_types_that_are_not_read_anyway_are_looked_into_where_it_matters(
+    made_host: MadeHost,
+) -> None:
+    made_host.write("sys/user/max_net_namespaces", "2")
+    for pid, inode in ((1001, 5), (1002, 6), (1003, 7)):
+        (made_host.add(pid, "c") / "ns" / "net").symlink_to(f"net:[{inode}]")
+
+    assert [("full", "namespace-limit", 2, 2)] == bad(examine(made_host))
+
+    made_host.write("sys/user/max_net_namespaces", "1000")
+    assert "namespace-limit" not in {each["cause"] for each in examine(made_host)["limits"]}
+
+
+def test_a_limit_that_is_systemd_s_default_is_told_as_such(made_host: MadeHost) -> None:
+    (made_host.root / "run/systemd/system").mkdir(parents=True)
+    made_host.cgroup("app.service", 140, "150")  # 15 % of threads-max
+    made_host.cgroup("own.service", 140, "151")
+    made_host.cgroup("app.slice", 140, "150")
+
+    found = examine(made_host)
+
+    assert {"app.service": "DefaultTasksMax", "own.service": None, "app.slice": None} == {
+        os.path.basename(each["where"]): each["default"]
+        for each in found["limits"]
+        if each["level"] == "near"
+    }
+    assert "probably by DefaultTasksMax=" in written(found, is_all=False)
+
+
+def test_the_most_so_far_is_shown_where_the_kernel_keeps_it(made_host: MadeHost) -> None:
+    made_host.cgroup("app", 65, "70")
+    (made_host.cgroups / "app" / "pids.peak").write_text("70\n")
+
+    found = examine(made_host)
+
+    assert 70 == found["limits"][0]["peak"]
+    assert "at most so far: 70 (pids.peak)" in written(found, is_all=False)
+
+
+def test_the_check_itself_is_ranked_nowhere(made_host: MadeHost) -> None:
+    for each in sorted((made_host.proc / "self").rglob("*")):
+        if not each.is_dir() or each.is_symlink():
+            each.unlink()
+    link = made_host.proc / "self"
+    (link / "ns").rmdir()
+    link.rmdir()
+    place = made_host.add(
+        *(1001, "fork-trace"), uid=1000, nproc="7", children=42, kib=(9_000_000, 9_000_000)
+    )
+    (place / "mountinfo").write_text(f"25 24 0:23 / {made_host.cgroups} rw - cgroup2 cgroup2 rw\n")
+    link.symlink_to("1001")
+
+    found = examine(made_host)
+
+    # It is a task as others are.
+    assert [("full", "rlimit-nproc", 7, 7)] == bad(found)
+    assert 1001 not in [each["process"]["pid"] for each in found["limits"] if each["process"]]
+    assert [1000] == [each["pid"] for each in found["limits"][0]["holders"]]
+    assert 7 == found["limits"][0]["holders_total"]
+
+
+def zombies(host: MadeHost, starts_s: list[int]) -> dict[str, Any]:
+    host.write("uptime", "10000.00 1.00\n")
+    ticks = os.sysconf("SC_CLK_TCK")
+    for number, start in enumerate(starts_s):
+        host.add(2000 + number, "sh", state="Z", parent=1000, start=start * ticks)
+    (found,) = examine(host)["zombies"]
+    return dict(found)
+
+
+def test_zombies_that_become_more_and_more_are_told(made_host: MadeHost) -> None:
+    found = zombies(made_host, [6400 + 360 * number for number in range(10)])  # one in six minutes
+
+    assert (10, 3600.0, 360.0) == (found["zombies"], found["oldest_s"], found["newest_s"])
+    assert 10.0 == found["per_hour"]
+    text = " ".join(written(examine(made_host), is_all=False).split())
+    assert "10 of java[1000] (growing: about 10 an hour)" in text
+
+
+@pytest.mark.parametrize(
+    "starts_s",
+    [[9999] * 10, [100] * 10, [6400, 9999], [1000 + number for number in range(10)]],
+    ids=["a burst just now", "long ago", "two", "a burst of before"],
+)
+def test_zombies_that_do_not_grow_are_not_said_to(made_host: MadeHost, starts_s: list[int]) -> None:
+    assert zombies(made_host, starts_s)["per_hour"] is None
+
+
+def test_a_limit_that_everybody_may_read_and_is_not_there_is_unknown(made_host: MadeHost) -> None:
+    (made_host.proc / "sys/kernel/threads-max").unlink()
+
+    found = examine(made_host)
+
+    assert "unknown" == found["level"]
+    assert written(found, is_all=False).startswith("unknown: ")
+
+
+def test_what_is_worse_than_unknown_comes_first(made_host: MadeHost) -> None:
+    (made_host.proc / "sys/kernel/threads-max").unlink()
+    made_host.cgroup("app", 70, "70")
+
+    assert "full" == examine(made_host)["level"]

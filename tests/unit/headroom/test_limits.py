@@ -36,9 +36,9 @@ def level(headroom: Headroom) -> str:
 @pytest.mark.parametrize(
     ("used", "limit", "expected"),
     [
-        (79, 100, "fine"),
-        (80, 100, "near"),
-        (99, 100, "near"),
+        (799, 1000, "fine"),
+        (800, 1000, "near"),
+        (999, 1000, "near"),
         (100, 100, "full"),
         (101, 100, "full"),
         (0, 0, "full"),
@@ -50,6 +50,42 @@ def test_at_the_limit_the_next_one_fails(
     used: int | None, limit: int | None, expected: str
 ) -> None:
     assert expected == level(limits.threads(used, limit))
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "expected"),
+    [
+        (50, 100, "fine"),
+        (51, 100, "near"),  # 49 are left
+        (1, 50, "near"),
+        (1, 10, "near"),
+        (8, 9, "fine"),  # so small a limit is full or fine
+        (9, 9, "full"),
+    ],
+)
+def test_fewer_than_50_tasks_left_are_near_too(used: int, limit: int, expected: str) -> None:
+    assert expected == level(limits.threads(used, limit))
+
+
+def test_how_many_tasks_must_be_left_can_be_said() -> None:
+    assert "fine" == limits.threads(51, 100).level(80, 100, 0)
+    assert "near" == limits.threads(1, 1000).level(80, 100, 1000)
+
+
+@pytest.mark.parametrize(
+    ("used", "left", "expected"),
+    [(900, 50, "near"), (902, 49, "near"), (700, 150, "fine"), (1000, 0, "full")],
+)
+def test_a_thread_takes_two_mappings(used: int, left: int, expected: str) -> None:
+    (found,) = limits.mappings([Most(JAVA, used)], 1000)
+
+    assert (left, expected) == (found.tasks_left, level(found))
+    assert f"room for {left} more threads" == found.note
+
+
+def test_what_is_not_counted_in_tasks_has_none_left() -> None:
+    assert limits.open_files(1, 100).tasks_left is None
+    assert "fine" == level(limits.open_files(60, 100))
 
 
 def test_what_is_not_known_has_a_reason() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
+import signal
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -281,15 +284,84 @@ def test_our_own_process_is_seen() -> None:
 @pytest.mark.parametrize(
     ("word", "expected"), [("100", 100), ("0", 0), ("unlimited", (1 << 64) - 1), ("many", None)]
 )
-def test_the_soft_limit_of_processes_is_read(
-    tmp_path: Path, word: str, expected: int | None
-) -> None:
+def test_the_soft_limits_are_read(tmp_path: Path, word: str, expected: int | None) -> None:
     text = (
-        f"Limit  Soft Limit  Hard Limit  Units\nMax processes             {word}   7   processes\n"
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        f"Max data size             {word:20} unlimited            bytes     \n"
+        f"Max stack size            8388608              unlimited            bytes     \n"
+        f"Max processes             {word:20} 7                    processes \n"
+        f"Max open files            {word:20} 7                    files     \n"
+        f"Max address space         {word:20} unlimited            bytes     \n"
+    )
+    root = write(tmp_path, "limits", text)
+
+    every = procfs.SoftLimits(expected, expected, expected, expected, 8388608)
+    assert every == procfs.soft_limits(42, root)
+    assert procfs.SoftLimits(*[None] * 5) == procfs.soft_limits(43, root)
+
+
+def test_our_own_soft_limits_are_those_that_we_have() -> None:
+    names = ("NPROC", "NOFILE", "AS", "DATA", "STACK")
+    soft = [resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in names]
+
+    assert [each % (1 << 64) for each in soft] == list(
+        vars(procfs.soft_limits(os.getpid())).values()
     )
 
-    assert expected == procfs.max_processes(42, write(tmp_path, "limits", text))
-    assert procfs.max_processes(43, str(tmp_path)) is None
+
+@pytest.mark.parametrize("name", ["sh", "a) S 1 (", "x\ny"])
+def test_a_name_cannot_forge_its_stat(tmp_path: Path, name: str) -> None:
+    root = write(
+        tmp_path, "stat", f"42 ({name}) S 1 1 1 0 -1 4194368 9 0 0 0 1 1 7 0 20 0 1 0 99 1"
+    )
+
+    assert procfs.Stat(True, 99, True) == procfs.stat(42, root)
+
+
+def test_a_fork_without_exec_is_seen() -> None:
+    before = procfs.stat(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            time.sleep(1)
+    try:
+        child = procfs.stat(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    assert before is not None and child is not None
+    assert child.is_forked
+    assert child.start_ticks >= before.start_ticks
+    assert child.start_ticks <= (procfs.uptime_ticks() or 0)
+    assert procfs.stat(1 << 22) is None
+
+
+ROLLUP = "400000-7fff rw-p 0 00:00 0 [rollup]\nRss: 900 kB\nAnonymous: {} kB\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (ROLLUP.format(800) + "Private_Clean: 0 kB\nPrivate_Dirty: 100 kB\n", 700),
+        # 200 of the private ones are of files: 300 are its own at most, as its share of the rest.
+        (ROLLUP.format(800) + "Private_Dirty: 500 kB\nPss_Anon: 450 kB\n", 350),
+        (ROLLUP.format(100) + "Private_Dirty: 500 kB\n", 0),
+        ("400000-7fff rw-p 0 00:00 0 [rollup]\n", None),
+    ],
+)
+def test_what_is_still_shared_is_what_is_anonymous_and_not_its_own(
+    tmp_path: Path, text: str, expected: int | None
+) -> None:
+    assert expected == procfs.still_shared_kib(42, write(tmp_path, "smaps_rollup", text))
+    assert procfs.still_shared_kib(43, str(tmp_path)) is None
+
+
+def test_a_counter_of_the_host_is_found_by_its_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("oom_kill_x 9\noom_kill 23\n")
+
+    assert 23 == procfs.vmstat("oom_kill", str(tmp_path))
+    assert procfs.vmstat("oom", str(tmp_path)) is None
 
 
 def test_the_kernel_s_own_vsyscall_page_is_no_mapping_of_a_process(tmp_path: Path) -> None:
