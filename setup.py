@@ -96,7 +96,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     packages=find_packages(str(ROOT), include=["fork_trace", "fork_trace.*"]),
-    package_data={"fork_trace": ["records.schema.json", "docs/*.md"]},
+    package_data={"fork_trace": ["records.schema.json", "docs/*.md", "deploy/*/*"]},
     python_requires=">=3.9",
     data_files=[
         ("share/man/man8", ["fork_trace/docs/fork-trace.8"]),

@@ -1,0 +1,284 @@
+"""What check offers to monitors, judged by the monitors' own tools: promtool, and a Prometheus that scrapes."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import monitors
+import pytest
+from conftest import MadeHost
+
+from fork_trace import documents
+from fork_trace.headroom import check
+from fork_trace.output.check_formats import prometheus
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEPLOY = CHECKOUT / "fork_trace" / "deploy"
+RULES = DEPLOY / "prometheus" / "fork-trace-check.rules.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "fork-trace-check.json").read_text())
+TESTS = CHECKOUT / "tests" / "data" / "prometheus" / "fork-trace-check.test.yml"
+
+
+@pytest.fixture(scope="module")
+def tools() -> Path:
+    found = monitors.prometheus()
+    if found is None:
+        pytest.skip("Prometheus cannot be fetched: no apt-get, or no archive that has it")
+    return found
+
+
+def promtool(tools: Path, *words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [tools / "promtool", *words], capture_output=True, text=True, check=False, timeout=60, **how
+    )
+
+
+def bad_host(host: MadeHost) -> MadeHost:
+    """A host on which every metric has something to say."""
+    host.cgroup("app", 70, "70", hits=181)
+    host.cgroup('a"b\\c\nd', 7, "max", hits=3)
+    host.write("vmstat", "oom_kill 5\n")
+    host.write("sys/vm/overcommit_memory", "2\n")
+    host.add(1001, "db", uid=1000, kib=(320_000, 390_000))
+    host.add(1002, "bash", children=42)
+    (host.proc / "sys/fs/file-max").unlink()
+    return host
+
+
+def exposed(host: MadeHost) -> str:
+    return prometheus.write(check.examine(80, 100, str(host.root)), False)
+
+
+@pytest.mark.parametrize("make", [lambda host: host, bad_host], ids=["fine", "bad"])
+def test_the_metrics_are_as_promtool_wants_them(
+    tools: Path, make: Callable[[MadeHost], MadeHost], made_host: MadeHost
+) -> None:
+    done = promtool(tools, "check", "metrics", input=exposed(make(made_host)))
+
+    assert (0, "") == (done.returncode, done.stdout + done.stderr)
+
+
+def test_the_rules_are_rules(tools: Path) -> None:
+    done = promtool(tools, "check", "rules", str(RULES))
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "7 rules found" in done.stdout
+
+
+def test_each_alert_fires_on_what_it_is_for(tools: Path, tmp_path: Path) -> None:
+    shutil.copy(RULES, tmp_path)
+    shutil.copy(TESTS, tmp_path)
+
+    done = promtool(tools, "test", "rules", TESTS.name, cwd=tmp_path)
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("_ratio >= 1", "_ratio > 1"),
+        ("> 900", "> 9000"),
+        ('level="near"} == 1\n        for: 15m', 'level="near"} == 1'),
+        ("unless fork_trace_check_cgroup_events_total offset 10m", "unless vector(0) > 1"),
+        (") and on (instance) (fork_trace_check_timestamp_seconds offset 10m)", ")"),
+        (
+            "and fork_trace_check_limit_used_ratio > 0.5",
+            "or fork_trace_check_limit_used_ratio > 0.5",
+        ),
+    ],
+)
+def test_a_rule_that_is_wrong_fails_its_test(
+    tools: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    text = RULES.read_text()
+    assert old in text
+    (tmp_path / RULES.name).write_text(text.replace(old, new))
+    shutil.copy(TESTS, tmp_path)
+
+    assert 0 != promtool(tools, "test", "rules", TESTS.name, cwd=tmp_path).returncode
+
+
+def test_every_alert_is_tested() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+
+    assert alerts == set(re.findall(r"alertname: (\w+)\n +exp_alerts", TESTS.read_text()))
+
+
+def test_every_runbook_link_leads_to_a_heading_of_the_book() -> None:
+    texts = [RULES.read_text(), json.dumps(DASHBOARD)]
+    links = {each for text in texts for each in re.findall(r"https://runbooks[^\s\"]+", text)}
+
+    assert links
+    for link in links:
+        page, _, anchor = link.partition("/fork-trace/")[2].partition("#")
+        headings = re.findall(r"^#+ (.*)$", documents.text(page.removesuffix(".md")), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+        assert not anchor or anchor in anchors, link
+
+
+def test_rules_and_dashboard_use_only_metrics_that_there_are(made_host: MadeHost) -> None:
+    names = set(re.findall(r"^(fork_trace_\w+)", exposed(bad_host(made_host)), re.MULTILINE))
+    used = set(re.findall(r"fork_trace_check_\w+", RULES.read_text() + json.dumps(DASHBOARD)))
+
+    assert set() == used - names
+
+
+# ------------------------------------------------------------------ a real Prometheus
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Serves a directory as the node exporter would its textfiles."""
+
+    def guess_type(self, path: Any) -> str:
+        return "text/plain; version=0.0.4"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def scraping(
+    tools: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """A Prometheus that scrapes a bad host each second; yield what answers queries."""
+    place = tmp_path_factory.mktemp("prometheus")
+    host = bad_host(MadeHost(tmp_path_factory.mktemp("host")))
+    (place / "check.prom").write_text(exposed(host))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=place))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (place / "prometheus.yml").write_text(
+        f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{RULES}]\n"
+        "scrape_configs:\n- job_name: node\n  metrics_path: /check.prom\n"
+        f"  static_configs: [{{targets: ['127.0.0.1:{server.server_port}']}}]\n"
+    )
+    log = (place / "log").open("w")
+    socket = http.server.HTTPServer(("127.0.0.1", 0), Files)
+    port = socket.server_port
+    socket.server_close()
+    running = subprocess.Popen(
+        [
+            *(tools / "prometheus", f"--config.file={place}/prometheus.yml"),
+            *(f"--storage.tsdb.path={place}/data", f"--web.listen-address=127.0.0.1:{port}"),
+        ],
+        stdout=log,
+        stderr=log,
+    )
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return result
+
+    try:
+        end_s = time.monotonic() + 60
+        # Three scrapes, the second with more: what counts up is asked for as well.
+        while time.monotonic() < end_s:
+            try:
+                if ask("count_over_time(fork_trace_check_info[1m]) >= 2"):
+                    break
+            except (urllib.error.URLError, OSError):
+                pass
+            time.sleep(0.2)
+        host.cgroup("app", 70, "70", hits=281)
+        host.write("vmstat", "oom_kill 7\n")
+        (place / "check.prom").write_text(exposed(host))
+        while time.monotonic() < end_s and not ask(
+            "increase(fork_trace_check_oom_kills_total[5m])>0"
+        ):
+            time.sleep(0.2)
+        yield ask
+    finally:
+        running.kill()
+        running.wait()
+        server.shutdown()
+        log.close()
+
+
+def queries() -> list[Any]:
+    return [
+        pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+    ]
+
+
+@pytest.mark.parametrize("query", queries())
+def test_each_query_of_the_dashboard_has_an_answer(
+    scraping: Callable[[str], list[dict[str, Any]]], query: str
+) -> None:
+    for name, value in (("$instance", ".*"), ("$cause", ".*"), ("$__range", "5m")):
+        query = query.replace(name, value)
+
+    assert "$" not in query
+    assert scraping(query)
+
+
+def test_what_prometheus_has_is_what_the_check_said(
+    scraping: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    used = scraping('fork_trace_check_limit_used{cause="pids-cgroup"}')
+    refused = scraping('sort_desc(fork_trace_check_cgroup_events_total{event="fork_refused"})')
+
+    assert ["70"] == [each["value"][1] for each in used]
+    assert ["281", "3"] == [each["value"][1] for each in refused]
+    # safe() has made the newline visible, and the format has escaped the rest.
+    assert refused[1]["metric"]["cgroup"].endswith('a"b\\c\\nd')
+
+
+def test_the_alerts_of_a_bad_host_are_there(
+    scraping: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    end_s = time.monotonic() + 20
+    wanted = {"ForkLimitFull", "ForkRefused", "ForkOomKill"}
+    found: set[str] = set()
+    while time.monotonic() < end_s and not wanted <= found:
+        firing = scraping('ALERTS{alertstate="firing"}')
+        found = {each["metric"]["alertname"] for each in firing}
+        time.sleep(0.2)
+
+    assert wanted == found
+    causes = {each["metric"]["cause"] for each in firing if "cause" in each["metric"]}
+    assert {"pids-cgroup", "overcommit-never", "pid-namespace-dead"} == causes
+
+
+# ------------------------------------------------------------------ the others' files
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "kubernetes").glob("node-*.json")), ids=str)
+def test_a_configuration_of_the_node_problem_detector_is_consistent(path: Path) -> None:
+    config = json.loads(path.read_text())
+
+    assert config["plugin"] in ("custom", "kmsg")
+    conditions = {each["type"] for each in config["conditions"]}
+    for rule in config["rules"]:
+        assert rule["type"] in ("permanent", "temporary")
+        assert (rule["type"] == "permanent") == ("condition" in rule)
+        assert rule.get("condition") in (None, *conditions)
+        if "pattern" in rule:
+            # kernel/cgroup/pids.c, pids_event()
+            assert re.search(rule["pattern"], "cgroup: fork rejected by pids controller in /app")
+        else:
+            assert ["check", "--npd"] == rule["args"][:2]
+            assert config["pluginConfig"]["max_output_length"] >= 80
+
+
+def test_the_plugin_of_nagios_is_called_as_it_is() -> None:
+    text = (DEPLOY / "nagios" / "fork-trace.cfg").read_text()
+
+    assert "fork-trace check --nagios" in text
+    assert text.count("{") == text.count("}") == 2
