@@ -93,7 +93,8 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
             sys.stdout.write(check_formats.load(name).failed(error.message))
         raise
     sys.stdout.write(text)
-    _wait_for_reader()
+    if name == "table":
+        _wait_for_reader()
     sys.exit(check_formats.codes(name).by_level[found["level"]])
 
 

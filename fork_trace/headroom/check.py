@@ -114,6 +114,10 @@ def _found(
         *_numbers(seen, pid_max, last, kinds),
         *_users(seen, kinds),
         *_cgroups(walked, default),
+        *limits.memory_cgroups(
+            limits.Room(each.directory, each.held, each.limit + each.swap, each.limit)
+            for each in walked.memory
+        ),
         *processes.memory(seen, sysctls["vm.overcommit_memory"], near, proc),
         limits.open_files(
             procfs.number("sys/fs/file-nr", proc), procfs.number("sys/fs/file-max", proc)

@@ -13,7 +13,12 @@ from typing import Any
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes.descriptors import FD_TABLE_LIMIT, FILE_MAX, RLIMIT_NOFILE
 from fork_trace.diagnosis.causes.late import COPY_ON_WRITE
-from fork_trace.diagnosis.causes.memory import OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, THREAD_STACK
+from fork_trace.diagnosis.causes.memory import (
+    MEMORY_CGROUP,
+    OVERCOMMIT_HEURISTIC,
+    OVERCOMMIT_NEVER,
+    THREAD_STACK,
+)
 from fork_trace.diagnosis.causes.namespaces import NAMESPACE_LIMIT, PID_NAMESPACE_DEAD
 from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
 
@@ -31,6 +36,8 @@ LEAST_LEFT, _SMALL = 50, 10
 # Worst first.
 LEVELS = ("full", "near", "unknown", "fine")
 _NOT_TOLD = "/proc does not show it"
+# What a small process is charged for: its stack in the kernel, its page tables, what describes it.
+_FORK_KIB = 256
 _MAPPINGS_A_THREAD = 2  # its stack, and the guard page before it
 
 # (inode, creator) of a namespace and of all above it that we may see, the own one first.
@@ -69,6 +76,7 @@ class Headroom:
     refuses: str | None = None  # why each fork there is refused, whatever the numbers
     is_vital: bool = False  # everybody may read it: not to know it is a failure of the check
     default: str | None = None  # the default that the limit probably comes from
+    is_never_near: bool = False  # many are close to it all the time, and well
 
     @property
     def tasks_left(self) -> int | None:
@@ -102,6 +110,8 @@ class Headroom:
         return "unknown" if self.is_at_least else "fine"
 
     def _is_near(self, near: float, least_left: int) -> bool:
+        if self.is_never_near:
+            return False
         left = self.tasks_left
         if left is None or self.per_task is None or self.limit is None:
             return self.percent is not None and self.percent >= near
@@ -133,6 +143,7 @@ class Big:
     is_admin: bool  # CAP_SYS_ADMIN, in the initial user namespace
     is_estimate: bool  # by VmData and VmStk, as smaps was not read
     why: str | None = None
+    has_reaped: bool | None = None  # it has waited for a child before; None: not told
 
 
 @dataclass(frozen=True)
@@ -411,10 +422,12 @@ def _asking(
     why = big.why or (_NOT_TOLD if None in (used, limit) else None)
     of_what = "including the copy that its fork would ask for" if already else ""
     estimate = "estimated from VmData and VmStk" if big.is_estimate else ""
+    never = "it has waited for no child so far, and if it never forks nothing is refused"
     return headroom(
         *(cause, used, limit, f"process {big.process.pid}"),
         why=why,
-        note="; ".join(filter(None, (of_what, estimate))) or None,
+        note="; ".join(filter(None, (of_what, estimate, never if big.has_reaped is False else "")))
+        or None,
         process=big.process,
     )
 
@@ -520,6 +533,29 @@ def namespaces(kind: str, used: int | None, limit: int, why: str | None = None) 
 
 
 @dataclass(frozen=True)
+class Room:
+    """Where the copies would have to go: what is held there, what there is; in KiB."""
+
+    where: str
+    held: int
+    limit: int
+    setting: int | None = None  # where `limit` has the swap added
+
+
+def memory_cgroups(rooms: Iterable[Room]) -> list[Headroom]:
+    """Say of memory cgroups at their limit whether one more fork can be charged without a kill."""
+    return [
+        headroom(
+            *(MEMORY_CGROUP, each.held + _FORK_KIB, each.limit, each.where),
+            note=f"what it can neither drop nor swap, and {_FORK_KIB} KiB for one more fork",
+            setting=each.setting,
+            is_never_near=True,
+        )
+        for each in rooms
+    ]
+
+
+@dataclass(frozen=True)
 class Family:
     """A process and its children that were forked and have executed nothing since; in KiB."""
 
@@ -530,16 +566,6 @@ class Family:
     at_most: int  # its own memory, shared or not
     age_s: float | None  # of the child
     why: str | None = None
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where the copies would have to go: what is held there, what there is; in KiB."""
-
-    where: str
-    held: int
-    limit: int
-    setting: int | None = None  # where `limit` has the swap added
 
 
 def exposure(family: Family, rooms: Sequence[Room]) -> Headroom:

@@ -45,7 +45,10 @@ def memory(seen: scan.Survey, mode: int | None, near: float, proc: str) -> list[
             bytes_ = procfs.largest_writable(pid, proc)
             largest = None if bytes_ is None else bytes_ // 1024
         # smaps tells exactly what fork asks for, and costs: only if the estimate comes near.
+        has_reaped = None
         if limit is not None and (already + asks) * 100 >= near * limit:
+            stat = procfs.stat(pid, proc)
+            has_reaped = stat.has_reaped if stat else None
             exact = procfs.accountable(pid, proc)
             if exact is not None:
                 asks, largest, is_estimate = exact[0] // 1024, exact[1] // 1024, False
@@ -57,7 +60,11 @@ def memory(seen: scan.Survey, mode: int | None, near: float, proc: str) -> list[
             else:
                 is_estimate = False
         biggest.append(
-            Big(each.process, each.total_kib, asks, largest, each.is_admin, is_estimate, why)
+            Big(
+                *(each.process, each.total_kib, asks, largest, each.is_admin, is_estimate),
+                why=why,
+                has_reaped=has_reaped,
+            )
         )
     return limits.memory(state, biggest)
 

@@ -329,7 +329,11 @@ class _Pass:
         if limit is None:
             held.unread += 1
         # 0 is how a program says that it will never fork: no shortage.
-        elif limit > 0 and (held.lowest is None or limit < held.lowest):
+        elif limit > 0 and (
+            held.lowest is None
+            or limit < held.lowest
+            or (limit == held.lowest and held.process is None)
+        ):
             held.lowest = limit
             # Not us: our limit is that of whoever started us.
             held.process = None if process.pid == self._own else process

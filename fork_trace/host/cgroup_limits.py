@@ -17,6 +17,8 @@ from fork_trace.host.cgroup import Mount, mounts
 _WALK_UNITS, _CGROUP_UNITS = 3_000_000, 50
 # mm/page_counter.c: PAGE_COUNTER_MAX, "unlimited" in v1, is above all real sizes.
 _NO_LIMIT_BYTES = 1 << 60
+# So near to its limit a memory cgroup is worth a look.
+_ROOM_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,6 @@ class Event:
     count: int
 
 
-@dataclass
-class Walked:
-    """What the cgroups said. `pids` is None where no hierarchy with that controller is mounted."""
-
-    pids: list[PidsLimit] | None = None
-    events: list[Event] = field(default_factory=list)
-    unseen: str | None = None  # why cgroups are missing
-
-
 @dataclass(frozen=True)
 class MemoryLevel:
     """A memory cgroup with a limit, in KiB: what it holds that cannot be dropped, and may still swap."""
@@ -58,10 +51,21 @@ class MemoryLevel:
     swap: int
 
 
+@dataclass
+class Walked:
+    """What the cgroups said. `pids` is None where no hierarchy with that controller is mounted."""
+
+    pids: list[PidsLimit] | None = None
+    events: list[Event] = field(default_factory=list)
+    memory: list[MemoryLevel] = field(default_factory=list)  # those that are all but at their limit
+    swap_free: int = 0  # the host's, in KiB
+    unseen: str | None = None  # why cgroups are missing
+
+
 def walk(root: str = "/proc", budget: Budget | None = None) -> Walked:
     """Read each pids cgroup that has a limit, and what all cgroups counted."""
     budget = budget or Budget(_WALK_UNITS)
-    found = Walked()
+    found = Walked(swap_free=procfs.meminfo_kib(root).get("SwapFree", 0))
     known = mounts(root)
     v1 = {
         name: [mount for mount in known if not mount.is_v2 and name in mount.controllers]
@@ -150,6 +154,7 @@ def _memory(directory: str, found: Walked) -> bool:
         events = _events(directory, "memory.events")
         survived = events.get("oom", 0) - events.get("oom_kill", 0)
         _add_event(directory, "memory.events oom", survived, found)
+    _add_memory(directory, found, ("memory.current", "memory.max"), _level)
     return bool(events)
 
 
@@ -157,12 +162,28 @@ def _memory_v1(directory: str, found: Walked) -> bool:
     # Documentation/admin-guide/cgroup-v1/memory.rst; oom_kill since Linux 4.13
     events = _events(directory, "memory.oom_control")
     _add_event(directory, "memory.oom_control oom_kill", events.get("oom_kill"), found)
+    names = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+    _add_memory(directory, found, names, _level_v1)
     return bool(events)
 
 
 _Reader = Callable[[str, Walked], bool]
 _READERS_V2: dict[str, _Reader] = {"pids": _pids, "memory": _memory}
 _READERS_V1: dict[str, _Reader] = {"pids": _pids, "memory": _memory_v1}
+
+
+def _add_memory(
+    directory: str,
+    found: Walked,
+    names: tuple[str, str],
+    level: Callable[[str, int], MemoryLevel | None],
+) -> None:
+    # memory.stat makes the kernel add up what all CPUs hold: only where it can matter.
+    current, limit = (_count(_words(directory, name)) for name in names)
+    if current is not None and limit is not None and current + _ROOM_BYTES >= limit:
+        told = level(directory, found.swap_free)
+        if told is not None:
+            found.memory.append(told)
 
 
 def _add_event(directory: str, name: str, count: int | None, found: Walked) -> None:

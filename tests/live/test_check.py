@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +306,117 @@ def test_a_big_crowd_of_zombies_is_put_down_to_its_parent(
 
     assert 23 in [each["zombies"] for each in found["zombies"] if each["pid"] == os.getpid()]
     assert found["zombies_total"] >= 23
+
+
+FORKED = """
+import mmap, os, signal, sys
+memory = mmap.mmap(-1, 100 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(memory), mmap.PAGESIZE):
+    memory[at] = 1
+child = os.fork()
+if child == 0:
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    for at in range(0, len(memory), mmap.PAGESIZE):
+        memory[at] = 2
+    os._exit(0)
+os.waitpid(child, 0)
+print("over", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def memory_cgroup(limit: int) -> Iterator[tuple[Path, str]]:
+    """A memory cgroup with that limit and no swap; its directory, and the name of its limit."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    is_v1 = (v1 / "memory.limit_in_bytes").exists()
+    top = v1 if is_v1 else Path("/sys/fs/cgroup")
+    if not is_v1 and "memory" not in (top / "cgroup.controllers").read_text():
+        pytest.skip("there is no memory controller here")
+    if not is_v1:
+        (top / "cgroup.subtree_control").write_text("+memory")
+    place = top / f"fork-trace-check-{os.getpid()}"
+    place.mkdir()
+    try:
+        name = "memory.limit_in_bytes" if is_v1 else "memory.max"
+        (place / name).write_text(str(limit))
+        if not is_v1 and (place / "memory.swap.max").exists():
+            (place / "memory.swap.max").write_text("0")
+        yield place, name
+    finally:
+        end_s = time.monotonic() + 10
+        # Whoever was killed in it may not have been reaped yet.
+        while (place / "cgroup.procs").read_text() and time.monotonic() < end_s:
+            time.sleep(0.05)
+        place.rmdir()
+
+
+@contextmanager
+def forked_in(place: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process of 100 MB in that cgroup, and its child, which writes all of it when it reads a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: (place / "cgroup.procs").write_text(str(os.getpid())),
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            yield parent, child
+        finally:
+            parent.kill()
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def test_a_copy_that_will_not_fit_is_told_before_the_oom_killer_comes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with memory_cgroup(160 << 20) as (place, _), forked_in(place) as (parent, child):
+        code, found = run_check(capsys)
+        (pool,) = full(found, "copy-on-write")
+        assert parent.stdin is not None and parent.stdout is not None
+        parent.stdin.write("write\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() in ("over\n", "")
+        _, after = run_check(capsys)
+
+    assert 2 == code
+    assert (str(place), 160 << 10, parent.pid) == (
+        pool["where"],
+        pool["limit"],
+        pool["process"]["pid"],
+    )
+    # Once its own, and once more for the child.
+    assert 200 << 10 <= pool["used"] <= 240 << 10
+    assert f"[{child}] was forked" in pool["note"]
+    # And so it went.
+    assert [1] == [
+        each["count"]
+        for each in after["refusals"]
+        if each["where"] == str(place) and each["name"].endswith("oom_kill")
+    ]
+    assert after["oom_kills"] == found["oom_kills"] + 1
+
+
+def test_a_copy_for_which_there_is_room_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    with memory_cgroup(400 << 20) as (place, _), forked_in(place) as (parent, _child):
+        _, found = run_check(capsys)
+
+    assert [("fine", str(place))] == [
+        (each["level"], each["where"])
+        for each in found["limits"]
+        if each["cause"] == "copy-on-write" and each["process"]["pid"] == parent.pid
+    ]
+
+
+def test_a_memory_cgroup_that_is_at_its_limit_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    with memory_cgroup(400 << 20) as (place, limit), forked_in(place):
+        now = place / limit.replace("limit", "usage").replace("max", "current")
+        (place / limit).write_text(now.read_text())
+        _, found = run_check(capsys)
+
+    assert [str(place)] == [each["where"] for each in full(found, "memory-cgroup")]

@@ -284,6 +284,12 @@ MEMORY_CGROUP = Cause(
     evidence=_memory_max,
     structures=("mem_cgroup",),
     is_of_cgroup=True,
+    check=Gauge(
+        "memory.max",
+        "KiB",
+        "only where a memory cgroup is at its limit: what it holds and can neither drop nor swap, "
+        "and 256 KiB for one more fork, with `memory.max`. It is never near: many live there",
+    ),
     aliases=("memory.max", "memorymax"),
     rehearsal="memory-cgroup",
     verify=do(

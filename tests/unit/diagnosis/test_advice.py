@@ -173,6 +173,8 @@ def test_check_looks_at_what_the_causes_say(made_host: MadeHost) -> None:
     made_host.add(2000, "shell", children=42, slots=64, limits={"open files": "64"})
     made_host.add(2001, "redis", anonymous=100_000)
     made_host.add(2002, "redis", anonymous=100_000, parent=2001, is_forked=True)
+    for name, text in (("max", "9000000"), ("current", "8999999"), ("events", "oom_kill 0")):
+        (made_host.cgroups / "app" / f"memory.{name}").write_text(text)
     for mode in ("0", "2"):
         made_host.write("sys/vm/overcommit_memory", mode)
         told = check.examine(80, 100, str(made_host.root))

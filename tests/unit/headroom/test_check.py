@@ -207,7 +207,16 @@ def test_in_mode_0_a_mapping_above_ram_and_swap_is_named_if_fork_asks_for_it(
     place = made_host.add(1001, "db", kib=(1_100_000, 1_050_000), maps=BIG_MAPPING)
     (place / "smaps").write_text(ACCOUNTED.replace(" ac\n", f" {flags}\n"))
 
-    assert expected == bad(examine(made_host))
+    found = examine(made_host)
+    assert expected == bad(found)
+    # Whether it ever forks is not known; that it has not so far is.
+    assert all(
+        "has waited for no child" in each["note"] for each in found["limits"][: len(expected)]
+    )
+
+    stat = (place / "stat").read_text()
+    (place / "stat").write_text(stat.replace(" 0 0 0 0 0 0 0 0 0", " 0 0 0 0 0 0 7 7 0", 1))
+    assert "no child" not in str([each["note"] for each in examine(made_host)["limits"]])
 
 
 def test_in_mode_2_who_asks_for_more_than_is_left_is_named(made_host: MadeHost) -> None:
@@ -596,3 +605,34 @@ def test_what_is_worse_than_unknown_comes_first(made_host: MadeHost) -> None:
     made_host.cgroup("app", 70, "70")
 
     assert "full" == examine(made_host)["level"]
+
+
+@pytest.mark.parametrize(
+    ("cache", "swap", "expected"),
+    [
+        (0, 0, [("full", "memory-cgroup", 100 * 1024 - 100 + 256, 100 * 1024)]),
+        (8 << 20, 0, []),  # the kernel drops that first
+        (0, 1024, []),  # and swaps
+    ],
+    ids=["full", "cache", "swap"],
+)
+def test_a_memory_cgroup_with_nothing_to_drop_at_its_limit_is_full(
+    made_host: MadeHost, cache: int, swap: int, expected: list[Any]
+) -> None:
+    made_host.meminfo(MemTotal=1_000_000, SwapTotal=swap, SwapFree=swap, MemAvailable=900_000)
+    place = made_host.cgroups / "app"
+    (place / "memory.events").write_text("oom_kill 0\n")
+    (place / "memory.max").write_text(f"{100 << 20}\n")
+    (place / "memory.current").write_text(f"{(100 << 20) - (100 << 10)}\n")
+    (place / "memory.stat").write_text(f"inactive_file {cache}\n")
+
+    assert expected == bad(examine(made_host))
+
+
+def test_a_memory_cgroup_is_never_near(made_host: MadeHost) -> None:
+    place = made_host.cgroups / "app"
+    (place / "memory.events").write_text("oom_kill 0\n")
+    (place / "memory.max").write_text(f"{100 << 20}\n")
+    (place / "memory.current").write_text(f"{98 << 20}\n")
+
+    assert "fine" == examine(made_host)["level"]
