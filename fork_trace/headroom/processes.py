@@ -137,30 +137,56 @@ def stacks(seen: scan.Survey) -> list[Headroom]:
     return found
 
 
-def dead_namespaces(seen: scan.Survey, proc: str) -> list[Headroom]:
+def dead_namespaces(
+    seen: scan.Survey, proc: str, clock: Callable[[], float] = time.monotonic
+) -> list[Headroom]:
     """Find who can make no child any more, as the init of the namespace that it would join has ended."""
     found = [limits.unseen_namespaces(seen.unjoined)] if seen.unjoined else []
     places: dict[int, list[scan.Elsewhere]] = {}
     for each in seen.elsewhere:
         if each.namespace not in seen.inits:
             places.setdefault(each.namespace, []).append(each)
-    for namespace, those in list(places.items())[: scan.LARGEST]:
-        why = None
-        if seen.unplaced or (seen.unseen and seen.own_pid == limits.INITIAL_PID_NAMESPACE):
-            why = "its init may be among the processes that are hidden here"
-        else:
-            # Its init may have been made, and others have ended, while /proc was read.
-            inside = holders.read(holders.Pool("pid-namespace", namespace=namespace), proc)
-            if inside is None or inside.total is None:
-                why = "who is in that namespace could not be read"
-            elif any(each.tasks for each in inside.top):
-                continue
-        found += [
-            limits.dead_namespace(each.process, namespace, each.tasks, why)
-            for each in those[:_LOOKED_INTO]
-            if _children_join(each, proc) == namespace
-        ]
+    if not places:
+        return found
+    why, living = None, None
+    if seen.unplaced or (seen.unseen and seen.own_pid == limits.INITIAL_PID_NAMESPACE):
+        why = "its init may be among the processes that are hidden here"
+    else:
+        # Its init may have been made, and others have ended, while /proc was read.
+        living = _living(set(places), proc, clock, clock() + _NAMESPACES_BUDGET_S)
+        why = None if living is not None else "there are too many processes to look for its init"
+    dead = [each for each in places if each not in (living or ())]
+    return found + [
+        limits.dead_namespace(each.process, namespace, each.tasks, why)
+        for namespace in dead[: scan.LARGEST]
+        for each in places[namespace][:_LOOKED_INTO]
+        if _children_join(each, proc) == namespace
+    ]
+
+
+def _living(
+    inodes: set[int], proc: str, clock: Callable[[], float], end_s: float
+) -> set[int] | None:
+    """Return those pid namespaces that a process lives in; None: there was no time for all of /proc."""
+    found: set[int] = set()
+    for pid in holders.pids(proc):
+        if clock() > end_s:
+            return None
+        try:
+            inode = holders.namespace_of(f"{proc}/{pid}/ns/pid")
+        except OSError:
+            continue
+        if inode in inodes and _lives(pid, proc):
+            found.add(inode)
     return found
+
+
+def _lives(pid: int, proc: str) -> bool:
+    raw = holders.slurp(f"{proc}/{pid}/status") or b""
+    _, _, state = raw.partition(b"\nState:\t")
+    # Its main thread may have ended before the others.
+    _, _, threads = raw.partition(b"\nThreads:\t")
+    return bool(state) and (state[:1] not in (b"Z", b"X") or int(threads.split()[0]) > 1)
 
 
 def _children_join(each: scan.Elsewhere, proc: str) -> int | None:

@@ -9,7 +9,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fork_trace.headroom.limits import (
     INITIAL_PID_NAMESPACE,
@@ -27,7 +27,6 @@ _LEAST_ANON_KIB = 8 << 10
 _MOST_ANON = 8192  # processes kept that have more
 _MOST_ELSEWHERE = 1024
 _ZOMBIES = 64  # numbers kept of the zombies of one parent: the first half of them and the last
-_SIZE_SHARE = 0.5  # a limit is worth a look from here on, whatever is said to be near
 
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN = 1 << 21
@@ -44,18 +43,21 @@ class Size:
     data_kib: int
     slots: int  # of the descriptor table
     is_admin: bool  # CAP_SYS_ADMIN, in the initial user namespace
-    limits: procfs.SoftLimits | None = None  # where one of them may be near
+    limits: procfs.SoftLimits | None = None
 
     def nearest(self, name: str) -> float:
         """Return which part of a soft limit is taken at most; 0 where there is none."""
-        limit = getattr(self.limits, name, None)
+        soft = self.limits
+        if soft is None:
+            return 0.0
+        if name == "files":
+            used, limit = self.slots, soft.files
+        elif name == "data":
+            used, limit = self.data_kib * 1024, soft.data
+        else:
+            used, limit = self.total_kib * 1024, soft.address_space
         if limit is None or limit == UNLIMITED:
             return 0.0
-        used = {
-            "files": self.slots,
-            "address_space": self.total_kib * 1024,
-            "data": self.data_kib * 1024,
-        }[name]
         return used / limit if limit else 1.0
 
 
@@ -232,18 +234,17 @@ class _Pass:
         limits: procfs.SoftLimits | None,
     ) -> None:
         data = _kib(raw, b"\nVmData:\t", at)
-        size = Size(
-            process,
-            _kib(raw, b"\nVmSize:\t", at),
-            data + _kib(raw, b"\nVmStk:\t", at),
-            data,
-            int(_line(raw, b"\nFDSize:\t", at) or b"0"),
-            is_admin,
-            limits,
+        self._sizes.append(
+            Size(
+                process,
+                _kib(raw, b"\nVmSize:\t", at),
+                data + _kib(raw, b"\nVmStk:\t", at),
+                data,
+                int(_line(raw, b"\nFDSize:\t", at) or b"0"),
+                is_admin,
+                limits,
+            )
         )
-        if max(map(size.nearest, _SOFT)) < _SIZE_SHARE:
-            size = replace(size, limits=None)
-        self._sizes.append(size)
         if len(self._sizes) >= 4096:
             self._keep_largest()
 
@@ -360,7 +361,6 @@ class _Pass:
         return survey
 
 
-_SOFT = ("files", "address_space", "data")
 _RANKED: dict[str, Callable[[Size], float]] = {
     "by_total": lambda each: each.total_kib,
     "by_private": lambda each: each.private_kib,

@@ -11,7 +11,7 @@ import pytest
 from conftest import INITIAL_PID, INITIAL_USER, MadeHost
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.headroom import check
+from fork_trace.headroom import check, processes, scan
 from fork_trace.output.check import check as written
 
 
@@ -636,3 +636,32 @@ def test_a_memory_cgroup_is_never_near(made_host: MadeHost) -> None:
     (place / "memory.current").write_text(f"{98 << 20}\n")
 
     assert "fine" == examine(made_host)["level"]
+
+
+def test_a_namespace_that_was_made_while_proc_was_read_is_not_dead(
+    made_host: MadeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_host.add(1001, "unshare", children=42)
+    take = scan.take
+
+    def then_its_init_is_made(*arguments: Any) -> scan.Survey:
+        seen = take(*arguments)
+        made_host.add(1002, "bash", pids="\t1", namespaces=(42, INITIAL_USER))
+        return seen
+
+    monkeypatch.setattr(scan, "take", then_its_init_is_made)
+
+    assert "fine" == examine(made_host)["level"]
+
+
+def test_where_there_is_no_time_to_look_for_its_init_a_namespace_is_not_known(
+    made_host: MadeHost,
+) -> None:
+    made_host.add(1001, "bash", children=42)
+    clock = iter([0.0, *[9.0] * 10])
+
+    (found,) = processes.dead_namespaces(
+        scan.take(str(made_host.proc)), str(made_host.proc), lambda: next(clock)
+    )
+
+    assert ("unknown", True) == (found.level(80, 100), bool(found.why))
