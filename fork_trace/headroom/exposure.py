@@ -14,8 +14,8 @@ from fork_trace.headroom.limits import Family, Headroom, Room
 from fork_trace.headroom.scan import Anonymous, Survey
 from fork_trace.host import cgroup_limits, procfs
 
-_FAMILIES = 3  # shown
-_LOOKED_AT = 64  # children whose flags are read
+# By size: so many are shown, looked into, and of each so many children.
+_FAMILIES, _PARENTS, _CHILDREN = 20, 64, 16
 # smaps_rollup walks 4 KiB pages, some 100 ns each, and holds the lock of the mappings meanwhile: so
 # not more than 11 GiB.
 _WALK_UNITS, _KIB_A_UNIT = 300_000, 40
@@ -33,17 +33,25 @@ def exposures(seen: Survey, proc: str = "/proc", budget: Budget | None = None) -
 
 
 def _families(seen: Survey, proc: str, budget: Budget) -> list[Family]:
-    forked: dict[int, list[tuple[Anonymous, procfs.Stat]]] = {}
-    related = [each for each in seen.anonymous.values() if each.parent in seen.anonymous]
-    related.sort(key=lambda each: -_at_most(each, seen))
-    for each in related[:_LOOKED_AT]:
-        stat = procfs.stat(each.process.pid, proc)
-        if stat is not None and stat.is_forked:
-            forked.setdefault(each.parent, []).append((each, stat))
-    return [
-        _family(seen.anonymous[parent], children, seen, proc, budget)
-        for parent, children in list(forked.items())[:_FAMILIES]
-    ]
+    related: dict[int, list[Anonymous]] = {}
+    for each in seen.anonymous.values():
+        if each.parent in seen.anonymous:
+            related.setdefault(each.parent, []).append(each)
+    for children in related.values():
+        children.sort(key=lambda each: -each.kib)
+    largest = sorted(related.items(), key=lambda item: -_at_most(item[1][0], seen))
+    found: list[Family] = []
+    for parent, children in largest[:_PARENTS]:
+        stats = [(each, procfs.stat(each.process.pid, proc)) for each in children[:_CHILDREN]]
+        forked = [(each, stat) for each, stat in stats if stat is not None and stat.is_forked]
+        if not forked:
+            continue
+        # If those that were looked at are all alike, so are the rest.
+        count = len(children) if len(forked) == len(stats) else len(forked)
+        found.append(_family(seen.anonymous[parent], forked[0], count, seen, proc, budget))
+        if len(found) >= _FAMILIES:
+            break
+    return found
 
 
 def _at_most(child: Anonymous, seen: Survey) -> int:
@@ -52,13 +60,14 @@ def _at_most(child: Anonymous, seen: Survey) -> int:
 
 def _family(
     parent: Anonymous,
-    children: list[tuple[Anonymous, procfs.Stat]],
+    largest: tuple[Anonymous, procfs.Stat],
+    children: int,
     seen: Survey,
     proc: str,
     budget: Budget,
 ) -> Family:
-    # The largest stands for all: one parent that writes everything makes one copy.
-    child, stat = children[0]
+    # The largest child stands for all: one parent that writes everything makes one copy.
+    child, stat = largest
     shared, why = None, _TOO_LARGE
     units = child.kib / _KIB_A_UNIT
     # Not on credit: a process may be larger than all that may be walked.
@@ -70,7 +79,7 @@ def _family(
     if uptime is not None:
         age_s = max(uptime - stat.start_ticks, 0) / os.sysconf("SC_CLK_TCK")
     return Family(
-        *(parent.process, child.process, len(children), shared, _at_most(child, seen), age_s),
+        *(parent.process, child.process, children, shared, _at_most(child, seen), age_s),
         why=why if shared is None else None,
     )
 

@@ -38,6 +38,8 @@ LEVELS = ("full", "near", "unknown", "fine")
 _NOT_TOLD = "/proc does not show it"
 # What a small process is charged for: its stack in the kernel, its page tables, what describes it.
 _FORK_KIB = 256
+# A snapshot lasts minutes. Workers that have shared their memory for so long do not write it.
+_SETTLED_S = 3600
 _MAPPINGS_A_THREAD = 2  # its stack, and the guard page before it
 
 # (inode, creator) of a namespace and of all above it that we may see, the own one first.
@@ -518,7 +520,7 @@ def dead_namespace(process: Process, namespace: int, tasks: int, why: str | None
 def unseen_namespaces(count: int) -> Headroom:
     """Say of how many processes it is not known whether their pid namespace is dead."""
     why = "the pid namespace of their children is readable only with CAP_SYS_PTRACE"
-    return headroom(PID_NAMESPACE_DEAD, None, None, f"{count} processes", why)
+    return headroom(PID_NAMESPACE_DEAD, None, None, f"other users' processes ({count})", why)
 
 
 def namespaces(kind: str, used: int | None, limit: int, why: str | None = None) -> Headroom:
@@ -582,20 +584,28 @@ def exposure(family: Family, rooms: Sequence[Room]) -> Headroom:
         return headroom(COPY_ON_WRITE, None, None, HOST, unread, note=note, process=family.parent)
     used: int | None = tightest.held + shared
     why: str | None = None
+    settled = None
+    if family.age_s is not None and family.age_s >= _SETTLED_S:
+        settled = f"what it shares has been left unwritten for {_age(family.age_s)}"
     if family.shared is None:
         # An upper bound that is far enough is good enough.
         if (tightest.held + shared) * 2 >= tightest.limit:
-            used, why = None, f"{family.why}; it is {family.at_most} KiB at most"
+            used, why = None, f"{family.why}; it shares {_mib(family.at_most)} at most"
         else:
             note += "; what it still shares cannot be read, so that all of it is counted"
     else:
-        note += f"; {shared} KiB of its memory are still shared, and copied once they are written"
+        note += f"; {_mib(shared)} are still shared, and copied once they are written"
     return headroom(
         *(COPY_ON_WRITE, used, tightest.limit, tightest.where, why),
         note=note,
+        free=settled,
         process=family.parent,
         setting=tightest.setting,
     )
+
+
+def _mib(kib: int) -> str:
+    return f"{kib / 1024:.0f} MiB"
 
 
 def _age(seconds: float) -> str:

@@ -151,6 +151,8 @@ def _near(pool: dict[str, Any]) -> list[str]:
     numbers = safe(pool["refuses"]) if pool["refuses"] else used_of(pool)
     lines += wrap(f"{safe(pool['name'])}: {numbers}", "  ", "    ")
     facts = [pool["note"], pool["why"]]
+    if place(pool) != safe(pool["where"]) and not pool["where"].startswith("process "):
+        facts.insert(0, pool["where"])
     if pool["default"]:
         facts.append(
             f"probably by {pool['default']}=, as it is just that; set TasksMax= for the unit"

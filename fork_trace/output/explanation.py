@@ -32,7 +32,7 @@ def explanation(answer: Answer) -> str:
     if len(answer.causes) == 1:
         return "\n".join([*lines, *([""] if lines else []), *_whole(answer)]) + "\n"
     for cause in answer.causes:
-        errnos = ", ".join(cause.errnos) or "any errno"
+        errnos = ", ".join(cause.errnos) or ("any errno" if cause.steps else "no errno")
         lines += ["", *wrap(f"{cause.slug} ({errnos})", "  ", "    ")]
         lines += wrap(cause.means, "    ", "    ")
     lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
@@ -45,7 +45,14 @@ def _whole(answer: Answer) -> list[str]:
     (cause,) = answer.causes
     lines = wrap(f"{cause.slug}: {cause.means}", "", "  ")
     steps = ", ".join(lookup.steps_of(cause)) or "none"
-    lines += ["", *wrap(f"errno: {', '.join(cause.errnos) or 'any'}", "  ", "         ")]
+    lines += [
+        "",
+        *wrap(
+            f"errno: {', '.join(cause.errnos) or ('any' if cause.steps else 'none')}",
+            "  ",
+            "         ",
+        ),
+    ]
     lines += wrap(f"limit: {cause.limit.replace('`', '')}", "  ", "         ")
     lines += wrap(f"step:  {steps}", "  ", "         ")
     lines += ["", "With fork-trace"]

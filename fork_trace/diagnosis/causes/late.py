@@ -12,20 +12,22 @@ COPY_ON_WRITE = Cause(
     limit="`memory.max` of the cgroup or an ancestor, or the host's memory, when shared pages are "
     "written",
     steps=(),
+    is_of_cgroup=True,
     check=Gauge(
         "memory with the copies",
         "KiB",
         "for each parent whose child was forked and has executed no program since: what the cgroup "
         "holds and cannot drop, and one copy of what the child still shares (the anonymous part of "
         "smaps_rollup), with `memory.max` and the swap left to it; or that copy with MemAvailable "
-        "and free swap. Children with less than 8 MiB are left out",
+        "and free swap. Children with less than 8 MiB are left out; those older than an hour, workers "
+        "mostly, do not write what they share",
     ),
     aliases=("cow", "copy on write"),
     shown_by="It is no failed fork: look for OOM kills with `dmesg | grep -i oom`, and for the count "
     "of them in memory.events.",
     verify=do(
-        "See how much the child still shares (Anonymous less Private), and how much room is left.",
-        "cat /proc/PID/smaps_rollup",
+        "See how much is still shared (Anonymous less Private_Dirty), and how much room is left.",
+        "grep -E 'Anonymous|Private' /proc/{pid}/smaps_rollup",
         "cat {dir}/{mem_now} {dir}/{mem_max}",
         "cat {dir}/{mem_events}",
         "grep MemAvailable /proc/meminfo",

@@ -53,6 +53,8 @@ def causes(known: Iterable[Cause]) -> str:
 
 
 def _errnos(cause: Cause) -> str:
+    if not cause.steps:
+        return "no errno: the fork goes through"
     return ", ".join(cause.errnos) if 0 < len(cause.errnos) <= _MOST_ERRNOS else "several"
 
 
