@@ -500,7 +500,7 @@ def stacks(name: str, process: Process, used: int, stack: int, limit: int) -> He
         headroom(THREAD_STACK, used + stack, limit, f"process {process.pid}", process=process),
         name=name,
         unit="KiB",
-        note=f"including a stack of {stack} KiB for one more thread; room for {room}",
+        note=f"including a stack of {_mib(stack)} for one more thread; room for {room}",
     )
 
 
@@ -520,14 +520,23 @@ def dead_namespace(process: Process, namespace: int, tasks: int, why: str | None
 def unseen_namespaces(count: int) -> Headroom:
     """Say of how many processes it is not known whether their pid namespace is dead."""
     why = "the pid namespace of their children is readable only with CAP_SYS_PTRACE"
-    return headroom(PID_NAMESPACE_DEAD, None, None, f"other users' processes ({count})", why)
+    return headroom(PID_NAMESPACE_DEAD, None, None, f"{count} process{'es' * (count > 1)}", why)
 
 
-def namespaces(kind: str, used: int | None, limit: int, why: str | None = None) -> Headroom:
-    """Compare the namespaces of a type that processes are in with what one user may have of them."""
+def namespaces(
+    kind: str, used: int | None, limit: int, own: int | None, why: str | None = None
+) -> Headroom:
+    """Compare the namespaces of a type that processes are in with what one user may have of them.
+
+    `own` is our own user namespace, which has that limit.
+    """
     name = f"user.max_{kind}_namespaces"
     return replace(
-        headroom(NAMESPACE_LIMIT, used, limit, f"{kind} namespaces", why),
+        headroom(
+            *(NAMESPACE_LIMIT, used, limit),
+            HOST if own in (None, INITIAL_USER_NAMESPACE) else f"user namespace {own}",
+            why,
+        ),
         name=name,
         free=f"{name} is 0" if limit == 0 else None,
         note="those of all users together, as far as a process is in them",

@@ -206,17 +206,17 @@ def namespaces(
         limit = procfs.number(f"sys/user/max_{kind}_namespaces", proc)
         if limit is None:
             continue
+        why = None
         if kind == "user":
-            found.append(
-                limits.namespaces(kind, len(set(seen.user_namespaces) - {seen.own_user}), limit)
-            )
+            used: int | None = len(set(seen.user_namespaces) - {seen.own_user})
         elif kind == "pid":
-            found.append(limits.namespaces(kind, len(seen.pid_lineages), limit))
-        # Each process is in one: fewer processes than that cannot come near.
+            used = len(seen.pid_lineages)
         elif seen.processes * 100 >= near * limit:
             used = _different(f"ns/{kind}", proc, clock, end_s) if limit else 0
-            why = "there are too many processes to look into all of them"
-            found.append(limits.namespaces(kind, used, limit, why if used is None else None))
+            why = None if used is not None else "there are too many processes to look into all"
+        else:
+            continue  # each process is in one: so few cannot come near
+        found.append(limits.namespaces(kind, used, limit, seen.own_user, why))
     return found
 
 

@@ -500,7 +500,8 @@ def test_what_was_switched_off_is_no_shortage(made_host: MadeHost) -> None:
     found = examine(made_host)
 
     assert "fine" == found["level"]
-    assert "switched off: namespace-limit, user namespaces" in written(found, is_all=False)
+    text = " ".join(written(found, is_all=False).split())
+    assert "switched off: namespace-limit, the whole host: user.max_user_namespaces is 0" in text
 
 
 def test_types_that_are_not_read_anyway_are_looked_into_where_it_matters(
