@@ -132,6 +132,7 @@ TOUCHES = {
     "commands.cli": "/dev/null",
     "record.segments": "the recorder's own directory",
     "record.captures": "captures that the user names",
+    "commands.check": "the textfile that the user names",
     "output.destination": "the capture file that the user names",
     "probes.headers": "the kernel's headers, below /lib/modules and /usr/src",
     "host.holders": "host.procfs",

@@ -65,6 +65,12 @@ def cannot_run(argv: Sequence[str]) -> int:
     help="Be a plugin of the Node Problem Detector: one line of at most 80 bytes; exit code 0 ok, "
     "1 near or full, 2 unknown.",
 )
+@click.option(
+    "--textfile",
+    metavar="FILE",
+    shell_complete=options.paths("file"),
+    help="Write --format prometheus to this file for the node exporter, replacing it at once.",
+)
 def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any) -> None:
     """Show how close this host is to each limit on forking
 
@@ -77,7 +83,7 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
     fork-trace check || fork-trace check --all
     sudo fork-trace check --near 60        # before a busy night
     sudo fork-trace check --json | jq '.limits[] | select(.level != "fine")'
-    sudo fork-trace check --format prometheus > FILE.prom   # node exporter
+    sudo fork-trace check --textfile FILE.prom      # for the node exporter
     """
     name = _format_of(how)
     if near > full:
@@ -92,7 +98,10 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
         if name in check_formats.PLUGINS:
             sys.stdout.write(check_formats.load(name).failed(error.message))
         raise
-    sys.stdout.write(text)
+    if how["textfile"] is not None:
+        _replace(how["textfile"], text)
+    else:
+        sys.stdout.write(text)
     if name == "table":
         _wait_for_reader()
     sys.exit(check_formats.codes(name).by_level[found["level"]])
@@ -111,10 +120,31 @@ def _format_of(how: dict[str, Any]) -> str:
     asked = {
         **{f"--{name}": name for name in _SHORT if how["as_json" if name == "json" else name]},
         **({f"--format {how['format_']}": how["format_"]} if how["format_"] else {}),
+        **({"--textfile": "prometheus"} if how["textfile"] is not None else {}),
     }
     if len(set(asked.values())) > 1:
         raise click.UsageError(f"Use one of {' and '.join(asked)}.")
     return next(iter(asked.values()), "table")
+
+
+def _replace(path: str, text: str) -> None:
+    """Write a file that another program may be reading: it has the old text or the new one."""
+    partial = f"{path}.{os.getpid()}.tmp"
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.rename(partial, path)
+        except OSError:
+            os.unlink(partial)
+            raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ForkTraceError(
+            f"cannot write {path or 'a file without a name'}: {why}.",
+            "Name a file in the directory of the textfile collector.",
+        ) from None
 
 
 def _wait_for_reader() -> None:

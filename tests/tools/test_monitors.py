@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -282,3 +284,52 @@ def test_the_plugin_of_nagios_is_called_as_it_is() -> None:
 
     assert "fork-trace check --nagios" in text
     assert text.count("{") == text.count("}") == 2
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_the_timer_and_its_service_are_what_systemd_takes(tmp_path: Path) -> None:
+    for path in (DEPLOY / "systemd").glob("fork-trace-check.*"):
+        # As on a host where it is installed.
+        text = path.read_text().replace("/usr/bin/fork-trace ", "/bin/true ")
+        (tmp_path / path.name).write_text(text.replace("Documentation=man:fork-trace(8)\n", ""))
+    units = [str(each) for each in sorted(tmp_path.iterdir())]
+
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    secured = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=30", units[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 2 == len(units)
+    assert "fork-trace-check" not in verified.stdout + verified.stderr
+    assert 0 == secured.returncode, secured.stdout[-300:] + secured.stderr
+
+
+def test_with_the_capabilities_of_the_service_a_check_sees_as_much_as_root() -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv")
+    text = (DEPLOY / "systemd" / "fork-trace-check.service").read_text()
+    (names,) = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)
+    kept = ",".join(f"+{each[4:].lower()}" for each in names.split())
+    command = [sys.executable, "-m", "fork_trace", "check", "--json"]
+    bound = ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs"]
+
+    whole, part = (
+        json.loads(
+            subprocess.run(
+                [*prefix, *command], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=False
+            ).stdout
+        )
+        for prefix in ([], bound)
+    )
+
+    def unknown(found: dict[str, Any]) -> set[tuple[str, str]]:
+        return {
+            (each["cause"], each["name"]) for each in found["limits"] if each["level"] == "unknown"
+        }
+
+    assert unknown(whole) == unknown(part)

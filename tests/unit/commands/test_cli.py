@@ -179,6 +179,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["check", "--near", "0"], "not in the range"),
         (["check", "--near", "90", "--full", "80"], "--near must not be above"),
         (["check", "--json", "--nagios"], "Use one of --json and --nagios"),
+        (["check", "--json", "--textfile", "x"], "Use one of --json and --textfile"),
         (["check", "--nagios", "--format", "npx"], "'npx' is not one of"),
         (["check", "--nagios", "--format", "table"], "Use one of --nagios and --format table"),
         (["check", "--format", "xml"], "'xml' is not one of"),
@@ -789,6 +790,27 @@ def test_without_proc_a_check_says_one_sentence(
     assert 1 == err.count("\n")
     # A plugin is heard on stdout alone.
     assert (option == "--all") == (out == "")
+
+
+def test_a_textfile_is_replaced_at_once_and_left_alone_if_it_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "check.prom"
+    path.write_text("old")
+
+    done = run("check", "--textfile", str(path))
+
+    assert (done.stdout, done.stderr) == ("", "")
+    assert "fork_trace_check_level" in path.read_text()
+    assert [path] == list(tmp_path.iterdir())
+    assert 0o644 == stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["nowhere/check.prom", "", "."])
+def test_a_textfile_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    text = refusal("check", "--textfile", f"{tmp_path}/{name}" if name else "")
+
+    assert "cannot write" in text
+    assert 2 == len(sentences(text))
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_a_check_needs_prometheus_client_for_its_format_alone() -> None:
