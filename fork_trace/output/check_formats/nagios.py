@@ -53,13 +53,17 @@ def _performance(found: Mapping[str, Any]) -> str:
     nearest: dict[str, Mapping[str, Any]] = {}
     for pool in found["limits"]:
         kept = nearest.get(pool["cause"])
-        if pool["free"] or (kept is not None and (kept["percent"] or 0) >= (pool["percent"] or 0)):
-            continue
-        nearest[pool["cause"]] = pool
+        if not pool["free"] and (kept is None or _share(kept) < _share(pool)):
+            nearest[pool["cause"]] = pool
     parts = [_datum(cause, pool, found) for cause, pool in sorted(nearest.items())]
     parts += [f"'{_label(name)}'={count}c" for name, count in found["refusals_total"].items()]
     parts.append(f"'zombies'={found['zombies_total']};;;0")
     return " ".join(parts)
+
+
+def _share(pool: Mapping[str, Any]) -> float:
+    # One that is known tells more than one that is not.
+    return -1.0 if pool["percent"] is None else float(pool["percent"])
 
 
 def _datum(cause: str, pool: Mapping[str, Any], found: Mapping[str, Any]) -> str:

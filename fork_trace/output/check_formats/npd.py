@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fork_trace.escape import safe
-from fork_trace.output.check import used_of
+from fork_trace.output.check import counted, used_of
 
 _MOST_BYTES = 80
 
@@ -31,7 +31,7 @@ def write(found: Mapping[str, Any], is_all: bool) -> str:
         unread = next(pool for pool in pools if pool["level"] == "unknown")
         return _fitted(f"unknown: {unread['cause']}", "", "")
     forks = found["refusals_total"].get("pids.events max", 0)
-    return _fitted(f"ok; {forks} forks refused so far" if forks else "ok", "", "")
+    return _fitted(f"ok; {counted('pids.events max', forks)}" if forks else "ok", "", "")
 
 
 def failed(sentence: str) -> str:

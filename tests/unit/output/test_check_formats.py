@@ -93,6 +93,20 @@ def test_what_is_not_known_is_u(made_host: MadeHost) -> None:
     assert "U" == performance(line)["threads-max"]
 
 
+def test_a_limit_that_is_known_is_told_before_one_that_is_not(made_host: MadeHost) -> None:
+    place = made_host.add(1001, "server", slots=1 << 20)
+    for each in (place / "fd").iterdir():
+        each.unlink()
+    (place / "fd").rmdir()
+
+    found = examine(made_host)
+
+    assert "unknown" in {
+        each["level"] for each in found["limits"] if each["cause"] == "fd-table-limit"
+    }
+    assert "2;" in performance(nagios.write(found, False))["fd-table-limit"]
+
+
 def test_a_dead_namespace_is_one_of_one(made_host: MadeHost) -> None:
     made_host.add(1001, "bash", children=42)
 
