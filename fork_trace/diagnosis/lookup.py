@@ -6,16 +6,17 @@ Pure; the words are the causes' and `texts`', drawing them is `render`'s.
 from __future__ import annotations
 
 import difflib
-import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fork_trace.diagnosis import advice, texts
+from fork_trace.diagnosis import advice, applications, errnos, kinds, texts
 from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
+from fork_trace.diagnosis.causes.arguments import INVALID_FLAGS
 from fork_trace.diagnosis.causes.memory import KERNEL_MEMORY, MEMORY_CGROUP
 from fork_trace.diagnosis.causes.policy import SCHED_EXT, SECCOMP, SECURITY_MODULE
+from fork_trace.diagnosis.causes.tasks import PID_MAX
 from fork_trace.diagnosis.texts import Text
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
@@ -57,7 +58,14 @@ BY_STEP: Mapping[str, StepEntry] = {step.name: step for step in STEPS}
 
 # Other names of a cause, mostly the settings behind it.
 _CAUSE_ALIASES: Mapping[str, str] = {
-    alias: cause.slug for cause in CAUSES for alias in cause.aliases
+    # A sysctl also by its last word: max_map_count.
+    **{
+        alias.partition(".")[2]: cause.slug
+        for cause in CAUSES
+        for alias in cause.aliases
+        if re.match(r"(?:kernel|vm|fs|user)\.", alias)
+    },
+    **{alias: cause.slug for cause in CAUSES for alias in cause.aliases},
 }
 # Functions within a step.
 _STEP_ALIASES = {
@@ -78,24 +86,59 @@ _STEP_ALIASES = {
     "scx_fork": "sched_cgroup_fork",
     "alloc_empty_file": "pidfd_prepare",
 }
-_ERRNOS = {
-    **errno.errorcode,
-    # Of two names for one number Python gives the C library's; this is the kernel's.
-    errno.EOPNOTSUPP: "EOPNOTSUPP",
-    # include/linux/errno.h: the kernel's own; user space has no name for it.
-    513: "ERESTARTNOINTR",
+# A setting that several causes have, likeliest first.
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "vm.overcommit_memory": ("overcommit-heuristic", "overcommit-never"),
+    "ulimit": ("rlimit-nproc", "rlimit-nofile", "thread-stack"),
+    "limits.conf": ("rlimit-nproc", "rlimit-nofile"),
+    "ulimits": ("rlimit-nproc", "rlimit-nofile"),
+    "apparmor": ("user-namespace-denied", "security-module"),
+    "zombie": ("pid-max", "pids-cgroup"),
+    "zombies": ("pid-max", "pids-cgroup"),
+    "fork bomb": ("pids-cgroup", "rlimit-nproc"),
 }
+# Calls, and what the kinds are called otherwise -> the kinds that they can be.
+_CALLS: Mapping[str, tuple[str, ...]] = {
+    **{kind.name: (kind.name,) for kind in kinds.KINDS},
+    **dict.fromkeys(("fork", "vfork", "posix_spawn", "popen", "system", "spawn"), ("process",)),
+    **dict.fromkeys(("subprocess", "child process", "child_process"), ("process",)),
+    **dict.fromkeys(("clone", "clone3"), ("process", "thread", "namespace")),
+    **dict.fromkeys(("pthread_create", "threads", "pthread", "thrd_create"), ("thread",)),
+    **dict.fromkeys(
+        ("pthread_attr_setstacksize", "pthread_setaffinity_np"), ("thread-attributes",)
+    ),
+    **dict.fromkeys(("unshare", "setns", "namespaces", "userns"), ("namespace",)),
+    **dict.fromkeys(("execve", "execveat", "execvp", "setuid", "setresuid"), ("exec",)),
+    **dict.fromkeys(("kthread", "kthreadd", "kernel thread"), ("kernel-thread",)),
+    **dict.fromkeys(("oom", "oomkilled", "oom-kill", "oom killer"), ("late",)),
+}
+# What a call has besides the causes of its kinds.
+_FIRST: Mapping[str, tuple[Cause, ...]] = {"clone3": (SECCOMP, INVALID_FLAGS)}
+_BEFORE_4_1 = (
+    "Before Linux 4.1 ENOMEM was also the answer when pid numbers had run out (commit 35f71bc0a09a): "
+    "there, see pid-max first."
+)
+_OVERWRITTEN = "The errno printed is not the fork's own, which was EAGAIN."
 
 
 class Answer(NamedTuple):
     """What the book has on a query."""
 
     query: str
-    kind: str  # "list", "step", "cause", "errno" or "text"
+    # "list", "step", "cause", "setting", "errno", "call", "application" or "text"
+    kind: str
     causes: tuple[Cause, ...]  # likeliest first
     step: StepEntry | None = None
     errno: str | None = None  # asked for, or told by the text
     texts: tuple[Text, ...] = ()
+    application: str | None = None  # that prints it
+    kinds: tuple[str, ...] = ()  # of `kinds`, likeliest first: what was refused
+    notes: tuple[str, ...] = ()  # sentences
+
+    @property
+    def decides(self) -> tuple[str, ...]:
+        """Commands that decide between the causes here and now."""
+        return kinds.decides(self.kinds[0], self.errno) if self.kinds else ()
 
 
 def steps_of(cause: Cause) -> tuple[str, ...]:
@@ -128,7 +171,15 @@ def look_up(words: Sequence[str]) -> Answer:
     query = " ".join(words).strip()
     if not query:
         return Answer("", "list", CAUSES)
-    return _cause(query) or _step(query) or _errno(query) or _text(query) or _nothing(query)
+    return (
+        _cause(query)
+        or _step(query)
+        or _errno(query)
+        or _call(query)
+        or _application(query)
+        or read(query)
+        or _nothing(query)
+    )
 
 
 def offers() -> tuple[tuple[str, str], ...]:
@@ -138,31 +189,22 @@ def offers() -> tuple[tuple[str, str], ...]:
         named.setdefault(step.name.split()[0], step.what)
     for name in (name for cause in CAUSES for name in cause.errnos):
         named.setdefault(name, "an errno")
-    for each in texts.TEXTS:
-        named.setdefault(each.application, "an application")
+    for each in applications.APPLICATIONS:
+        if " " not in each.name:
+            named.setdefault(each.name, "an application")
     return tuple(named.items())
-
-
-def errno_name(word: str) -> str | None:
-    """Name an errno given by name, number or libc's words; None: it is none."""
-    number = re.fullmatch(r"-?(?:errno[ =]*)?([0-9]{1,4})", word.strip().lower())
-    if number:
-        return _ERRNOS.get(int(number[1]))
-    name = word.strip().lstrip("-").upper()
-    # The kernel's and Linux' other name for the same number.
-    name = {"EWOULDBLOCK": "EAGAIN", "ENOTSUP": "EOPNOTSUPP"}.get(name, name)
-    if name in _ERRNOS.values():
-        return name
-    return texts.strerror(word)
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """Return an answer as one JSON object; advice by variant, "" for all that have none."""
     step = answer.step
     return {
-        "query": answer.query,
-        "kind": answer.kind,
+        "text": answer.query,
+        "asked": answer.kind,
+        "application": answer.application,
         "errno": answer.errno,
+        "kinds": list(answer.kinds),
+        "means": kinds.means(answer.kinds[0], answer.errno) if answer.kinds else None,
         "step": None
         if step is None
         else {
@@ -171,7 +213,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
             "causes": [cause.slug for cause in step.causes],
         },
         "texts": [_text_json(each) for each in answer.texts],
+        "notes": list(answer.notes),
         "causes": [_cause_json(cause) for cause in answer.causes],
+        "decide": list(answer.decides),
     }
 
 
@@ -211,12 +255,29 @@ def _text_json(each: Text) -> dict[str, Any]:
 
 
 def _cause(query: str) -> Answer | None:
-    word = query.lower()
-    cause = BY_SLUG.get(_CAUSE_ALIASES.get(word, word)) or BY_SLUG.get(
-        word.replace("_", "-").replace(" ", "-")
-    )
-    # threads_max, seccomp: a step and a cause by one name; the cause tells more.
-    return Answer(query, "cause", (cause,)) if cause else None
+    for word in _names(query):
+        slugs = _SETTINGS.get(word)
+        if slugs:
+            return Answer(query, "setting", tuple(BY_SLUG[slug] for slug in slugs))
+        cause = BY_SLUG.get(_CAUSE_ALIASES.get(word, word)) or BY_SLUG.get(
+            word.replace("_", "-").replace(" ", "-")
+        )
+        if cause:
+            # threads_max, seccomp: a step and a cause by one name; the cause tells more.
+            return Answer(query, "cause", (cause,))
+    return None
+
+
+def _names(query: str) -> Iterator[str]:
+    """The forms in which a setting is written: with its value, as a file of /proc/sys, as an option."""
+    word = query.lower().strip()
+    yield word
+    word = re.sub(r"^(?:sysctl (?:-w )?|cat |echo \S+ > ?)", "", word)
+    word = re.sub(r"^/proc/sys/(.*)", lambda found: found[1].replace("/", "."), word)
+    word = re.sub(r" *[=:] *[^ =:]*$|(?<=^ulimit -\w) \S+$", "", word)
+    yield word
+    yield word.lstrip("-")
+    yield word.rpartition("/")[2]
 
 
 def _step(query: str) -> Answer | None:
@@ -226,13 +287,112 @@ def _step(query: str) -> Answer | None:
 
 
 def _errno(query: str) -> Answer | None:
-    name = errno_name(query)
-    if name is None:
-        return None
-    found = tuple(cause for cause in CAUSES if name in cause.errnos)
+    name = errnos.named(query)
+    return None if name is None else _of_errno(query, name)
+
+
+def _of_errno(query: str, name: str) -> Answer:
+    # A cause that seldom gives it comes after those for which it is one of the first two.
+    found = [cause for cause in CAUSES if name in cause.errnos]
+    found.sort(key=lambda cause: cause.errnos.index(name) > 1)
     # A security module, a filter or a BPF scheduler can answer anything.
-    found = found or (SECCOMP, SECURITY_MODULE, SCHED_EXT)
-    return Answer(query, "errno", found, errno=name)
+    found = found or [SECCOMP, SECURITY_MODULE, SCHED_EXT]
+    if name == "ENOMEM":
+        found.append(PID_MAX)
+    asked = kinds.read(errnos.normal(name), name)
+    notes = _notes(name, ("process",))
+    return Answer(query, "errno", tuple(found), errno=name, kinds=asked, notes=notes)
+
+
+def _call(query: str) -> Answer | None:
+    word = re.sub(r"\(\d?\)$", "", query.lower())
+    asked = _CALLS.get(word)
+    if asked is None:
+        return None
+    found = (*_FIRST.get(word, ()), *_causes_of(asked, None))
+    return Answer(query, "call", kinds.unique(found), kinds=asked)
+
+
+def _application(query: str) -> Answer | None:
+    found = applications.named(query)
+    if found is None:
+        return None
+    printed = tuple(each for each in texts.TEXTS if each.application == found.name)
+    return Answer(
+        query,
+        "application",
+        _causes_of(found.kinds, None),
+        texts=printed,
+        application=found.name,
+        kinds=found.kinds,
+    )
+
+
+def read(text: str, is_typed: bool = True) -> Answer | None:
+    """Find what a message of an application means; None if it tells of nothing that was refused."""
+    normal = errnos.normal(text)
+    found = texts.find(text)
+    error = errnos.told(text, is_typed)
+    notes: list[str] = []
+    is_retried = found and found[0].errnos == ("EAGAIN",)
+    if is_retried and (error == "EINTR" or "no child process" in normal):
+        error = "EAGAIN"
+        notes.append(_OVERWRITTEN)
+    if error is None and found and len(found[0].errnos) == 1:
+        error = found[0].errnos[0]
+    asked = _kinds_of(normal, error, found)
+    if not asked:
+        return None
+    by = applications.of(normal)
+    application = by.name if by else None
+    # A name that is on the line itself says more than who else prints these words.
+    is_open = by is None or by.name in applications.COMMON
+    if is_open and found and found[0].application != "pthread" and texts.holds(text, found[0]):
+        application = found[0].application
+    return Answer(
+        text,
+        "text",
+        _causes_of(asked, error, found),
+        errno=error,
+        texts=tuple(found),
+        application=application,
+        kinds=asked,
+        notes=(*notes, *_notes(error, asked)),
+    )
+
+
+def _kinds_of(normal: str, error: str | None, found: Sequence[Text]) -> tuple[str, ...]:
+    if found and found[0].kind:
+        asked = kinds.read(normal, error)
+        # What one application means; a rule that sees more in the rest of the line is believed.
+        more = asked and asked[0] not in ("process", "not-a-fork")
+        return asked if more else kinds.refine(found[0].kind, normal, error)
+    return kinds.read(normal, error)
+
+
+def _causes_of(
+    asked: Sequence[str], error: str | None, found: Sequence[Text] = ()
+) -> tuple[Cause, ...]:
+    """Return the causes of these kinds with this errno, likeliest first: an application's own before all."""
+    causes: list[Cause] = []
+    if asked[0] == "not-a-fork":
+        return ()  # a cause of a fork would be the wrong one
+    if found and asked[0] in ("process", "thread", "namespace"):
+        own = [cause for each in found for cause in each.causes]
+        told = [error] if error else [name for each in found for name in each.errnos]
+        causes += _fitting(own, told)
+    for name in asked:
+        # A text has its own; of the general ones only those of its other kinds are added.
+        if not causes or name != asked[0]:
+            causes += kinds.causes(name, error)
+    if error == "ENOMEM" and causes and {"process", "thread"} & set(asked):
+        causes.append(PID_MAX)
+    return kinds.unique(causes)
+
+
+def _notes(error: str | None, asked: Sequence[str]) -> tuple[str, ...]:
+    is_task = asked and asked[0] in ("process", "thread")
+    return (_BEFORE_4_1,) if error == "ENOMEM" and is_task else ()
 
 
 def _fitting(causes: Sequence[Cause], errnos: Sequence[str]) -> tuple[Cause, ...]:
@@ -242,32 +402,15 @@ def _fitting(causes: Sequence[Cause], errnos: Sequence[str]) -> tuple[Cause, ...
     return tuple(cause for cause in causes if not cause.errnos or set(errnos) & set(cause.errnos))
 
 
-def _text(query: str) -> Answer | None:
-    found = texts.find(query)
-    told = texts.errno_in(query)
-    if not found:
-        return None if told is None or len(query.split()) < 2 else _told(query, told)
-    errnos = (told,) if told else sorted({name for each in found for name in each.errnos})
-    causes = [cause for each in found for cause in each.causes]
-    unique = {cause.slug: cause for cause in _fitting(causes, errnos) or causes}
-    return Answer(query, "text", tuple(unique.values()), errno=told, texts=tuple(found))
-
-
-def _told(query: str, name: str) -> Answer | None:
-    """A message that nobody wrote down, but with an errno in it."""
-    answer = _errno(name)
-    return answer and Answer(query, "errno", answer.causes, errno=name)
-
-
 def _nothing(query: str) -> Answer:
     if len(query.split()) > 1:
         message = f"no known application prints {query!r}"
-        names = {texts.normal(each.text): each.text for each in texts.TEXTS}
+        names = {errnos.normal(each.text): each.text for each in texts.TEXTS}
         names.update({knob: knob for knob in _CAUSE_ALIASES})
     else:
         message = f"no such step, cause or errno: {query!r}"
         names = {name.lower(): name for name in _words()}
-    near = difflib.get_close_matches(texts.normal(query), names, 1, 0.5)
+    near = difflib.get_close_matches(errnos.normal(query), names, 1, 0.5)
     if near:
         raise ForkTraceError(message, f"Did you mean {names[near[0]]}?")
     raise ForkTraceError(message, "Run `fork-trace explain` to list all causes.")
@@ -279,7 +422,9 @@ def _words() -> tuple[str, ...]:
         *BY_SLUG,
         *BY_STEP,
         *(name for cause in CAUSES for name in cause.errnos),
-        *(each.application for each in texts.TEXTS),
+        *(each.name for each in applications.APPLICATIONS),
         *_CAUSE_ALIASES,
         *_STEP_ALIASES,
+        *_SETTINGS,
+        *_CALLS,
     )

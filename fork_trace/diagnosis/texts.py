@@ -6,9 +6,9 @@ differs. Each names its causes by their objects.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
+from fork_trace.diagnosis import kinds
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes.arguments import CGROUP_REFUSED
 from fork_trace.diagnosis.causes.memory import (
@@ -24,27 +24,14 @@ from fork_trace.diagnosis.causes.namespaces import (
     NAMESPACE_DEPTH,
     NAMESPACE_LIMIT,
     PID_NAMESPACE_DEAD,
-    UNSHARED_NAMESPACE,
     USER_NAMESPACE_DENIED,
 )
 from fork_trace.diagnosis.causes.policy import SECCOMP
-from fork_trace.diagnosis.causes.state import DEADLINE_POLICY, EXEC_IN_PROGRESS
 from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
+from fork_trace.diagnosis.errnos import normal
 
 # Nearly every text is one of these, with an errno in it or lost.
-_PROCESS = (
-    *(PIDS_CGROUP, RLIMIT_NPROC, OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, PID_MAX),
-    *(THREADS_MAX, PID_NAMESPACE_DEAD, MEMORY_CGROUP, KERNEL_MEMORY),
-)
-# posix_spawn and vfork copy no mappings, so that overcommit has no say.
-_SPAWN = (
-    *(PIDS_CGROUP, RLIMIT_NPROC, PID_MAX, THREADS_MAX, PID_NAMESPACE_DEAD),
-    *(MEMORY_CGROUP, KERNEL_MEMORY),
-)
-_THREAD = (
-    *(PIDS_CGROUP, RLIMIT_NPROC, THREAD_STACK, PID_MAX, THREADS_MAX),
-    *(EXEC_IN_PROGRESS, DEADLINE_POLICY, SECCOMP, UNSHARED_NAMESPACE),
-)
+_PROCESS, _SPAWN, _THREAD = kinds.PROCESS, kinds.SPAWN, kinds.THREAD
 # Go's runtime and others map the stacks of their threads otherwise, with an error of their own.
 _CLONE = (PIDS_CGROUP, RLIMIT_NPROC, PID_MAX, THREADS_MAX, SECCOMP)
 _NAMESPACE = (
@@ -62,6 +49,7 @@ class Text(NamedTuple):
     errnos: tuple[str, ...]  # those that it can carry; it seldom names them
     causes: tuple[Cause, ...]  # likeliest first
     note: str = ""
+    kind: str = ""  # of `kinds`, where its own words do not tell
 
 
 TEXTS: tuple[Text, ...] = (
@@ -116,6 +104,7 @@ TEXTS: tuple[Text, ...] = (
         _BOTH,
         _PROCESS,
         "older systemd; newer versions say Failed to spawn 'start' task",
+        kind="process",
     ),
     Text(
         "systemd",
@@ -136,12 +125,14 @@ TEXTS: tuple[Text, ...] = (
         "__vm_enough_memory: pid: ..., no enough memory for the allocation",
         ("ENOMEM",),
         (OVERCOMMIT_NEVER, OVERCOMMIT_HEURISTIC, THREAD_STACK),
+        kind="process",
     ),
     Text(
         "kernel",
         "SLUB: Unable to allocate memory on node",
         ("ENOMEM",),
         (MEMORY_CGROUP, KERNEL_MEMORY),
+        kind="process",
     ),
     Text(
         "docker",
@@ -149,21 +140,31 @@ TEXTS: tuple[Text, ...] = (
         ("EAGAIN", "ENOMEM", "ENOSPC", "EPERM"),
         (*_CLONE, THREAD_STACK, *_NAMESPACE, PID_NAMESPACE_DEAD, MEMORY_CGROUP),
         "the rest of the line tells which: fork/exec, pthread_create or unshare",
+        kind="process",
+    ),
+    Text(
+        "docker",
+        "starting container process caused: ... from pipe caused: EOF",
+        ("EAGAIN", "ENOMEM", "ENOSPC"),
+        (*_CLONE, *_NAMESPACE),
+        "older runc: its child could not fork or unshare, and says so only in its log",
+        kind="process",
     ),
     Text(
         "docker",
         "OCI runtime exec failed: ... unable to start container process: ...",
         ("EAGAIN", "ENOMEM", "EPERM"),
         (*_CLONE, PID_NAMESPACE_DEAD, MEMORY_CGROUP, KERNEL_MEMORY),
+        kind="process",
     ),
     Text(
-        "docker",
+        "Go",
         "runtime/cgo: pthread_create failed: Resource temporarily unavailable",
         ("EAGAIN",),
         _THREAD,
     ),
     Text(
-        "docker",
+        "Go",
         "runtime/cgo: pthread_create failed: Operation not permitted",
         ("EPERM",),
         (SECCOMP,),
@@ -199,15 +200,16 @@ TEXTS: tuple[Text, ...] = (
         "failed to create shim task: ...",
         ("EAGAIN", "ENOMEM", "ENOSPC"),
         (*_CLONE, MEMORY_CGROUP, NAMESPACE_LIMIT),
+        kind="process",
     ),
     Text(
-        "Jenkins",
+        "JVM",
         "Cannot run program ... error=11, Resource temporarily unavailable",
         ("EAGAIN",),
         _SPAWN,
     ),
     Text(
-        "Jenkins",
+        "JVM",
         "java.io.IOException: Cannot run program ... error=12, Cannot allocate memory",
         ("ENOMEM",),
         (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER, *_SPAWN),
@@ -247,6 +249,7 @@ TEXTS: tuple[Text, ...] = (
         _BOTH,
         _THREAD,
         "if its stack has Thread.Start, a thread was refused, however much memory there is",
+        kind="thread",
     ),
     Text(
         ".NET",
@@ -254,6 +257,7 @@ TEXTS: tuple[Text, ...] = (
         _BOTH,
         _THREAD,
         "the HRESULT says out of memory, but one of the runtime's own threads was refused",
+        kind="thread",
     ),
     Text(
         ".NET",
@@ -269,7 +273,13 @@ TEXTS: tuple[Text, ...] = (
         _CLONE,
         "Go suggests ulimit -u, which is only one of several limits",
     ),
-    Text("Go", "runtime: may need to increase max user processes (ulimit -u)", ("EAGAIN",), _CLONE),
+    Text(
+        "Go",
+        "runtime: may need to increase max user processes (ulimit -u)",
+        ("EAGAIN",),
+        _CLONE,
+        kind="thread",
+    ),
     Text("Go", "fork/exec ...: resource temporarily unavailable", ("EAGAIN",), _SPAWN),
     Text("Go", "fork/exec ...: cannot allocate memory", ("ENOMEM",), _SPAWN),
     Text(
@@ -337,6 +347,7 @@ TEXTS: tuple[Text, ...] = (
         _BOTH,
         _PROCESS,
         "what clients see; the log says whether it was a fork (Can't save in background: fork) or the disk",
+        kind="process",
     ),
     Text(
         "Redis",
@@ -415,62 +426,112 @@ TEXTS: tuple[Text, ...] = (
     Text("GLib", "Error creating thread: Resource temporarily unavailable", ("EAGAIN",), _THREAD),
     Text("pthread", "pthread_create failed", ("EAGAIN", "EPERM"), _THREAD),
     Text("pthread", "pthread_create: Resource temporarily unavailable", ("EAGAIN",), _THREAD),
+    Text(
+        "R",
+        "unable to fork, possible reason: ...",
+        _BOTH,
+        _PROCESS,
+        "mclapply forks the whole R session for each worker",
+    ),
+    Text(
+        "Oracle",
+        "ORA-27300: OS system dependent operation:fork failed with status: ...",
+        _BOTH,
+        _PROCESS,
+        "the status is the errno: 11 is EAGAIN, 12 is ENOMEM",
+    ),
+    Text("Oracle", "ORA-27301: OS failure message: ...", _BOTH, _PROCESS, kind="process"),
+    Text("Oracle", "skgpspawn failed:category = ...", _BOTH, _PROCESS, "depinfo is the errno"),
+    Text(
+        "Rust",
+        "could not execute process `...` (never executed)",
+        _BOTH,
+        _PROCESS,
+        "cargo and others print this for a fork that was refused, and for an execve too",
+    ),
+    Text("rayon", "ThreadPoolBuildError { kind: IOError(...", ("EAGAIN",), _THREAD),
+    Text("tokio", "OS can't spawn worker thread: ...", ("EAGAIN",), _THREAD),
+    Text("OpenMP", "libgomp: Thread creation failed: ...", ("EAGAIN",), _THREAD),
+    Text(
+        "OpenMP",
+        "OMP: System error #11: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _THREAD,
+        "OMP_NUM_THREADS is the number of CPUs if unset, whatever the container may have",
+    ),
+    Text("C++", "thread constructor failed: ...", ("EAGAIN",), _THREAD),
+    Text("OCaml", "Thread.create: ...", ("EAGAIN",), _THREAD),
+    Text("Qt", "QThread::start: Thread creation error: ...", ("EAGAIN",), _THREAD),
+    Text(
+        "Redis",
+        "Fatal: Can't initialize Background Jobs.",
+        ("EAGAIN",),
+        _THREAD,
+        "it does not say which errno; a thread was refused, not a process",
+        kind="thread",
+    ),
+    Text("MySQL", "Can't create thread to handle new connection(errno= ...)", _BOTH, _THREAD),
+    Text(
+        "Erlang",
+        "Failed to start dirty io scheduler thread ...",
+        ("EAGAIN",),
+        _THREAD,
+        "the virtual machine aborts; it does not say which errno",
+    ),
+    Text("Node", "Worker initialization failure: EAGAIN", ("EAGAIN",), _THREAD),
+    Text(
+        "Android",
+        "pthread_create (...KB stack) failed: Try again",
+        ("EAGAIN",),
+        _THREAD,
+        "Try again is what bionic says for EAGAIN",
+    ),
+    Text(
+        "systemd",
+        "Failed to spawn executor: ...",
+        ("EAGAIN", "ENOMEM", "EBUSY"),
+        (*_SPAWN, CGROUP_REFUSED),
+        "systemd's own cgroup and limits, or those of the unit's slice",
+    ),
+    Text(
+        "supervisord",
+        "Too many processes in process table to spawn ...",
+        ("EAGAIN",),
+        _PROCESS,
+    ),
+    Text(
+        "crun",
+        "clone: Resource temporarily unavailable",
+        ("EAGAIN",),
+        _PROCESS,
+        "podman gives a container 2048 tasks unless told otherwise",
+    ),
+    Text(
+        "su",
+        "cannot set user id: Resource temporarily unavailable",
+        ("EAGAIN",),
+        (RLIMIT_NPROC,),
+        "the new user has as many tasks as RLIMIT_NPROC allows; a fork was not tried",
+    ),
+    Text(
+        "bubblewrap",
+        "bwrap: setting up uid map: Permission denied",
+        ("EACCES",),
+        (USER_NAMESPACE_DENIED,),
+        "the namespace was made; on Ubuntu 23.10 and newer AppArmor allows no more in it without "
+        "a profile of its own",
+    ),
+    Text(
+        "kernel",
+        "Failed to create a rescuer kthread for wq ...: -EINTR",
+        ("EINTR",),
+        (),
+        "whoever asked (mount, modprobe) was killed while it waited: often by a timeout of systemd",
+    ),
 )
 
-# libc's words, as programs print them and Go in small letters.
-_WORDS = {
-    "resource temporarily unavailable": "EAGAIN",
-    "cannot allocate memory": "ENOMEM",
-    "no child processes": "EAGAIN",
-    "no space left on device": "ENOSPC",
-    "operation not permitted": "EPERM",
-    "permission denied": "EACCES",
-    "device or resource busy": "EBUSY",
-    "function not implemented": "ENOSYS",
-    "too many open files in system": "ENFILE",
-    "too many open files": "EMFILE",
-    "invalid argument": "EINVAL",
-    "file exists": "EEXIST",
-}
-_NUMBERS = {
-    "11": "EAGAIN",
-    "12": "ENOMEM",
-    "1": "EPERM",
-    "13": "EACCES",
-    "28": "ENOSPC",
-    "24": "EMFILE",
-    "38": "ENOSYS",
-}
-_NUMBERED = re.compile(r"(?:errno|error)[ =:]*([0-9]+)|\(([0-9]+)(?:: [a-z ]+)?\)")
-_NAMED = re.compile(
-    r"\b(eagain|enomem|eperm|eacces|enospc|emfile|enfile|enosys|ebusy|einval|eexist)\b"
-)
 # A text of a person must be as long as this to be looked for inside of one of ours.
 _LEAST = 8
-
-
-def normal(text: str) -> str:
-    """Return a text without what a log, a terminal or a person changes: case, quotes, blanks."""
-    text = re.sub('[\u2018\u2019\u201c\u201d`"]', "'", text.lower())
-    return " ".join(text.split())
-
-
-def errno_in(text: str) -> str | None:
-    """Name the errno that a message tells, in libc's words, as a number or by name; else None."""
-    text = normal(text)
-    named = _NAMED.search(text)
-    if named:
-        return named[1].upper()
-    for words, name in _WORDS.items():
-        if words in text:
-            return name
-    number = _NUMBERED.search(text)
-    return _NUMBERS.get(number[1] or number[2]) if number else None
-
-
-def strerror(text: str) -> str | None:
-    """Name the errno whose words these are, and nothing else; else None."""
-    return _WORDS.get(normal(text).strip(" .'"))
 
 
 def find(text: str) -> list[Text]:
@@ -488,16 +549,30 @@ def find(text: str) -> list[Text]:
     return [each for each in TEXTS if wanted == normal(each.application)]
 
 
-def _score(each: Text, wanted: str) -> int:
-    """Return how many letters a text and what is wanted have in common; 0: it is another."""
-    pieces = [piece.strip() for piece in normal(each.text).split("...") if piece.strip(" :'")]
+def holds(text: str, each: Text) -> bool:
+    """Say whether a text has all of a message in it; else it can only be a part of that message."""
+    wanted = normal(text)
+    return _whole(_pieces(each), wanted)
+
+
+def _pieces(each: Text) -> list[str]:
+    return [piece.strip() for piece in normal(each.text).split("...") if piece.strip(" :'")]
+
+
+def _whole(pieces: list[str], wanted: str) -> bool:
     at = 0
     for piece in pieces:
         found = wanted.find(piece, at)
         if found < 0:
-            break
+            return False
         at = found + len(piece)
-    else:
+    return True
+
+
+def _score(each: Text, wanted: str) -> int:
+    """Return how many letters a text and what is wanted have in common; 0: it is another."""
+    pieces = _pieces(each)
+    if _whole(pieces, wanted):
         return sum(map(len, pieces))
     if len(wanted) >= _LEAST and any(wanted in piece for piece in pieces):
         return len(wanted)

@@ -1,48 +1,147 @@
-"""What `explain` tells, as text for people."""
+"""What `explain` tells, as text for people. A text that was asked about is hostile: it passes through `escape`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fork_trace.diagnosis import advice
+from fork_trace.escape import cut, safe
+from fork_trace.output.units import amount
 from fork_trace.output.wording import advised, wrap
 
 if TYPE_CHECKING:
     # The book of texts is not for those who watch.
+    from fork_trace.diagnosis.cause import Cause
+    from fork_trace.diagnosis.log import Log
     from fork_trace.diagnosis.lookup import Answer
 
+# Limits of this host that are near or full, as `headroom.here` has them; None: they were not read.
+Here = Sequence[Mapping[str, Any]]
+_MOST_SHOWN = 300  # letters of a line of a log
+_FEW = 4  # causes named in one line
 
-def explanation(answer: Answer) -> str:
-    """Write what the book has: a list of several causes, one whole, and what applications print."""
-    lines: list[str] = []
-    if answer.step is not None:
-        lines += wrap(f"{answer.step.name}: {answer.step.what}", "", "  ")
-    elif answer.kind == "list":
-        lines += wrap("Causes of fork and thread failures, most common first:", "", "")
-    elif answer.kind == "errno":
-        lines += wrap(
-            f"Causes of {answer.errno} from fork or thread creation, most common first:", "", ""
-        )
-    for each in answer.texts:
-        lines += wrap(_said(each.application, each.text), "", "  ")
-        lines += wrap(each.note, "    ", "    ") if each.note else []
-    if answer.texts:
+
+def explanation(answer: Answer, here: Here | None = None, why: str | None = None) -> str:
+    """Write what the book has: a list of several causes, one whole, and what applications print.
+
+    `why`: a clause that says why the limits of this host were not read.
+    """
+    lines = [*_asked(answer), *_said_by(answer), *_refused(answer)]
+    if answer.causes and len(lines) and answer.kind in ("text", "application"):
         tells = f" (the text says {answer.errno})" if answer.errno else ""
         lines += wrap(f"Possible causes{tells}, most likely first:", "", "")
     if len(answer.causes) == 1:
-        return "\n".join([*lines, *([""] if lines else []), *_whole(answer)]) + "\n"
-    for cause in answer.causes:
+        lines += [*([""] if lines else []), *_whole(answer.causes[0])]
+        lines += _here(answer.causes[0].slug, here, "  ")
+    for cause in answer.causes if len(answer.causes) > 1 else ():
         errnos = ", ".join(cause.errnos) or ("any errno" if cause.steps else "no errno")
         lines += ["", *wrap(f"{cause.slug} ({errnos})", "  ", "    ")]
+        lines += _here(cause.slug, here, "    ")
         lines += wrap(cause.means, "    ", "    ")
-    lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
+    for note in answer.notes:
+        lines += ["", *wrap(note, "  ", "  ")]
+    if len(answer.causes) > 1:
+        lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
+    if answer.kinds:
+        lines += _decides(answer.decides, here, why)
     return "\n".join(lines) + "\n"
 
 
-def _whole(answer: Answer) -> list[str]:
+def _asked(answer: Answer) -> list[str]:
+    if answer.step is not None:
+        return wrap(f"{answer.step.name}: {answer.step.what}", "", "  ")
+    if answer.kind == "list":
+        return wrap("Causes of fork and thread failures, most common first:", "", "")
+    if answer.kind == "errno":
+        return wrap(
+            f"Causes of {answer.errno} from fork or thread creation, most common first:", "", ""
+        )
+    if answer.kind == "setting":
+        return wrap("Causes that this setting has to do with, most likely first:", "", "")
+    return []
+
+
+def _said_by(answer: Answer) -> list[str]:
+    lines = []
+    for each in answer.texts:
+        lines += wrap(_said(each.application, each.text), "", "  ")
+        lines += wrap(each.note, "    ", "    ") if each.note else []
+    if answer.application and not answer.texts:
+        lines.append(f"Printed by {answer.application}.")
+    return lines
+
+
+def _refused(answer: Answer) -> list[str]:
+    """Say what was refused, and what else the text can mean."""
+    from fork_trace.diagnosis import kinds
+
+    if not answer.kinds:
+        return []
+    first, *others = answer.kinds
+    if answer.kind == "errno":
+        if first != "not-a-fork":
+            return []
+        return wrap(f"Mostly {first}: {kinds.means(first, answer.errno)}", "", "  ")
+    lines = wrap(f"{first}: {kinds.means(first, answer.errno)}", "", "  ")
+    if answer.kind != "application":
+        for name in others:
+            lines += wrap(f"or {name}: {kinds.means(name, answer.errno)}", "", "  ")
+    return lines
+
+
+def _here(slug: str, here: Here | None, indent: str) -> list[str]:
+    """Mark a cause whose limit is near or full on this host now."""
+    lines = []
+    for each in [one for one in here or () if one["cause"] == slug][:2]:
+        used = f"{amount(each['used'], each['unit'])} of {amount(each['limit'], each['unit'])}"
+        level = "FULL" if each["level"] == "full" else "near"
+        text = f"{level} on this host: {each['name']} {used} {each['unit']}, {safe(each['where'])}"
+        lines += wrap(text, indent + "-> ", indent + "   ")
+    return lines
+
+
+def _decides(commands: Sequence[str], here: Here | None, why: str | None) -> list[str]:
+    lines = ["", "To decide here and now:", *(f"  {command}" for command in commands)]
+    if why is not None:
+        lines += wrap(f"The limits of this host were not read: {safe(why)}.", "", "  ")
+    elif here is not None and not here:
+        lines += wrap(
+            "On this host no limit is near or full now, as far as it can be read.", "", ""
+        )
+    return lines
+
+
+def log(found: Log, here: Here | None = None, why: str | None = None) -> str:
+    """Write each distinct message of a log, the most frequent first, with what it can be."""
+    messages = found.messages()
+    total = f"{found.lines} line{'' if found.lines == 1 else 's'}"
+    if not messages:
+        return f"No message of a refused fork or thread in {total}.\n"
+    lines = [f"{found.matched} of {total} tell of a refused fork or thread:"]
+    for each in messages:
+        answer = each.answer
+        lines += ["", *wrap(f"{each.times} x {safe(cut(each.text, _MOST_SHOWN))}", "", "  ")]
+        what = ", ".join((answer.kinds[0], *([answer.errno] if answer.errno else [])))
+        slugs = [cause.slug for cause in answer.causes]
+        more = f" and {len(slugs) - _FEW} more" if len(slugs) > _FEW else ""
+        causes = f": {', '.join(slugs[:_FEW])}{more}" if slugs else ""
+        by = f" ({answer.application})" if answer.application else ""
+        lines += wrap(f"{what}{by}{causes}", "    ", "      ")
+    if found.overflowed:
+        lines += ["", f"{found.overflowed} lines more tell of it in yet other words."]
+    marked = {cause.slug for each in messages for cause in each.answer.causes}
+    for slug in dict.fromkeys(one["cause"] for one in here or ()):
+        if slug in marked:
+            lines += ["", slug, *_here(slug, here, "  ")]
+    lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
+    lines += _decides(messages[0].answer.decides, here, why)
+    return "\n".join(lines) + "\n"
+
+
+def _whole(cause: Cause) -> list[str]:
     from fork_trace.diagnosis import lookup
 
-    (cause,) = answer.causes
     lines = wrap(f"{cause.slug}: {cause.means}", "", "  ")
     steps = ", ".join(lookup.steps_of(cause)) or "none"
     lines += [

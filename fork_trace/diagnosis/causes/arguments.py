@@ -192,6 +192,7 @@ CGROUP_REFUSED = Cause(
             (errno.EOPNOTSUPP, 1),
         )
     ),
+    aliases=("clone_into_cgroup", "cgroup.procs", "cgroup.subtree_control", "cgroup.type"),
     rehearsal="into-cgroup-busy",
     verify=do(
         "Look at the cgroup asked for. EBUSY: it enables controllers for its children; EOPNOTSUPP: "

@@ -79,7 +79,7 @@ RLIMIT_NOFILE = Cause(
         "the open descriptors of the processes nearest to their soft limit with that limit; fork "
         "takes none, but a pidfd and popen's pipe do",
     ),
-    aliases=("rlimit_nofile", "ulimit -n"),
+    aliases=("rlimit_nofile", "ulimit -n", "limitnofile", "nofile"),
     rehearsal="pidfd-nofile",
     verify=do(
         "Compare the number of open descriptors with the limit{seen}.",

@@ -99,6 +99,7 @@ OVERCOMMIT_NEVER = Cause(
         "in mode 2: Committed_AS with CommitLimit less the reserves, for root and for others; and "
         "what a fork of each of the three largest processes would add. In mode 1 nothing is refused",
     ),
+    aliases=("vm.overcommit_ratio", "vm.overcommit_kbytes", "commitlimit", "committed_as"),
     rehearsal="--host-wide overcommit-never",
     verify=do(
         "The mode is 2, and Committed_AS is close to CommitLimit{seen}.",
@@ -145,7 +146,10 @@ THREAD_STACK = Cause(
         "three with the most are shown. VmSize and VmData of the processes nearest to their "
         "RLIMIT_AS and RLIMIT_DATA with these, with room for one more stack",
     ),
-    aliases=("vm.max_map_count", "rlimit_as"),
+    aliases=(
+        *("vm.max_map_count", "rlimit_as", "limitas", "ulimit -v", "rlimit_data", "limitdata"),
+        *("rlimit_stack", "limitstack", "ulimit -s"),
+    ),
     rehearsal="thread-stack-mappings",
     verify={
         "": do(
@@ -290,7 +294,7 @@ MEMORY_CGROUP = Cause(
         "only where a memory cgroup is at its limit: what it holds and can neither drop nor swap, "
         "and 256 KiB for one more fork, with `memory.max`. It is never near: many live there",
     ),
-    aliases=("memory.max", "memorymax"),
+    aliases=("memory.max", "memorymax", "memory.limit_in_bytes", "memorylimit"),
     rehearsal="memory-cgroup",
     verify=do(
         "Compare usage with the limit{seen}, and see how often it was hit. Tasks in it that have "
@@ -416,6 +420,7 @@ KERNEL_MEMORY = Cause(
         Fit(errno.EFAULT, "", "copy_process", ASKED, 10),
         *(Fit(number, "new-net", "copy_net_ns", ASKED, 8) for number in _NET_ERRNOS),
     ),
+    aliases=("slub", "--kernel-memory", "memory.kmem.limit_in_bytes"),
     verify=do(
         "Look for a shortage in the kernel's own memory, for failed allocations in its log, and "
         "for memory.max events in the caller's cgroup.",

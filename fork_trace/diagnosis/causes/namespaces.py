@@ -62,6 +62,10 @@ NAMESPACE_LIMIT = Cause(
         "`user.max_TYPE_namespaces`, which each user may have; types other than user and pid only "
         "where the limit is low enough to matter",
     ),
+    aliases=tuple(
+        f"user.max_{kind}_namespaces"
+        for kind in ("user", "mnt", "uts", "ipc", "pid", "cgroup", "net", "time")
+    ),
     rehearsal="user-namespace-limit",
     verify=do(
         "Compare the limit with the number of namespaces{seen}, and see who holds them.",
@@ -127,7 +131,10 @@ USER_NAMESPACE_DENIED = Cause(
         Fit(errno.EPERM, "userns-sysctl", "clone_flags"),
         Fit(errno.EPERM, "asked-newuser", "create_user_ns", ASKED, 1),
     ),
-    aliases=("kernel.unprivileged_userns_clone",),
+    aliases=(
+        "kernel.unprivileged_userns_clone",
+        "kernel.apparmor_restrict_unprivileged_userns",
+    ),
     rehearsal="user-namespace-chroot",
     verify=do(
         "Check the sysctls of Debian and Ubuntu, whether the process is in a chroot (its root is "

@@ -18,6 +18,7 @@ SECCOMP = Cause(
     limit="none: a seccomp filter answers, with an errno of its choice",
     steps=("seccomp",),
     refusals=(Refusal("seccomp"),),
+    aliases=("seccompdefault", "libseccomp", "seccomp=unconfined"),
     rehearsal="seccomp",
     is_early=True,
     verify=do(
@@ -78,6 +79,7 @@ SECURITY_MODULE = Cause(
         Fit(errno.EPERM, "", "security_task_alloc", ASKED, 9),
         Fit(errno.EACCES, "", "security_task_alloc", ASKED, 9),
     ),
+    aliases=("selinux", "lsm"),
     rehearsal="security-module",
     verify=do(
         "List the active modules, then look for their denials.",

@@ -52,6 +52,7 @@ DEADLINE_POLICY = Cause(
     refusals=(Refusal("sched_fork", errno.EAGAIN),),
     fits=(Fit(errno.EAGAIN, "deadline", "sched_fork"),),
     evidence=_policy,
+    aliases=("sched_deadline",),
     rehearsal="deadline",
     verify=do("It is SCHED_DEADLINE, without SCHED_RESET_ON_FORK.", "chrt --pid {pid}"),
     mitigate=do("Make it a normal task, which may fork.", "chrt --other --pid 0 {pid}"),

@@ -44,7 +44,11 @@ PIDS_CGROUP = Cause(
         "tasks",
         "`pids.current` with `pids.max`, for each cgroup that has one, so for ancestors too",
     ),
-    aliases=("pids.max", "tasksmax", "--pids-limit", "podpidslimit"),
+    aliases=(
+        *("pids.max", "pids.current", "pids.events", "tasksmax", "defaulttasksmax", "usertasksmax"),
+        *("--pids-limit", "pids-limit", "pids_limit", "podpidslimit", "pod-max-pids"),
+        "limits.processes",
+    ),
     rehearsal="pids-cgroup",
     verify=do(
         "Compare the cgroup's task count with its limit{seen}. Tasks in its descendant cgroups "
@@ -208,7 +212,7 @@ RLIMIT_NPROC = Cause(
         "with the lowest soft limit among its processes. Root and holders of CAP_SYS_ADMIN or "
         "CAP_SYS_RESOURCE are exempt; a process that has RLIMIT_NPROC 0 is left out",
     ),
-    aliases=("rlimit_nproc", "ulimit -u", "limitnproc", "nproc"),
+    aliases=("rlimit_nproc", "ulimit -u", "limitnproc", "nproc", "max user processes"),
     rehearsal="rlimit-nproc",
     verify=do(
         "On the host, count the user's tasks by command and compare with the limit{seen}.",

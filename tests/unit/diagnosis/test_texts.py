@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fork_trace.diagnosis import texts
+from fork_trace.diagnosis import applications, errnos, lookup, texts
 
 BOTH = ("EAGAIN", "ENOMEM")
 
@@ -12,7 +12,7 @@ BOTH = ("EAGAIN", "ENOMEM")
 SEEN = [
     ("-bash: fork: retry: Resource temporarily unavailable", "bash", "EAGAIN", "pids-cgroup"),
     ("bash: fork: retry: No child processes", "bash", "EAGAIN", "pids-cgroup"),
-    ("bash: fork: Interrupted system call", "bash", None, "pids-cgroup"),
+    ("bash: fork: Interrupted system call", "bash", "EINTR", "pids-cgroup"),
     ("-bash: fork: Cannot allocate memory", "bash", "ENOMEM", "overcommit-heuristic"),
     ("sh: 1: Cannot fork", "dash", None, "pids-cgroup"),
     ("zsh: fork failed: resource temporarily unavailable", "zsh", "EAGAIN", "pids-cgroup"),
@@ -40,7 +40,7 @@ SEEN = [
     ),
     (
         "runtime/cgo: pthread_create failed: Operation not permitted",
-        "docker",
+        "Go",
         "EPERM",
         "seccomp",
     ),
@@ -52,7 +52,7 @@ SEEN = [
     ),
     (
         'java.io.IOException: Cannot run program "git": error=11, Resource temporarily unavailable',
-        "Jenkins",
+        "JVM",
         "EAGAIN",
         "pids-cgroup",
     ),
@@ -217,7 +217,7 @@ def test_a_line_of_a_log_finds_its_application(
     found = texts.find(line)
 
     assert application in [each.application for each in found]
-    assert error == texts.errno_in(line)
+    assert error == errnos.told(line)
     assert any(
         cause in [one.slug for one in each.causes]
         for each in found
@@ -243,8 +243,17 @@ def test_a_text_finds_itself_first_whatever_its_case_quotes_and_surroundings(
 def test_the_causes_of_a_text_exist_and_can_give_its_errno(each: texts.Text) -> None:
     slugs = [cause.slug for cause in each.causes]
     assert len(set(slugs)) == len(slugs)
-    for name in each.errnos:
+    for name in each.errnos if each.causes else ():
         assert any(name in cause.errnos for cause in each.causes), name
+
+
+@pytest.mark.parametrize("each", texts.TEXTS, ids=lambda each: each.text)
+def test_a_text_has_a_kind_and_a_known_application(each: texts.Text) -> None:
+    answer = lookup.read(each.text.replace("...", "xyz"))
+
+    assert answer is not None and answer.kinds
+    assert each.kind in ("", answer.kinds[0])
+    assert each.application in {one.name for one in applications.APPLICATIONS}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,7 @@ def test_an_application_s_name_finds_all_that_it_prints() -> None:
 
 
 def test_the_applications_that_people_ask_about_are_in_it() -> None:
-    asked = [
+    asked = {
         "bash",
         "sudo",
         "ssh",
@@ -281,6 +290,8 @@ def test_the_applications_that_people_ask_about_are_in_it() -> None:
         "nginx",
         "make",
         "Chrome",
-    ]
+    }
 
-    assert set(asked) <= {each.application for each in texts.TEXTS}
+    assert asked <= {each.name for each in applications.APPLICATIONS}
+    # Who has no words of its own is known by name.
+    assert asked - {"Jenkins"} <= {each.application for each in texts.TEXTS}
