@@ -101,7 +101,7 @@ def _explain_log(is_checked: bool, as_json: bool) -> None:
 
 def _fill(found: Log, stream: BinaryIO) -> None:
     """Read lines, of each only as much as is looked at: none can fill the memory."""
-    from fork_trace.diagnosis.log import MOST_LETTERS
+    from fork_trace.diagnosis.lookup import MOST_LETTERS
 
     is_rest = False
     while True:

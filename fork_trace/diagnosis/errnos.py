@@ -56,8 +56,8 @@ _WORDS = {
     "no file descriptors available": "EMFILE",
     "result not representable": "ERANGE",
     "resource busy": "EBUSY",
-    # BSD
-    "cannot fork: no more processes": "EAGAIN",
+    # csh, and older systems
+    "no more processes": "EAGAIN",
 }
 # What programs make of it by themselves, and bionic's "Try again", which is part of many a sentence.
 _PHRASES = (
@@ -81,16 +81,19 @@ _PHRASES = (
 _STRONG = (
     r"(?:errno|os error|system error|oserror|error code|errorcode|\berror=|\[system:|\brc=|"
     r"err(?:or)?(?: ?no|num)\b|generic:)\W{0,4}?(?:is )?-?([0-9]{1,3})\b"
-    r"|\breturn code from pthread_create\(\) is ([0-9]{1,3})\b"
+    # Two ways of those who check what pthread_create returns.
+    r"|(?:\breturn code from pthread_create\(\) is |== 0 \()([0-9]{1,3})\b"
 )
 _WEAK = (
     r"(?<!exit )(?<!exited with )\b(?:error|err|status|code|rc|ret|retval|result|returned|failed|depinfo|"
     r"with|reason|e)\b(?: is)?[ =:#(]{0,3}-?([0-9]{1,3})\b"
 )
-_BARE = r"[(\[]-?([0-9]{1,3})(?:[:\])])|(?:[=:(] ?|\bret )-([0-9]{1,3})\b"
+_BARE = r"[(\[]([0-9]{1,3})(?:[:\])])|(?:[=:(\[] ?|\bret )-([0-9]{1,3})\b"
 _TELLING = {11: "EAGAIN", 12: "ENOMEM", 22: "EINVAL", 24: "EMFILE", 28: "ENOSPC", 38: "ENOSYS"}
 # A number in brackets is a pid as well as an errno.
 _BRACKETED = {**_TELLING, 13: "EACCES", 16: "EBUSY", 23: "ENFILE"}
+# As the kernel returns it; -1 is only what a call returns.
+_NEGATIVE = {**_BRACKETED, 4: "EINTR", 95: "EOPNOTSUPP"}
 # What a person may get wrong in those two that all ask about, and a few more: two letters in a word.
 _MISSPELT = (
     *("resource temporarily unavailable", "cannot allocate memory", "operation not permitted"),
@@ -165,7 +168,7 @@ def _by_number(text: str) -> str | None:
         if name:
             return name
     for match in re.finditer(_BARE, text):
-        name = _BRACKETED.get(int(match[1] or match[2]))
+        name = _BRACKETED.get(int(match[1])) if match[1] else _NEGATIVE.get(int(match[2]))
         if name and not _is_pid(text, match.start()):
             return name
     return None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from fork_trace.diagnosis import errnos
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import CAUSES, arguments, memory, namespaces, policy, state, tasks
 
@@ -195,6 +196,7 @@ def unique(found: Iterable[Cause]) -> tuple[Cause, ...]:
 
 # Every errno that the kernel's fork itself is known to give.
 _OF_A_FORK = {name for cause in CAUSES for name in cause.errnos} | {"EINTR", "EAGAIN"}
+_ONLY_OF_EXEC = {"ENOEXEC", "E2BIG", "ETXTBSY"}
 _OF_EXEC = {"ENOENT", "ENOEXEC", "E2BIG", "ETXTBSY", "ENOTDIR", "EISDIR", "ELOOP"}
 
 # Who passes on another one's message says "exec" and "create" by itself.
@@ -221,7 +223,7 @@ _RULES: Mapping[str, str] = {
         r"threaderror|threadpoolbuild|thread constructor|native threads?|os threads?\b|kmp_|\bomp: |"
         r"libgomp|openblas|blas_thread|err_worker|worker_threads|clone_thread|erts_thr|start_new_thread|"
         r"start_thread|thread[_-]start|std\.thread|thread pool|worker initialization|"
-        r"thread_create|threads?_spawn|java/lang/thread|\bthread::|_thread\.error|newosproc|clone_vm"
+        r"thread_create|threads?_spawn|system_error|java/lang/thread|\bthread::|_thread\.error|newosproc"
     ),
     "thread": (
         rf"{_VERB} (?:\S+ ){{0,5}}?(?:{_THREAD_WORD})|"
@@ -232,7 +234,8 @@ _RULES: Mapping[str, str] = {
     ),
     "attributes": (
         r"pthread_attr_|pthread_set(?:affinity|schedparam|schedprio|name)|sched_set(?:affinity|scheduler|param)"
-        r".*thread|thread.*(?:affinity|realtime|real-time|rt priority|schedul\w+ policy|sched_fifo|sched_rr)"
+        r".*thread|thread.*(?:affinity|real-?time|rt priority|schedul\w+ policy|sched_fifo|sched_rr|priorit)|"
+        r"(?:affinity|real-?time|schedul\w+ policy|sched_fifo|sched_rr).*thread"
     ),
     # fork by name, or what stands for it.
     "fork": (
@@ -269,28 +272,33 @@ _RULES: Mapping[str, str] = {
     "kernel-thread": (
         r"kthread|rescuer|kernel thread|kernel_thread|workqueue:|kswapd|khugepaged|kcompactd|kauditd|ksmd|"
         r"(?:bch2|btrfs|ext4|xfs|jbd2|nfsd?|lockd|md\d*|raid\d*|dm-\w+|drbd\d*|ceph|gfs2|ocfs2|f2fs|zfs|spl|"
-        r"iscsi\w*|scsi\w*|vhost\S*|cifs|smb|rcu|usb\S*|bcache|nvme\S*|loop\d*|io_uring|iou-\S+)\S*: ?"
-        r"(?:\S+ ){0,8}?threads?|\bkernel: .*threads?|^\[ *\d+\.\d{6}\] (?!systemd|init).*(?:threads?|daemon)(?![a-z])"
+        r"iscsi\w*|scsi\w*|vhost\S*|cifs|smb|rcu|usb\S*|bcache|nvme\S*|loop\d*|io_uring|iou-\S+)\S*(?: \S+)?: ?"
+        r"(?:\S+ ){0,8}?threads?|\bkernel: .*threads?|^\[ *\d+\.\d{6}\] (?!systemd|init).*(?:threads?|daemon)(?![a-z])|"
+        # The kernel prints its errnos as it returns them: below zero.
+        r"threads?\b.*(?:[(: ]-(?:4|11|12)\b|-e(?:intr|again|nomem)\b)"
     ),
     "exec": (
         r"(?:fail(?:ed)? to|cannot|can'?t|can not|could ?n[o']t|unable to|error) exec(?:ut(?:e|ing))?(?![a-z])|"
         r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|"
-        r"(?<![a-z/])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
+        r"(?<![a-z/-])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
         r"failed to run command|cannot start ['/.]|execution of|cannot exec|could not exec"
     ),
     "user": (
         r"set(?:res|re|e|fs)?[ug]ids?(?![a-z])|set[_ ](?:the )?(?:real |effective )?(?:user|group)(?: ?id|s|\b)|"
         r"set_user|permanently_set_uid|initgroups|setusercontext|step (?:user|group)|drop(?:ping)? privileges|"
-        r"(?:chang|switch|becom)\w+ (?:to )?(?:the )?(?:uid|user|gid)(?![a-z])|cannot set groups|set uid|su: cannot"
+        r"(?:chang|switch|becom)\w+ (?:to )?(?:the )?(?:\w+ )?(?:uid|user|gid)(?![a-z])|cannot set groups|set uid|su: cannot"
     ),
     # A shell or su that names a program and not fork has failed to execute it.
-    "shell-exec": r"(?:^|\s|-)(?:ba|da|z|k|a|c)?(?:sh|su|env|sudo|xargs|nohup|nice|time|doas|runuser)(?:\[\d+\])?: (?:line \d+: )?\.{0,2}/\S+: ",
+    "shell-exec": (
+        r"(?:^|\s|-)(?:(?:ba|da|z|k|a|c)?sh|su|env|sudo|xargs|nohup|nice|time|doas|runuser)(?:\[\d+\])?: "
+        r"(?:line \d+: )?(?:\.{0,2}/\S+|'[^']+'): "
+    ),
     "late": (
         r"out of memory: kill|killed process|oom[-_ ]?kill|oom killer|killed by the oom|oomkilled|"
         r"invoked oom|memory cgroup out of memory|(?:exit(?:ed)?|status|code)\W{0,3}(?:code|status|with)?\W{0,3}"
         r"(?:code |status )?137\b|signal:? ?(?:9|kill)|sigkill|status=9/kill|on signal 9|killed signal|"
         r"internal compiler error: killed|fatal error: killed|terminated abruptly|unexpectedly terminated|"
-        r"line \d+: +\d+ killed|^killed\.?$|: killed\.?$|terminated by signal 9|perhaps out of memory"
+        r"line \d+: +\d+ killed|(?:^|[:\])] )killed\.?$|oomd killed|terminated by signal 9|perhaps out of memory"
     ),
     # Allocation and I/O: what is printed with the same errnos, and is no fork.
     "other": (
@@ -300,10 +308,11 @@ _RULES: Mapping[str, str] = {
         r"rename|stat|io_uring\w*|io_setup|bpf|perf_event_open|add_key|keyctl|getaddrinfo|bind|listen|poll|"
         r"select|truncate|fallocate|copy|ioctl|dlopen|getrandom|flush|fsync|insmod|modprobe)"
         r"(?:\(\d?\)|\([^)]*\))?(?: failed|: | error| to |\(\)| \(|$)|"
-        r"heap|malloc|realloc|bad_alloc|memoryerror|virtual memory exhausted|allocat\w+ \d+ bytes|"
+        r"(?:open|openat|read|write|mkdir|stat|unlink|rename|copy|creat|truncate|close) '?/\S+: |"
+        r"heap|malloc|realloc|commit_memory|bad_alloc|memoryerror|virtual memory exhausted|allocat\w+ \d+ bytes|"
         r"gc overhead|metaspace|native memory allocation|cuda|gpu|\block\b|/lock\b|watch(?:es)? limit|"
         r"file watchers|disk full|(?:error|failed) (?:writing|reading|opening)|shared memory|shared_?mem|eai_again|name resolution|"
-        r"temporary failure|open file|opening file|no usable memory|too many open files.{0,3}$"
+        r"temporary failure|open (?:\w+ ){0,2}file|opening file|page allocation failure|no usable memory|too many open files.{0,3}$"
     ),
     # How many of them there may be is said of processes.
     "limit": (
@@ -357,7 +366,16 @@ def is_certain(text: str, error: str | None, asked: tuple[str, ...]) -> bool:
 def read(text: str, error: str | None) -> tuple[str, ...]:
     """Return the kinds that a normal text with this errno can be, likeliest first; none: it tells of none."""
     text = re.sub(_WRAPPERS, "", text)
-    for step in (_kernel_or_late, _cgroup, _user_or_exec, _thread, _namespace, _process, _rest):
+    for step in (
+        _traced,
+        _kernel_or_late,
+        _cgroup,
+        _user_or_exec,
+        _thread,
+        _namespace,
+        _process,
+        _rest,
+    ):
         found = step(text, error)
         if found:
             return found
@@ -373,10 +391,31 @@ def refine(kind: str, text: str, error: str | None) -> tuple[str, ...]:
     return (kind,)
 
 
+def _traced(text: str, error: str | None) -> tuple[str, ...]:
+    """A line of strace tells the call and its flags."""
+    found = re.search(_STRACE_LINE, text)
+    if found is None:
+        return ()
+    call, arguments_ = found[1], found[2]
+    if call in ("fork", "vfork", "clone", "clone2", "clone3"):
+        if "clone_thread" in arguments_:
+            return _thread_kinds(text, error)
+        if "clone_into_cgroup" in arguments_ and error in arguments.CGROUP_REFUSED.errnos:
+            return ("cgroup", "process")
+        if "clone_new" in arguments_ and error not in ("EAGAIN", "ENOMEM"):
+            return ("namespace",)
+        return ("process",)
+    if call == "mmap" and "map_stack" in arguments_:
+        return ("thread",)
+    if call.startswith("write") and "cgroup" in arguments_:
+        return ("cgroup",)
+    return _TRACED.get(call, ("not-a-fork",))
+
+
 def _kernel_or_late(text: str, error: str | None) -> tuple[str, ...]:
     if _is(text, "late"):
         return ("late",)
-    if _is(text, "kernel-thread") and "pthread" not in text:
+    if _is(text, "kernel-thread") and not _is(text, "thread-call"):
         return ("kernel-thread",)
     return ()
 
@@ -399,7 +438,9 @@ def _user_or_exec(text: str, error: str | None) -> tuple[str, ...]:
         return ("namespace",)
     if _is(text, "fork") or _is(text, "thread-call"):
         return ()
-    if _is(text, "user"):
+    if error in _ONLY_OF_EXEC:
+        return ("exec",)
+    if _is(text, "user") and "sandbox" not in text:
         return ("exec",)
     if "execute process" in text or "cannot run program" in text:
         return ()
@@ -460,6 +501,9 @@ def _process(text: str, error: str | None) -> tuple[str, ...]:
 
 
 def _process_kinds(text: str, error: str | None) -> tuple[str, ...]:
+    call = re.search(r"\b(\w+)\([^)]*\) failed", text)
+    if call and not re.search(r"fork|clone|spawn|exec|popen|system|process", call[1]):
+        return ("not-a-fork", "process")  # on the way to the fork: ioctl(...) failed while spawning
     is_fork = _is(text, "fork") and "fork/exec" not in text and not re.search(r"fork_?exec", text)
     if error in ("EMFILE", "ENFILE"):
         # The pipes for a child come before it. Only where fork itself is named has it been called.
@@ -485,9 +529,22 @@ def _rest(text: str, error: str | None) -> tuple[str, ...]:
         return ("process",) if is_told else ()
     if _is(text, "process") and error in ("EAGAIN", "ENOMEM"):
         return ("process",)
-    return _BY_ERRNO.get(error, ("not-a-fork",))
+    found = _BY_ERRNO.get(error, ("not-a-fork",))
+    # Of the errnos that every call can give, a text that names another one is about that.
+    is_bare = errnos.named(text) is not None
+    return found if is_bare or error in ("EAGAIN", "ENOMEM") else ("not-a-fork",)
 
 
+_STRACE_LINE = r"(?<![\w./:])([a-z]\w+)\((.*)\) += -1 e[a-z]+"
+_TRACED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("unshare", "setns"), ("namespace",)),
+    **dict.fromkeys(("execve", "execveat"), ("exec",)),
+    **dict.fromkeys(("setuid", "setreuid", "setresuid", "setgid", "setresgid"), ("exec",)),
+    **dict.fromkeys(
+        ("sched_setscheduler", "sched_setaffinity", "sched_setattr"),
+        ("thread-attributes", "thread"),
+    ),
+}
 # With nothing but an errno.
 _BY_ERRNO: Mapping[str, tuple[str, ...]] = {
     "EAGAIN": ("process", "thread"),

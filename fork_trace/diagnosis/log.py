@@ -9,9 +9,8 @@ import re
 from typing import Any, NamedTuple
 
 from fork_trace.diagnosis import errnos, kinds, lookup, texts
-from fork_trace.diagnosis.lookup import Answer
+from fork_trace.diagnosis.lookup import MOST_LETTERS, Answer
 
-MOST_LETTERS = 4096  # of a line; what is behind them is not looked at
 _MOST_MESSAGES = 1000
 _MOST_FORGOTTEN = 8192  # lines that are known to tell nothing, by what they have in common
 

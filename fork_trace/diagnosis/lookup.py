@@ -14,9 +14,17 @@ from fork_trace.diagnosis import advice, applications, errnos, kinds, texts
 from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.causes.arguments import INVALID_FLAGS
-from fork_trace.diagnosis.causes.memory import KERNEL_MEMORY, MEMORY_CGROUP
+from fork_trace.diagnosis.causes.descriptors import RLIMIT_NOFILE
+from fork_trace.diagnosis.causes.memory import (
+    KERNEL_MEMORY,
+    MEMORY_CGROUP,
+    OVERCOMMIT_HEURISTIC,
+    OVERCOMMIT_NEVER,
+    THREAD_STACK,
+)
+from fork_trace.diagnosis.causes.namespaces import USER_NAMESPACE_DENIED
 from fork_trace.diagnosis.causes.policy import SCHED_EXT, SECCOMP, SECURITY_MODULE
-from fork_trace.diagnosis.causes.tasks import PID_MAX
+from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC
 from fork_trace.diagnosis.texts import Text
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
@@ -29,6 +37,8 @@ class StepEntry(NamedTuple):
     what: str
     causes: tuple[Cause, ...]
 
+
+MOST_LETTERS = 4096  # of a text that are looked at
 
 # A step that both a function and a call go by: what it is here.
 _SHOWN = {"mmap": "mmap (thread stack)", "mprotect": "mprotect (thread stack)"}
@@ -87,15 +97,16 @@ _STEP_ALIASES = {
     "alloc_empty_file": "pidfd_prepare",
 }
 # A setting that several causes have, likeliest first.
-_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "vm.overcommit_memory": ("overcommit-heuristic", "overcommit-never"),
-    "ulimit": ("rlimit-nproc", "rlimit-nofile", "thread-stack"),
-    "limits.conf": ("rlimit-nproc", "rlimit-nofile"),
-    "ulimits": ("rlimit-nproc", "rlimit-nofile"),
-    "apparmor": ("user-namespace-denied", "security-module"),
-    "zombie": ("pid-max", "pids-cgroup"),
-    "zombies": ("pid-max", "pids-cgroup"),
-    "fork bomb": ("pids-cgroup", "rlimit-nproc"),
+_SETTINGS: Mapping[str, tuple[Cause, ...]] = {
+    "vm.overcommit_memory": (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER),
+    "overcommit": (OVERCOMMIT_HEURISTIC, OVERCOMMIT_NEVER),
+    "ulimit": (RLIMIT_NPROC, RLIMIT_NOFILE, THREAD_STACK),
+    "limits.conf": (RLIMIT_NPROC, RLIMIT_NOFILE),
+    "ulimits": (RLIMIT_NPROC, RLIMIT_NOFILE),
+    "apparmor": (USER_NAMESPACE_DENIED, SECURITY_MODULE),
+    "zombie": (PID_MAX, PIDS_CGROUP),
+    "zombies": (PID_MAX, PIDS_CGROUP),
+    "fork bomb": (PIDS_CGROUP, RLIMIT_NPROC),
 }
 # Calls, and what the kinds are called otherwise -> the kinds that they can be.
 _CALLS: Mapping[str, tuple[str, ...]] = {
@@ -256,9 +267,9 @@ def _text_json(each: Text) -> dict[str, Any]:
 
 def _cause(query: str) -> Answer | None:
     for word in _names(query):
-        slugs = _SETTINGS.get(word)
-        if slugs:
-            return Answer(query, "setting", tuple(BY_SLUG[slug] for slug in slugs))
+        causes = _SETTINGS.get(word)
+        if causes:
+            return Answer(query, "setting", causes)
         cause = BY_SLUG.get(_CAUSE_ALIASES.get(word, word)) or BY_SLUG.get(
             word.replace("_", "-").replace(" ", "-")
         )
@@ -330,9 +341,10 @@ def _application(query: str) -> Answer | None:
 
 def read(text: str, is_typed: bool = True) -> Answer | None:
     """Find what a message of an application means; None if it tells of nothing that was refused."""
-    normal = errnos.normal(text)
-    found = texts.find(text)
-    error = errnos.told(text, is_typed)
+    # What is behind that is a stack trace, and costs more than it tells.
+    normal = errnos.normal(text[:MOST_LETTERS])
+    found = texts.find(text[:MOST_LETTERS])
+    error = errnos.told(text[:MOST_LETTERS], is_typed)
     notes: list[str] = []
     is_retried = found and found[0].errnos == ("EAGAIN",)
     if is_retried and (error == "EINTR" or "no child process" in normal):

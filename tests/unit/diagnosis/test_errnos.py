@@ -42,9 +42,11 @@ def test_no_words_of_one_language_mean_another_errno_elsewhere() -> None:
     assert {} == {words: names for words, names in meanings.items() if len(names) > 1}
 
 
-@pytest.mark.parametrize("words, name", translations.BY_WORDS)
-def test_each_translation_is_found_within_a_line(words: str, name: str) -> None:
-    assert name == errnos.told(f"x: {words}", is_typed=False)
+def test_each_translation_is_found_within_a_line() -> None:
+    told = {words: errnos.told(f"x: {words}", is_typed=False) for words, _ in translations.BY_WORDS}
+
+    assert len(told) > 500
+    assert {words: name for words, name in translations.BY_WORDS} == told
 
 
 @pytest.mark.parametrize(
@@ -73,11 +75,14 @@ def test_each_translation_is_found_within_a_line(words: str, name: str) -> None:
         ("failed (11: x)", "EAGAIN"),
         ("depinfo = 12", "ENOMEM"),
         ("return code from pthread_create() is 11", "EAGAIN"),
+        ("Check failed: ret == 0 (11 vs. 0)", "EAGAIN"),
+        ("drbd: couldn't start thread (-4)", "EINTR"),
         ("OSError: [Errno 35]", "EAGAIN"),
         # by words: glibc, musl, bionic, Go
         ("resource temporarily unavailable", "EAGAIN"),
         ("fork: Out of memory", "ENOMEM"),
         ("pthread_create failed: Try again", "EAGAIN"),
+        ("No more processes.", "EAGAIN"),
         ("No file descriptors available", "EMFILE"),
         ("Resource busy", "EBUSY"),
         ("Result not representable", "ERANGE"),

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from fork_trace import escape
-from fork_trace.diagnosis import log
+from fork_trace.diagnosis import log, lookup
 from fork_trace.output import explanation
 
 JOURNAL = """\
@@ -100,7 +100,7 @@ def test_pipes_for_a_child_are_told_as_no_fork() -> None:
 def test_what_is_kept_is_bounded_however_long_and_odd_the_log() -> None:
     found = log.Log()
     tracemalloc.start()
-    for number in range(6000):
+    for number in range(3000):
         name = "".join(chr(ord("g") + int(digit)) for digit in str(number))
         found.add(f"{name}: fork: Cannot allocate memory {'y' * 500}")
         found.add(f"{name}: thread of no account")
@@ -108,13 +108,13 @@ def test_what_is_kept_is_bounded_however_long_and_odd_the_log() -> None:
     tracemalloc.stop()
 
     assert 1000 == len(found.messages())
-    assert 5000 == found.overflowed
-    assert 6000 == found.matched
+    assert 2000 == found.overflowed
+    assert 3000 == found.matched
     assert kept < 8 << 20
 
 
 def test_a_line_is_looked_at_up_to_its_bound() -> None:
-    assert [] == read("x" * log.MOST_LETTERS + " fork: Cannot allocate memory").messages()
+    assert [] == read("x" * lookup.MOST_LETTERS + " fork: Cannot allocate memory").messages()
 
 
 def test_hostile_text_is_harmless_on_a_terminal_and_in_json() -> None:
