@@ -237,6 +237,8 @@ _RULES: Mapping[str, str] = {
         r".*thread|thread.*(?:affinity|real-?time|rt priority|schedul\w+ policy|sched_fifo|sched_rr|priorit)|"
         r"(?:affinity|real-?time|schedul\w+ policy|sched_fifo|sched_rr).*thread"
     ),
+    # Calls on threads that are there.
+    "lock": r"pthread_(?:mutex|cond|rwlock|spin|barrier|join|detach|key|once|kill|cancel|sigmask)",
     # fork by name, or what stands for it.
     "fork": (
         r"(?<![a-z/-])(?:v|r|mc|do_|os_|pcntl_|safe_|x|_)?fork(?:ing|ed|s|pty|server|_?exec)?"
@@ -281,6 +283,7 @@ _RULES: Mapping[str, str] = {
         r"(?:fail(?:ed)? to|cannot|can'?t|can not|could ?n[o']t|unable to|error) exec(?:ut(?:e|ing))?(?![a-z])|"
         r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|"
         r"(?<![a-z/-])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
+        r"exec container process|executable (?:file )?\S+ not found|"
         r"failed to run command|cannot start ['/.]|execution of|cannot exec|could not exec"
     ),
     "user": (
@@ -453,6 +456,8 @@ def _user_or_exec(text: str, error: str | None) -> tuple[str, ...]:
 def _thread(text: str, error: str | None) -> tuple[str, ...]:
     if _is(text, "attributes"):
         return ("thread-attributes", "thread")
+    if _is(text, "lock") and "pthread_create" not in text:
+        return ("not-a-fork",)
     if _is(text, "thread-call"):
         return _thread_kinds(text, error)
     is_fork = _is(text, "fork") or (_is(text, "spawn") and "worker" not in text)
