@@ -124,13 +124,13 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "late",
-        "The fork succeeded, and the process was killed later: memory is needed when it is "
-        "written to, as after fork pages are shared until then.",
+        "The fork succeeded, and the process was killed later, mostly for want of memory: after "
+        "a fork, pages are shared until somebody writes to them, so a shortage shows late.",
         (
             "journalctl -k -b --grep 'oom-kill|Killed process'",
             "grep oom_kill /sys/fs/cgroup/PATH/memory.events",
         ),
-        (memory.MEMORY_CGROUP,),
+        (),
         (),
     ),
     Kind("not-a-fork", "This is no fork.", ("strace -f COMMAND",), (), ()),
@@ -342,6 +342,11 @@ def _is(text: str, name: str) -> bool:
 def is_refusal(text: str) -> bool:
     """Say whether a normal text speaks of something that failed."""
     return re.search(_REFUSED, text) is not None
+
+
+def is_mapping(text: str) -> bool:
+    """Say whether a normal text is about the ids of a user namespace that was made already."""
+    return _is(text, "mapping")
 
 
 def is_certain(text: str, error: str | None, asked: tuple[str, ...]) -> bool:

@@ -124,10 +124,18 @@ _CALLS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("oom", "oomkilled", "oom-kill", "oom killer"), ("late",)),
 }
 # What a call has besides the causes of its kinds.
-_FIRST: Mapping[str, tuple[Cause, ...]] = {"clone3": (SECCOMP, INVALID_FLAGS)}
+_FIRST: Mapping[str, tuple[Cause, ...]] = {
+    "clone3": (SECCOMP, INVALID_FLAGS),
+    "oomkilled": (MEMORY_CGROUP,),  # what a container's state is when its limit was hit
+}
 _BEFORE_4_1 = (
     "Before Linux 4.1 ENOMEM was also the answer when pid numbers had run out (commit 35f71bc0a09a): "
     "there, see pid-max first."
+)
+_MAPPED = (
+    "The namespace was made: what was refused is the mapping of its ids. On Ubuntu 23.10 and newer "
+    "AppArmor allows no more in an unprivileged namespace without a profile; elsewhere the ids are "
+    "not in /etc/subuid and /etc/subgid, or newuidmap lacks its privileges."
 )
 _OVERWRITTEN = "The errno printed is not the fork's own, which was EAGAIN."
 
@@ -369,7 +377,7 @@ def read(text: str, is_typed: bool = True) -> Answer | None:
         texts=tuple(found),
         application=application,
         kinds=asked,
-        notes=(*notes, *_notes(error, asked)),
+        notes=(*notes, *_notes(error, asked, kinds.is_mapping(normal))),
     )
 
 
@@ -389,6 +397,8 @@ def _causes_of(
     causes: list[Cause] = []
     if asked[0] == "not-a-fork":
         return ()  # a cause of a fork would be the wrong one
+    if asked[0] == "late" and found:
+        return found[0].causes
     if found and asked[0] in ("process", "thread", "namespace"):
         own = [cause for each in found for cause in each.causes]
         told = [error] if error else [name for each in found for name in each.errnos]
@@ -402,7 +412,9 @@ def _causes_of(
     return kinds.unique(causes)
 
 
-def _notes(error: str | None, asked: Sequence[str]) -> tuple[str, ...]:
+def _notes(error: str | None, asked: Sequence[str], is_mapping: bool = False) -> tuple[str, ...]:
+    if is_mapping and asked[0] == "namespace":
+        return (_MAPPED,)
     is_task = asked and asked[0] in ("process", "thread")
     return (_BEFORE_4_1,) if error == "ENOMEM" and is_task else ()
 

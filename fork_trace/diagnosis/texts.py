@@ -518,8 +518,13 @@ TEXTS: tuple[Text, ...] = (
         "bwrap: setting up uid map: Permission denied",
         ("EACCES",),
         (USER_NAMESPACE_DENIED,),
-        "the namespace was made; on Ubuntu 23.10 and newer AppArmor allows no more in it without "
-        "a profile of its own",
+    ),
+    Text(
+        "kernel",
+        "Memory cgroup out of memory: Killed process ...",
+        (),
+        (MEMORY_CGROUP,),
+        "the cgroup's own limit was hit, not the host's memory",
     ),
     Text(
         "kernel",

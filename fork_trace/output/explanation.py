@@ -29,8 +29,8 @@ def explanation(answer: Answer, here: Here | None = None, why: str | None = None
     """
     lines = [*_asked(answer), *_said_by(answer), *_refused(answer)]
     if answer.causes and len(lines) and answer.kind in ("text", "application"):
-        tells = f" (the text says {answer.errno})" if answer.errno else ""
-        lines += wrap(f"Possible causes{tells}, most likely first:", "", "")
+        of = f" of {answer.errno}" if answer.errno else ""
+        lines += wrap(f"Possible causes{of}, most likely first:", "", "")
     if len(answer.causes) == 1:
         lines += [*([""] if lines else []), *_whole(answer.causes[0])]
         lines += _here(answer.causes[0].slug, here, "  ")
@@ -54,9 +54,8 @@ def _asked(answer: Answer) -> list[str]:
     if answer.kind == "list":
         return wrap("Causes of fork and thread failures, most common first:", "", "")
     if answer.kind == "errno":
-        return wrap(
-            f"Causes of {answer.errno} from fork or thread creation, most common first:", "", ""
-        )
+        causes = f"Causes of {answer.errno} from fork or thread creation, most common first:"
+        return [*_mostly(answer), *wrap(causes, "", "")]
     if answer.kind == "setting":
         return wrap("Causes that this setting has to do with, most likely first:", "", "")
     return []
@@ -67,26 +66,34 @@ def _said_by(answer: Answer) -> list[str]:
     for each in answer.texts:
         lines += wrap(_said(each.application, each.text), "", "  ")
         lines += wrap(each.note, "    ", "    ") if each.note else []
-    if answer.application and not answer.texts:
-        lines.append(f"Printed by {answer.application}.")
+    if answer.kind == "application":
+        lines += wrap(f"{answer.application} can be refused: {', '.join(answer.kinds)}", "", "  ")
+    elif answer.application and not answer.texts:
+        the = "the " if answer.application == "kernel" else ""
+        lines.append(f"Printed by {the}{answer.application}.")
     return lines
+
+
+def _mostly(answer: Answer) -> list[str]:
+    """Of an errno that other calls give far more often, say so before its causes."""
+    from fork_trace.diagnosis import kinds
+
+    if answer.kinds[:1] != ("not-a-fork",):
+        return []
+    means = kinds.means(answer.kinds[0], answer.errno)
+    return wrap(means.replace("This is", "Most often this is", 1), "", "  ")
 
 
 def _refused(answer: Answer) -> list[str]:
     """Say what was refused, and what else the text can mean."""
     from fork_trace.diagnosis import kinds
 
-    if not answer.kinds:
+    if not answer.kinds or answer.kind in ("errno", "application"):
         return []
     first, *others = answer.kinds
-    if answer.kind == "errno":
-        if first != "not-a-fork":
-            return []
-        return wrap(f"Mostly {first}: {kinds.means(first, answer.errno)}", "", "  ")
     lines = wrap(f"{first}: {kinds.means(first, answer.errno)}", "", "  ")
-    if answer.kind != "application":
-        for name in others:
-            lines += wrap(f"or {name}: {kinds.means(name, answer.errno)}", "", "  ")
+    for name in others:
+        lines += wrap(f"or {name}: {kinds.means(name, answer.errno)}", "", "  ")
     return lines
 
 

@@ -23,7 +23,7 @@ from conftest import make_summary as make_end
 
 from fork_trace import budget, escape, files
 from fork_trace.budget import Budget, OverBudgetError
-from fork_trace.diagnosis import evidence, makers
+from fork_trace.diagnosis import evidence, log, lookup, makers
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import diagnose, errno_name
@@ -31,7 +31,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, places, reading, records
 from fork_trace.mounts import Mounts, OwnMounts
-from fork_trace.output import aggregate, formats, report, wording
+from fork_trace.output import aggregate, explanation, formats, report, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
 from fork_trace.record.account import Account
@@ -48,6 +48,20 @@ _demangler = Demangler()
 def is_harmless(text: str) -> bool:
     """Say whether a terminal can take a text that is ours, line ends included."""
     return all(char == "\n" or escape.safe(char) == char for char in text)
+
+
+def said(data: bytes) -> None:
+    """What a person pastes, and what stands in a log."""
+    found = log.Log()
+    for line in data.split(b"\n"):
+        found.add(line.decode("utf-8", "surrogateescape"))
+    assert found.matched <= found.lines
+    assert is_harmless(explanation.log(found))
+    json.loads(escape.json_line(log.as_json(found)))
+    with suppress(ForkTraceError):
+        answer = lookup.look_up([data.decode("utf-8", "surrogateescape")])
+        assert is_harmless(explanation.explanation(answer))
+        json.loads(escape.json_line(lookup.as_json(answer)))
 
 
 def event(data: bytes) -> None:
@@ -412,6 +426,16 @@ class Target:
 
 TARGETS = (
     Target("event", event, _seed_event, 4096),
+    Target(
+        *("said", said),
+        lambda: [
+            b"Nov 28 03:00:01 web1 bash[8]: fork: retry: Resource temporarily unavailable\n",
+            "-bash: fork: \u65e0\u6cd5\u5206\u914d\u5185\u5b58\nError: spawn EMFILE".encode(),
+            b"clone3({flags=CLONE_THREAD}, 88) = -1 EAGAIN\n[ 1.000000] md0: thread (-11)\n",
+        ],
+        most_bytes=2048,
+        words=(b"fork", b"thread", b"errno 11", b"unshare", b"cgroup", b"cannot allocate memory"),
+    ),
     Target("stack", stack, _seed_stack, 4096),
     Target(
         *("capture", capture, _seed_capture, 16384),

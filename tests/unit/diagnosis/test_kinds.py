@@ -122,6 +122,22 @@ def test_a_text_about_no_fork_says_so_and_what_it_is_instead() -> None:
     assert "grep 'open files' /proc/PID/limits" in kinds.decides("not-a-fork", "EMFILE")
 
 
+def test_a_kill_has_a_cause_only_where_the_text_names_the_cgroup() -> None:
+    def causes(text: str) -> list[str]:
+        return [cause.slug for cause in lookup.look_up([text]).causes]
+
+    assert [] == causes("kernel: Out of memory: Killed process 99 (java)")
+    assert ["memory-cgroup"] == causes("Memory cgroup out of memory: Killed process 99 (java)")
+    assert ["memory-cgroup"] == causes("OOMKilled")
+
+
+def test_ids_that_were_not_mapped_are_said_to_be_of_a_namespace_that_was_made() -> None:
+    for text in ("newuidmap: write to uid_map failed: EPERM", "bwrap: setting up gid map: EACCES"):
+        (note,) = lookup.look_up([text]).notes
+        assert "The namespace was made" in note and "AppArmor" in note
+    assert () == lookup.look_up(["unshare: unshare failed: EPERM"]).notes
+
+
 def test_enomem_can_be_pid_exhaustion_on_an_old_kernel() -> None:
     for text in ("bash: fork: Cannot allocate memory", "ENOMEM", "pthread_create failed: ENOMEM"):
         answer = lookup.look_up([text])
