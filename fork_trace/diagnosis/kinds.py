@@ -108,7 +108,7 @@ KINDS: tuple[Kind, ...] = (
         "A task was refused by the cgroup that it was to be in: a write to a cgroup file, or a "
         "fork right into it (CLONE_INTO_CGROUP). That is none of its limits on tasks or memory.",
         (
-            "cat /sys/fs/cgroup/PATH/cgroup.type /sys/fs/cgroup/PATH/cgroup.subtree_control",
+            "cd /sys/fs/cgroup/PATH && cat cgroup.type cgroup.subtree_control",
             _WATCH,
         ),
         (arguments.CGROUP_REFUSED,),
@@ -184,6 +184,13 @@ def causes(name: str, error: str | None) -> tuple[Cause, ...]:
     found = [cause for cause in (*kind.usual, *kind.possible) if error in cause.errnos]
     found.sort(key=lambda cause: cause.errnos.index(error) > 1)
     return unique(found)
+
+
+def of_cause(cause: Cause) -> tuple[str, ...]:
+    """Return the kinds that can be refused for a cause, those for which it is usual first."""
+    usual = [kind.name for kind in KINDS if cause.slug in {each.slug for each in kind.usual}]
+    possible = [kind.name for kind in KINDS if cause.slug in {each.slug for each in kind.possible}]
+    return tuple(dict.fromkeys((*usual, *possible)))
 
 
 def unique(found: Iterable[Cause]) -> tuple[Cause, ...]:

@@ -83,10 +83,13 @@ class Log:
 
 
 def _read(text: str) -> Answer | None:
+    normal = errnos.normal(text)
+    # Most lines that get as far as this tell of nothing that was refused.
+    if not kinds.is_refusal(normal) and errnos.told(normal, is_typed=False) is None:
+        return None
     answer = lookup.read(text, is_typed=False)
     if answer is None:
         return None
-    normal = errnos.normal(text)
     # Where the line has all of what an application is known to print, that says enough.
     is_known = any(texts.holds(text, each) for each in answer.texts)
     is_fork = answer.kinds[0] != "not-a-fork"

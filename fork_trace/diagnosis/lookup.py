@@ -277,13 +277,14 @@ def _cause(query: str) -> Answer | None:
     for word in _names(query):
         causes = _SETTINGS.get(word)
         if causes:
-            return Answer(query, "setting", causes)
+            asked = (name for cause in causes for name in kinds.of_cause(cause))
+            return Answer(query, "setting", causes, kinds=tuple(dict.fromkeys(asked)))
         cause = BY_SLUG.get(_CAUSE_ALIASES.get(word, word)) or BY_SLUG.get(
             word.replace("_", "-").replace(" ", "-")
         )
         if cause:
             # threads_max, seccomp: a step and a cause by one name; the cause tells more.
-            return Answer(query, "cause", (cause,))
+            return Answer(query, "cause", (cause,), kinds=kinds.of_cause(cause))
     return None
 
 

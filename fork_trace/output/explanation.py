@@ -88,8 +88,8 @@ def _refused(answer: Answer) -> list[str]:
     """Say what was refused, and what else the text can mean."""
     from fork_trace.diagnosis import kinds
 
-    if not answer.kinds or answer.kind in ("errno", "application"):
-        return []
+    if not answer.kinds or answer.kind not in ("text", "call"):
+        return []  # what else was asked for is no message
     first, *others = answer.kinds
     lines = wrap(f"{first}: {kinds.means(first, answer.errno)}", "", "  ")
     for name in others:

@@ -204,8 +204,14 @@ def test_what_begins_like_an_option_is_a_word() -> None:
         ("Erlang", "application", ["thread", "process"], "pids-cgroup"),
         ("beam.smp", "application", ["thread", "process"], "pids-cgroup"),
         ("java", "application", ["thread", "process"], "pids-cgroup"),
-        ("vm.overcommit_memory", "setting", [], "overcommit-heuristic"),
-        ("apparmor", "setting", [], "user-namespace-denied"),
+        ("vm.overcommit_memory", "setting", ["process"], "overcommit-heuristic"),
+        (
+            *("apparmor", "setting", ["namespace", "process", "thread"]),
+            "user-namespace-denied",
+        ),
+        ("TasksMax=512", "cause", ["process", "thread"], "pids-cgroup"),
+        ("max_map_count", "cause", ["thread"], "thread-stack"),
+        ("cgroup.procs", "cause", ["cgroup", "process"], "cgroup-refused"),
     ],
 )
 def test_a_single_word_is_a_call_an_application_or_a_setting(
