@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -20,6 +21,10 @@ COMMANDS = (
     *("capture", "check", "docs", "doctor", "explain", "live", "record", "rehearse", "report"),
     "snapshot",
 )
+
+
+# Those that give an answer and end; exec'ed in the last shell, it would go with the terminal.
+_ANSWERS = frozenset({"check", "doctor", "explain", "report"})
 
 
 def load(name: str) -> click.Command:
@@ -115,4 +120,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         code = cannot_run
+    _linger(sys.argv[1:] if argv is None else argv)
     sys.exit(code)
+
+
+def _linger(argv: Sequence[str]) -> None:
+    if not argv or argv[0] not in _ANSWERS or not (os.isatty(0) and os.isatty(1)):
+        return
+    # Only where there is a terminal to take the answer along.
+    from fork_trace.output.live.last import linger
+
+    with suppress(KeyboardInterrupt):
+        linger()

@@ -170,3 +170,22 @@ class Terminal:
         data = text.encode(self._encoding, "backslashreplace")
         while data and self._fd is not None:
             data = data[os.write(self._fd, data) :]
+
+
+def wait_for_key(prompt: str, most_s: float) -> None:
+    """Ask for a key, and wait until one is pressed, the terminal goes away, or the time is up."""
+    try:
+        modes = termios.tcgetattr(_KEYS_FD)
+    except termios.error:
+        return
+    keys = list(modes)
+    keys[3] &= ~(termios.ICANON | termios.ECHO)
+    with suppress(termios.error, OSError):
+        try:
+            # What was typed before it asks is no answer.
+            termios.tcsetattr(_KEYS_FD, termios.TCSAFLUSH, keys)
+            print(prompt, file=sys.stderr, flush=True)
+            if select.select([_KEYS_FD], [], [], most_s)[0]:
+                os.read(_KEYS_FD, 64)
+        finally:
+            termios.tcsetattr(_KEYS_FD, termios.TCSANOW, modes)
