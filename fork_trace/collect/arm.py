@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.host import cgroup
+from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, steps
 from fork_trace.probes import headers, kernel, privileges, reserve
 from fork_trace.probes.backend import AttachRefusedError, Backend, Filter
@@ -123,6 +123,19 @@ def check_filter(filter_: Filter, sees_all_pids: bool) -> None:
         raise ForkTraceError(
             "cannot filter by --pid inside a pid namespace: the kernel sees different pids",
             "Use --comm, --uid or --cgroup, or run fork-trace in the host's pid namespace.",
+        )
+    if filter_.pid is None:
+        return
+    process = procfs.process_of(filter_.pid)
+    if process is None:
+        raise ForkTraceError(
+            f"no process has pid {filter_.pid}",
+            "Give --pid the pid of a running process, or use --comm for those that come and go.",
+        )
+    if process != filter_.pid:
+        raise ForkTraceError(
+            f"{filter_.pid} is a thread of process {process}",
+            f"Give --pid {process}: a process is watched with all its threads.",
         )
 
 

@@ -55,6 +55,16 @@ def exe(pid: int, root: str = "/proc") -> str | None:
         return None
 
 
+def process_of(pid: int, root: str = "/proc") -> int | None:
+    """Return the process that a pid or tid belongs to; None: there is none that we may see."""
+    try:
+        status = _read(f"{root}/{pid}/status")
+    except OSError:
+        return None
+    _, found, rest = status.partition(b"\nTgid:\t")
+    return int(rest.split(b"\n", 1)[0]) if found else None
+
+
 def cgroups(pid: int, root: str = "/proc") -> list[CgroupLine]:
     """Return the cgroups of a process, one for each hierarchy; none if it is gone."""
     lines = []

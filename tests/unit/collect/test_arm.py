@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_a_cgroup_that_is_not_there_is_told_with_what_to_give() -> None:
 
 
 def test_a_pid_that_the_kernel_numbers_otherwise_is_no_filter() -> None:
-    check_filter(Filter(pid=7), sees_all_pids=True)
+    check_filter(Filter(pid=os.getpid()), sees_all_pids=True)
     check_filter(Filter(uid=7, comm="sh", cgroup_id=7), sees_all_pids=False)
     with pytest.raises(ForkTraceError, match="cannot filter by --pid inside a pid namespace") as no:
         check_filter(Filter(pid=7), sees_all_pids=False)
@@ -84,3 +85,27 @@ def test_what_waits_is_attached_one_at_a_time_and_only_once_it_is_wanted() -> No
     armed.want(Stage.FAILED)
     armed.attach_more()
     assert [Stage.FAILED, Stage.FAILED, Stage.UNEXPLAINED] == backend.asked, "never less"
+
+
+def test_a_filter_by_a_pid_of_nobody_is_refused() -> None:
+    with pytest.raises(ForkTraceError, match="no process has pid 4194304"):
+        check_filter(Filter(pid=4194304), sees_all_pids=True)
+
+
+def test_a_filter_by_a_thread_is_refused_with_its_process() -> None:
+    tids: list[int] = []
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), done.wait()))
+    thread.start()
+    try:
+        while not tids:
+            pass
+        with pytest.raises(ForkTraceError, match=f"is a thread of process {os.getpid()}"):
+            check_filter(Filter(pid=tids[0]), sees_all_pids=True)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_filter_by_a_running_process_is_taken() -> None:
+    check_filter(Filter(pid=os.getpid()), sees_all_pids=True)
