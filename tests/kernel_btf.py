@@ -43,7 +43,7 @@ class _Place(NamedTuple):
 
     at: int
     kind: int
-    count: int
+    items: int
 
 
 def shortened(raw: bytes, names: Collection[str]) -> bytes:
@@ -107,7 +107,7 @@ class KernelBtf:
         self._undo: list[tuple[int, bytes]] = []
 
     def _add(self, name: str) -> int:
-        offset = self._text_bytes
+        offset: int = self._text_bytes
         self._raw += name.encode() + b"\0"
         self._text_bytes += len(name) + 1
         struct.pack_into("<I", self._raw, 20, self._text_bytes)
@@ -130,7 +130,7 @@ class KernelBtf:
     def _members(self, place: _Place) -> Iterator[tuple[int, str]]:
         """Find the members of a structure and of those without a name in it, or the values of an enumeration."""
         size = 8 if place.kind == ENUM else 12
-        for at in range(place.at + 12, place.at + 12 + size * place.count, size):
+        for at in range(place.at + 12, place.at + 12 + size * place.items, size):
             name = self._name(at)
             yield at, name
             if place.kind != ENUM and not name:

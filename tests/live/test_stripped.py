@@ -26,9 +26,11 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model import events
 from fork_trace.model.steps import COPIED_TWICE
 from fork_trace.probes import privileges
+from fork_trace.probes.backend import program
 from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
+from fork_trace.probes.libbpf.btf import FUNCTION_IDS
 from fork_trace.probes.plan import KernelFacts, Plan, Request, make
 from fork_trace.probes.settings import is_vital
 from fork_trace.rehearse.run import run
@@ -231,7 +233,7 @@ def test_for_a_type_that_is_not_there_no_module_is_asked(
 ) -> None:
     """It would take CAP_SYS_ADMIN to list them. The object looks for types that no kernel has."""
     monkeypatch.setattr(loading, "UNTYPED", {"of_no_kernel"} if is_noticed else set())
-    installed = backend.program
+    installed = program
     monkeypatch.setattr(
         backend, "program", lambda name: moved if name == "fork_trace.bpf.o" else installed(name)
     )
@@ -310,7 +312,7 @@ def asking_as_v515(facts: KernelFacts) -> KernelFacts:
     latest, older = "is_rlimit_overlimit", "is_ucounts_overlimit"
     if facts.params.get(latest) is None or facts.params.get(older) is not None:
         pytest.skip(f"this kernel has no {latest}")
-    loading.FUNCTION_IDS[older] = loading.FUNCTION_IDS[latest]
+    FUNCTION_IDS[older] = FUNCTION_IDS[latest]
     addresses = dict(facts.addresses)
     if latest in addresses:
         addresses[older] = addresses.pop(latest)

@@ -95,7 +95,12 @@ def test_a_filter_by_a_pid_of_nobody_is_refused() -> None:
 def test_a_filter_by_a_thread_is_refused_with_its_process() -> None:
     tids: list[int] = []
     done = threading.Event()
-    thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), done.wait()))
+
+    def wait() -> None:
+        tids.append(threading.get_native_id())
+        done.wait()
+
+    thread = threading.Thread(target=wait)
     thread.start()
     try:
         while not tids:

@@ -174,7 +174,7 @@ def test_the_exit_codes_are_those_of_each_monitor(name: str, expected: list[int]
 
 def metrics(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             series = found.setdefault(sample.name, {})
             key = tuple(value for _, value in sorted(sample.labels.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,10 @@ def test_sudo_ends_with_what_it_runs_and_a_shell_does_not(
     is_last: bool,
 ) -> None:
     made = Processes(tmp_path, above, leaders)
-    monkeypatch.setattr(last.os, "isatty", lambda fd: True)
-    monkeypatch.setattr(last.os, "getpid", lambda: 10)
-    monkeypatch.setattr(last.os, "getppid", lambda: 9)
-    monkeypatch.setattr(last.os, "getsid", lambda pid: pid if pid in made.leaders else 1)
+    monkeypatch.setattr(os, "isatty", lambda fd: True)
+    monkeypatch.setattr(os, "getpid", lambda: 10)
+    monkeypatch.setattr(os, "getppid", lambda: 9)
+    monkeypatch.setattr(os, "getsid", lambda pid: pid if pid in made.leaders else 1)
 
     assert is_last is last.is_last(made.root)
 
@@ -106,9 +107,9 @@ def test_sudo_ends_with_what_it_runs_and_a_shell_does_not(
 def test_the_first_process_of_a_container_does_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last.os, "isatty", lambda fd: True)
-    monkeypatch.setattr(last.os, "getpid", lambda: 1)
-    monkeypatch.setattr(last.os, "getppid", lambda: 0)
-    monkeypatch.setattr(last.os, "getsid", lambda pid: pid)
+    monkeypatch.setattr(os, "isatty", lambda fd: True)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    monkeypatch.setattr(os, "getsid", lambda pid: pid)
 
     assert not last.is_last(str(tmp_path))

@@ -192,7 +192,15 @@ def test_only_what_others_call_as_well_is_asked_who_calls() -> None:
     """A guard where only copy_process calls would hide what the kernel's own tasks were refused for."""
     if not shutil.which("clang"):
         pytest.skip("needs clang; scripts/setup installs it")
-    command = ["clang", "-E", "-P", "-D__TARGET_ARCH_x86", "-I", BPF, BPF / "fork_trace.bpf.c"]
+    command = [
+        "clang",
+        "-E",
+        "-P",
+        "-D__TARGET_ARCH_x86",
+        "-I",
+        str(BPF),
+        f"{BPF}/fork_trace.bpf.c",
+    ]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     asks = {}
     for probe in PROBES:

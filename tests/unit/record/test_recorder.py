@@ -37,7 +37,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.now_s, self.wall_s = 1000.0, 1_764_000_000.0
-        self.truth: Counter[str] = Counter()  # all that happened
+        self.truth: Counter[str | None] = Counter()  # all that happened
         self._owed: Counter[str] = Counter()  # counted, and not sampled
         self._segment: Counter[str] = Counter()
         self._next: list[Failure] = []
