@@ -19,6 +19,8 @@ GONE = "of_no_kernel"
 _HEADER = struct.Struct("<HBBIIIII")
 INT, ARRAY, STRUCT, UNION, ENUM, FUNC_PROTO, VAR, DATASEC = 1, 3, 4, 5, 6, 13, 14, 15
 DECL_TAG, ENUM64 = 17, 19
+POINTER, FUNC = 2, 12
+_ALIASES = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag
 # Kind -> bytes behind a type, and behind it for each of its members.
 _BEHIND = {
     INT: (4, 0),
@@ -181,6 +183,38 @@ class KernelBtf:
         while self._undo:
             at, before = self._undo.pop()
             self._raw[at : at + 4] = before
+
+
+def widths(raw: bytes, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Return the bytes of each parameter of these functions and, last, of what they return; 0: nothing."""
+    _, _, _, header, types, type_bytes, text, _ = _HEADER.unpack_from(raw)
+    places, functions = [0], dict[str, int]()
+    wanted = {name.encode(): name for name in names}
+    at, end = header + types, header + types + type_bytes
+    while at < end:
+        name, info = struct.unpack_from("<II", raw, at)
+        places.append(at)
+        once, each = _BEHIND.get(info >> 24 & 0x1F, (0, 0))
+        if info >> 24 & 0x1F == FUNC:
+            start = header + text + name
+            found = wanted.get(raw[start : raw.index(b"\0", start)])
+            if found:
+                functions[found] = struct.unpack_from("<I", raw, at + 8)[0]
+        at += 12 + once + each * (info & 0xFFFF)
+
+    def size(number: int) -> int:
+        info, of = struct.unpack_from("<II", raw, places[number] + 4) if number else (0, 0)
+        kind = info >> 24 & 0x1F
+        if kind in _ALIASES:
+            return size(of)
+        return 8 if kind == POINTER else int(of)
+
+    found_widths = {}
+    for function, number in functions.items():
+        info, returned = struct.unpack_from("<II", raw, places[number] + 4)
+        parameters = struct.unpack_from(f"<{2 * (info & 0xFFFF)}I", raw, places[number] + 12)[1::2]
+        found_widths[function] = (*map(size, parameters), size(returned))
+    return found_widths
 
 
 def read_by_the_programs() -> dict[tuple[int, str], tuple[str, ...]]:
