@@ -6,9 +6,11 @@ failed, and with what.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -36,13 +38,10 @@ ROOM = "40"
 STRESSORS = {
     "fork": ("--fork-ops", "150", "--fork-max", "60"),
     "vfork": ("--vfork-ops", "150", "--vfork-max", "60"),
-    "clone": ("--clone-ops", "150", "--clone-max", "60"),
+    "clone": ("--clone-ops", "20", "--clone-max", "60"),
     "pthread": ("--pthread-ops", "60", "--pthread-max", "60"),
     "zombie": ("--zombie-ops", "150", "--zombie-max", "60"),
-    "resources": (
-        "--resources-ops",
-        "60",
-    ),
+    "resources": ("--resources-ops", "4", "--timeout", "10"),
 }
 TIMEOUT_S = 120
 COMM_BYTES = 15
@@ -73,9 +72,18 @@ def trace(file: Path, argv: list[str], before: str = "", **options: Any) -> Coun
     try:
         process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
+        # Not strace itself, which still has to write what it saw.
+        for child in _below(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.wait(TIMEOUT_S)
     return Counter(_FAILED.findall(file.read_text(errors="replace")))
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that this one has started, and theirs, innermost first."""
+    told = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in map(int, told) for each in (*_below(child), child)]
 
 
 def short(number: int, name: str) -> str:
@@ -103,8 +111,8 @@ def ran(usable: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Ran
             with own_cgroups.with_pids(f"ft-stress-{name}") as cgroup:
                 assert cgroup is not None
                 (cgroup / "pids.max").write_text(ROOM)
-                argv = [f"{STRESS_NG}/usr/bin/stress-ng", f"--{name}", "1", *bounds]
-                argv += ["--temp-path", str(place), "--timeout", "60", "--no-rand-seed"]
+                argv = [f"{STRESS_NG}/usr/bin/stress-ng", f"--{name}", "1", "--no-rand-seed"]
+                argv += ["--temp-path", str(place), "--timeout", "60", *bounds]
                 stressors[name] = trace(
                     place / f"{name}.trace",
                     argv,
@@ -143,7 +151,7 @@ def told(captured: Captured, key: str, is_meant: Any) -> Counter[str]:
 def test_of_each_selftest_as_many_failures_are_told_as_it_had(ran: Ran, captured: Captured) -> None:
     found = {name: told(captured, "comm", name.__eq__) for name in ran.selftests}
 
-    assert sum(map(len, ran.selftests.values())) > 5
+    assert sum(map(len, ran.selftests.values())) > 3
     assert ran.selftests == found
 
 
