@@ -335,8 +335,10 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	}
 	/* ENOSPC is also what inc_ucount answers for want of memory for a count: alloc_ucounts. */
 	found = read_ns_limit(owner_address, type);
-	if (found >= 0)
-		refusal->detail = found ? FT_DETAIL_NS_LIMIT : FT_DETAIL_NS_ROOM;
+	if (found == NS_NEAR)
+		refusal->detail = FT_DETAIL_NS_NEAR;
+	else if (found != NS_UNREAD)
+		refusal->detail = found == NS_FULL ? FT_DETAIL_NS_LIMIT : FT_DETAIL_NS_ROOM;
 	return 0;
 }
 

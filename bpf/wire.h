@@ -47,6 +47,7 @@ enum ft_detail {
 	FT_DETAIL_NEW_NET = 15, /* CLONE_NEWNET was asked for, whose errnos are many */
 	FT_DETAIL_POINTER_BAD = 16, /* no user address that anything can be at */
 	FT_DETAIL_POINTER_MAPPED = 17, /* what lies there could be read */
+	FT_DETAIL_NS_NEAR = 18, /* a count of namespaces is so near its limit that one may have ended */
 };
 
 enum ft_syscall {

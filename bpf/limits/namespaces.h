@@ -54,13 +54,14 @@ ft_global __u64 ns_count_level(__u64 address, __u64 type)
 	ns = BPF_CORE_READ(ucounts, ns);
 	if (!refusal || read_ns_count(ucounts, type, &count) || read_ns_max(ns, type, &max))
 		return 0;
-	if (count < max)
+	/* Namespaces end at any time: the last of them may have done so since the test. */
+	if (count + (max >> 3) + 1 < max)
 		return (__u64)BPF_CORE_READ(ns, ucounts);
 	ft_number(refusal, FT_NUMBER_NS_COUNT, count);
 	ft_number(refusal, FT_NUMBER_NS_MAX, max);
 	ft_number(refusal, FT_NUMBER_NS_LEVEL, BPF_CORE_READ(ns, level));
 	ft_number(refusal, FT_NUMBER_NS_UID, BPF_CORE_READ(ucounts, uid.val));
-	return NS_IS_FULL;
+	return count < max ? (__u64)BPF_CORE_READ(ns, ucounts) : NS_IS_FULL;
 }
 
 /* kernel/ucount.c: UCOUNTS_HASHTABLE_BITS; include/linux/hash.h: GOLDEN_RATIO_64 */
@@ -103,9 +104,15 @@ ft_global __u64 find_ucounts(__u64 ns, __u32 uid)
  * kernel/ucount.c, inc_ucount: counted for the caller's euid in the namespace
  * that will own the new one, then for each owner up to the initial namespace.
  * The first of these counts is found through the caller's credentials, which
- * have it since v5.14, or in the kernel's table of them. Returns 1 if a level
- * is full; 0 if none is; -1 if the first count could not be read.
+ * have it since v5.14, or in the kernel's table of them.
  */
+enum ns_room {
+	NS_UNREAD = -1, /* the first count could not be read; the others have room */
+	NS_ROOM = 0,
+	NS_FULL = 1,
+	NS_NEAR = 2,
+};
+
 ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 {
 	struct user_namespace *owner = (struct user_namespace *)owner_address;
@@ -117,7 +124,7 @@ ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 	long max = -1;
 
 	if (!refusal || is_blind(FT_READER_NAMESPACES))
-		return -1;
+		return NS_UNREAD;
 	cred = BPF_CORE_READ(current_task(), cred);
 	/* One that this very call made: nothing else is counted in it. */
 	if (BPF_CORE_READ(cred, user_ns) != owner) {
@@ -145,7 +152,7 @@ ft_global int read_ns_limit(__u64 owner_address, __u64 type)
 			ft_number(refusal, FT_NUMBER_NS_LEVEL, BPF_CORE_READ(owner, level));
 			if (max == 0) {
 				ft_number(refusal, FT_NUMBER_NS_COUNT, 0);
-				return 1;
+				return NS_FULL;
 			}
 		}
 		ucounts = BPF_CORE_READ(owner, ucounts);
@@ -155,9 +162,11 @@ walk:
 	for (i = 0; i < USERNS_LEVELS && address; i++) {
 		address = ns_count_level(address, type);
 		if (address == NS_IS_FULL)
-			return 1;
+			return NS_FULL;
 	}
-	return is_known ? 0 : -1;
+	if (has_number(refusal, FT_NUMBER_NS_COUNT))
+		return NS_NEAR;
+	return is_known ? NS_ROOM : NS_UNREAD;
 }
 
 /* Is one of the counts that this call asks full? Where one cannot be read, `unread` says so. */
@@ -168,8 +177,8 @@ ft_inline int judge_ns_type(struct ft_refusal *refusal, __u64 flag, __u64 type, 
 	if (!(refusal->flags & flag))
 		return 0;
 	found = read_ns_limit((__u64)BPF_CORE_READ(current_task(), cred, user_ns), type);
-	*unread |= found < 0;
-	return found == 1;
+	*unread |= found == NS_UNREAD;
+	return found == NS_FULL;
 }
 
 ft_global int judge_namespaces(__u64 watched)
@@ -201,6 +210,8 @@ ft_global int judge_namespaces(__u64 watched)
 	    NS_TYPE(NEWIPC, IPC) || NS_TYPE(NEWPID, PID) || NS_TYPE(NEWCGROUP, CGROUP) ||
 	    NS_TYPE(NEWNET, NET) || NS_TYPE(NEWTIME, TIME))
 		candidate(refusal, FT_CANDIDATE_NS_LIMIT);
+	else if (has_number(refusal, FT_NUMBER_NS_COUNT))
+		refusal->detail = FT_DETAIL_NS_NEAR;
 	else if (!unread)
 		refusal->detail = FT_DETAIL_NS_ROOM;
 #undef NS_TYPE

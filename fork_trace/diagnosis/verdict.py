@@ -129,9 +129,8 @@ def _diagnose(key: Key, watched: Collection[str], after: ProcReadings) -> Verdic
     if (name, key.error, key.detail) == ("alloc_pid", errno.ENOMEM, "") and not is_of_memcg:
         # Whether its init lives could not be read: both stay possible.
         return Verdict(PID_NAMESPACE_DEAD.slug, INFERRED, name, (KERNEL_MEMORY.slug,))
-    if key.error == errno.ENOSPC and not key.detail and name in _MAKE_NAMESPACES:
-        # Not all of the counts could be read: a limit is possible, but none was seen reached.
-        return Verdict(KERNEL_MEMORY.slug, INFERRED, name, (NAMESPACE_LIMIT.slug,))
+    if key.error == errno.ENOSPC and key.detail in _UNPROVEN and name in _MAKE_NAMESPACES:
+        return _unproven(key.detail, name)
     by_errno = BY_STEP.get(name, {})
     cause = (
         BY_DETAIL.get((name, key.error, key.detail))
@@ -162,6 +161,14 @@ def _refused_inside(key: Key, watched: Collection[str], after: ProcReadings) -> 
 
 
 _MAKE_NAMESPACES = ("copy_namespaces", *NAMESPACE_LIMIT.steps)
+# ENOSPC of a namespace, by detail: a count was near its limit, so that one may have ended since; not
+# all of the counts could be read, and no limit was seen reached.
+_UNPROVEN = {"ns-near": (NAMESPACE_LIMIT, KERNEL_MEMORY), "": (KERNEL_MEMORY, NAMESPACE_LIMIT)}
+
+
+def _unproven(detail: str, step: str) -> Verdict:
+    likelier, other = _UNPROVEN[detail]
+    return Verdict(likelier.slug, INFERRED, step, (other.slug,))
 
 
 def _memory(key: Key, certainty: str, step: str) -> Verdict:
@@ -206,9 +213,8 @@ def _candidates(
         if fit.word and fit.word not in key.fits and fit.word != key.detail:
             continue
         if cause is NAMESPACE_LIMIT and fit.strength == ASKED:
-            # No count was seen at its limit: it is possible only where one could not be read.
-            if key.detail != "ns-room":
-                yield fit, Verdict(KERNEL_MEMORY.slug, INFERRED, step, (cause.slug,))
+            if key.detail in _UNPROVEN:
+                yield fit, _unproven(key.detail, step)
             continue
         if cause is THREADS_MAX and fit.strength != REFUSES and after.threads_are_far:
             continue

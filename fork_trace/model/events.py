@@ -154,6 +154,7 @@ DETAILS: tuple[str, ...] = (
     "new-net",
     "pointer-bad",
     "pointer-mapped",
+    "ns-near",
 )
 
 # enum ft_syscall.

@@ -121,7 +121,10 @@ def test_each_failure_is_told_once_and_put_down_to_memory_at_its_step(
 def test_every_failure_is_counted_and_none_is_lost(watcher: str, made: Made) -> None:
     summary = made.captures[watcher].summary
 
-    assert (len(made.failed), 0, 0) == (summary["failures"], summary["lost"], summary["missed"])
+    assert (len(made.failed), 0) == (summary["failures"], summary["lost"])
+    if watcher != "tracepoint":
+        # Where a program on sys_exit can be preempted, others' calls are left out: an upper bound.
+        assert 0 == summary["missed"]
     counted = Counter({each["comm"]: each["count"] for each in summary["totals"]})
     assert {attempt.comm: 1 for attempt in made.failed} == counted
 

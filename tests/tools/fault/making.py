@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 MODULE = "FORK_TRACE_VM_MODULE"
+# kernel/rseq.c: who cannot be told its CPU, for want of a page to write it to, is killed.
+_WITHOUT_RSEQ = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
 _BTF_KIND_STRUCT = 4  # include/uapi/linux/btf.h
 _TYPE_BYTES, _MEMBER_BYTES = 12, 12  # struct btf_type, struct btf_member
 
@@ -64,6 +66,7 @@ def make(program: Path, variants: Sequence[str], pause_us: int, timeout_s: float
         text=True,
         timeout=timeout_s,
         check=True,
+        env={**os.environ, **_WITHOUT_RSEQ},
     )
     return read(done.stdout.splitlines())
 

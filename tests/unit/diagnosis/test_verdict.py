@@ -200,6 +200,15 @@ def test_a_step_that_was_seen_has_one_cause_by_its_errno(
     assert expected == diagnose(key(step, error, detail))
 
 
+@pytest.mark.parametrize("step", ["create_user_ns", *NAMESPACES])
+def test_a_count_of_namespaces_that_is_not_seen_full_is_only_inferred(step: str) -> None:
+    near = diagnose(key(step, errno.ENOSPC, "ns-near"))
+    unread = diagnose(key(step, errno.ENOSPC))
+
+    assert Verdict("namespace-limit", INFERRED, step, ("kernel-memory",)) == near
+    assert Verdict("kernel-memory", INFERRED, step, ("namespace-limit",)) == unread
+
+
 def test_every_row_of_the_table_of_steps_is_tried() -> None:
     tried = {(step, error) for step, error, _, _ in SEEN}
     rows = [(s, e) for s, by_errno in verdict.BY_STEP.items() for e in by_errno if e]
@@ -364,6 +373,11 @@ STATE = [
     (errno.ENOSPC, ["asked-newuser"], "kernel-memory", "create_user_ns", ("namespace-limit",)),
     (errno.ENOSPC, ["asked-namespace"], "kernel-memory", "copy_namespaces", ("namespace-limit",)),
     (errno.ENOSPC, ["asked-newuser", "ns-room"], "kernel-memory", "copy_namespaces", ()),
+    (
+        errno.ENOSPC,
+        ["asked-newuser", "ns-near"],
+        *("namespace-limit", "create_user_ns", ("kernel-memory",)),
+    ),
     (errno.ENOSPC, ["asked-namespace", "ns-room"], "kernel-memory", "copy_namespaces", ()),
     (errno.ENOSPC, ["asked-cgroup"], "cgroup-refused", "cgroup_can_fork", ()),
     (errno.ENOSPC, [], "unknown", "copy_process", ()),
