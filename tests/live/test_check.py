@@ -310,6 +310,8 @@ def test_a_big_crowd_of_zombies_is_put_down_to_its_parent(
 
 FORKED = """
 import mmap, os, signal, sys
+# Only now, so that none of the files that were read are charged to it.
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 memory = mmap.mmap(-1, 100 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for at in range(0, len(memory), mmap.PAGESIZE):
     memory[at] = 1
@@ -356,11 +358,10 @@ def memory_cgroup(limit: int) -> Iterator[tuple[Path, str]]:
 def forked_in(place: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process of 100 MB in that cgroup, and its child, which writes all of it when it reads a line."""
     with subprocess.Popen(
-        [sys.executable, "-c", FORKED],
+        [sys.executable, "-c", FORKED, str(place)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: (place / "cgroup.procs").write_text(str(os.getpid())),
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
