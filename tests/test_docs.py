@@ -18,7 +18,7 @@ from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.headroom import check
 from fork_trace.model import records, steps
-from fork_trace.output import aggregate, formats, tables
+from fork_trace.output import aggregate, check_formats, formats, tables
 from fork_trace.probes import plan, privileges
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -179,7 +179,8 @@ def test_every_format_and_exit_code_is_told() -> None:
     codes = [row[0] for row in roff.table(BOOK["formats"], "exit code")[1:]]
 
     assert [] == missing(formats.FORMATS, BOOK["formats"], "`{}`")
-    assert ["0", "1", "2", "130"] == codes
+    assert ["0", "1", "2", "3", "130"] == codes
+    assert [] == [each for each in check_formats.FORMATS[2:] if f"{each}`" not in BOOK["headroom"]]
 
 
 def test_every_key_and_cause_of_a_check_is_documented(made_host: MadeHost) -> None:

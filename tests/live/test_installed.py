@@ -141,7 +141,10 @@ def test_the_package_asks_for_what_it_needs(package: Path) -> None:
     for name in ("python3-click", "python3-tabulate", "libbpf1"):
         assert name in depends
     assert "bpfcc" not in depends
-    assert "python3-bpfcc" == run("dpkg-deb", "-f", package, "Suggests").strip()
+    assert (
+        "python3-bpfcc, python3-prometheus-client"
+        == run("dpkg-deb", "-f", package, "Suggests").strip()
+    )
     assert __version__ == run("dpkg-deb", "-f", package, "Version").strip()
 
 

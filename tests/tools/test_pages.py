@@ -175,7 +175,7 @@ def test_every_key_of_a_record_stands_there_in_its_section(capture: str) -> None
 
 
 def test_every_exit_code_and_example_stands_there(drawn: str) -> None:
-    assert ["0", "1", "2", "130"] == re.findall(
+    assert ["0", "1", "2", "3", "130"] == re.findall(
         r"^       (\d+)\b", section(drawn, "EXIT STATUS"), re.M
     )
     assert "fork-trace explain unable to create native thread" in section(drawn, "EXAMPLES")
