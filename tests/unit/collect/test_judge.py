@@ -39,9 +39,9 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
 
 
 def test_a_step_is_blamed_by_the_state_if_its_program_may_not_know_whose_call_it_is() -> None:
-    key = failed(errno.EAGAIN, "nproc", "copies-mm")
+    key = failed(errno.EAGAIN, "nproc", "threads", "copies-mm")
 
-    assert "unknown" == judge(key, loaded(PLAN), ProcReadings()).cause
+    assert "threads-max" == judge(key, loaded(PLAN), ProcReadings()).cause
     blind = judge(key, loaded(replace(PLAN, blind=1)), ProcReadings())
     assert ("rlimit-nproc", "inferred") == (blind.cause, blind.certainty)
 
