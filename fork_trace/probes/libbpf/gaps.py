@@ -99,7 +99,10 @@ _CAME_OR_WENT = re.compile(
     r"|ucounts\.(?:rlimit|ucount)\b|user_namespace\.(?:rlimit_max|ucount_max)\b"
     r"|rlimit_type\b|ucount_type::UCOUNT_TIME_NAMESPACES\b"
     r"|cred\.ucounts$|pid_namespace\.pid_max$|task_struct\.rethooks\b"
-    r"|nsproxy\.time_ns\w*$|kernel_clone_args\.(?:cgroup|set_tid_size)$"
+    r"|nsproxy\.time_ns\w*$"
+    r"|kernel_clone_args\.(?:cgroup|set_tid_size|fn|fn_arg|io_thread|user_worker|name)$"
+    r"|signal_struct\.autoreap$|pid\.stashed$|mem_cgroup\.(?:kmem|memsw)\b"
+    r"|kthread_create_info\b|subprocess_info\b"
     r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
     r"|cgroup_subsys_id::"
 )
