@@ -75,6 +75,8 @@ _PHRASES = (
     (r"[:(\[,] ?try again(?=$|[\])}.,;!])|^try again$", "EAGAIN"),
     (r"file table overflow", "ENFILE"),
     (r"would ?block", "EAGAIN"),
+    (r"\berr(?:or|no)?:? 0x0*b\b", "EAGAIN"),
+    (r"\berr(?:or|no)?:? 0x0*c\b", "ENOMEM"),
 )
 # Words that say that the number behind them is an errno, and those that only may: of these, numbers that
 # are also exit codes count for nothing.

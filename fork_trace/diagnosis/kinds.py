@@ -290,7 +290,7 @@ _RULES: Mapping[str, str] = {
         r"(?:fail(?:ed)? to|cannot|can'?t|can not|could ?n[o']t|unable to|error) exec(?:ut(?:e|ing))?(?![a-z])|"
         r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|"
         r"(?<![a-z/-])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
-        r"exec container process|executable (?:file )?\S+ not found|"
+        r"exec container process|executable (?:file )?\S+ not found|(?:^|: )exec \S+: |execute process|"
         r"failed to run command|cannot start ['/.]|execution of|cannot exec|could not exec"
     ),
     "user": (
@@ -306,7 +306,7 @@ _RULES: Mapping[str, str] = {
     "late": (
         r"out of memory: kill|killed process|oom[-_ ]?kill|oom killer|killed by the oom|oomkilled|"
         r"invoked oom|memory cgroup out of memory|(?:exit(?:ed)?|status|code)\W{0,3}(?:code|status|with)?\W{0,3}"
-        r"(?:code |status )?137\b|signal:? ?(?:9|kill)|sigkill|status=9/kill|on signal 9|killed signal|"
+        r"(?:code |status )?137\b|(?:code|errno|status)(?: is)? 137\b|signal:? ?(?:9|kill)|sigkill|status=9/kill|on signal 9|killed signal|"
         r"internal compiler error: killed|fatal error: killed|terminated abruptly|unexpectedly terminated|"
         r"line \d+: +\d+ killed|(?:^|[:\])] )killed\.?$|oomd killed|terminated by signal 9|perhaps out of memory"
     ),
@@ -319,7 +319,7 @@ _RULES: Mapping[str, str] = {
         r"select|truncate|fallocate|copy|ioctl|dlopen|getrandom|flush|fsync|insmod|modprobe)"
         r"(?:\(\d?\)|\([^)]*\))?(?: failed|: | error| to |\(\)| \(|$)|"
         r"(?:open|openat|read|write|mkdir|stat|unlink|rename|copy|creat|truncate|close) '?/\S+: |"
-        r"heap|malloc|realloc|commit_memory|bad_alloc|memoryerror|virtual memory exhausted|allocat\w+ \d+ bytes|"
+        r"socketpair|out of memory (?:while|when|in)|heap|malloc|realloc|commit_memory|bad_alloc|memoryerror|virtual memory exhausted|allocat\w+ \d+ bytes|"
         r"gc overhead|metaspace|native memory allocation|cuda|gpu|\block\b|/lock\b|watch(?:es)? limit|"
         r"file watchers|disk full|(?:error|failed) (?:writing|reading|opening)|shared memory|shared_?mem|eai_again|name resolution|"
         r"temporary failure|open (?:\w+ ){0,2}file|opening file|page allocation failure|no usable memory|too many open files.{0,3}$"
@@ -430,7 +430,8 @@ def _traced(text: str, error: str | None) -> tuple[str, ...]:
 def _kernel_or_late(text: str, error: str | None) -> tuple[str, ...]:
     if _is(text, "late"):
         return ("late",)
-    if _is(text, "kernel-thread") and not _is(text, "thread-call"):
+    is_user_s = _is(text, "thread-call") and "kthread" not in text
+    if _is(text, "kernel-thread") and not is_user_s:
         return ("kernel-thread",)
     return ()
 
@@ -457,8 +458,8 @@ def _user_or_exec(text: str, error: str | None) -> tuple[str, ...]:
         return ("exec",)
     if _is(text, "user") and "sandbox" not in text:
         return ("exec",)
-    if "execute process" in text or "cannot run program" in text:
-        return ()
+    if "never executed" in text or "cannot run program" in text:
+        return ()  # of a spawn, which tells both so
     if _is(text, "exec") or _is(text, "shell-exec"):
         # Rust tells an execve that failed in the child just so, and a fork too.
         return ("process", "exec") if "os error" in text else ("exec",)

@@ -39,6 +39,7 @@ class StepEntry(NamedTuple):
 
 
 MOST_LETTERS = 4096  # of a text that are looked at
+MOST_QUOTED = 200  # of a text that tells of nothing
 
 # A step that both a function and a call go by: what it is here.
 _SHOWN = {"mmap": "mmap (thread stack)", "mprotect": "mprotect (thread stack)"}
@@ -429,11 +430,11 @@ def _fitting(causes: Sequence[Cause], errnos: Sequence[str]) -> tuple[Cause, ...
 
 def _nothing(query: str) -> Answer:
     if len(query.split()) > 1:
-        message = f"no known application prints {query!r}"
+        message = f"nothing in {query[:MOST_QUOTED]!r} tells of a fork or thread that was refused"
         names = {errnos.normal(each.text): each.text for each in texts.TEXTS}
         names.update({knob: knob for knob in _CAUSE_ALIASES})
     else:
-        message = f"no such step, cause or errno: {query!r}"
+        message = f"no such step, cause or errno: {query[:MOST_QUOTED]!r}"
         names = {name.lower(): name for name in _words()}
     near = difflib.get_close_matches(errnos.normal(query), names, 1, 0.5)
     if near:

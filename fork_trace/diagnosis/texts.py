@@ -332,7 +332,7 @@ TEXTS: tuple[Text, ...] = (
     ),
     Text("Ruby", "Cannot allocate memory - fork(2)", ("ENOMEM",), _PROCESS),
     Text("Ruby", "Resource temporarily unavailable - fork(2)", ("EAGAIN",), _PROCESS),
-    Text("PHP-FPM", "fork() failed: ...", _BOTH, _PROCESS),
+    Text("PHP-FPM", "ERROR: fork() failed: ...", _BOTH, _PROCESS),
     Text("PHP-FPM", "proc_open(): fork failed - Cannot allocate memory", ("ENOMEM",), _PROCESS),
     Text("PHP-FPM", "pcntl_fork(): Error ...", _BOTH, _PROCESS),
     Text("PHP-FPM", "Unable to fork [...]", _BOTH, _PROCESS, "it does not say which errno"),

@@ -77,6 +77,7 @@ def test_each_translation_is_found_within_a_line() -> None:
         ("return code from pthread_create() is 11", "EAGAIN"),
         ("Check failed: ret == 0 (11 vs. 0)", "EAGAIN"),
         ("drbd: couldn't start thread (-4)", "EINTR"),
+        ("Couldn't create thread. Error 0xc", "ENOMEM"),
         ("OSError: [Errno 35]", "EAGAIN"),
         # by words: glibc, musl, bionic, Go
         ("resource temporarily unavailable", "EAGAIN"),

@@ -267,7 +267,7 @@ def test_an_unknown_word_suggests_the_nearest(word: str, near: str, capsys: Any)
 def test_an_unknown_text_leads_to_the_list(capsys: Any) -> None:
     said = refused("the", "cat", "sat", "on", "the", "mat", capsys=capsys)
 
-    assert "no known application prints 'the cat sat on the mat'" in said
+    assert "nothing in 'the cat sat on the mat' tells of a fork or thread" in said
 
 
 @pytest.mark.parametrize("word", ["zzzzzzzz", "\u202e", "\x1b[2J", "9999", "0"])
