@@ -10,7 +10,7 @@ from fork_trace.commands import options
 from fork_trace.output.formats import STREAMS
 
 
-@click.command("live")
+@click.command("live", cls=options.Recorded)
 @click.option(
     "--interval",
     default=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -138,6 +139,26 @@ filters = _options(
         help="Only this cgroup and its descendants.",
     ),
 )
+_OFFSET = re.compile(r"-[0-9]+")
+
+
+class Recorded(click.Command):
+    """A command with --boot, whose value may be left out or be negative: click takes -1 for an option."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take a negative offset after --boot for its value, as journalctl does: a blank hides its sign."""
+        words: list[str] = []
+        for word in args:
+            name, _, value = word.partition("=")
+            if name == "--boot" and _OFFSET.fullmatch(value):
+                words += [name, f" {value}"]
+            elif words and words[-1] == "--boot" and _OFFSET.fullmatch(word):
+                words.append(f" {word}")
+            else:
+                words.append(word)
+        return super().parse_args(context, words)
+
+
 when = _options(
     click.option(
         "--since",

@@ -12,7 +12,7 @@ from fork_trace.commands import options
 from fork_trace.output.formats import FORMATS
 
 
-@click.command("report")
+@click.command("report", cls=options.Recorded)
 @click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=options.paths("file"))
 @options.by
 @options.report

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fork_trace.record.captures import Captures
 
 
-@click.command("snapshot")
+@click.command("snapshot", cls=options.Recorded)
 @click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=options.paths("file"))
 @click.option(
     "-o",

@@ -236,6 +236,8 @@ class Segments:
 
 def _opened(directory: str, new_owner: int | None) -> int:
     """Open the recorder's directory, made if it is not there; ForkTraceError if it is not ours alone."""
+    if not directory:
+        raise ForkTraceError("--directory has an empty name", "Give --directory a directory.")
     try:
         with suppress(FileExistsError):
             os.mkdir(directory, 0o700)

@@ -250,3 +250,20 @@ def test_what_chooses_among_records_needs_some(option: list[str]) -> None:
 
     assert 2 == done.exit_code
     assert "it needs --replay" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--boot", "-1"], 1), (["--boot=-1"], 1), (["--boot", "1"], 1), (["--boot", "0"], 2)],
+)
+def test_a_boot_is_named_as_with_journalctl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: int
+) -> None:
+    monkeypatch.setattr("fork_trace.commands.recorded.running_boot", lambda: "b" * 32)
+    for boot, number in (("a" * 32, 1), ("b" * 32, 2)):
+        header = make_header(boot_id=boot, time=f"2026-11-28T0{number}:00:00Z")
+        text = capture_text(header, make_failure(count=number), make_summary(failures=number))
+        (tmp_path / f"{number}.jsonl").write_text(text)
+
+    assert (expected, False) == counts(str(tmp_path), *words)
+    assert (2, False) == counts(str(tmp_path), "--boot", "--cause", "pids-cgroup")
