@@ -77,6 +77,7 @@ def _plain(boot_id: str | None) -> str | None:
 
 def chosen_boot(text: str, headers: Iterable[Header], running: str | None) -> str:
     """Find the boot that --boot names among those recorded: its id, 0, -1, ...; ForkTraceError."""
+    text = text.strip()
     first: dict[str, str] = {}
     hosts = set()
     for header in headers:
@@ -108,7 +109,7 @@ def _by_offset(text: str, offset: int, boots: list[str], running: str | None) ->
     place = offset - 1 if offset > 0 else len(boots) - 1 + offset
     if not 0 <= place < len(boots):
         raise ForkTraceError(
-            f"--boot {text}: only {len(boots)} boots are recorded",
+            f"--boot {text}: boots that were recorded: {len(boots)}",
             "Give 0 for the current boot, -1 for the one before.",
         )
     return boots[place]
