@@ -98,12 +98,9 @@ def ran(usable: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Ran
     place = tmp_path_factory.mktemp("suites")
     selftests: dict[str, Counter[str]] = {}
     stressors: dict[str, Counter[str]] = {}
-    helpers = [path for path in Path(SELFTESTS).iterdir() if path.name.endswith("_helper")]
-    for path in helpers:
-        shutil.copy(path, place)
     libraries = sorted({str(path.parent) for path in Path(STRESS_NG).rglob("lib*.so*")})
     with watching(place, WATCHERS) as seen:
-        for number, path in enumerate(sorted(set(Path(SELFTESTS).iterdir()) - set(helpers))):
+        for number, path in enumerate(sorted(Path(SELFTESTS).iterdir())):
             name = short(number, path.name)
             shutil.copy(path, place / name)
             selftests[name] = trace(place / f"{name}.trace", [f"./{name}"], cwd=place)
