@@ -127,19 +127,30 @@ def run(
     results: Path,
     programs: Programs,
 ) -> list[Ended]:
-    """Run them, the native ones first, beside scripts/check; then the longest first."""
+    """Run them: what watches this machine itself first, beside scripts/check; then the longest first.
+
+    No core waits for the other: as soon as scripts/check has passed, the rest has its turn.
+    """
     native = [lane for lane in lanes if choosing.is_quiet(lane)]
     rest = sorted((lane for lane in lanes if lane not in native), key=lambda lane: -lane.budget_s)
-    ended = []
+
+    def run_native() -> list[Ended]:
+        return [running.run(lane, results, programs) for lane in native]
+
     with ThreadPoolExecutor(jobs) as pool:
+        quiet = pool.submit(run_native)
         check = pool.submit(running.check, results, programs) if checks else None
-        ended += [running.run(lane, results, programs) for lane in native]
-        if check:
-            ended.append(check.result())
-            if ended[-1].status and programs.stopped_by is None:
-                print("scripts/test: scripts/check failed; the rest is not run.", file=sys.stderr)
-                return ended
-        ended += pool.map(lambda lane: running.run(lane, results, programs), rest)
+
+        def run_later(lane: Lane) -> Ended | None:
+            if check and check.result().status and programs.stopped_by is None:
+                return None
+            return running.run(lane, results, programs)
+
+        later = [pool.submit(run_later, lane) for lane in rest]
+        ended = [*quiet.result(), *([check.result()] if check else [])]
+        ended += [done for each in later if (done := each.result())]
+    if len(ended) < len(lanes) + checks:
+        print("scripts/test: scripts/check failed; the rest is not run.", file=sys.stderr)
     return ended
 
 
