@@ -18,6 +18,7 @@ from building import PROGRAMS
 from fork_trace.model.events import STACK_CHUNK
 
 from .conftest import Captured, functions
+from .rehearsing import NAMED as WATCHERS
 
 pytestmark = [
     pytest.mark.live,
@@ -67,7 +68,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-ATTACH_MODES = ("fexit", "kprobe", "tracepoint")
+_MODES = ("fexit", "kprobe", "tracepoint")
+ATTACH_MODES = tuple(each for each in _MODES if each in WATCHERS) or _MODES
 # By a watcher without stacks; by one that shows whole ones; with a file whose tables are spoilt.
 ZERO, WHOLE, SPOILT = "c-zero", "c-whole", "c-spoilt"
 SPOILT_COUNT = 23

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from accuracy.capturing import ATTACH_MODES
+from accuracy.watching import WATCHERS
 from live import matrix
 from live.matrix import ALL, DEFAULT, LANES, NAMED, QUICK, Lane
 from pythons import __main__ as pythons
@@ -81,6 +85,44 @@ def test_the_rehearsals_are_made_on_every_kernel_and_each_layout_of_cgroups() ->
         if matrix.REHEARSALS[0] in lane.files
     }
     assert {"v1", "hybrid", "v2"} == layouts
+
+
+def watched_by(kernel: str, *, is_all: bool) -> list[set[str]]:
+    """Of each lane that rehearses on that kernel, its watchers."""
+    return [
+        set(lane.watchers) or set(WATCHERS) - {"bcc"}
+        for lane in choosing.lanes(LANES, is_all=is_all)
+        if lane.kernel == kernel and matrix.REHEARSALS[0] in lane.files and lane.cgroup == "v2"
+    ]
+
+
+def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel() -> None:
+    assert set(WATCHERS) == set().union(*watched_by(OLDEST, is_all=False))
+    assert {"fexit", "fexit-all"} <= set().union(*watched_by(NEWEST, is_all=False))
+    for kernel in KERNELS:
+        lanes = watched_by(kernel.version, is_all=True)
+        assert set(WATCHERS) - {"bcc"} <= set().union(*lanes), kernel.version
+        # A cell is told by both of a pair.
+        for plain, early in ATTACH_MODES.values():
+            assert all((plain in lane) == (early in lane) for lane in lanes)
+
+
+def collected(file: str, select: str) -> set[str]:
+    """The tests of a live file that pytest's -k would choose."""
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    argv += [f"tests/live/{file}", "-k", select]
+    environment = {**os.environ, "FORK_TRACE_WATCHERS": ""}
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
+    return {line for line in done.stdout.splitlines() if "::" in line}
+
+
+@pytest.mark.parametrize("file", ["test_blame.py", "test_privileges.py", "test_on_demand.py"])
+def test_what_one_lane_of_the_newest_kernel_leaves_out_another_one_runs(file: str) -> None:
+    lanes = [lane for lane in choosing.lanes(LANES, kernels=[NEWEST]) if file in lane.files]
+    every = collected(file, "")
+
+    assert len(lanes) > 1 and every
+    assert every == set().union(*(collected(file, lane.select) for lane in lanes))
 
 
 def test_the_newest_kernel_may_skip_nothing_on_cgroup_v2() -> None:
@@ -201,7 +243,11 @@ def test_the_slowest_twenty_of_all_lanes_are_told_and_the_cells_are_collected(
     for number in range(25):
         (tmp_path / f"lane{number}.xml").write_text(JUNIT.format(number))
     cell = {"scenario": "s", "kernel": "7.2", "attach": "fexit", "result": "right", "why": ""}
-    for name, cells in (("7.2-a", [cell]), ("7.2-b", [cell, cell]), ("7.2-c", [])):
+    again = {**cell, "result": "wrong"}
+    by_kprobes = {**cell, "attach": "kprobe"}
+    parts: tuple[tuple[str, list[dict[str, str]]], ...]
+    parts = (("7.2-a", [again]), ("7.2-b", [cell, by_kprobes]), ("7.2-c", []))
+    for name, cells in parts:
         part = {"cells": cells, "releases": {"7.2": "7.2.1-amd64"}}
         (tmp_path / f"cells-{name}.json").write_text(json.dumps(part))
     ended = [
@@ -214,7 +260,7 @@ def test_the_slowest_twenty_of_all_lanes_are_told_and_the_cells_are_collected(
     assert text.index("test_a::test_24") < text.index("test_a::test_5")
     assert "test_a::test_4\n" not in text
     assert "Accuracy: 2 right" in text
-    assert {"cells": [cell, cell], "releases": {"7.2": "7.2.1-amd64"}} == json.loads(
+    assert {"cells": [cell, by_kprobes], "releases": {"7.2": "7.2.1-amd64"}} == json.loads(
         (tmp_path / "accuracy.json").read_text()
     )
     assert "passed" in text and "FAILED: exit 1" in text

@@ -69,17 +69,20 @@ def slowest(results: Path) -> list[Test]:
 def collect(results: Path) -> dict[str, Any]:
     """Put what the rehearsals of all lanes wrote together, as scripts/accuracy --cells reads it.
 
-    Of a kernel that several lanes rehearsed on, the one on cgroup v2 with all attach modes counts.
+    Several lanes may rehearse on one kernel, each by some attach modes. If by the same, the lane with the
+    most of them counts.
     """
     found: dict[str, Any] = {"cells": [], "releases": {}}
-    best: dict[str, list[dict[str, str]]] = {}
-    for file in sorted(results.glob("cells-*.json")):
-        part = json.loads(file.read_text())
-        for kernel, release in part["releases"].items():
-            found["releases"][kernel] = release
-            if len(part["cells"]) > len(best.get(kernel, ())):
-                best[kernel] = part["cells"]
-    found["cells"] = [cell for cells in best.values() for cell in cells]
+    parts = [json.loads(file.read_text()) for file in sorted(results.glob("cells-*.json"))]
+    places = set()
+    for part in sorted(parts, key=lambda part: -len(part["cells"])):
+        found["releases"].update(part["releases"])
+        for cell in part["cells"]:
+            place = (cell["scenario"], cell["kernel"], cell["attach"])
+            if place not in places:
+                places.add(place)
+                found["cells"].append(cell)
+    found["cells"].sort(key=lambda cell: cell["kernel"])
     return found
 
 
