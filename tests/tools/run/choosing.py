@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from live.matrix import ALL, DEFAULT, QUICK, Lane
+from live.matrix import ALL, DEFAULT, NAMED, QUICK, Lane
 
 
 def short(file: str) -> str:
@@ -37,7 +37,7 @@ def lanes(
 
 def names(every: Sequence[Lane]) -> list[str]:
     """Name what `lanes` takes as a name."""
-    kinds = (lane.name.partition("-")[2] for lane in every if lane.kernel)
+    kinds = (lane.name.partition("-")[2] for lane in every if lane.kernel or lane.when == NAMED)
     return list(dict.fromkeys([*(lane.name for lane in every), *filter(None, kinds)]))
 
 
