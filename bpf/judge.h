@@ -428,10 +428,12 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 	} else {
 		if (refusal->flags & FT_CLONE_NEWNET)
 			refusal->detail = FT_DETAIL_NEW_NET;
+#ifndef FT_INLINED_WHOLE /* too much to verify in one program */
 		if (error == -FT_EFAULT)
 			judge_pidfd_pointer(0);
 		if (error == -FT_EEXIST && asks_tid_of_call())
 			candidate(refusal, FT_CANDIDATE_ASKED_TID);
+#endif
 		judge_flags(watched);
 	}
 }

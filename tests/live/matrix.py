@@ -124,7 +124,7 @@ _NEWEST = (
         is_strict=True,
         select=f"not ({_AGAIN} and (bcc or kprobe or tracepoint))",
     ),
-    Lane("7.2-faults", "7.2", 60, ("test_faults.py",), is_strict=True, module=FAIL_ALLOC),
+    Lane("7.2-faults", "7.2", 90, ("test_faults.py",), is_strict=True, module=FAIL_ALLOC),
 )
 _OLDEST = (
     Lane("5.10", "5.10", 400, REHEARSALS, watchers=WITH_BCC),

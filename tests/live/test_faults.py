@@ -37,14 +37,17 @@ CHOSEN = tuple(filter(None, os.environ.get("FORK_TRACE_WATCHERS", "").split(",")
 
 # Steps that no program sees on any kernel: they have no function of their own.
 _INLINE = {"dup_task_struct", "copy_sighand", "copy_signal", "dup_mm"}
-# What a kernel's compiler has put into copy_process, beside those; "copy_process": the pidfd is written.
-UNSEEN: Mapping[str, set[str]] = {
-    "5.10": {*_INLINE, "copy_process"},
-    "6.1": {*_INLINE, "copy_process"},
-    "6.12": {*_INLINE, "copy_process"},
-    "7.2": {*_INLINE, "copy_process"},
+# Beside those what a kernel's compiler has put into copy_process, or what has another form there; and how
+# many of a hundred are seen at their step all the same. "copy_process": the pidfd is written.
+UNSEEN: Mapping[str, tuple[int, set[str]]] = {
+    "5.10": (
+        90,
+        {"copy_process", "mm_init", "dup_mmap", "__copy_io", "perf_event_init_task"},
+    ),
+    "6.1": (94, {"copy_process"}),
+    "6.12": (94, {"copy_process", "dup_mmap", "pidfd_prepare"}),
+    "7.2": (94, {"copy_process"}),
 }
-RIGHT_PERCENT = 94
 
 
 @dataclass
@@ -124,7 +127,8 @@ def test_every_failure_is_counted_and_none_is_lost(watcher: str, made: Made) -> 
     assert (len(made.failed), 0) == (summary["failures"], summary["lost"])
     if watcher != "tracepoint":
         # Where a program on sys_exit can be preempted, others' calls are left out: an upper bound.
-        assert 0 == summary["missed"]
+        # Before v5.12 the kernel does not count them.
+        assert not summary["missed"]
     counted = Counter({each["comm"]: each["count"] for each in summary["totals"]})
     assert {attempt.comm: 1 for attempt in made.failed} == counted
 
@@ -137,5 +141,7 @@ def test_only_what_no_program_can_see_is_inferred(watcher: str, made: Made) -> N
     inferred = Counter(each.why for each in judged if each.result == judging.INFERRED)
     right = len([each for each in judged if each.result == judging.RIGHT])
 
-    assert set() == set(inferred) - UNSEEN[kernel.group()], inferred
-    assert 100 * right / len(judged) >= RIGHT_PERCENT, inferred
+    percent, unseen = UNSEEN[kernel.group()]
+
+    assert set() == set(inferred) - unseen - _INLINE, inferred
+    assert 100 * right / len(judged) >= percent, inferred

@@ -50,6 +50,7 @@ _CACHES = {
     "mm_struct": "dup_mm",
     "files_cache": "dup_fd",
     "fs_cache": "copy_fs_struct",
+    "maple_node": "dup_mmap",
     "nsproxy": "copy_namespaces",
     "pid": "alloc_pid",
 }
