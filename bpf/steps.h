@@ -142,9 +142,11 @@ ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
 /* copy_files hands it the caller's own table. */
 ft_inline int on_dup_fd_return(void *ctx, __u64 result)
 {
-	return IS_ERR_VALUE(result)
-		       ? on_dup_fd(ctx, INT_IN(result), BPF_CORE_READ(current_task(), files))
-		       : 0;
+	if (!IS_ERR_VALUE(result))
+		return 0;
+	return on_dup_fd(ctx, INT_IN(result),
+			 is_blind(FT_READER_DESCRIPTORS) ? 0
+							 : BPF_CORE_READ(current_task(), files));
 }
 
 /* The form with `errorp`, which is what was saved. */
@@ -205,15 +207,16 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 		cap_sys_admin = INT_IN(saved[1]);
 	} else {
 		/* Outside of a fork only a thread's stack is told, which was asked for whole. */
-		if (!maps_memory())
+		if (!maps_memory() || is_blind(FT_READER_MEMORY))
 			return 0;
 		regs = call_registers();
 		number = syscall_number_in(regs);
 		pages = pages_of(ARGUMENT_1(regs, number));
 		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
 	}
-	return on_vm_enough_memory(ctx, error, BPF_CORE_READ(current_task(), mm), pages,
-				   cap_sys_admin);
+	return on_vm_enough_memory(
+		ctx, error, is_blind(FT_READER_MEMORY) ? 0 : BPF_CORE_READ(current_task(), mm),
+		pages, cap_sys_admin);
 }
 
 /* struct pid *alloc_pid(struct pid_namespace *, pid_t *set_tid, size_t); only copy_process calls it */
@@ -241,7 +244,8 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 {
 	struct ft_refusal *refusal = ft_on_refusal(FT_STEP_CGROUP_CAN_FORK, error);
 
-	if (!refusal || error != -FT_EAGAIN || !args)
+	/* Whose cgroup is charged is not known without the flags. */
+	if (!refusal || error != -FT_EAGAIN || !args || is_blind(FT_READER_CLONE_ARGS))
 		return 0;
 	if (has_field(kernel_clone_args, cgroup) &&
 	    BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)

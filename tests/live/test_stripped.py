@@ -1,8 +1,8 @@
 """A kernel without a type or a field that the programs read: every failure is counted all the same, and what is unread is told.
 
 The running kernel cannot be changed, so copies of its BTF are: in each, one name is another one. The
-programs are opened, loaded and attached with it in this process, and five forks refused. Types are
-stripped in the default run, fields and values in lane btf.
+programs are opened, loaded and attached with it in this process, and five forks refused; those of all
+steps are loaded as well. Types are stripped in the default run, fields and values in lane btf.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import FUNCTION_IDS
-from fork_trace.probes.plan import KernelFacts, Plan, Request, make
+from fork_trace.probes.plan import YES, KernelFacts, Plan, Request, make
 from fork_trace.probes.settings import is_vital
 from fork_trace.rehearse.run import run
 from fork_trace.rehearse.scenarios import SCENARIOS, find
@@ -189,6 +189,54 @@ def test_without_a_type_every_failure_is_counted(
 
     is_twice = name in ("task_struct", "llist_head")  # which alone the second one reads more of
     check(*count(kernel, attach, is_twice), name, is_there and name in ALWAYS_READ)
+
+
+class Loading(LibbpfBackend):
+    """The programs of a plan, loaded and attached to nothing."""
+
+    def _arm(self) -> None:
+        self._counters.open(self._programs.map_fd)
+
+
+def load(kernel: tuple[KernelFacts, Library], attach: str) -> None:
+    """Load the programs of all steps; each reader that is off is accounted for, and most steps are left."""
+    facts = kernel[0].with_feature("kprobes", YES)  # it takes none to load
+    plan = make(facts, Request(attach=attach, all_steps=True, refused=True))
+    loaded = Loading(kernel[1], plan, stack_bytes=events.STACK_BYTES)
+    try:
+        left = {probe.step for probe in loaded.plan.probes}
+        lost = {probe.step for probe in plan.probes} - left
+        assert "copy_process" in left
+        assert len(lost) <= 9
+        assert lost <= {gap.step for gap in loaded.plan.missing}
+        assert not lost or loaded.plan.unread
+        assert "evidence" not in {gap.step for gap in loaded.plan.unread}
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize(("kind", "name"), TYPES, ids=[name for _, name in TYPES])
+def test_without_a_type_the_programs_of_the_steps_load(
+    kind: int, name: str, kernel: tuple[KernelFacts, Library], stripped: kernel_btf.KernelBtf
+) -> None:
+    stripped.without_type(kind, name)
+    stripped.write(Path(loading.KERNEL_BTF))
+
+    load(kernel, "kprobe")
+
+
+@pytest.mark.parametrize(("kind", "name", "member"), FIELDS, ids=[f"{n}.{m}" for _, n, m in FIELDS])
+def test_without_a_field_the_programs_of_the_steps_load(
+    kind: int,
+    name: str,
+    member: str,
+    kernel: tuple[KernelFacts, Library],
+    stripped: kernel_btf.KernelBtf,
+) -> None:
+    stripped.without_member(kind, name, member)
+    stripped.write(Path(loading.KERNEL_BTF))
+
+    load(kernel, "kprobe")
 
 
 # By default on an emulated kernel: what only these attach modes read, what most readers read, and all.

@@ -16,8 +16,8 @@ READERS: tuple[str, ...] = (
 )
 ALL = (1 << len(READERS)) - 1
 
-# Who reads a structure or an enumeration, or a field of a task. What is in no row has no reader
-# that can be switched off.
+# Who reads a structure or an enumeration, or one field of it. What is in no row has no reader that
+# can be switched off.
 _READ_BY: dict[str, tuple[str, ...]] = {
     "cgroup_subsys_state": ("cgroup", "pids-cgroup", "memory-cgroup"),
     "cgroup": ("cgroup", "pids-cgroup", "memory-cgroup"),
@@ -33,8 +33,13 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "user_namespace": ("nproc", "namespaces", "flags", "memory", "stack"),
     "ucounts": ("nproc", "namespaces"),
     "rlimit_type": ("nproc",),
-    "ucount_type": ("nproc", "namespaces"),
+    "ucount_type": ("namespaces",),
+    "ucount_type___v60": ("nproc",),
+    "cred.user": ("nproc",),
+    "cred.euid": ("namespaces",),
     "signal_struct": ("nproc", "descriptors", "stack", "dying", "flags"),
+    "signal_struct.flags": ("dying", "flags"),
+    "signal_struct.rlim": ("nproc", "descriptors", "stack"),
     "rlimit": ("nproc", "descriptors", "stack"),
     "fdtable": ("descriptors",),
     "files_struct": ("descriptors",),
@@ -52,7 +57,6 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "seccomp": ("supervised",),
     "kernel_clone_args": ("clone-args",),
     "thread_info": ("call",),
-    "llist_head": ("mark",),
     **dict.fromkeys(
         (
             *("kthread_create_info", "completion", "swait_queue_head", "swait_queue"),
@@ -89,7 +93,7 @@ _ENUMS = frozenset({"cgroup_subsys_id", "rlimit_type", "ucount_type"})
 # Types that the programs look for in the kernel's BTF, and whether it is an enumeration.
 TYPES: dict[str, bool] = {
     "task_struct": False,
-    **{name: name in _ENUMS for name in _READ_BY if "." not in name and name != "llist_head"},
+    **{name: name in _ENUMS for name in _READ_BY if name.isidentifier() and "___" not in name},
 }
 
 # What came or went: kernels that lack it are told apart by that, and lose nothing. Each
@@ -158,8 +162,10 @@ def is_blind(mask: int, reader: str) -> bool:
 
 
 def _readers(name: str) -> tuple[str, ...]:
-    root, _, rest = re.split(r"::", name)[0].partition(".")
-    if root == "task_struct":
-        field = re.split(r"[.\[]", rest)[0]
-        return _READ_BY.get(f"{root}.{field}", READERS)
-    return _READ_BY.get(re.sub(r"___\w+$", "", root), ())
+    root, _, rest = name.partition("::")[0].partition(".")
+    field = re.split(r"[.\[]", rest)[0]
+    unknown = READERS if root == "task_struct" else ()
+    for known in (f"{root}.{field}", root, re.sub(r"___\w+$", "", root)):
+        if known in _READ_BY:
+            return _READ_BY[known]
+    return unknown

@@ -80,7 +80,9 @@ def test_a_structure_takes_its_own_readers_away_and_leaves_the_others() -> None:
     assert {"pids-cgroup"} == readers("pids_cgroup.limit")
     assert {"nproc"} == readers("user_struct.uid.val")
     assert {"sched"} == readers("task_struct.normal_prio")
-    assert {"nproc", "namespaces"} == readers("ucount_type::UCOUNT_PID_NAMESPACES")
+    assert {"namespaces"} == readers("ucount_type::UCOUNT_PID_NAMESPACES")
+    assert {"nproc"} == readers("ucount_type___v60::UCOUNT_RLIMIT_NPROC___v60")
+    assert {"dying", "flags"} == readers("signal_struct.flags")
     assert set() == readers()
 
 
