@@ -182,7 +182,7 @@ _REST = (
     Lane(
         "7.2-callers",
         "7.2",
-        90,
+        80,
         ("test_callers.py",),
         ALL,
         is_strict=True,

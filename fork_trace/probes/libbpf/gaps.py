@@ -32,6 +32,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "user_struct": ("nproc",),
     "user_namespace": ("nproc", "namespaces", "flags", "memory", "stack"),
     "ucounts": ("nproc", "namespaces"),
+    "hlist_node": ("namespaces",),
     "rlimit_type": ("nproc",),
     "ucount_type": ("namespaces",),
     "ucount_type___v60": ("nproc",),

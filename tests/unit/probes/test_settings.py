@@ -60,14 +60,6 @@ def test_that_a_step_was_silent_keeps_the_programs_from_judging_nothing() -> Non
     assert (0, 0) == (filled.watched, filled.watched_in_detail)
 
 
-def test_where_a_reader_is_off_no_step_s_silence_tells_anything() -> None:
-    filled = config(replace(PLAN, blind=0b101))
-
-    assert (0b101, 0, 0) == (filled.blind, filled.watched, filled.watched_in_detail)
-    assert 0 == config().blind
-    assert 0 != config().watched
-
-
 def test_a_step_that_was_given_up_is_not_waited_for() -> None:
     filled = config(BCC.without_probe("fexit_is_rlimit_overlimit", "refused"))
 
