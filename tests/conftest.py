@@ -25,7 +25,7 @@ from fork_trace.model.records import (
     Summary,
     to_json,
 )
-from fork_trace.output import aggregate
+from fork_trace.output import aggregate, telling
 
 
 def _has_libbpf() -> bool:
@@ -209,6 +209,12 @@ def table_of(*failures: Failure, by: Any = aggregate.DEFAULT_BY) -> aggregate.Ta
     for failure in failures:
         counted.add(failure)
     return counted
+
+
+def told_of(*failures: Failure) -> telling.Told:
+    """What a report tells of the cause of these failures."""
+    (places,) = table_of(*failures).by_cause().values()
+    return telling.tell(places)
 
 
 def is_harmless(text: str) -> bool:

@@ -307,6 +307,10 @@ class Session:
         samples = self._backend.stats()["lost"]
         return samples, (self._backend.missed() or 0) if samples else 0
 
+    def filtered(self) -> int:
+        """Failures so far that are outside of the filter."""
+        return self._backend.stats()["filtered"]
+
     def failures(self) -> int:
         """Failures so far, exactly."""
         return self._backend.stats()["failures"]

@@ -70,14 +70,15 @@ def _progress(session: Session, duration_s: float | None) -> str:
 class _Records:
     """Counts the failures, and hands every record on to whoever is to have it."""
 
-    def __init__(self, request: CaptureRequest, file: CaptureFile | None) -> None:
+    def __init__(self, request: CaptureRequest, file: CaptureFile | None, host: str) -> None:
         self.counted = Table(request.by)
+        self._host = host
         self._file = file
         self._prints = request.format_ == "jsonl"
 
     def take(self, failures: Sequence[Failure]) -> None:
         for failure in failures:
-            self.counted.add(failure)
+            self.counted.add(failure, self._host)
             self.emit(failure)
 
     def emit(self, record: records.Record) -> None:
@@ -96,8 +97,8 @@ def capture(
     """
     # Loaded now: without its privileges the process may not be able to read the package.
     write = formats.writer(request.format_)
-    sink = _Records(request, file)
     header = session.header()
+    sink = _Records(request, file, header.host)
     session.heed(lambda: signals.count)
     print(start_line(header, request.how_to_end()), file=sys.stderr, flush=True)
     sink.emit(header)

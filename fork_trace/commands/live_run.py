@@ -57,7 +57,9 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
         return last
     if counted.failures and not terminal.redraws:
         print()
-    sys.stdout.write(report.text(counted, [last], [header], request.report))
+    # It may have another size by now.
+    shown = request.report._replace(width=terminal.width())
+    sys.stdout.write(report.text(counted, [last], [header], shown))
     sys.stdout.flush()
     return last
 
@@ -75,7 +77,7 @@ def _watch(
     is_told = is_over = False
     session.heed(lambda: max(signals.count, is_told))
     if view:
-        view.show(session.elapsed_s(), *session.lost())
+        view.show(session.elapsed_s(), *session.lost(), session.filtered())
     while not is_over:
         due_s = session.elapsed_s() + request.interval_s
         if duration_s is not None:
@@ -90,7 +92,7 @@ def _watch(
         is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
         _take(session.stop() if is_over else session.settle(), counted, request.as_json)
         if view and not (is_over and terminal.redraws):
-            view.show(session.elapsed_s(), *session.lost())
+            view.show(session.elapsed_s(), *session.lost(), session.filtered())
     return "signal" if is_told else "duration"
 
 

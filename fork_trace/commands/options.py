@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -258,4 +259,13 @@ def probes_asked_for(options: Mapping[str, Any]) -> plan.Request:
 
 def report_options(options: Mapping[str, Any]) -> ReportOptions:
     """Return how much the report is to show, from `report`."""
-    return ReportOptions(options["times"], options["stacks"], options["rows"])
+    return ReportOptions(options["times"], options["stacks"], options["rows"], terminal_width())
+
+
+def terminal_width() -> int | None:
+    """Return how long a line of stdout may be; None: it is no terminal, or does not tell."""
+    try:
+        columns = os.get_terminal_size(1).columns
+    except OSError:
+        return None
+    return columns - 1 if columns > 1 else None

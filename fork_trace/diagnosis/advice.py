@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from fork_trace.diagnosis.cause import Remedies, Remedy
 from fork_trace.diagnosis.causes import BY_SLUG
+from fork_trace.diagnosis.evidence import is_at_limit
 from fork_trace.model import places
 from fork_trace.model.places import Place
 from fork_trace.model.records import Advice, Evidence
@@ -30,6 +31,7 @@ VARIANTS: Mapping[str, str] = {
     "kubernetes-container": "one container of a pod",
     "kubernetes-node": "all pods of a node",
     "nested": "nested pid namespace",
+    "switched-off": "limit of 0",
 }
 # Of a memory cgroup: what is used, the limit, how often it was hit.
 _MEMORY_V2 = ("memory.current", "memory.max", "memory.events")
@@ -95,6 +97,8 @@ def choose(remedies: Remedies, keys: Sequence[str]) -> Remedy:
 
 def _keys(place: Place, first: Evidence | None) -> tuple[str, ...]:
     keys: list[str] = [first.name] if first is not None and first.name else []
+    if first is not None and first.limit == 0:
+        keys.insert(0, "switched-off")
     if first is not None and "pid namespace" in first.where and "(level 0)" not in first.where:
         keys.append("nested")
     if place.kind == "kubernetes":
@@ -142,7 +146,8 @@ def _known(
     limit = first.limit if first else None
     seen = now = ""
     if first is not None and value is not None and limit is not None:
-        seen = f" ({value} of {limit} {first.unit} when the fork failed)"
+        when = "when" if is_at_limit(first) else "shortly after"
+        seen = f" ({value} of {limit} {first.unit} {when} the fork failed)"
     if limit is not None:
         now = f" (it was {limit})"
     named = re.fullmatch(_SYSCTL, first.name) if first else None
@@ -156,7 +161,8 @@ def _known(
     return {
         "seen": seen,
         "now": now,
-        "limit": "the current one" if limit is None else limit,
+        # Above both: a limit that was lowered below what is used refuses at once.
+        "limit": "the current one" if limit is None else max(limit, value or 0),
         "where": "the cgroup" if where is None else where,
         "dir": _directory(where),
         "own_dir": _directory(cgroup),

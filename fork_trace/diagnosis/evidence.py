@@ -13,6 +13,8 @@ from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.model.events import MOVED, Level
 from fork_trace.model.records import Evidence
 
+RESERVED_PIDS = 300  # kernel/pid.c
+
 
 def gather(cause: Cause, seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...]:
     """Return the numbers of a refusal, the deciding one first.
@@ -39,6 +41,28 @@ def _moved(seen: KernelReadings, cause: Cause) -> tuple[Evidence, ...]:
         for bit, name in enumerate(MOVED)
         if bits & 1 << bit and name in cause.structures
     )
+
+
+def counted_limit(evidence: Evidence) -> int | None:
+    """Return the limit as `check` counts it: of kernel.pid_max what can be given out.
+
+    kernel/pid.c, alloc_pid(): once the numbers have wrapped, those below RESERVED_PIDS are not given out
+    again. As long as they have not, pid_max less one is what there is.
+    """
+    value, limit = evidence.value, evidence.limit
+    if evidence.name != "kernel.pid_max" or value is None or limit is None or value >= limit:
+        return limit
+    return max(0, limit - (1 if value == limit - 1 else RESERVED_PIDS))
+
+
+def is_at_limit(evidence: Evidence) -> bool:
+    """Say whether a number can be the one that was compared: read in the kernel, and not below its limit.
+
+    What is read as a system call returns, or from /proc, can be read when others have ended.
+    """
+    limit = counted_limit(evidence)
+    is_full = evidence.value is not None and limit is not None and evidence.value >= limit
+    return evidence.read == "kernel" and is_full
 
 
 def below(limit: int, no_limit: int) -> int | None:

@@ -129,6 +129,20 @@ def _below_mount(path: str | None) -> list[str]:
     return parts
 
 
+def path_of(where: str, own: str | None = None) -> str:
+    """Spell a cgroup as /proc/PID/cgroup does, given its directory; `own` is a cgroup in or below it.
+
+    Below /sys/fs/cgroup a v1 hierarchy has a directory by the name of its controllers, and so may a
+    cgroup of v2: the caller's own cgroup tells which.
+    """
+    if not (where + "/").startswith(_MOUNT + "/"):
+        return where
+    whole = where[len(_MOUNT) :] or "/"
+    first, _, rest = whole[1:].partition("/")
+    is_own = own is not None and (own + "/").startswith(whole + "/")
+    return "/" + rest if first in _V1 and not is_own else whole
+
+
 def _container(parts: list[str], last: int, user: int | None) -> Place | None:
     part, above = parts[last], parts[:last]
     inner = "/".join(parts[last + 1 :]) or None

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Failure
+from fork_trace.model.records import Evidence, Failure
+from fork_trace.output import times
 from fork_trace.output.completeness import Completeness
+from fork_trace.output.place import Key, Place, Places, first_of
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
-# Rows, and commands in their cgroups: of a run that lasts for weeks there are ever more. What comes
-# later is counted without its command, then without its user and place.
+# Rows: of a run that lasts for weeks there are ever more. What comes later is counted without its
+# command, then without its user and place.
 _MOST = 4096
+_MOST_PARTS = 16  # places that one row tells apart
 _OTHERS = frozenset({"command", "caller", "parent"})
+
+_MINUTE_NS = 60 * 10**9
 
 # What `--by` takes; host tells apart when files of several hosts are merged.
 COLUMNS: tuple[str, ...] = (
@@ -33,6 +37,17 @@ COLUMNS: tuple[str, ...] = (
 
 
 @dataclass
+class Part:
+    """What a row has of one place: how many failures, and the latest number that decided."""
+
+    key: Key
+    count: int = 0
+    first: Evidence | None = None
+    certainty: str = "inferred"
+    time_ns: int = 0
+
+
+@dataclass
 class Row:
     """All failures that share the asked-for columns."""
 
@@ -44,6 +59,41 @@ class Row:
     last_ns: int = 0
     latest: Failure | None = None
     sample: Failure | None = None  # the latest one that has a stack, an unwound one rather than not
+    # The numbers of each place that its failures were refused at, as of the latest of them.
+    parts: dict[Key, Part] = field(default_factory=dict)
+    elsewhere: int = 0  # failures at places beyond those
+
+    def at(self) -> tuple[Part | None, int]:
+        """Return the part that has most failures and numbers, and how many places and causes it leaves out."""
+        known = [part for part in self.parts.values() if part.first is not None]
+        known.sort(key=lambda part: (-part.count, -part.time_ns, str(part.key)))
+        explained = {part.key.cause for part in known}
+        more = len(known) + len(self.causes.keys() - explained) + bool(self.elsewhere)
+        return (known[0] if known else None), more - 1
+
+    def _take_part(self, other: Part) -> None:
+        part = self._part(other.key)
+        part.count += other.count
+        if other.first is not None and (part.first is None or other.time_ns >= part.time_ns):
+            part.first, part.certainty, part.time_ns = other.first, other.certainty, other.time_ns
+
+    def _part(self, key: Key) -> Part:
+        """Return what is known of a place; of too many the one of fewest failures is not told apart."""
+        part = self.parts.get(key)
+        if part is None:
+            if len(self.parts) >= _MOST_PARTS:
+                least = min(self.parts.values(), key=lambda each: each.count)
+                self.elsewhere += self.parts.pop(least.key).count
+            part = self.parts[key] = Part(key)
+        return part
+
+    def note(self, key: Key, failure: Failure) -> None:
+        """Keep the numbers of a failure beside those of its place."""
+        part = self._part(key)
+        part.count += failure.count
+        first = first_of(failure)
+        if first is not None and failure.time_ns >= part.time_ns:
+            part.first, part.certainty, part.time_ns = first, failure.certainty, failure.time_ns
 
     def take_over(self, other: Row) -> None:
         """Count another row's failures with these."""
@@ -54,19 +104,14 @@ class Row:
         if other.last_ns >= self.last_ns:
             self.last_ns, self.latest = other.last_ns, other.latest
         self.sample = self.sample or other.sample
+        self.elsewhere += other.elsewhere
+        for part in other.parts.values():
+            self._take_part(part)
 
     def per_second(self) -> float | None:
         """Return how many failed in a second, from the first to the last; None: not to be told."""
         span_ns = self.last_ns - self.first_ns
         return (self.count - 1) / span_ns * 1e9 if span_ns > 0 and self.count > 1 else None
-
-
-@dataclass
-class Group:
-    """All failures of one cause on one host, or of one command in one cgroup among them."""
-
-    count: int
-    latest: Failure  # a whole sample rather than a later one without evidence
 
 
 def _container(failure: Failure) -> str | None:
@@ -101,32 +146,10 @@ def column(failure: Failure, name: str, host: str | None) -> str | None:
     return host if name == "host" else _VALUES[name](failure)
 
 
-def _speaks_better(failure: Failure, known: Failure) -> bool:
-    if not failure.evidence:
-        return False
-    if bool(failure.holders) != bool(known.holders):
-        return bool(failure.holders)
-    return failure.time_ns >= known.time_ns
-
-
 def _shows_better(failure: Failure, known: Failure) -> bool:
     if (failure.stack_by == "unwinding") != (known.stack_by == "unwinding"):
         return failure.stack_by == "unwinding"
     return failure.time_ns >= known.time_ns
-
-
-_Key = TypeVar("_Key")
-
-
-def _group(groups: dict[_Key, Group], key: _Key, failure: Failure, is_thin: bool = False) -> None:
-    group = groups.get(key)
-    if group is None:
-        thin = replace(failure, stack=()) if is_thin and failure.stack else failure
-        groups[key] = Group(failure.count, thin)
-        return
-    group.count += failure.count
-    if _speaks_better(failure, group.latest):
-        group.latest = replace(failure, stack=()) if is_thin and failure.stack else failure
 
 
 class Table:
@@ -137,12 +160,10 @@ class Table:
         self._rows: dict[tuple[str | None, ...], Row] = {}
         self.failures = 0
         self.completeness = Completeness()
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
         self.causes: Counter[str] = Counter()
-        # The latest whole sample of each speaks for all: its evidence and advice. Whoever holds
-        # the pool is read seldom, so a sample that names them stands for later ones.
-        self._on: dict[str, dict[str | None, Group]] = {}  # by cause and host
-        # And by command and cgroup; of several commands, by their user.
-        self._in: dict[str, dict[tuple[str | int | None, ...], Group]] = {}
+        self._places = Places()
 
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count one record: as many failures as it stands for."""
@@ -164,17 +185,11 @@ class Table:
             row.sample = failure
         row.last_ns = max(row.last_ns, failure.time_ns)
         self.failures += failure.count
+        at_ns = failure.time_ns
+        self.first_ns = at_ns if self.first_ns is None else min(self.first_ns, at_ns)
+        self.last_ns = at_ns if self.last_ns is None else max(self.last_ns, at_ns)
         self.causes[failure.cause] += failure.count
-        _group(self._on.setdefault(failure.cause, {}), host, failure)
-        whose: tuple[str | int | None, ...] = (
-            *(host, failure.comm, failure.cgroup),
-            failure.uid if failure.comm is None else None,
-        )
-        found = self._in.setdefault(failure.cause, {})
-        if len(found) >= _MOST and whose not in found:
-            whose = (host, None, None, None)
-        # Of these there are ever more, and nobody looks at their stacks.
-        _group(found, whose, failure, is_thin=True)
+        row.note(self._places.add(failure, host), failure)
 
     def drop_first_column(self) -> None:
         """Group no more by the first column."""
@@ -186,22 +201,29 @@ class Table:
             if known is not row:
                 known.take_over(row)
 
-    def hosts(self, cause: str) -> list[tuple[str | None, Group]]:
-        """Return the hosts that a cause was seen on, most failures first."""
-        found = self._on[cause].items()
-        return sorted(found, key=lambda item: (-item[1].count, item[0] or ""))
+    def spans_days(self) -> bool:
+        """Say whether a time of day alone would not tell when something failed."""
+        if self.first_ns is None or self.last_ns is None:
+            return False
+        return times.day(self.first_ns) != times.day(self.last_ns)
 
-    def worst(self) -> tuple[str | None, Group]:
-        """Return host and failures of the command and cgroup that the worst cause hit most."""
-        cause = self.causes.most_common(1)[0][0]
-        found = self._in[cause].items()
-        key, group = max(found, key=lambda item: item[1].count)
-        return None if key[0] is None else str(key[0]), group
+    def when(self, time_ns: int) -> str:
+        """Say when something was, after a comma; "": all was within a minute, and that is told."""
+        if self.first_ns is None or self.last_ns is None:
+            return ""
+        is_short = self.last_ns - self.first_ns < _MINUTE_NS
+        return "" if is_short else f", {times.clock(time_ns, self.spans_days())}"
 
-    def others(self, cause: str) -> list[Group]:
-        """Return what was counted without its command, by user and cgroup, most failures first."""
-        found = (group for key, group in self._in[cause].items() if key[1] is None)
-        return sorted(found, key=lambda group: -group.count)
+    def places(self) -> list[Place]:
+        """Return where failures were refused: cause, limit, where that is, and host; most first."""
+        return self._places.all()
+
+    def by_cause(self) -> dict[str, list[Place]]:
+        """Return the places of each cause, that of most failures first, and so the causes."""
+        found: dict[str, list[Place]] = {}
+        for each in self.places():
+            found.setdefault(each.key.cause, []).append(each)
+        return found
 
     def rows(self) -> list[Row]:
         """Return the rows, most failures first; of as many those with numbers, in the order of their columns."""
@@ -209,7 +231,7 @@ class Table:
             self._rows.values(),
             key=lambda row: (
                 -row.count,
-                row.latest is None or not row.latest.evidence,
+                row.at()[0] is None,
                 [value or "" for value in row.key],
             ),
         )

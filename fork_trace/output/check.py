@@ -9,7 +9,7 @@ from fork_trace.escape import safe
 from fork_trace.model.records import Advice, Holder
 from fork_trace.output.tables import draw
 from fork_trace.output.units import amount, count, short
-from fork_trace.output.wording import advised, held, tail, wrap
+from fork_trace.output.wording import WIDTH, held, remedy, tail, wrap
 
 _LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "unknown", "fine": "ok"}
 _WHERE_WIDTH = 25
@@ -172,7 +172,7 @@ def _near(pool: dict[str, Any]) -> list[str]:
         who = [Holder(**each) for each in pool["holders"]]
         lines += wrap(held(who, pool["holders_total"], pool["used"]), "  ", "    ")
     for each in pool["advice"]:
-        lines += wrap(safe(advised(Advice(**each))), "  -> ", "     ")
+        lines += remedy(Advice(**each)).lines(WIDTH, "  -> ", "     ")
     return lines
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from fork_trace.model.records import Checkpoint, Header, Mark, Summary
 
+# Captures told of one by one; of more each host is told of, and of more hosts all together.
+MOST_TOLD = 4
 _MOST_KEPT = 2048  # captures told each by itself; later ones are added to others of their host
 _MOST_GAPS = 1000
 _MOST_LISTS = 256  # different lists of what cannot be observed
@@ -91,7 +93,9 @@ class Captures:
 
     def add(self, header: Header, summary: Summary) -> None:
         """Take in one more capture."""
-        summary = replace(summary, totals=(), rows=(), causes={}, command=None)
+        # How a command ended is told of few captures.
+        command = summary.command if len(self.headers) < MOST_TOLD else None
+        summary = replace(summary, totals=(), rows=(), causes={}, command=command)
         place = self._place.get(header.host)
         if len(self.headers) >= _MOST_KEPT and self.headers:
             place = 0 if place is None else place

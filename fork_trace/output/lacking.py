@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from fork_trace.diagnosis import makers
+from fork_trace.diagnosis.advice import shell
 from fork_trace.escape import safe
 from fork_trace.model.records import Checkpoint, Header, Mark, Summary
 from fork_trace.model.steps import BY_NAME
-from fork_trace.output.completeness import Completeness, Several, Unclosed, added
-from fork_trace.output.times import span
+from fork_trace.output.completeness import MOST_TOLD, Completeness, Several, Unclosed, added
+from fork_trace.output.times import rough_span, span
 from fork_trace.output.units import count
+from fork_trace.output.wording import cut
 
-# Captures told of one by one; of more each host is told of, and of more hosts all together.
-_MOST_TOLD = 4
+_MOST_COMMAND = 120  # characters of a command that a capture ran
 _MOST_GAPS = 4
 _MOST_UNSEEN = 6
 _UNREAD_SHOWN = 4  # of what the kernel's BTF lacks
@@ -51,9 +53,9 @@ def losses(summary: Summary) -> str:
 def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str]:
     """Say of each capture, or of each host if they are many, where it was made and what it lacks."""
     pairs = list(zip(summaries, headers))
-    if len(pairs) > _MOST_TOLD:
+    if len(pairs) > MOST_TOLD:
         pairs = _by_host(summaries, headers)
-    if len(pairs) > _MOST_TOLD:
+    if len(pairs) > MOST_TOLD:
         pairs = [(added([summary for summary, _ in pairs]), headers[0])]
     found: dict[str, None] = {}
     for summary, header in pairs:
@@ -68,6 +70,7 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
                 found[f"{prefix}{_unclosed(summary.unclosed)}"] = None
         else:
             found[_of_one(prefix, summary, header)] = None
+            found.update(dict.fromkeys(prefix + each for each in _command(summary)))
     unseen = list(dict.fromkeys(each for header in headers for each in _unseen(header)))
     if len(unseen) > _MOST_UNSEEN:
         rest = count(len(unseen) - _MOST_UNSEEN, "more remark", "more remarks")
@@ -89,12 +92,41 @@ def _of_one(prefix: str, summary: Summary, header: Header) -> str:
     if isinstance(summary, Unclosed):
         # Unknown is not none.
         return (
-            f"{way}, {summary.duration_s:.0f} s; {_unclosed(1)}; what was lost or missed is unknown"
+            f"{way}, {rough_span(summary.duration_s)}; {_unclosed(1)}; "
+            "what was lost or missed is unknown"
         )
-    text = f"{way}, {summary.duration_s:.0f} s; {losses(summary)}"
+    text = f"{way}, {rough_span(summary.duration_s)}{_days(header, summary)}; {losses(summary)}"
     if isinstance(summary, Checkpoint):
         text += f"; {_unclosed(1)}; these totals are of its last checkpoint, {safe(summary.time)}"
     return text
+
+
+def _days(header: Header, summary: Summary) -> str:
+    """Say from when to when a capture lasted that spans days; "": the times of day tell."""
+    if header.time[:10] == summary.time[:10]:
+        return ""
+    begin, end = (f"{time[:10]} {time[11:19]}Z" for time in (header.time, summary.time))
+    return safe(f" from {begin} to {end}")
+
+
+def _command(summary: Summary) -> list[str]:
+    """Say how the command that a capture ran has ended."""
+    command = summary.command
+    if not command or not isinstance(command.get("argv"), (list, tuple)):
+        return []
+    line = cut(safe(" ".join(shell(str(each)) for each in command["argv"])), _MOST_COMMAND)
+    return [f"the command {_ended(command.get('status'))}: {line}"]
+
+
+def _ended(status: object) -> str:
+    if not isinstance(status, int):
+        return "was still running when the capture ended"
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
 
 
 def _unclosed(number: int) -> str:

@@ -16,6 +16,7 @@ class ReportOptions(NamedTuple):
     times: bool = False
     stacks: bool = False
     rows: int = MOST_ROWS  # for people; 0: all
+    width: int | None = None  # columns of the terminal; None: it is none
 
 
 PLAIN = ReportOptions()

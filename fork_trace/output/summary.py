@@ -16,6 +16,8 @@ def json_rows(counted: Table, options: ReportOptions = PLAIN) -> list[dict[str, 
     """Return the rows of a report as JSON objects."""
     rows: list[dict[str, Any]] = []
     for row in counted.rows():
+        part, others = row.at()
+        first = part.first if part else None
         rows.append(
             {
                 **dict(zip(counted.by, row.key)),
@@ -25,6 +27,13 @@ def json_rows(counted: Table, options: ReportOptions = PLAIN) -> list[dict[str, 
                 "first_ns": row.first_ns,
                 "last_ns": row.last_ns,
                 "per_second": row.per_second(),
+                "certainty": part.certainty if part and first else None,
+                "limit_name": first.name if first else None,
+                "used": first.value if first else None,
+                "limit": first.limit if first else None,
+                "unit": first.unit if first else None,
+                "where": first.where if first else None,
+                "places": 1 + others,
             }
         )
         if options.stacks:

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import tabulate
 
+from fork_trace.diagnosis.evidence import counted_limit
 from fork_trace.escape import safe
-from fork_trace.model.records import Failure
 from fork_trace.output.aggregate import Row
 from fork_trace.output.times import clock
 from fork_trace.output.units import short
 from fork_trace.output.wording import WIDTH, columns, cut, tail
 
-# No name is shown longer, however wide the terminal is.
-_MOST = {"command": 15, "cause": 21, "step": 18}
+# No name is shown longer, however wide the terminal is. A path is there to be copied: of a pod's container
+# it has 190 characters.
+_MOST = {"command": 15, "cause": 21, "step": 18, "cgroup": 256, "container": 256}
 _MOST_ELSE = 72
 CAUSE_WIDTH = _MOST["cause"] + 1  # with the mark of an inferred one
 _LEAST = 8
@@ -65,6 +66,7 @@ def cells(
     by: Sequence[str],
     times: bool = False,
     new: Mapping[tuple[str | None, ...], int] | None = None,
+    has_days: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings, and what stands under each of them in every row.
 
@@ -79,11 +81,11 @@ def cells(
         if new is not None:
             line.append(f"+{new[row.key]}" if row.key in new else "")
         line += [named(row, name, value) for name, value in zip(by, row.key)]
-        line += [errno(row), against(row.latest) if len(row.causes) == 1 else ""]
+        line += [errno(row), against(row)]
         if times:
             rate = row.per_second()
             line.append("-" if rate is None else f"{rate:.3g}")
-            line += [clock(row.first_ns), clock(row.last_ns)]
+            line += [clock(each, has_days) for each in (row.first_ns, row.last_ns)]
         lines.append(line)
     return headings, lines
 
@@ -95,16 +97,24 @@ def rows(
     width: int = WIDTH,
     new: Mapping[tuple[str | None, ...], int] | None = None,
     drops: bool = False,
+    has_days: bool = False,
 ) -> str:
     """Draw rows, one line each under one of headings; at most so wide with the default `--by`.
 
-    With `drops` columns are left out where they are too many for the width, instead of being cut off.
+    ERRNO goes first where they are too wide, as reports count errnos below; then names are cut, paths
+    last. With `drops` columns are left out where they are too many for the width, instead of being cut
+    off.
     """
-    headings, lines = cells(counted, by, times, new)
+    headings, lines = cells(counted, by, times, new, has_days)
     first = headings.index("ERRNO") - len(by)
     names: list[str | None] = [None] * len(headings)
     names[first : first + len(by)] = by
     alignment = ["right"] * first + ["left"] * (len(headings) - first)
+    widths = _widths(lines, headings)
+    if _over(widths, width) > 0:
+        kept = [n for n, heading in enumerate(headings) if heading != "ERRNO"]
+        headings, alignment = [headings[n] for n in kept], [alignment[n] for n in kept]
+        names, lines = [names[n] for n in kept], [[line[n] for n in kept] for line in lines]
     if drops:
         kept = _fitting(_widths(lines, headings), headings, names, width)
         headings, alignment = [headings[n] for n in kept], [alignment[n] for n in kept]
@@ -131,20 +141,24 @@ def is_inferred(row: Row) -> bool:
 
 
 def errno(row: Row) -> str:
-    """Name what the callers got: one error, and how many others there were."""
-    names = sorted(safe(name) for name in row.errnos)
-    return names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
+    """Name what the callers got: the most frequent error, and how many others there were."""
+    names = sorted(row.errnos.items(), key=lambda item: (-item[1], item[0]))
+    first = safe(names[0][0])
+    return first if len(names) == 1 else f"{first}+{len(names) - 1}"
 
 
-def against(failure: Failure | None) -> str:
-    """Write the first number of the evidence against its limit."""
-    if failure is None or not failure.evidence:
+def against(row: Row) -> str:
+    """Write the number that decided against its limit, where most failures were; and how many others there are."""
+    part, others = row.at()
+    if part is None or part.first is None:
         return "?"
-    first = failure.evidence[0]
-    value = short(first.value, first.unit)
-    if first.limit is None:
-        return value if first.unit in ("tasks", "KiB") else "-"
-    return f"{value}/{short(first.limit, first.unit)}"
+    first = part.first
+    text, limit = short(first.value, first.unit), counted_limit(first)
+    if limit is not None:
+        text += f"/{short(limit, first.unit)}"
+    elif first.unit not in ("tasks", "KiB"):
+        text = "-"
+    return f"{text}+{others}" if others else text
 
 
 def _widths(lines: Sequence[Sequence[str]], headings: Sequence[str]) -> list[int]:
@@ -189,7 +203,10 @@ def _narrow(
     widths = _widths(lines, headings)
     least = _least(widths, headings, names)
     over = _over(widths, width)
+    is_path = [name in _PATHS for name in names]
     while over > 0 and (wide := [n for n, each in enumerate(least) if widths[n] > each]):
+        # A path is there to be copied: other names go first.
+        wide = [n for n in wide if not is_path[n]] or wide
         widths[max(wide, key=lambda n: widths[n])] -= 1
         over -= 1
     for n, name in enumerate(names):

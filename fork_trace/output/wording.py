@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fork_trace.escape import safe
 from fork_trace.model.records import Advice, Holder
@@ -71,6 +72,26 @@ def wrap(text: str, first: str, rest: str, width: int = WIDTH) -> list[str]:
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
+    )
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do in a sentence, and the commands for it."""
+
+    sentence: str
+    commands: tuple[str, ...] = ()
+
+    def lines(self, width: int, first: str, rest: str) -> list[str]:
+        """Write the sentence, and under it each command as a line that can be pasted."""
+        return [*wrap(self.sentence, first, rest, width), *(rest + each for each in self.commands)]
+
+
+def remedy(advice: Advice) -> Remedy:
+    """Write advice as a sentence, and apart from it the commands."""
+    return Remedy(
+        safe(f"{advice.kind.capitalize()}: {advice.text}".rstrip()),
+        tuple(map(safe, advice.commands)),
     )
 
 

@@ -72,14 +72,30 @@ NAMESPACE_LIMIT = Cause(
         "sysctl {sysctl}",
         "lsns --type {nstype}",
     ),
-    mitigate=do(
-        "Raise the limit{now} in the user namespace where it was hit ({where}).",
-        "sysctl {sysctl}=N",
-    ),
-    fix=do(
-        "Persist {sysctl}=N in /etc/sysctl.d/90-namespaces.conf, and stop whatever leaks "
-        "namespaces: a process, a bind mount or an open descriptor of /proc/PID/ns keeps one alive."
-    ),
+    mitigate={
+        "": do(
+            "Raise the limit{now} in the user namespace where it was hit ({where}).",
+            "sysctl {sysctl}=N",
+        ),
+        # Nobody has any: nothing leaks.
+        "switched-off": do(
+            "These namespaces were switched off on purpose: {sysctl} is 0 in the user namespace where "
+            "it was hit ({where}). Ask who did it, and only then allow them again.",
+            "sysctl {sysctl}=N",
+        ),
+    },
+    fix={
+        "": do(
+            "Persist {sysctl}=N in /etc/sysctl.d/90-namespaces.conf, and stop whatever leaks "
+            "namespaces: a process, a bind mount or an open descriptor of /proc/PID/ns keeps one "
+            "alive."
+        ),
+        "switched-off": do(
+            "Find where it is set to 0, and change it there; or run the program without these "
+            "namespaces, as whoever set it wants.",
+            "grep -rs {sysctl} /etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d",
+        ),
+    },
     myths=(f"{_NO_DISK}: from clone and unshare it means too many namespaces.",),
 )
 

@@ -35,7 +35,7 @@ def write(
     lines = _Lines()
     writer = csv.writer(lines, lineterminator="\n")
     numbers = ("count", "errno", "certainty", "limit_name", "used", "limit", "unit", "where")
-    writer.writerow([*counted.by, *numbers, "per_second", "first", "last"])
+    writer.writerow([*counted.by, *numbers, "per_second", "first", "last", "places"])
     for row in counted.rows():
         rate = row.per_second()
         writer.writerow(
@@ -47,6 +47,7 @@ def write(
                 "-" if rate is None else f"{rate:.6g}",
                 times.moment(row.first_ns),
                 times.moment(row.last_ns),
+                1 + row.at()[1],
             ]
         )
     return "".join(lines)
@@ -58,13 +59,13 @@ def _text(value: str | None) -> str:
 
 
 def _numbers(row: Row) -> list[object]:
-    latest = row.latest
-    if latest is None or len(row.causes) > 1:
-        return ["-"] * 6  # of several causes none can speak for the row
-    if not latest.evidence:
-        return [_text(latest.certainty), *["?"] * 5]
-    first = latest.evidence[0]
+    """Return the numbers of the place where most of a row's failures were."""
+    part, _ = row.at()
+    if part is None or part.first is None:
+        known = None if row.latest is None else row.latest.certainty
+        return [_text(known), *["?"] * 5]
+    first = part.first
     used = "?" if first.value is None else first.value
     limit = "?" if first.limit is None else first.limit
-    texts = [_text(value) for value in (latest.certainty, first.name, first.unit, first.where)]
+    texts = [_text(value) for value in (part.certainty, first.name, first.unit, first.where)]
     return [texts[0], texts[1], used, limit, *texts[2:]]

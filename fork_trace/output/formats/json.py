@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,12 @@ from fork_trace.diagnosis.advice import means
 from fork_trace.escape import json_line
 from fork_trace.model import records
 from fork_trace.model.records import Failure, Header, Summary
-from fork_trace.output import report
+from fork_trace.output import report, telling, times
 from fork_trace.output.aggregate import Table
+from fork_trace.output.place import Place, first_of
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.summary import merged_summary
+from fork_trace.output.unwatched import as_json, unwatched
 
 
 def write(
@@ -36,17 +39,7 @@ def whole(
     """Return a report as one JSON object: what it says, and what it says it of."""
     hosts = report.hosts_of(headers)
     merged = merged_summary(counted, summaries, options)
-    causes = [
-        {
-            "cause": cause,
-            "host": host,
-            "count": group.count,
-            "means": means(cause),
-            "latest": json.loads(records.to_json(_advised(group.latest))),
-        }
-        for cause, _ in counted.causes.most_common()
-        for host, group in counted.hosts(cause)
-    ]
+    places = counted.places()
     captures = [
         {
             **{name: getattr(header, name) for name in ("host", "kernel", "machine", "tool")},
@@ -58,13 +51,79 @@ def whole(
     return {
         **merged,
         "type": "report",
-        "verdict": report.verdict(counted, report.longest(summaries), hosts, width=None),
+        "verdict": report.verdict(
+            counted,
+            report.longest(summaries),
+            hosts,
+            width=None,
+            outside=report.outside(summaries, headers),
+        ),
         "captures": captures,
-        "causes": causes,
+        "causes": _causes(places),
+        "places": [_place(each) for each in places],
+        "not_watched": as_json(unwatched(headers)),
         "notes": list(counted.completeness.notes),
     }
 
 
+def _causes(places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Count the failures of each cause on each host, with a record of its worst place."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    totals = Counter[str]()
+    for place in places:
+        key = place.key
+        totals[key.cause] += place.count
+        known = found.setdefault(
+            (key.cause, key.host),
+            {
+                "cause": key.cause,
+                "host": key.host,
+                "count": 0,
+                "means": means(key.cause),
+                "latest": json.loads(records.to_json(_advised(place.told))),
+            },
+        )
+        known["count"] += place.count
+    return sorted(
+        found.values(), key=lambda each: (-totals[each["cause"]], each["cause"], -each["count"])
+    )
+
+
+def _place(place: Place) -> dict[str, Any]:
+    """Return one place: what decided there, how often, and what to do about it."""
+    key, told = place.key, place.told
+    first = first_of(place.sample)
+    held = place.held or told
+    certain = Counter[str]()
+    for how, number in place.found.items():
+        certain[how.certainty] += number
+    return {
+        "cause": key.cause,
+        "host": key.host,
+        "limit_name": key.limit,
+        "where": key.where,
+        "used": first.value if first else None,
+        "limit": first.limit if first else None,
+        "unit": first.unit if first else None,
+        "count": place.count,
+        "errnos": dict(place.errnos.most_common()),
+        "commands": [
+            {"comm": comm, "count": number} for comm, number in place.commands.most_common()
+        ],
+        "certainties": dict(certain),
+        "first": times.moment(place.first_ns),
+        "last": times.moment(place.last_ns),
+        "means": means(key.cause),
+        "evidence": [vars(each) for each in told.evidence],
+        "holders": None if held.holders is None else [vars(each) for each in held.holders],
+        "holders_total": held.holders_total,
+        "advice": [
+            {**vars(each), "commands": list(each.commands)} for each in telling.advice_of(told)
+        ],
+        "latest": json.loads(records.to_json(_advised(place.latest))),
+    }
+
+
 def _advised(failure: Failure) -> Failure:
-    advice = report.advice_of(failure)
+    advice = telling.advice_of(failure)
     return replace(failure, advice=advice) if advice != failure.advice else failure

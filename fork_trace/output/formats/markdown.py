@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 from fork_trace.model.records import Header, Summary
-from fork_trace.output import lacking, report, tables
+from fork_trace.output import lacking, report, tables, telling
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.output.wording import Remedy
 
 # What would be markup outside of a code span: a program may be called "[x](y)".
 _MARKUP = re.compile(
@@ -25,25 +26,44 @@ def write(
 ) -> str:
     """Write the report as Markdown, for a ticket or a page."""
     hosts = report.hosts_of(headers)
-    lines = [f"**{escaped(report.verdict(counted, report.longest(summaries), hosts, None))}**"]
+    hidden = report.outside(summaries, headers)
+    headline = report.verdict(counted, report.longest(summaries), hosts, None, hidden)
+    lines = [f"**{escaped(headline)}**"]
     if counted.failures:
         rows, rest = report.shown(counted, options)
-        lines += ["", *_table(rows, counted.by, options)]
+        lines += ["", *_table(rows, counted, options)]
         lines += ["", *map(_spans, rest)] if rest else []
         if "cause" in counted.by and any(map(tables.is_inferred, rows)):
             lines += ["", escaped(tables.INFERRED)]
         if options.stacks:
             lines += ["", *_fenced(report.stacks(rows)[1:])]
-        for told in report.tell_all(counted, hosts):
+        for told in telling.tell_all(counted, hosts):
             lines += ["", f"### {_spans(told.title)}", ""]
-            lines += [f"- {_spans(sentence)}" for sentence in (*told.facts, *told.advice)]
+            lines += [f"- {_spans(sentence)}" for sentence in told.facts]
+            for remedy in (*told.advice, *told.places):
+                lines += _item(remedy)
+            lines += [f"- {_spans(told.more)}"] if told.more else []
+    else:
+        found = report.elsewhere(counted, headers)
+        lines += ["", _spans(report.NOTHING), ""] if found else []
+        for remedy in found:
+            lines += _item(remedy)
     closing = [*lacking.closing(summaries, headers), *lacking.sentences(counted.completeness)]
     lines += ["", *(f"{_spans(sentence)}  " for sentence in closing)]
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Row], by: Sequence[str], options: ReportOptions) -> list[str]:
-    headings, lines = tables.cells(rows, by, options.times)
+def _item(remedy: Remedy) -> list[str]:
+    """Write a sentence as an item of a list, with its commands in a block to copy."""
+    lines = [f"- {_spans(remedy.sentence)}"]
+    if remedy.commands:
+        lines += [f"  {line}" for line in _fenced(remedy.commands)]
+    return lines
+
+
+def _table(rows: Sequence[Row], counted: Table, options: ReportOptions) -> list[str]:
+    days = counted.spans_days()
+    headings, lines = tables.cells(rows, counted.by, options.times, has_days=days)
     alignment = ["right"] + ["left"] * (len(headings) - 1)
     filled = [[_cell(text) for text in line] for line in lines]
     return tables.draw(filled, headings, alignment, "pipe").splitlines()

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fork_trace.escape import safe
-from fork_trace.output import report, tables
+from fork_trace.output import report, tables, telling
 from fork_trace.output.aggregate import Row, Table
-from fork_trace.output.report import Told
 from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.output.telling import Told
 from fork_trace.output.times import clock, span
 from fork_trace.output.units import count
 from fork_trace.output.wording import WIDTH, columns, cut
@@ -26,6 +26,7 @@ _NARROWEST_TEXT = 40
 _SHORT_STACK = 6
 _BESIDE = {"command": 15, "cause": 17, "step": 18, "user": 8}
 _BESIDE_ELSE = 24
+_TOO_LONG = "     (a command wider than this screen: in the report at the end)"
 _BEFORE = 16  # the time and what is new
 
 
@@ -47,6 +48,7 @@ class Moment:
     keys_to_end: str
     lost: int = 0  # samples, up to now
     missed: int = 0  # calls that were not even counted
+    filtered: int = 0  # failures that the filter hides
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def frame(
         Line(_bar(moment, width), "bar"),
         Line(report.verdict(counted, moment.elapsed_s, width=width), "strong"),
         *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
+        *([Line(_hidden(moment.filtered))] if moment.filtered else []),
         Line(""),
     ]
     if not counted.failures:
@@ -106,6 +109,10 @@ def lost(samples: int, missed: int, width: int | None = None) -> str:
         return f"{text}, {count(missed, 'call', 'calls')} missed: counts are lower bounds"
     whole = f"{text} (buffer full): counts are exact, some details are missing"
     return whole if width is None or columns(whole) <= width else f"{text}; counts are exact"
+
+
+def _hidden(filtered: int) -> str:
+    return f"{count(filtered, 'failure', 'failures')} outside the filter: not shown"
 
 
 def _bar(moment: Moment, width: int) -> str:
@@ -128,7 +135,9 @@ def _rows(
     below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
     room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
     shown = _most_telling(rows, new, room)
-    table = tables.rows(shown, counted.by, options.times, width, new, drops=True).splitlines()
+    table = tables.rows(
+        shown, counted.by, options.times, width, new, drops=True, has_days=counted.spans_days()
+    ).splitlines()
     lines = [Line(table[0])]
     lines += [Line(text, "strong" if row.key in new else "") for text, row in zip(table[1:], shown)]
     if len(shown) < len(rows):
@@ -164,13 +173,12 @@ def _blocks(
         for row in rows:
             lines = report.stacks([row])[1:]
             told.append(_Block(cut(lines[0], width), lines[:_SHORT_STACK], lines))
-    for cause, number in counted.causes.most_common():
-        latest = counted.hosts(cause)[0][1].latest
+    for cause, places in counted.by_cause().items():
         told.append(
             _Block(
-                report.tell_in_a_line(cause, width),
-                report.tell_briefly(cause, latest).lines(width),
-                report.tell(cause, latest, number).lines(width),
+                telling.tell_in_a_line(cause, width),
+                _fitted(telling.tell_briefly(places), width),
+                _fitted(telling.tell(places, when=counted.when), width),
             )
         )
     blocks: list[list[str]] = []
@@ -196,6 +204,15 @@ def _blocks(
             left -= len(block.whole) - len(block.brief)
     blocks += [lines] if rest else []
     return [Line(text) for block in blocks for text in ("", *block)]
+
+
+def _fitted(told: Told, width: int) -> list[str]:
+    """Write a cause as lines of a screen: a command is there as a whole or not at all."""
+    commands = {each for remedy in (*told.advice, *told.places) for each in remedy.commands}
+    return [
+        _TOO_LONG if columns(line) > width and line.strip() in commands else line
+        for line in told.lines(width)
+    ]
 
 
 def _in_order(by: Sequence[str], width: int | None) -> list[str]:
@@ -236,7 +253,7 @@ def appended(
             _padded(named[name], _BESIDE.get(name, _BESIDE_ELSE)) for name in _in_order(by, width)
         ]
         parts.append(f"{tables.errno(row):6}")
-        parts.append(f"{tables.against(row.latest) if len(row.causes) == 1 else '-':11}")
+        parts.append(f"{tables.against(row):11}")
         parts += [] if caller is None else [caller]
         text = " ".join(parts).rstrip()
         if width is not None and columns(text) > width:

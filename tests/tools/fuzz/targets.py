@@ -31,7 +31,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, places, reading, records
 from fork_trace.mounts import Mounts, OwnMounts
-from fork_trace.output import aggregate, explanation, formats, report, wording
+from fork_trace.output import aggregate, explanation, formats, telling, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
 from fork_trace.record.account import Account
@@ -95,7 +95,10 @@ def event(data: bytes) -> None:
 
     assert line.isascii()
     assert records.from_json(line) == failure
-    assert is_harmless("\n".join(report.tell(verdict.cause, failure, 1).lines()))
+    counted = aggregate.Table()
+    counted.add(failure)
+    for told in telling.tell_all(counted):
+        assert is_harmless("\n".join(told.lines()))
 
 
 def stack(data: bytes) -> None:

@@ -123,10 +123,10 @@ def test_a_cause_is_told_by_its_latest_failure_that_has_evidence() -> None:
     table.add(make_failure(time_ns=20, pid=2))
     table.add(make_failure(time_ns=40, pid=4, evidence=()))
 
-    assert 3 == table.hosts("pids-cgroup")[0][1].latest.pid
+    assert (3, 4) == (table.places()[0].told.pid, table.places()[0].latest.pid)
 
 
-def test_a_cause_is_told_by_its_latest_failure_that_names_who_holds_the_pool() -> None:
+def test_who_holds_the_pool_is_told_by_the_latest_failure_that_names_them() -> None:
     table = aggregate.Table()
     table.add(make_failure(time_ns=10, pid=1))
     table.add(make_failure(time_ns=20, pid=2, holders=(make_holder(),)))
@@ -134,7 +134,9 @@ def test_a_cause_is_told_by_its_latest_failure_that_names_who_holds_the_pool() -
     table.add(make_failure(time_ns=40, pid=4))
     table.add(make_failure(time_ns=50, pid=5, holders=()))
 
-    assert 3 == table.hosts("pids-cgroup")[0][1].latest.pid
+    (place,) = table.places()
+    assert place.held is not None
+    assert (3, 5, 5) == (place.held.pid, place.told.pid, place.latest.pid)
 
 
 @pytest.mark.parametrize(
@@ -221,26 +223,33 @@ def test_each_host_of_a_cause_is_told_by_its_own_failures_most_first() -> None:
     for host, count, pid in [("alpha", 2, 1), ("beta", 3, 2), ("alpha", 2, 3)]:
         table.add(make_failure(count=count, pid=pid, time_ns=TIME_NS + pid), host)
 
-    found = [(host, each.count, each.latest.pid) for host, each in table.hosts("pids-cgroup")]
+    found = [(each.key.host, each.count, each.latest.pid) for each in table.places()]
 
     assert [("alpha", 4, 3), ("beta", 3, 2)] == found
 
 
-def test_the_worst_is_the_command_and_cgroup_that_the_worst_cause_hit_most() -> None:
+def test_the_worst_is_the_place_that_refused_most() -> None:
     table = aggregate.Table(("cause",))
     for comm, cgroup, cause, count in [
-        ("cron", "/a", "pid-max", 9),
-        ("sh", "/a", "pids-cgroup", 5),
+        ("cron", "/a", "pid-max", 5),
+        ("sh", "/a", "pids-cgroup", 2),
         ("java", "/a", "pids-cgroup", 4),
         ("java", "/b", "pids-cgroup", 4),
-        ("java", "/b", "pids-cgroup", 2),
+        ("java", "/b", "pids-cgroup", 3),
     ]:
-        table.add(make_failure(comm=comm, cgroup=cgroup, cause=cause, count=count), "alpha")
+        where = "the whole host" if cause == "pid-max" else f"/sys/fs/cgroup{cgroup}"
+        evidence = (make_evidence(where=where),)
+        table.add(
+            make_failure(comm=comm, cgroup=cgroup, cause=cause, count=count, evidence=evidence),
+            "alpha",
+        )
 
-    host, worst = table.worst()
+    worst, second, third = table.places()
 
-    assert ("alpha", 6) == (host, worst.count)
-    assert ("java", "/b") == (worst.latest.comm, worst.latest.cgroup)
+    assert ("alpha", "cgroup /b", 7) == (worst.key.host, worst.key.where, worst.count)
+    assert ("cgroup /a", {"java": 4, "sh": 2}) == (second.key.where, second.commands)
+    assert ("the whole host", 5) == (third.key.where, third.count)
+    assert ["pids-cgroup", "pid-max"] == list(table.by_cause())
 
 
 def test_rows_are_bounded_and_count_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,4 +263,4 @@ def test_rows_are_bounded_and_count_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert 100 == sum(row.count for row in rows) == table.failures
     assert len(rows) <= 2 * 10 + 1
     assert {("x0", "/c0"), (None, "/c12"), (None, None)} <= {row.key for row in rows}
-    assert 90 == table.worst()[1].count
+    assert 100 == sum(place.count for place in table.places())

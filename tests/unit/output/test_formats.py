@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_rows_as_json_have_their_columns_by_name() -> None:
         "first_ns": make_failure().time_ns,
         "last_ns": make_failure().time_ns,
         "per_second": None,
+        "certainty": "observed",
+        "limit_name": "pids.max",
+        "used": 7,
+        "limit": 7,
+        "unit": "tasks",
+        "where": "/sys/fs/cgroup/app.service",
+        "places": 1,
     } == row
 
 
@@ -115,16 +123,23 @@ def test_csv_has_one_line_for_each_row_and_says_what_is_not_known() -> None:
         "per_second": "-",
         "first": "2026-03-04T05:06:07.000Z",
         "last": "2026-03-04T05:06:07.000Z",
+        "places": "1",
     } == first
     assert ("?", "inferred") == (second["caller"], second["certainty"])
 
 
-def test_csv_of_several_causes_in_one_row_shows_no_number_of_one_of_them() -> None:
-    counted = table_of(make_failure(), threads_max(), by=("user",))
+def test_a_row_of_several_places_has_the_numbers_of_the_worst_and_says_how_many_there_are() -> None:
+    counted = table_of(make_failure(), replace(threads_max(), count=2), by=("user",))
 
     (row,) = read_csv(formats.writer("csv")(counted, [], [], PLAIN))
+    (as_json,) = summary.json_rows(counted)
 
-    assert {"-"} == {row[name] for name in ("certainty", "limit_name", "used", "limit", "where")}
+    assert ("inferred", "kernel.threads-max", "101", "100", "2") == tuple(
+        row[name] for name in ("certainty", "limit_name", "used", "limit", "places")
+    )
+    assert ("kernel.threads-max", 101, 2) == tuple(
+        as_json[name] for name in ("limit_name", "used", "places")
+    )
 
 
 def test_csv_of_a_failure_without_evidence_shows_its_numbers_as_unknown() -> None:
@@ -245,7 +260,7 @@ def test_markdown_begins_with_the_verdict_and_has_each_cause() -> None:
     assert "\n| 1 | java | ? | threads-max * | EAGAIN | 101/100 |\n" in re.sub(" +", " ", text)
     assert "\n\\* inferred from" in text
     assert "\n### pids-cgroup: a cgroup has reached its pids.max" in text
-    assert "\n- pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service\n" in text
+    assert "\n- pids.max: 7 of 7 tasks, cgroup /app.service\n" in text
     assert "lost samples: 0" in text.splitlines()[-1]
 
 
@@ -257,7 +272,9 @@ def test_only_what_people_read_leaves_rows_out() -> None:
     written = {each: formats.writer(each)(counted, [], [], more) for each in formats.FORMATS}
 
     assert "\n\n... 1 more row with 1 failure; `--rows 0` shows all\n" in written["markdown"]
-    assert ["csv", "json", "jsonl"] == sorted(each for each in written if "zsh" in written[each])
+    rows = {each: re.search(r"\b1[ |]+zsh\b", written[each]) for each in ("table", "markdown")}
+    assert {"table": None, "markdown": None} == rows
+    assert all("zsh" in written[each] for each in ("csv", "json", "jsonl"))
 
 
 def test_stacks_in_markdown_are_fenced_by_more_than_they_hold() -> None:

@@ -18,6 +18,7 @@ from conftest import (
     make_summary,
     table_of,
     threads_max,
+    told_of,
     widest,
     widths,
 )
@@ -26,11 +27,12 @@ from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.model import steps
 from fork_trace.model.records import Failure, Holder
-from fork_trace.output import aggregate, lacking, report
+from fork_trace.output import aggregate, lacking, report, telling
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
 
 GOLDEN = """\
 2 causes, 24 failures in 2 s; worst: sh in /app.service at pids.max 7/7
+5 failures outside the filter: not shown
 
 COUNT  COMMAND  CALLER  CAUSE          ERRNO   USED/LIMIT
    23  sh       _Fork   pids-cgroup    EAGAIN  7/7
@@ -40,7 +42,7 @@ COUNT  COMMAND  CALLER  CAUSE          ERRNO   USED/LIMIT
 pids-cgroup: a cgroup has reached its pids.max; every thread counts
   23 x EAGAIN, rejected by cgroup_can_fork (observed); last: sh[42] clone,
     cgroup /app.service
-  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service
+  pids.max: 7 of 7 tasks, cgroup /app.service
   -> Mitigate: Raise the limit.
 
 threads-max: the host has as many threads as kernel.threads-max allows
@@ -56,7 +58,7 @@ not observable on this kernel: dup_fd (see `fork-trace doctor`)
 
 
 def details(failure: Failure, count: int) -> list[str]:
-    return report.tell(failure.cause, failure, count).lines()
+    return told_of(replace(failure, count=count)).lines()
 
 
 def test_a_small_report_reads_like_this() -> None:
@@ -149,7 +151,7 @@ def test_what_fits_as_well_is_told_likeliest_first_and_before_the_numbers(
     lines = details(make_failure(alternatives=alternatives), 1)
 
     assert line in lines
-    assert lines.index(line) < lines.index("  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service")
+    assert lines.index(line) < lines.index("  pids.max: 7 of 7 tasks, cgroup /app.service")
 
 
 def test_all_that_fits_as_well_fits_80_columns() -> None:
@@ -244,15 +246,15 @@ def test_what_tracepoints_cannot_see_is_said(attach: str) -> None:
 def test_who_gets_the_error_of_a_task_of_the_kernel_is_told(
     maker: dict[str, object], told: str
 ) -> None:
-    found = report.tell("threads-max", make_failure(maker=maker), 1)
+    found = told_of(make_failure(maker=maker))
 
     assert any(told in fact for fact in found.facts)
 
 
 def test_a_maker_of_a_newer_version_is_passed_over() -> None:
-    found = report.tell("threads-max", make_failure(maker={"kind": "what"}), 1)
+    found = told_of(make_failure(maker={"kind": "what"}))
 
-    assert found == report.tell("threads-max", make_failure(), 1)
+    assert found == told_of(make_failure())
 
 
 def test_calls_that_the_kernel_does_not_count_are_no_zero() -> None:
@@ -276,10 +278,17 @@ def test_a_loss_is_shown_once_there_is_one(counter: str, words: str) -> None:
 
 def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_reported() -> None:
     folded = make_failure(
-        comm=None, errno=None, step="alloc_pid", cause="unknown", certainty="inferred", count=7
+        comm=None,
+        uid=None,
+        errno=None,
+        step="alloc_pid",
+        cause="unknown",
+        certainty="inferred",
+        count=7,
+        evidence=(),
     )
 
-    told = report.tell("unknown", folded, 7)
+    told = told_of(folded)
 
     assert ("7 x rejected in alloc_pid",) == told.facts
     assert "more commands failed than can be tracked" in told.title
@@ -289,7 +298,7 @@ def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_rep
 def test_the_commands_of_one_user_that_had_no_room_apart_are_told_with_their_cause() -> None:
     several = make_failure(comm=None, pid=None, syscall=None, uid=1000, cause="rlimit-nproc")
 
-    told = report.tell("rlimit-nproc", several, 7)
+    told = told_of(several)
 
     assert "last: several commands of uid 1000, cgroup" in told.facts[0]
     assert told.title.startswith("rlimit-nproc: ")
@@ -302,14 +311,15 @@ def test_whose_the_failures_without_a_command_are_is_told_beside_a_cause_s_numbe
             make_failure(comm=None, uid=uid, cgroup=cgroup, count=number, evidence=(), stack=())
         )
 
-    (told,) = report.tell_all(counted, ())
+    (told,) = telling.tell_all(counted)
 
-    assert "last: victim[" in told.facts[0]
+    assert "last: several commands of uid 1000, cgroup /b" in told.facts[0]
     assert [
-        "7 x several commands of uid 1000, cgroup /b",
-        "5 x several commands of uid 1000, cgroup /a",
-        "3 x several commands of uid 1001, cgroup /a",
-    ] == list(told.facts[-3:])
+        "5 x EAGAIN, uid 1000, cgroup /a: several commands of uid 1000 5",
+        "3 x EAGAIN, uid 1001, cgroup /a: several commands of uid 1001 3",
+        "2 x EAGAIN at pids.max 7/7, cgroup /app.service: victim",
+        "1 x EAGAIN, uid 1002, cgroup /a: several commands of uid 1002 1",
+    ] == [each.sentence for each in told.places]
 
 
 STRINGS = [
@@ -357,7 +367,12 @@ def test_the_whole_default_report_fits_80_columns() -> None:
 
     text = report.text(table_of(*failures), [make_summary()], [make_header()])
 
-    assert max(widths(text)) < 80
+    # Commands are never wrapped.
+    commands = {
+        command for each in failures for advice in each.advice for command in advice.commands
+    }
+    lines = [line for line in text.splitlines() if line.strip() not in commands]
+    assert max(map(len, lines)) < 80
 
 
 @pytest.mark.parametrize(
@@ -388,7 +403,8 @@ def test_a_long_path_stays_whole_for_copying() -> None:
 
     lines = "\n".join(details(failure, 1))
 
-    assert 2 == lines.count(path)
+    assert 1 == lines.count(path)
+    assert 2 == lines.count(path[len("/sys/fs/cgroup") :])
 
 
 def test_the_stack_of_each_row_is_shown_innermost_first_and_harmless() -> None:
@@ -449,7 +465,7 @@ POD = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod42.slice/c
         (
             {"cgroup": "/a/b"},
             {"where": "/sys/fs/cgroup/pids/a"},
-            " in 2 s; worst: sh in /pids/a at pids.max 7/7",
+            " in 2 s; worst: sh in /a at pids.max 7/7",
         ),
         (
             {"cgroup": POD},
@@ -545,20 +561,38 @@ def test_of_several_hosts_each_has_its_row_its_numbers_and_its_last_line() -> No
     assert text.startswith("1 cause, 5 failures on 2 hosts; worst: sh on host1 in /of-host1 at ")
     assert "    3  host1  sh" in text
     assert "\n  3 x EAGAIN on host1, rejected by" in text
-    assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host1\n" in text
-    assert "\npids-cgroup on host0\n  2 x EAGAIN on host0, rejected by" in text
-    assert "\n  pids.max: 7 of 7 tasks, /sys/fs/cgroup/of-host0\n" in text
+    assert "\n  pids.max: 7 of 7 tasks, cgroup /of-host1\n" in text
+    assert "\n  + 2 x EAGAIN on host0 at pids.max 7/7, cgroup /of-host0: sh\n" in text
     assert "\nhost0, 6.1.0-test, fexit via libbpf" in text
     assert max(widths(text)) < 80
 
 
-def test_of_very_many_hosts_those_with_most_failures_are_told_and_the_others_named() -> None:
-    text = merged(9, 8, 7, 6, 5, 4, 3, 2)
+def test_of_very_many_places_those_with_most_failures_are_told_and_the_others_counted() -> None:
+    found = [
+        make_failure(
+            count=30 - number, evidence=(make_evidence(where=f"/sys/fs/cgroup/of-{number}"),)
+        )
+        for number in range(30)
+    ]
+    text = report.text(table_of(*found), [make_summary()], [make_header()])
 
-    told = [name for name in range(8) if f"x EAGAIN on host{name}," in text]
+    told = [number for number in range(30) if f"pids.max 7/7, cgroup /of-{number}:" in text]
 
-    assert [0, 1, 2] == told
-    assert "also on host3 (6), host4 (5), host5 (4) and 2 more hosts; `--by host,cause`" in text
+    assert list(range(1, 1 + telling.MOST_LINES)) == told
+    rest = 30 - 1 - telling.MOST_LINES
+    assert f"\n  ... and {rest} more places with {sum(range(rest + 1))} failures\n" in text
+
+
+@pytest.mark.parametrize(("hosts", "lines"), [(8, 7), (9, 3)])
+def test_of_many_hosts_few_places_are_told_and_how_to_see_the_others(
+    hosts: int, lines: int
+) -> None:
+    text = merged(*range(hosts, 0, -1))
+
+    told = [number for number in range(hosts) if f"x EAGAIN on host{number} at pids.max" in text]
+
+    assert list(range(1, 1 + lines)) == told
+    assert ("`--by host,cause` shows the counts" in text) == (hosts > 8)
 
 
 def test_in_brief_a_cause_has_its_number_its_holders_and_what_mitigates_it() -> None:
@@ -576,7 +610,9 @@ def test_in_brief_a_cause_has_its_number_its_holders_and_what_mitigates_it() -> 
 
     assert [
         "pids-cgroup: a cgroup has reached its pids.max; every thread counts",
-        "  pids.max: 7 of 7 tasks, /sys/fs/cgroup/app.service",
+        "  pids.max: 7 of 7 tasks, cgroup /app.service",
         "  held by: java[4121] 7 tasks (1 process)",
-        "  -> Mitigate: Raise it. `echo 8 > pids.max`; `true`",
-    ] == report.tell_briefly("pids-cgroup", failure).lines()
+        "  -> Mitigate: Raise it.",
+        "     echo 8 > pids.max",
+        "     true",
+    ] == telling.tell_briefly(table_of(failure).places()).lines()

@@ -23,8 +23,9 @@ from hypothesis import strategies as some
 from fork_trace.diagnosis import causes
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.model import steps
-from fork_trace.output import aggregate, report, times
+from fork_trace.output import aggregate, telling, times
 from fork_trace.output.live import screen
+from fork_trace.output.live.views import Appended
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.wording import columns
 
@@ -135,9 +136,9 @@ def test_every_cause_on_a_screen_is_whole(size: tuple[int, int], number: int) ->
     blocks = [block.splitlines() for block in shown.split("\n\n")[2:]]
     for block in blocks[:-1] if number > 1 else blocks:
         cause = block[0].partition(":")[0]
-        latest = counted.hosts(cause)[0][1].latest
-        whole = report.tell(cause, latest, counted.causes[cause]).lines(width)
-        assert block in (whole, report.tell_briefly(cause, latest).lines(width))
+        places = counted.by_cause()[cause]
+        whole = telling.tell(places).lines(width)
+        assert block in (whole, telling.tell_briefly(places).lines(width))
     assert blocks
     assert all(cause in shown for cause in CAUSES[: min(number, 4)])
 
@@ -245,6 +246,58 @@ def test_no_name_reaches_a_screen_raw(text: str) -> None:
 
     lines = texts(screen.frame(counted, new, moment, (200, 50), more))
     lines += screen.appended(counted.rows(), counted.by, new)
-    lines += screen.introduced(report.tell_briefly(text, failure))
+    lines += screen.introduced(telling.tell_briefly(counted.places()))
 
     assert all(is_harmless(line) and "\n" not in line for line in lines)
+
+
+class _Wide:
+    def width(self) -> int:
+        return 99
+
+
+def test_what_is_appended_tells_each_place_once_and_a_new_day(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counted = aggregate.Table()
+    view = Appended(_Wide(), counted)  # type: ignore[arg-type]
+    advice = (make_advice(commands=("echo N > db",)),)
+    db = make_failure(evidence=(make_evidence(where="/sys/fs/cgroup/db"),), advice=advice)
+
+    counted.add(make_failure())
+    view.show(1, 0, 0)
+    first = capsys.readouterr().out
+    counted.add(db)
+    view.show(2, 0, 0)
+    second = capsys.readouterr().out
+    counted.add(replace(db, time_ns=db.time_ns + 86_400 * 10**9))
+    view.show(3, 0, 0)
+    third = capsys.readouterr().out
+
+    assert "  pids-cgroup: a cgroup has reached its pids.max; every thread counts\n" in first
+    assert "  + 1 x EAGAIN at pids.max 7/7, cgroup /db: sh\n    echo N > db\n" in second
+    assert "---" not in second
+    assert third.startswith("--- 2026-03-05 ---\n")
+    assert "+ 1 x" not in third
+
+
+def test_a_command_that_is_wider_than_the_screen_is_not_cut() -> None:
+    command = "echo N > /sys/fs/cgroup/" + "a" * 60
+    advice = (make_advice(text="Raise it.", commands=("true", command)),)
+
+    lines = frame(table_of(make_failure(advice=advice)))
+
+    assert "     true" in lines
+    assert not [line for line in lines if "echo" in line]
+    assert [line for line in lines if "a command wider than this screen" in line]
+    assert [
+        line for line in frame(table_of(make_failure(advice=advice)), (120, 24)) if command in line
+    ]
+
+
+def test_a_screen_says_that_a_filter_hides_failures() -> None:
+    moment = replace(MOMENT, filtered=3)
+
+    lines = texts(screen.frame(table_of(), {}, moment, (80, 24)))
+
+    assert "3 failures outside the filter: not shown" in lines

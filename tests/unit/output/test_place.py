@@ -1,0 +1,469 @@
+"""Where forks failed: each place with its own numbers and commands, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    TIME_NS,
+    make_advice,
+    make_evidence,
+    make_failure,
+    make_header,
+    make_holder,
+    make_summary,
+    table_of,
+    threads_max,
+    told_of,
+)
+from hypothesis import given
+from hypothesis import strategies as some
+
+from fork_trace.model import reading, records
+from fork_trace.model.places import path_of
+from fork_trace.model.records import Failure
+from fork_trace.output import aggregate, formats, place, report, tables, telling
+from fork_trace.output.report_options import PLAIN, ReportOptions
+from fork_trace.output.wording import columns
+
+RECORDED = Path(__file__).resolve().parent.parent.parent / "data" / "places.jsonl"
+DAY_NS = 86_400 * 10**9
+
+
+def recorded(*hosts: str, by: Any = aggregate.DEFAULT_BY) -> tuple[aggregate.Table, Any, Any]:
+    """The recorded capture, once for each host."""
+    counted = aggregate.Table(by)
+    headers, summaries = [], []
+    for host in hosts:
+        for record in reading.read("recorded", io.BytesIO(RECORDED.read_bytes())):
+            if isinstance(record, records.Header):
+                headers.append(replace(record, host=host))
+            elif isinstance(record, Failure):
+                counted.add(record, host)
+            elif isinstance(record, records.Summary):
+                summaries.append(record)
+    return counted, summaries, headers
+
+
+def lines_of(counted: aggregate.Table, summaries: Any, headers: Any) -> list[str]:
+    return report.text(counted, summaries, headers, ReportOptions(width=200)).splitlines()
+
+
+def after(lines: list[str], line: str) -> list[str]:
+    """The command lines under a line."""
+    found = []
+    for each in lines[lines.index(line) + 1 :]:
+        if not each.startswith("    "):
+            break
+        found.append(each.strip())
+    return found
+
+
+def test_two_full_cgroups_have_each_their_numbers_and_their_command() -> None:
+    lines = lines_of(*recorded("alpha"))
+
+    assert "  pids.max: 3 of 3 tasks, cgroup /web" in lines
+    assert "     echo N > /sys/fs/cgroup/pids/web/pids.max" in lines
+    db = "  + 2 x EAGAIN at pids.max 4/4, cgroup /db: bash"
+    assert ["echo N > /sys/fs/cgroup/pids/db/pids.max"] == after(lines, db)
+    big = "  + 1 x EAGAIN at pids.max 20/20, cgroup /big: cron"
+    assert ["echo N > /sys/fs/cgroup/pids/big/pids.max"] == after(lines, big)
+
+
+def test_two_users_seven_sysctls_and_two_stack_limits_have_each_theirs() -> None:
+    counted, summaries, headers = recorded("alpha")
+    lines = lines_of(counted, summaries, headers)
+    found = {each.key.limit: each for each in counted.places() if each.key.cause != "pids-cgroup"}
+
+    assert "  RLIMIT_NPROC: 6 of 6 tasks, uid 7002, the whole host" in lines
+    user = "  + 3 x EAGAIN at RLIMIT_NPROC 4/4, uid 7001, the whole host: user7001"
+    pid = next(each.latest.pid for each in counted.places() if each.latest.comm == "user7001")
+    assert [f"prlimit --pid {pid} --nproc=N:N"] == after(lines, user)
+    kinds = ("user", "uts", "ipc", "pid", "net", "mnt", "cgroup")
+    assert {f"user.max_{kind}_namespaces" for kind in kinds} < found.keys()
+    for kind in kinds[1:]:
+        line = f"  + 1 x ENOSPC at user.max_{kind}_namespaces 0/0, uid 0, user namespace level 1: sandbox"
+        assert [f"sysctl user.max_{kind}_namespaces=N"] == after(lines, line)
+    (stack,) = [line for line in lines if "+ 2 x ENOMEM at vm.max_map_count 65530/65530" in line]
+    assert ["sysctl vm.max_map_count=N"] == after(lines, stack)
+    assert any(line.strip().startswith("RLIMIT_AS: 88.") for line in lines)
+
+
+def test_two_hosts_have_each_their_places() -> None:
+    counted, summaries, headers = recorded("alpha", "beta")
+    lines = lines_of(counted, summaries, headers)
+
+    assert any(line.startswith("  5 x EAGAIN on ") for line in lines)
+    for host in ("alpha", "beta"):
+        assert f"  + 2 x EAGAIN on {host} at pids.max 4/4, cgroup /db: bash" in lines
+    assert 2 * 14 == len(counted.places())
+
+
+@pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, ("cause",), ("command",), ("user",)])
+def test_the_verdict_the_table_and_the_blocks_name_the_same_worst_place(by: Any) -> None:
+    counted, _, _ = recorded("alpha", by=by)
+    worst = counted.places()[0]
+    first = place.first_of(worst.sample)
+    assert first is not None
+    numbers = f"{first.value}/{first.limit}"
+
+    verdict = report.verdict(counted, 2, width=None)
+    blocks = telling.tell_all(counted)
+
+    assert verdict.endswith(f" at {first.name} {numbers}")
+    assert f"{len(counted.places())} places" in verdict
+    assert blocks[0].title.startswith(worst.key.cause)
+    assert blocks[0].facts[0].startswith(f"{worst.count} x ")
+    assert any(numbers in tables.against(row) for row in counted.rows())
+
+
+def test_every_way_of_grouping_shows_numbers() -> None:
+    counted, _, _ = recorded("alpha", by=("command",))
+
+    shown = {row.key[0]: tables.against(row) for row in counted.rows()}
+
+    assert {"bash": "3/3+1", "cron": "20/20", "sandbox": "0/0+6"} == {
+        name: shown[name] for name in ("bash", "cron", "sandbox")
+    }
+
+
+def test_json_has_each_place_whole_and_their_counts_add_up() -> None:
+    text = formats.writer("json")(*recorded("alpha", "beta"), PLAIN)
+    found = json.loads(text)
+
+    assert found["failures"] == sum(each["count"] for each in found["places"])
+    assert found["causes"][0]["count"] == sum(
+        each["count"]
+        for each in found["places"]
+        if (each["cause"], each["host"])
+        == (found["causes"][0]["cause"], found["causes"][0]["host"])
+    )
+    (db,) = [
+        each for each in found["places"] if (each["where"], each["host"]) == ("cgroup /db", "beta")
+    ]
+    assert (4, 4, "pids.max", 2) == (db["used"], db["limit"], db["limit_name"], db["count"])
+    assert [{"comm": "bash", "count": 2}] == db["commands"]
+    assert "echo N > /sys/fs/cgroup/pids/db/pids.max" in db["advice"][1]["commands"]
+
+
+def test_markdown_has_a_block_to_copy_for_each_place() -> None:
+    text = formats.writer("markdown")(*recorded("alpha"), PLAIN)
+
+    assert (
+        "- 2 x EAGAIN at pids.max 4/4, cgroup /db: bash\n"
+        "  ```\n  echo N > /sys/fs/cgroup/pids/db/pids.max\n  ```\n"
+    ) in text
+
+
+def test_errnos_are_counted_and_the_last_is_the_latest() -> None:
+    failures = [
+        make_failure(errno=errno, time_ns=TIME_NS + at, pid=at, evidence=(), cause="cgroup-refused")
+        for at, errno in enumerate(("EBADF", "EACCES", "EBADF", "EBUSY", "EBADF"))
+    ]
+
+    told = told_of(*reversed(failures))
+
+    assert told.facts[0].startswith("5 failures (3 x EBADF, 1 x ")
+    assert "; last: sh[4] clone, cgroup /app.service" in told.facts[0]
+
+
+def test_who_holds_a_pool_is_told_from_its_own_place() -> None:
+    here = make_failure(holders=(make_holder(tasks=7),), holders_total=7)
+    there = make_failure(evidence=(make_evidence(where="/sys/fs/cgroup/db"),), count=9)
+
+    told = told_of(here, there)
+
+    assert not [fact for fact in told.facts if fact.startswith("held by")]
+
+
+def test_what_was_not_sampled_is_counted_where_its_caller_s_samples_were_refused() -> None:
+    counted = table_of(
+        make_failure(),
+        make_failure(
+            comm="java", cgroup="/db", evidence=(make_evidence(where="/sys/fs/cgroup/db"),)
+        ),
+        make_failure(count=900, evidence=()),
+        make_failure(comm="other", cgroup="/x", count=5, evidence=()),
+    )
+
+    found = {each.key.where: each.count for each in counted.places()}
+
+    assert {"cgroup /app.service": 901, "cgroup /db": 1, "cgroup /x": 5} == found
+
+
+def test_of_a_caller_at_two_places_what_was_not_sampled_is_at_neither() -> None:
+    parent = (make_evidence(where="/sys/fs/cgroup/parent"),)
+    counted = table_of(
+        make_failure(), make_failure(evidence=parent), make_failure(count=900, evidence=())
+    )
+
+    assert [900, 1, 1] == [each.count for each in counted.places()]
+    assert counted.places()[0].key.limit is None
+
+
+def test_a_limit_that_was_changed_is_told() -> None:
+    told = told_of(
+        make_failure(time_ns=TIME_NS - 1, evidence=(make_evidence(value=5, limit=5),)),
+        make_failure(),
+    )
+
+    assert "pids.max: 7 of 7 tasks, cgroup /app.service" == told.facts[1]
+    assert told.facts[2].startswith("the limit was also 5: ")
+
+
+def test_of_very_many_processes_of_one_program_the_others_are_one_place() -> None:
+    evidence = (make_evidence(name="RLIMIT_AS", where="the calling process"),)
+    counted = table_of(*(make_failure(pid=pid, evidence=evidence) for pid in range(100)))
+
+    worst, *others = counted.places()
+
+    assert ("sh, other processes", 68) == (worst.key.where, worst.count)
+    assert [1] * 32 == [each.count for each in others]
+
+
+KINDS = [
+    make_evidence(),
+    make_evidence(where="/sys/fs/cgroup/db", value=4, limit=4),
+    make_evidence(name="RLIMIT_NPROC", where="uid 1000, the whole host"),
+    make_evidence(name="RLIMIT_AS", where="the calling process", unit="KiB"),
+    make_evidence(name="kernel.pid_max", where="pid namespace 4 (level 0), the fullest"),
+    make_evidence(name="flags", unit="rule", where="CLONE_NEWNS with CLONE_FS", limit=None),
+    None,
+]
+FAILURES = some.lists(
+    some.builds(
+        lambda evidence, **changes: make_failure(
+            evidence=() if evidence is None else (evidence,), **changes
+        ),
+        evidence=some.sampled_from(KINDS),
+        comm=some.sampled_from(["sh", "java", None]),
+        cgroup=some.sampled_from(["/a", "/b", None]),
+        uid=some.sampled_from([0, 1000, None]),
+        pid=some.integers(1, 60),
+        cause=some.sampled_from(["pids-cgroup", "thread-stack", "unknown"]),
+        errno=some.sampled_from(["EAGAIN", "ENOMEM", None]),
+        certainty=some.sampled_from(["observed", "inferred"]),
+        count=some.integers(1, 1000),
+        time_ns=some.integers(TIME_NS, TIME_NS + 3 * DAY_NS),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(FAILURES, some.sampled_from([None, "alpha"]), some.sampled_from([2, 512]))
+def test_places_add_up_to_all_failures_and_to_those_of_each_cause(
+    failures: list[Failure], host: str | None, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "MOST", most)
+        counted = aggregate.Table()
+        for failure in failures:
+            counted.add(failure, host)
+        found = counted.places()
+
+    assert counted.failures == sum(each.count for each in found)
+    by_cause: Counter[str] = Counter()
+    for each in found:
+        by_cause[each.key.cause] += each.count
+        assert each.count == sum(each.errnos.values()) == sum(each.found.values())
+        assert each.first_ns <= each.latest.time_ns == each.last_ns
+    assert counted.causes == by_cause
+    assert [each.count for each in found] == sorted((each.count for each in found), reverse=True)
+    assert found == counted.places()  # looking changes nothing
+
+
+@given(FAILURES, some.randoms(use_true_random=False))
+def test_the_order_in_which_failures_come_changes_no_count(
+    failures: list[Failure], random: Any
+) -> None:
+    shuffled = list(failures)
+    random.shuffle(shuffled)
+
+    one, other = table_of(*failures), table_of(*shuffled)
+
+    assert {each.key: each.count for each in one.places()} == {
+        each.key: each.count for each in other.places()
+    }
+
+
+@given(FAILURES, some.integers(40, 200))
+def test_no_sentence_is_wider_than_the_terminal_and_every_command_is_whole(
+    failures: list[Failure], width: int
+) -> None:
+    command = "echo N > /sys/fs/cgroup/" + "a" * 300
+    failures = [
+        replace(
+            each,
+            errno=each.errno or "EIO",  # else only its step is known, and there is no advice
+            advice=(make_advice(text="Raise it.", commands=(command,)),),
+        )
+        for each in failures
+    ]
+    counted = table_of(*failures)
+
+    text = report.text(
+        counted, [make_summary()], [make_header()], ReportOptions(width=max(79, width))
+    )
+
+    for line in text.splitlines():
+        assert line.strip() == command or columns(line) <= max(79, width)
+    assert command in text
+    assert "`" not in text.replace("`--rows 0`", "")
+
+
+def test_a_place_keeps_no_stack_and_places_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "MOST", 20)
+    counted = aggregate.Table()
+    for number in range(500):
+        evidence = (make_evidence(where=f"/sys/fs/cgroup/c{number}"),)
+        counted.add(make_failure(evidence=evidence, cgroup=f"/c{number}"))
+    big = (make_evidence(where="/sys/fs/cgroup/big"),)
+    counted.add(make_failure(evidence=big, cgroup="/big", count=1000))
+
+    found = counted.places()
+
+    assert ("cgroup /big", 1000) == (found[0].key.where, found[0].count)
+    assert len(found) <= 22
+    assert 1500 == sum(each.count for each in found)
+    assert all(not each.latest.stack for each in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "own", "path"),
+    [
+        ("/sys/fs/cgroup/app.service", "/app.service", "/app.service"),
+        ("/sys/fs/cgroup/pids/web", "/web/inner", "/web"),
+        ("/sys/fs/cgroup/pids/web", "/pids/web", "/pids/web"),
+        ("/sys/fs/cgroup/memory/grp", "/web", "/grp"),
+        ("/sys/fs/cgroup/pids", "/", "/"),
+        ("/sys/fs/cgroup", None, "/"),
+        ("/sys/fs/cgroups/x", None, "/sys/fs/cgroups/x"),
+        ("/lxc/web", None, "/lxc/web"),
+    ],
+)
+def test_a_cgroup_has_one_spelling(where: str, own: str | None, path: str) -> None:
+    assert path == path_of(where, own)
+
+
+def test_dates_are_told_where_a_capture_spans_days() -> None:
+    late = make_failure(time_ns=TIME_NS + DAY_NS)
+    one_day, two_days = table_of(make_failure()), table_of(make_failure(), late)
+    summary = make_summary(time="2026-03-05T05:06:08.000008Z", duration_s=86_401.0)
+
+    short = report.text(one_day, [make_summary()], [make_header()], ReportOptions(times=True))
+    long = report.text(two_days, [summary], [make_header()], ReportOptions(times=True, width=160))
+
+    assert "2026-03" not in short
+    assert "cgroup /app.service, 2026-03-05 05:06:07Z" in long.replace("\n    ", " ")
+    assert "2026-03-04 05:06:07Z  2026-03-05 05:06:07Z" in long
+    assert "24 h 0 min from 2026-03-04 05:06:07Z to 2026-03-05 05:06:08Z; lost" in long
+
+
+def test_a_wide_terminal_cuts_no_path_and_a_narrow_one_cuts_it_last() -> None:
+    path = "/kubepods.slice/kubepods-pod1.slice/" + "a" * 90
+    counted = aggregate.Table(("command", "caller", "cgroup", "cause"))
+    counted.add(make_failure(cgroup=path, caller="pthread_create <- start_worker"))
+
+    wide = tables.rows(counted.rows(), counted.by, width=220)
+    narrow = tables.rows(counted.rows(), counted.by, width=180)
+
+    assert path in wide
+    assert path in narrow
+    assert ("ERRNO" in wide, "ERRNO" in narrow) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (
+            {"value": 16, "limit": 20},
+            "16 of 20 tasks, cgroup /app.service, read just after the refusal",
+        ),
+        ({"value": 20, "limit": 20}, "20 of 20 tasks, cgroup /app.service"),
+        (
+            {"value": 9, "limit": 20, "read": "proc"},
+            "9 of 20 tasks, cgroup /app.service, read afterwards",
+        ),
+        ({"value": 900, "limit": 1000, "unit": "KiB"}, "900 KiB of 1000 KiB, cgroup /app.service"),
+    ],
+)
+def test_a_number_that_was_read_later_is_not_told_as_that_of_the_refusal(
+    evidence: dict[str, Any], words: str
+) -> None:
+    told = told_of(make_failure(evidence=(make_evidence(**evidence),)))
+
+    assert f"pids.max: {words}" == told.facts[1]
+
+
+def test_of_pid_max_what_can_be_given_out_is_the_limit() -> None:
+    evidence = make_evidence(
+        name="kernel.pid_max", value=183, limit=301, unit="pids in use", where="pid namespace 4"
+    )
+    counted = table_of(make_failure(evidence=(evidence,), cause="pid-max"))
+
+    (told,) = telling.tell_all(counted)
+
+    assert told.facts[1].startswith(
+        "kernel.pid_max: 183 of 1 pids in use, pid namespace 4 (it is 301;"
+    )
+    assert "183/1" == tables.against(counted.rows()[0])
+    assert report.verdict(counted, 2).endswith("at kernel.pid_max 183/1")
+
+
+def test_no_failure_says_what_was_not_watched_and_how_to_see_it() -> None:
+    gap = {
+        "step": "seccomp",
+        "function": None,
+        "reason": "runs before copy_process: needs --refused",
+    }
+    plain = report.text(table_of(), [make_summary()], [make_header()])
+    fexit = report.text(table_of(), [make_summary()], [make_header(missing=(gap,))])
+    by_tracepoint = report.text(table_of(), [make_summary()], [make_header(attach="tracepoint")])
+
+    assert "--refused" not in plain
+    assert "\n    fork-trace capture --refused\n" in fexit
+    assert by_tracepoint.count("io_uring") == 1 and "io_uring" not in plain
+    for words in ("execve", "unshare", "pthread_create", "musl", "killed process"):
+        assert words in plain
+    assert "\n    fork-trace explain TEXT\n" in plain
+    assert "not watched" not in report.text(
+        table_of(threads_max()), [make_summary()], [make_header()]
+    )
+
+
+def test_a_filter_that_hides_failures_is_told_in_the_headline() -> None:
+    header = make_header(filter={"comm": "nosuch"})
+    summary = make_summary(filtered=5)
+
+    none = report.text(table_of(), [summary], [header])
+    some_ = report.text(table_of(make_failure()), [summary], [header])
+    as_json = json.loads(formats.writer("json")(table_of(), [summary], [header], PLAIN))
+
+    first = "No fork failed in 2 s; 5 failures outside the filter (--comm nosuch)"
+    assert first == none.splitlines()[0] == as_json["verdict"]
+    assert "5 failures outside the filter (--comm nosuch): not shown" == some_.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (0, "exited with status 0"),
+        (7, "exited with status 7"),
+        (-9, "was killed by SIGKILL"),
+        (-200, "was killed by signal 200"),
+        (None, "was still running when the capture ended"),
+    ],
+)
+def test_a_report_tells_how_the_command_ended(status: int | None, words: str) -> None:
+    summary = make_summary(command={"argv": ["sh", "-c", "exit 7"], "status": status})
+
+    text = report.text(table_of(), [summary], [make_header()])
+
+    assert f"\nthe command {words}: sh -c 'exit 7'\n" in text
