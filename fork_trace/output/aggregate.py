@@ -62,6 +62,7 @@ class Row:
     # The numbers of each place that its failures were refused at, as of the latest of them.
     parts: dict[Key, Part] = field(default_factory=dict)
     elsewhere: int = 0  # failures at places beyond those
+    has_numbers: bool = False
 
     def at(self) -> tuple[Part | None, int]:
         """Return the part that has most failures and numbers, and how many places and causes it leaves out."""
@@ -92,6 +93,7 @@ class Row:
         part = self._part(key)
         part.count += failure.count
         first = first_of(failure)
+        self.has_numbers = self.has_numbers or first is not None
         if first is not None and failure.time_ns >= part.time_ns:
             part.first, part.certainty, part.time_ns = first, failure.certainty, failure.time_ns
 
@@ -231,7 +233,7 @@ class Table:
             self._rows.values(),
             key=lambda row: (
                 -row.count,
-                row.at()[0] is None,
+                not row.has_numbers,
                 [value or "" for value in row.key],
             ),
         )

@@ -21,7 +21,7 @@ _MOST_PROCESSES = 32
 # Commands, limits and steps that one place tells apart.
 _MOST_NAMES = 64
 # Callers of whom it is remembered where theirs were refused, and those of no known place.
-_MOST_CALLERS = 4096
+_MOST_CALLERS = 1024
 # In `Evidence.where`, what is a process's own; RAM and swap are the host's, but one process asks.
 _PROCESS = ("process", "caller", "RAM and swap")
 # Units of what is no number: a rule of the arguments, or why nothing was read.
@@ -171,10 +171,12 @@ class Places:
         self._unplaced: dict[tuple[str, str | None, _Caller], Place] = {}
         # Cause, host and caller -> the place of theirs; None: they have more than one.
         self._of_callers: dict[tuple[str, str | None, _Caller], Key | None] = {}
+        self._sorted: list[Place] | None = None  # as of the last failure
         self._processes: Counter[tuple[Key, str | None, str | None]] = Counter()
 
     def add(self, failure: Failure, host: str | None) -> Key:
         """Count one record; return the place that it is counted under for now."""
+        self._sorted = None
         # Nobody looks at their stacks here, and of these there are ever more.
         thin = replace(failure, stack=()) if failure.stack else failure
         key = key_of(thin, host)
@@ -224,19 +226,31 @@ class Places:
 
     def _merged(self) -> dict[Key, Place]:
         """Put what was not sampled where its caller's samples were refused, if that is one place."""
-        found = {key: place.copy() for key, place in self._placed.items()}
+        found = dict(self._placed)
+        own: set[Key] = set()  # made here: the others must not be changed by looking at them
         for whose, place in self._unplaced.items():
-            key = self._of_callers.get(whose) or place.key
-            if key not in self._placed:
-                # Of several commands: whose they are is all that is known.
+            key = self._of_callers.get(whose)
+            if key is None or key not in self._placed:
+                # Of several places, or of none: whose they are is all that is known.
                 key = place.key
-            _take_over(found, key, place)
+            known = found.get(key)
+            if known is None:
+                found[key] = place
+                continue
+            if key not in own:
+                own.add(key)
+                known = found[key] = known.copy()
+            known.take_over(place)
         return found
 
     def all(self) -> list[Place]:
         """Return the places, most failures first."""
-        found = self._merged().values()
-        return sorted(found, key=lambda each: (-each.count, -each.last_ns, _name(each.key)))
+        if self._sorted is None:
+            found = self._merged().values()
+            self._sorted = sorted(
+                found, key=lambda each: (-each.count, -each.last_ns, _name(each.key))
+            )
+        return self._sorted
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.all())
