@@ -112,19 +112,23 @@ def _steps(place: Place) -> str:
     return "; ".join(f"{number} x rejected in {safe(step)}" for step, number in steps.items())
 
 
-def tell_briefly(found: Sequence[Place]) -> Told:
-    """Say of a cause only what it means, its worst place's number, who holds it, and what mitigates it."""
-    place = found[0]
+def tell_briefly(
+    found: Sequence[Place], lists_others: bool = False, names_host: bool = False
+) -> Told:
+    """Say of a cause only what it means, its worst place's number, who holds it, and what mitigates it.
+
+    The other places are counted, or with `lists_others` told in a line each.
+    """
+    place, others = found[0], found[1:]
     facts = [_sentence(item, place.told) for item in place.told.evidence[:1]]
     advice = advice_of(place.told)
     mitigations = [each for each in advice if each.kind == "mitigate"]
-    rest = _more(found[1:])
-    return Told(
+    told = Told(
         title(place.key.cause),
         (*facts, *_holders(place)),
         tuple(remedy(each) for each in (mitigations or advice)[:1]),
-        more=rest,
     )
+    return _whole(told, others, names_host) if lists_others else replace(told, more=_more(others))
 
 
 def title(cause: str) -> str:

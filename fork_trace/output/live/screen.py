@@ -56,8 +56,12 @@ class _Block:
     """What can be shown of one cause, by the room that there is."""
 
     line: str
-    brief: list[str]
-    whole: list[str]
+    # From brief to whole, each longer than the one before it.
+    forms: Sequence[list[str]]
+
+    @property
+    def brief(self) -> list[str]:
+        return self.forms[0]
 
 
 class Changes:
@@ -88,9 +92,8 @@ def frame(
     width, height = max(1, size[0] - 1), size[1]
     lines = [
         Line(_bar(moment, width), "bar"),
-        Line(report.verdict(counted, moment.elapsed_s, width=width), "strong"),
+        Line(_verdict(counted, moment, width), "strong"),
         *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
-        *([Line(_hidden(moment.filtered))] if moment.filtered else []),
         Line(""),
     ]
     if not counted.failures:
@@ -111,12 +114,17 @@ def lost(samples: int, missed: int, width: int | None = None) -> str:
     return whole if width is None or columns(whole) <= width else f"{text}; counts are exact"
 
 
-def _hidden(filtered: int) -> str:
-    return f"{count(filtered, 'failure', 'failures')} outside the filter: not shown"
+def _verdict(counted: Table, moment: Moment, width: int) -> str:
+    hidden = ""
+    if moment.filtered and not counted.failures:
+        hidden = f"; {count(moment.filtered, 'failure', 'failures')} outside the filter"
+    return report.verdict(counted, moment.elapsed_s, width=width, outside=hidden)
 
 
 def _bar(moment: Moment, width: int) -> str:
     left = f"fork-trace live on {safe(moment.host)}, {span(moment.elapsed_s)}"
+    if moment.filtered:
+        left += f"; {moment.filtered} filtered out"
     if moment.quiet_s is not None:
         left += f"; last failure {span(moment.quiet_s)} ago"
     right = f"  {moment.keys_to_end} to stop"
@@ -172,13 +180,16 @@ def _blocks(
         rows = sorted(counted.rows(), key=lambda row: (row.key not in new, -row.count))
         for row in rows:
             lines = report.stacks([row])[1:]
-            told.append(_Block(cut(lines[0], width), lines[:_SHORT_STACK], lines))
+            told.append(_Block(cut(lines[0], width), (lines[:_SHORT_STACK], lines)))
     for cause, places in counted.by_cause().items():
         told.append(
             _Block(
                 telling.tell_in_a_line(cause, width),
-                _fitted(telling.tell_briefly(places), width),
-                _fitted(telling.tell(places, when=counted.when), width),
+                (
+                    _fitted(telling.tell_briefly(places), width),
+                    _fitted(telling.tell_briefly(places, lists_others=True), width),
+                    _fitted(telling.tell(places, when=counted.when), width),
+                ),
             )
         )
     blocks: list[list[str]] = []
@@ -198,10 +209,13 @@ def _blocks(
             others = count(len(rest) - len(lines), "more cause", "more causes")
             lines.append(f"... {others}; see the summary at the end")
         left -= 1 + len(lines)
-    for number, block in enumerate(told[: len(blocks)]):
-        if len(block.whole) - len(block.brief) <= left:
-            blocks[number] = block.whole
-            left -= len(block.whole) - len(block.brief)
+    # Every place of every cause says more than the whole advice for one.
+    for form in range(1, max((len(block.forms) for block in told), default=1)):
+        for number, block in enumerate(told[: len(blocks)]):
+            longer = len(block.forms[form]) - len(blocks[number]) if form < len(block.forms) else 0
+            if 0 < longer <= left:
+                blocks[number] = block.forms[form]
+                left -= longer
     blocks += [lines] if rest else []
     return [Line(text) for block in blocks for text in ("", *block)]
 

@@ -298,6 +298,7 @@ def test_a_command_that_is_wider_than_the_screen_is_not_cut() -> None:
 def test_a_screen_says_that_a_filter_hides_failures() -> None:
     moment = replace(MOMENT, filtered=3)
 
-    lines = texts(screen.frame(table_of(), {}, moment, (80, 24)))
+    bar, verdict, *_ = texts(screen.frame(table_of(), {}, moment, (80, 24)))
 
-    assert "3 failures outside the filter: not shown" in lines
+    assert "; 3 filtered out" in bar
+    assert "No fork failed in 200 s; 3 failures outside the filter" == verdict
