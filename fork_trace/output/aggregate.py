@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fork_trace.diagnosis.evidence import is_at_limit
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Evidence, Failure
 from fork_trace.output import times
@@ -45,6 +46,12 @@ class Part:
     first: Evidence | None = None
     certainty: str = "inferred"
     time_ns: int = 0
+
+    def is_told_better_by(self, first: Evidence, time_ns: int) -> bool:
+        """Say whether a number is later, or the one that was compared where the known one is not."""
+        if self.first is None or is_at_limit(first) != is_at_limit(self.first):
+            return self.first is None or is_at_limit(first)
+        return time_ns >= self.time_ns
 
 
 @dataclass
@@ -94,7 +101,7 @@ class Row:
         part.count += failure.count
         first = first_of(failure)
         self.has_numbers = self.has_numbers or first is not None
-        if first is not None and failure.time_ns >= part.time_ns:
+        if first is not None and part.is_told_better_by(first, failure.time_ns):
             part.first, part.certainty, part.time_ns = first, failure.certainty, failure.time_ns
 
     def take_over(self, other: Row) -> None:

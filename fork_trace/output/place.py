@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Optional
 
+from fork_trace.diagnosis.evidence import is_at_limit
 from fork_trace.model import places
 from fork_trace.model.records import Evidence, Failure
 
@@ -85,8 +86,8 @@ class Place:
         if first is not None and first.limit is not None:
             _count(self.limits, first.limit, number)
         self._see(failure, failure.time_ns, failure.time_ns)
-        if failure.evidence and (self.sample is None or failure.time_ns >= self.sample.time_ns):
-            self.sample = failure
+        if failure.evidence:
+            self.sample = _telling(self.sample, failure)
         if failure.holders and (self.held is None or failure.time_ns >= self.held.time_ns):
             self.held = failure
 
@@ -97,7 +98,7 @@ class Place:
             for name, number in getattr(other, kind).items():
                 _count(getattr(self, kind), name, number)
         self._see(other.latest, other.first_ns, other.last_ns)
-        self.sample = _later(self.sample, other.sample)
+        self.sample = _telling(self.sample, other.sample)
         self.held = _later(self.held, other.held)
 
     def _see(self, failure: Failure, first_ns: int, last_ns: int) -> None:
@@ -126,6 +127,14 @@ def _later(one: Failure | None, other: Failure | None) -> Failure | None:
     if one is None or other is None:
         return one or other
     return other if other.time_ns >= one.time_ns else one
+
+
+def _telling(one: Failure | None, other: Failure | None) -> Failure | None:
+    """Choose the sample that speaks for both: the later one, but rather one with the number that was compared."""
+    if one is None or other is None:
+        return one or other
+    is_one, is_other = (is_at_limit(each.evidence[0]) for each in (one, other))
+    return _later(one, other) if is_one == is_other else one if is_one else other
 
 
 def where_of(failure: Failure) -> tuple[str, str | None, int | None]:

@@ -79,7 +79,8 @@ def tell(
         rest = [each for each in others if not _has_only_steps(each)]
         return _whole(Told(_NO_ROOM, tuple(facts), ()), rest, names_host, most)
     facts = [_headline(place, names_host, when(place.latest.time_ns)), *_who(place)]
-    facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place), *_holders(place)]
+    facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place)]
+    facts += [*_holders(place), *_fallback(place)]
     advice = tuple(remedy(each) for each in advice_of(place.told))
     return _whole(Told(title(place.key.cause), tuple(facts), advice), others, names_host, most)
 
@@ -265,6 +266,17 @@ def _numbers(place: Place) -> list[str]:
         more = ", ..." if others[_MOST_LIMITS:] else ""
         facts.insert(1, f"the limit was also {named}{more}: it was changed, or differs by process")
     return facts
+
+
+def _fallback(place: Place) -> list[str]:
+    # What came of the second call shows only where it was refused too.
+    number = place.errnos["ENOSYS"]
+    if place.latest.syscall != "clone3" or not number:
+        return []
+    return [
+        f"{number} x ENOSYS from clone3 makes libc call clone instead: nothing failed unless clone is "
+        "listed as refused too"
+    ]
 
 
 def _holders(place: Place) -> list[str]:

@@ -402,6 +402,30 @@ def test_a_number_that_was_read_later_is_not_told_as_that_of_the_refusal(
     assert f"pids.max: {words}" == told.facts[1]
 
 
+def test_the_number_that_was_compared_speaks_rather_than_a_later_reading() -> None:
+    failures = [
+        make_failure(pid=at, time_ns=TIME_NS + at, evidence=(make_evidence(value=value),))
+        for at, value in enumerate((7, 7, 3))
+    ]
+    for each in (failures, failures[::-1]):
+        counted = table_of(*each)
+
+        (told,) = telling.tell_all(counted)
+
+        assert "pids.max: 7 of 7 tasks, cgroup /app.service" == told.facts[1]
+        assert "last: sh[2] " in told.facts[0]
+        assert "7/7" == tables.against(counted.rows()[0])
+
+
+def test_clone3_that_is_not_there_is_told_to_be_no_failure_by_itself() -> None:
+    failure = make_failure(cause="seccomp", errno="ENOSYS", syscall="clone3", evidence=(), count=50)
+
+    told = told_of(failure)
+
+    assert told.facts[-1].startswith("50 x ENOSYS from clone3 makes libc call clone instead: ")
+    assert not any("makes libc" in fact for fact in told_of(replace(failure, errno="EPERM")).facts)
+
+
 def test_of_pid_max_what_can_be_given_out_is_the_limit() -> None:
     evidence = make_evidence(
         name="kernel.pid_max", value=183, limit=301, unit="pids in use", where="pid namespace 4"
