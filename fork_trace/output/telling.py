@@ -19,7 +19,7 @@ from fork_trace.output.aggregate import Table
 from fork_trace.output.place import How, Place, first_of
 from fork_trace.output.report_options import MANY_HOSTS
 from fork_trace.output.units import amount, count
-from fork_trace.output.wording import WIDTH, Remedy, cut, held, remedy, wrap
+from fork_trace.output.wording import WIDTH, Remedy, cut, held, held_mostly, remedy, wrap
 
 # Places of one cause that have a line of their own.
 MOST_LINES = 20
@@ -143,7 +143,7 @@ def tell_in_a_line(cause: str, width: int) -> str:
 
 
 def in_a_line(place: Place, names_host: bool = False) -> Remedy:
-    """Tell a place in a line: how often, at which limit, where, for whom; and what mitigates it."""
+    """Tell a place in a line: how often, at which limit, where, for whom, who holds it; what mitigates it."""
     first = first_of(place.sample)
     what = _errnos(place)
     what += f" on {safe(place.key.host or '?')}" if names_host else ""
@@ -152,6 +152,8 @@ def in_a_line(place: Place, names_host: bool = False) -> Remedy:
     text = ", ".join(parts)
     # A process is named by its command.
     text += "" if place.key.kind == "process" else f": {_commands(place)}"
+    holder = held_mostly(place.held.holders or ()) if place.held else ""
+    text += f"; {holder}" if holder else ""
     found = [each for each in advice_of(place.told) if each.kind == "mitigate"]
     commands = tuple(safe(command) for each in found for command in each.commands)
     return Remedy(text, commands)

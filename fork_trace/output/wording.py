@@ -117,6 +117,13 @@ def held(holders: Sequence[Holder], total: int | None, value: int | None) -> str
     return f"held by: {'; '.join(parts)}"
 
 
+def held_mostly(holders: Sequence[Holder]) -> str:
+    """Name who holds most of a pool; "": nobody did any more, or it was not read."""
+    if not holders:
+        return ""
+    return f"held by {_holding(holders[0])}{' and others' if holders[1:] else ''}"
+
+
 def _holding(holder: Holder) -> str:
     pid = "?" if holder.pid is None else holder.pid
     name = "a parent not visible here" if holder.comm is None else f"{safe(holder.comm)}[{pid}]"

@@ -180,6 +180,9 @@ def test_who_holds_a_pool_is_told_from_its_own_place() -> None:
     told = told_of(here, there)
 
     assert not [fact for fact in told.facts if fact.startswith("held by")]
+    assert [
+        "1 x EAGAIN at pids.max 7/7, cgroup /app.service: sh; held by java[4121] 7 tasks (1 process)"
+    ] == [each.sentence for each in told.places]
 
 
 def test_what_was_not_sampled_is_counted_where_its_caller_s_samples_were_refused() -> None:
