@@ -164,6 +164,7 @@ def _known(
         # Above both: a limit that was lowered below what is used refuses at once.
         "limit": "the current one" if limit is None else max(limit, value or 0),
         "where": "the cgroup" if where is None else where,
+        "at": "" if where is None else f" ({where})",
         "dir": _directory(where),
         "own_dir": _directory(cgroup),
         "uid": "UID" if uid is None else uid,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fork_trace.diagnosis import advice
 from fork_trace.escape import cut, safe
 from fork_trace.output.units import amount
-from fork_trace.output.wording import advised, wrap
+from fork_trace.output.wording import WIDTH, Remedy, wrap
 
 if TYPE_CHECKING:
     # The book of texts is not for those who watch.
@@ -166,13 +166,14 @@ def _whole(cause: Cause) -> list[str]:
         lines += wrap(sentence, "  ", "    ")
     for kind, remedies in lookup.remedies_of(cause):
         lines += ["", kind.capitalize()]
-        by_sentence: dict[str, list[str]] = {}
+        by_remedy: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         for key, remedy in advice.offline(kind, remedies).items():
-            sentence = advised(remedy).partition(": ")[2]
-            by_sentence.setdefault(sentence, []).append(advice.VARIANTS.get(key, key))
-        for sentence, names in by_sentence.items():
+            names = by_remedy.setdefault((remedy.text, remedy.commands), [])
+            names.append(advice.VARIANTS.get(key, key))
+        for (text, commands), names in by_remedy.items():
             where = ", ".join(names)
-            lines += wrap(f"{where}: {sentence}" if where else sentence, "  ", "    ")
+            found = Remedy(f"{where}: {text}" if where else text, commands)
+            lines += found.lines(WIDTH, "  ", "    ")
     lines += ["", "Common misconceptions"]
     for myth in cause.myths:
         lines += wrap(myth, "  ", "    ")

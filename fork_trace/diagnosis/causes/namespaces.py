@@ -74,13 +74,13 @@ NAMESPACE_LIMIT = Cause(
     ),
     mitigate={
         "": do(
-            "Raise the limit{now} in the user namespace where it was hit ({where}).",
+            "Raise the limit{now} in the user namespace where it was hit{at}.",
             "sysctl {sysctl}=N",
         ),
         # Nobody has any: nothing leaks.
         "switched-off": do(
             "These namespaces were switched off on purpose: {sysctl} is 0 in the user namespace where "
-            "it was hit ({where}). Ask who did it, and only then allow them again.",
+            "it was hit{at}. Ask who did it, and only then allow them again.",
             "sysctl {sysctl}=N",
         ),
     },
@@ -93,7 +93,7 @@ NAMESPACE_LIMIT = Cause(
         "switched-off": do(
             "Find where it is set to 0, and change it there; or run the program without these "
             "namespaces, as whoever set it wants.",
-            "grep -rs {sysctl} /etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d",
+            "grep -rs {sysctl} /etc/sysctl.* /usr/lib/sysctl.d",
         ),
     },
     myths=(f"{_NO_DISK}: from clone and unshare it means too many namespaces.",),
@@ -165,13 +165,13 @@ USER_NAMESPACE_DENIED = Cause(
         "": do(
             "Enable unprivileged user namespaces, or run it as root.",
             "sysctl kernel.unprivileged_userns_clone=1  # Debian",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu 23.10 and newer",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
         ),
         "docker": do(
             "On the host, enable unprivileged user namespaces; or start the container without an "
             "AppArmor profile.",
             "sysctl kernel.unprivileged_userns_clone=1  # Debian",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu 23.10 and newer",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
             "docker run --security-opt apparmor=unconfined IMAGE",
         ),
     },
