@@ -59,6 +59,7 @@ class Session:
         arm.check_filter(filter_, sees_all_pids)
         self._symbols = Symbols()
         self._limits = kernel.limits()
+        self._oom_kills = procfs.vmstat("oom_kill")
         self._observer = Observer(self._cgroups, self._symbols, self._limits, sees_all_pids)
         self._filter = filter_
         self._armed = arm.arm(prepared, filter_, samples_per_second, stack_bytes, keeps_privileges)
@@ -248,6 +249,7 @@ class Session:
             **stats,
             ended=ended,
             command=command,
+            oom_kills=self._killed_meanwhile(),
         )
 
     def renew(self) -> tuple[list[Failure], Summary]:
@@ -275,6 +277,8 @@ class Session:
         failures += self._owed.told(_SETTLE_S, drains=True)
         failures += self._unsampled((), counters.overflowed)
         summary = self._totals((), counters, "rotation")
+        if self._oom_kills is not None:
+            self._oom_kills += summary.oom_kills or 0
         self._before = counters
         self._ledger = Ledger()
         self._segment_ns = time.monotonic_ns()
@@ -291,6 +295,10 @@ class Session:
         summary = self.totals(ended, command)
         self.close()
         return summary
+
+    def _killed_meanwhile(self) -> int | None:
+        now = procfs.vmstat("oom_kill")
+        return None if now is None or self._oom_kills is None else now - self._oom_kills
 
     def close(self) -> None:
         """Detach; safe to call twice."""

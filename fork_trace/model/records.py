@@ -162,6 +162,8 @@ class Summary:
     # Calls of a step that its program did not see: of a failure the cause is inferred, or unknown.
     step_misses: int = 0
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
+    # Processes that the OOM killer killed meanwhile, whatever they were; None: not known.
+    oom_kills: int | None = None
 
 
 @dataclass(frozen=True)

@@ -67,15 +67,17 @@ def unclosed(summaries: Iterable[Summary]) -> int:
 
 
 def added(summaries: Sequence[Summary]) -> Several:
-    """Add up summaries; `missed` is None if it is of any of them."""
+    """Add up summaries; `missed` and `oom_kills` are None if they are of any of them."""
     numbers = {name: sum(getattr(each, name) for each in summaries) for name in _ADDED}
     missed = [each.missed for each in summaries]
+    killed = [each.oom_kills for each in summaries]
     return Several(
         time=max(each.time for each in summaries),
         **numbers,
         causes={},
         totals=(),
         missed=None if None in missed else sum(each or 0 for each in missed),
+        oom_kills=None if None in killed else sum(each or 0 for each in killed),
         ended="several",
         captures=number_of(summaries),
         unclosed=unclosed(summaries),

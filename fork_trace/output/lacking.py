@@ -66,11 +66,12 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
                 prefix = f"{len(hosts)} hosts, "
             number = count(summary.captures, "capture", "captures")
             found[f"{prefix}{number}, {span(summary.duration_s)} in all; {losses(summary)}"] = None
+            found.update(dict.fromkeys(prefix + each for each in _killed(summary)))
             if summary.unclosed:
                 found[f"{prefix}{_unclosed(summary.unclosed)}"] = None
         else:
             found[_of_one(prefix, summary, header)] = None
-            found.update(dict.fromkeys(prefix + each for each in _command(summary)))
+            found.update(dict.fromkeys(prefix + each for each in (*_killed(summary), *_command(summary))))
     unseen = list(dict.fromkeys(each for header in headers for each in _unseen(header)))
     if len(unseen) > _MOST_UNSEEN:
         rest = count(len(unseen) - _MOST_UNSEEN, "more remark", "more remarks")
@@ -107,6 +108,14 @@ def _days(header: Header, summary: Summary) -> str:
         return ""
     begin, end = (f"{time[:10]} {time[11:19]}Z" for time in (header.time, summary.time))
     return safe(f" from {begin} to {end}")
+
+
+def _killed(summary: Summary) -> list[str]:
+    """Say that processes were killed meanwhile: a fork may have succeeded, and its child ended so."""
+    if not summary.oom_kills:
+        return []
+    killed = count(summary.oom_kills, "process", "processes")
+    return [f"the OOM killer ended {killed} meanwhile, which is no failed fork (see `dmesg`)"]
 
 
 def _command(summary: Summary) -> list[str]:

@@ -54,6 +54,7 @@ def merged_summary(
         name: sum(getattr(summary, name) for summary in summaries) if is_known else None
         for name in ("lost", "rate_limited", "overflowed", "restarted", "killed")
     }
+    killed = [summary.oom_kills for summary in summaries]
     return {
         "type": "summary",
         "captures": number_of(summaries),
@@ -64,6 +65,7 @@ def merged_summary(
         "rows": json_rows(counted, options),
         **added,
         "missed": None if None in missed else sum(number or 0 for number in missed),
+        "oom_kills": None if None in killed else sum(number or 0 for number in killed),
         "gaps": [
             {"host": gap.host, "kind": gap.kind, "from": gap.from_, "to": gap.to}
             for gap in lacks.gaps

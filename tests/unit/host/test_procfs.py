@@ -420,3 +420,29 @@ def test_of_a_process_that_maps_more_than_any_honest_one_not_all_is_read(tmp_pat
     assert 4000 < len(found) < 4200
     assert peak < 4 << 20
     assert procfs.has_accountable_mapping(7, 1 << 30, str(tmp_path)) is False
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("nr_free_pages 7\noom_kill 3\nhtlb 1\n", 3),
+        ("nr_free_pages 7\noom_killer 3\n", None),
+        ("oom_kill\n", None),
+        ("oom_kill x\n", None),
+    ],
+)
+def test_what_the_oom_killer_has_killed_is_counted_or_unknown(
+    tmp_path: Path, text: str, number: int | None
+) -> None:
+    (tmp_path / "vmstat").write_text(text)
+
+    assert number == procfs.vmstat("oom_kill", str(tmp_path))
+    assert procfs.vmstat("oom_kill", str(tmp_path / "nowhere")) is None
+
+
+def test_a_thread_belongs_to_its_process(tmp_path: Path) -> None:
+    (tmp_path / "43").mkdir()
+    (tmp_path / "43" / "status").write_text("Name:\tx\nTgid:\t42\nPid:\t43\n")
+
+    assert 42 == procfs.process_of(43, str(tmp_path))
+    assert procfs.process_of(44, str(tmp_path)) is None

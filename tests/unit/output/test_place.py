@@ -494,3 +494,14 @@ def test_a_report_tells_how_the_command_ended(status: int | None, words: str) ->
     text = report.text(table_of(), [summary], [make_header()])
 
     assert f"\nthe command {words}: sh -c 'exit 7'\n" in text
+
+
+def test_processes_that_were_killed_meanwhile_are_told_and_are_no_failure() -> None:
+    text = report.text(table_of(), [make_summary(oom_kills=2)], [make_header()])
+
+    assert text.startswith("No fork failed in 2 s.\n")
+    assert "\nthe OOM killer ended 2 processes meanwhile, which is no failed fork" in text
+    for quiet in (0, None):
+        assert "OOM killer" not in report.text(
+            table_of(), [make_summary(oom_kills=quiet)], [make_header()]
+        )
