@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -265,7 +266,9 @@ def report_options(options: Mapping[str, Any]) -> ReportOptions:
 def terminal_width() -> int | None:
     """Return how long a line of stdout may be; None: it is no terminal, or does not tell."""
     try:
-        columns = os.get_terminal_size(1).columns
-    except OSError:
+        if not sys.stdout.isatty():
+            return None
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
         return None
     return columns - 1 if columns > 1 else None
