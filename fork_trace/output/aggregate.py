@@ -82,7 +82,7 @@ class Row:
     def _take_part(self, other: Part) -> None:
         part = self._part(other.key)
         part.count += other.count
-        if other.first is not None and (part.first is None or other.time_ns >= part.time_ns):
+        if other.first is not None and part.is_told_better_by(other.first, other.time_ns):
             part.first, part.certainty, part.time_ns = other.first, other.certainty, other.time_ns
 
     def _part(self, key: Key) -> Part:
@@ -95,10 +95,10 @@ class Row:
             part = self.parts[key] = Part(key)
         return part
 
-    def note(self, key: Key, failure: Failure) -> None:
-        """Keep the numbers of a failure beside those of its place."""
+    def note(self, key: Key, failure: Failure, count: int) -> None:
+        """Keep the numbers of a failure beside those of its place; `count` failures are so."""
         part = self._part(key)
-        part.count += failure.count
+        part.count += count
         first = first_of(failure)
         self.has_numbers = self.has_numbers or first is not None
         if first is not None and part.is_told_better_by(first, failure.time_ns):
@@ -114,6 +114,7 @@ class Row:
             self.last_ns, self.latest = other.last_ns, other.latest
         self.sample = self.sample or other.sample
         self.elsewhere += other.elsewhere
+        self.has_numbers = self.has_numbers or other.has_numbers
         for part in other.parts.values():
             self._take_part(part)
 
@@ -198,7 +199,7 @@ class Table:
         self.first_ns = at_ns if self.first_ns is None else min(self.first_ns, at_ns)
         self.last_ns = at_ns if self.last_ns is None else max(self.last_ns, at_ns)
         self.causes[failure.cause] += failure.count
-        row.note(self._places.add(failure, host), failure)
+        row.note(*self._places.add(failure, host), failure.count)
 
     def drop_first_column(self) -> None:
         """Group no more by the first column."""

@@ -71,7 +71,9 @@ def closing(summaries: Sequence[Summary], headers: Sequence[Header]) -> list[str
                 found[f"{prefix}{_unclosed(summary.unclosed)}"] = None
         else:
             found[_of_one(prefix, summary, header)] = None
-            found.update(dict.fromkeys(prefix + each for each in (*_killed(summary), *_command(summary))))
+            found.update(
+                dict.fromkeys(prefix + each for each in (*_killed(summary), *_command(summary)))
+            )
     unseen = list(dict.fromkeys(each for header in headers for each in _unseen(header)))
     if len(unseen) > _MOST_UNSEEN:
         rest = count(len(unseen) - _MOST_UNSEEN, "more remark", "more remarks")

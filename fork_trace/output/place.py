@@ -183,8 +183,8 @@ class Places:
         self._sorted: list[Place] | None = None  # as of the last failure
         self._processes: Counter[tuple[Key, str | None, str | None]] = Counter()
 
-    def add(self, failure: Failure, host: str | None) -> Key:
-        """Count one record; return the place that it is counted under for now."""
+    def add(self, failure: Failure, host: str | None) -> tuple[Key, Failure]:
+        """Count one record; return its place, as far as it is known by now, and the sample to show for it."""
         self._sorted = None
         # Nobody looks at their stacks here, and of these there are ever more.
         thin = replace(failure, stack=()) if failure.stack else failure
@@ -196,7 +196,9 @@ class Places:
                 whose = (failure.cause, host, (None, None, None))
                 key = key._replace(where=None)
             _add(self._unplaced, whose, key, thin)
-            return key
+            known = self._of_callers.get(whose)
+            sample = self._placed[known].sample if known in self._placed else None
+            return (known, sample) if known is not None and sample is not None else (key, thin)
         if key.kind == "process":
             key = self._process(key, thin)
         for name in (failure.comm, None):
@@ -204,7 +206,7 @@ class Places:
         _add(self._placed, key, key, thin)
         if len(self._placed) > MOST:
             self._fold()
-        return key
+        return key, thin
 
     def _process(self, key: Key, failure: Failure) -> Key:
         """Return a process's own place; of a command with very many of them, that of the others."""

@@ -200,6 +200,19 @@ def test_what_was_not_sampled_is_counted_where_its_caller_s_samples_were_refused
     assert {"cgroup /app.service": 901, "cgroup /db": 1, "cgroup /x": 5} == found
 
 
+def test_a_row_of_what_was_only_counted_has_the_numbers_of_its_place() -> None:
+    counted = table_of(
+        *(make_failure(count=9), make_failure(comm=None, count=3, evidence=())),
+        make_failure(comm=None, cgroup="/x", evidence=()),
+        by=("command", "cgroup"),
+    )
+
+    shown = {row.key: tables.against(row) for row in counted.rows()}
+
+    assert "7/7" == shown["sh", "/app.service"] == shown[None, "/app.service"]
+    assert "?" == shown[None, "/x"]
+
+
 def test_of_a_caller_at_two_places_what_was_not_sampled_is_at_neither() -> None:
     parent = (make_evidence(where="/sys/fs/cgroup/parent"),)
     counted = table_of(
