@@ -102,8 +102,6 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
         _replace(how["textfile"], text)
     else:
         sys.stdout.write(text)
-    if name == "table":
-        _wait_for_reader()
     sys.exit(check_formats.codes(name).by_level[found["level"]])
 
 
@@ -145,13 +143,3 @@ def _replace(path: str, text: str) -> None:
             f"cannot write {path or 'a file without a name'}: {why}.",
             "Name a file in the directory of the textfile collector.",
         ) from None
-
-
-def _wait_for_reader() -> None:
-    """Keep a terminal open that would close with us, as in `exec fork-trace check` from the last shell."""
-    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
-        return
-    if os.getsid(0) == os.getpid():
-        sys.stdout.flush()
-        click.echo("Press Enter to close this terminal.", err=True)
-        sys.stdin.readline()

@@ -97,8 +97,8 @@ def event(data: bytes) -> None:
     assert records.from_json(line) == failure
     counted = aggregate.Table()
     counted.add(failure)
-    for told in telling.tell_all(counted):
-        assert is_harmless("\n".join(told.lines()))
+    for each in telling.tell_all(counted):
+        assert is_harmless("\n".join(each.lines()))
 
 
 def stack(data: bytes) -> None:

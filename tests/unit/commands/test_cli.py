@@ -833,26 +833,6 @@ def test_a_check_of_this_machine_is_written_for_each_monitor(name: str) -> None:
     assert ("\n" in done.stdout[:-1]) == (name == "--format=prometheus")
 
 
-def test_a_check_that_its_terminal_was_left_to_waits_for_the_reader(on_a_tty: Any) -> None:
-    tty = on_a_tty([sys.executable, "-m", "fork_trace", "check"], size=(80, 200))
-
-    screen = tty.wait_for("Press Enter to close this terminal.")
-    tty.type("\r")
-
-    assert " processes, read in " in screen
-    assert tty.end() in (0, 1, 2)
-
-
-def test_a_check_that_a_shell_has_started_does_not_wait(on_a_tty: Any) -> None:
-    command = f"{sys.executable} -m fork_trace check; echo over"
-    tty = on_a_tty(["/bin/sh", "-c", command], size=(80, 200))
-
-    tty.wait_for("over")
-
-    assert 0 == tty.end()
-    assert "Press Enter" not in tty.raw
-
-
 def test_check_has_its_thresholds_from_the_command_line() -> None:
     done = run("check", "--json", "--near", "1e-7", "--full", "1e-6")
     found = json.loads(done.stdout)
