@@ -212,7 +212,8 @@ ft_inline int cgroup_of_call(int *fd)
 	long number = syscall_number_in(regs);
 	__u64 value = 0;
 
-	if (call_of(number) != FT_SYSCALL_CLONE3 || ARGUMENT_1(regs, number) < CLONE_ARGS_CGROUP_END)
+	if (call_of(number) != FT_SYSCALL_CLONE3 ||
+	    ARGUMENT_1(regs, number) < CLONE_ARGS_CGROUP_END)
 		return -1;
 	if (bpf_probe_read_user(&value, sizeof(value),
 				(void *)(ARGUMENT_0(regs, number) + CLONE_ARGS_CGROUP)))

@@ -643,10 +643,10 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	}
 
 #define EXIT_OWN(name, function, slot, returns, step, of, saves, callers) \
-	SEC("fexit/" function)                                   \
-	int fexit_##name(__u64 *ctx)                             \
-	{                                                        \
-		return exit_##name(ctx);                         \
+	SEC("fexit/" function)                                            \
+	int fexit_##name(__u64 *ctx)                                      \
+	{                                                                 \
+		return exit_##name(ctx);                                  \
 	}
 
 ft_inline int exit_copy_clone_args(__u64 *ctx)
@@ -740,9 +740,9 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 	return 0;
 }
 
-#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage)     \
 	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves, callers) \
-		SAVE_##saves(name, #function, FT_STEP_##step)                             \
+		SAVE_##saves(name, #function, FT_STEP_##step)                                 \
 			RETURN_##body(name, #function, returns, FT_STEP_##step, of, callers)
 #include "probes.def"
 

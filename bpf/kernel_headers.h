@@ -77,7 +77,8 @@ struct pids_cgroup {
 #define FT_HAS_pid_namespace_pid_allocated 1
 #define FT_HAS_pids_cgroup_counter 1
 #define FT_HAS_pids_cgroup_limit 1
-#define FT_HAS_ucounts_node 0 /* it has it; but all in one program, the walk is too much to verify */
+#define FT_HAS_ucounts_node \
+	0 /* it has it; but all in one program, the walk is too much to verify */
 #define FT_HAS_ucounts_ns 1
 #define FT_HAS_ucounts_uid 1
 

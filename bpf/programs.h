@@ -63,15 +63,15 @@
 	int kretprobe_##name(struct pt_regs *ctx)                                         \
 	{                                                                                 \
 		return on_namespace_return(                                               \
-			ctx, step, RETURNED(ctx),                                              \
+			ctx, step, RETURNED(ctx),                                         \
 			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
 	}
 
 #define RETURN_OWN(name, function, returns, step, of, callers) \
-	PROGRAM("kretprobe/" function)                       \
-	int kretprobe_##name(struct pt_regs *ctx)            \
-	{                                                    \
-		return on_##of##_return(ctx, RETURNED(ctx)); \
+	PROGRAM("kretprobe/" function)                         \
+	int kretprobe_##name(struct pt_regs *ctx)              \
+	{                                                      \
+		return on_##of##_return(ctx, RETURNED(ctx));   \
 	}
 
 #endif

@@ -249,9 +249,8 @@ ft_inline int on_cgroup_can_fork(int error, struct kernel_clone_args *args)
 		return 0;
 	if (has_field(kernel_clone_args, cgroup) &&
 	    BPF_CORE_READ(args, flags) & FT_CLONE_INTO_CGROUP)
-		read_pids_cgroup(refusal,
-				 pids_css_into(BPF_CORE_READ(
-					 args, optional(kernel_clone_args, cgroup))));
+		read_pids_cgroup(refusal, pids_css_into(BPF_CORE_READ(
+						  args, optional(kernel_clone_args, cgroup))));
 	else
 		read_pids_cgroup(refusal, pids_css());
 	return 0;

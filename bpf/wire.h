@@ -47,7 +47,8 @@ enum ft_detail {
 	FT_DETAIL_NEW_NET = 15, /* CLONE_NEWNET was asked for, whose errnos are many */
 	FT_DETAIL_POINTER_BAD = 16, /* no user address that anything can be at */
 	FT_DETAIL_POINTER_MAPPED = 17, /* what lies there could be read */
-	FT_DETAIL_NS_NEAR = 18, /* a count of namespaces is so near its limit that one may have ended */
+	FT_DETAIL_NS_NEAR =
+		18, /* a count of namespaces is so near its limit that one may have ended */
 };
 
 enum ft_syscall {
@@ -403,8 +404,7 @@ struct ft_event {
 };
 _Static_assert(sizeof(struct ft_event) == 48 + 16 + 16 + 24 + 8 + 8 * FT_NUMBER_COUNT +
 						  (8 + 32) * FT_USER_FRAMES + 32 * FT_LEVELS +
-						  FT_CGROUP_PATH_BYTES +
-						  sizeof(struct ft_maker),
+						  FT_CGROUP_PATH_BYTES + sizeof(struct ft_maker),
 	       "ft_event is part of the wire");
 
 /*

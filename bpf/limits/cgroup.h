@@ -120,8 +120,8 @@ ft_inline int read_pids_cgroup(struct ft_refusal *refusal, struct cgroup_subsys_
 }
 
 /* Is there no room for `near` pages more in this counter? Reads it if so, or if it is the first one read. */
-ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u64 *max,
-				__u64 near, int is_first)
+ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u64 *max, __u64 near,
+				int is_first)
 {
 	__u64 own_usage = 0, own_max = 0;
 	int is_near;

@@ -47,9 +47,7 @@ struct allocator {
 void fail_alloc_return(void);
 asm(".pushsection .text\n"
     ".type fail_alloc_return, @function\n"
-    "fail_alloc_return:\n"
-    ASM_RET
-    ".size fail_alloc_return, .-fail_alloc_return\n"
+    "fail_alloc_return:\n" ASM_RET ".size fail_alloc_return, .-fail_alloc_return\n"
     ".popsection\n");
 
 static gfp_t gfp_of(const struct allocator *allocator, const struct pt_regs *regs)
@@ -91,12 +89,12 @@ static void after_allocation(struct kprobe *probe, struct pt_regs *regs, unsigne
 {
 }
 
-#define ALLOCATOR(function, gfp, is_cache)                             \
-	{                                                              \
-		.probe = { .symbol_name = function,                    \
-			   .pre_handler = on_allocation,               \
-			   .post_handler = after_allocation },         \
-		.gfp_argument = gfp, .is_of_cache = is_cache           \
+#define ALLOCATOR(function, gfp, is_cache)                     \
+	{                                                      \
+		.probe = { .symbol_name = function,            \
+			   .pre_handler = on_allocation,       \
+			   .post_handler = after_allocation }, \
+		.gfp_argument = gfp, .is_of_cache = is_cache   \
 	}
 
 /*

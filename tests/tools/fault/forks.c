@@ -46,7 +46,7 @@
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x80
 #endif
-#define THREAD                                                                      \
+#define THREAD                                                                              \
 	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | \
 	 CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
 #define EVERY_NAMESPACE \
@@ -56,7 +56,8 @@ struct variant {
 	const char *name;
 	unsigned long long flags;
 	int by_clone3;
-	void (*prepare)(void); /* once: what the parent has that a fork must copy, or the limits on it */
+	void (*prepare)(
+		void); /* once: what the parent has that a fork must copy, or the limits on it */
 	void (*before)(int number); /* each attempt */
 	void (*after)(int number);
 };
@@ -164,11 +165,9 @@ static void has_perf_events(void)
 
 static void has_descriptor_table(void)
 {
-	struct user_desc segment = { .entry_number = 3,
-				     .base_addr = 0x1000,
-				     .limit = 0xfff,
-				     .seg_32bit = 1,
-				     .useable = 1 };
+	struct user_desc segment = {
+		.entry_number = 3, .base_addr = 0x1000, .limit = 0xfff, .seg_32bit = 1, .useable = 1
+	};
 
 	want(syscall(SYS_modify_ldt, 1, &segment, sizeof(segment)), "modify_ldt");
 }
@@ -224,9 +223,10 @@ static void has_userfaultfd(void)
 		_exit(0);
 	}
 	for (int i = 0; i < 2; i++) {
-		struct uffdio_register range = { .range = { (uintptr_t)map(0, 16 * PAGE, MAP_PRIVATE),
-							    16 * PAGE },
-						 .mode = UFFDIO_REGISTER_MODE_MISSING };
+		struct uffdio_register range = {
+			.range = { (uintptr_t)map(0, 16 * PAGE, MAP_PRIVATE), 16 * PAGE },
+			.mode = UFFDIO_REGISTER_MODE_MISSING
+		};
 
 		want(ioctl(file, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
 	}
@@ -471,8 +471,8 @@ static __attribute__((noinline)) long call(long number, long a, long b, long c, 
 		     "ud2\n"
 		     "1:"
 		     : "=a"(result)
-		     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth),
-		       [exit] "i"(SYS_exit)
+		     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth),
+		       "r"(fifth), [exit] "i"(SYS_exit)
 		     : "rcx", "r11", "memory");
 	return result;
 }
