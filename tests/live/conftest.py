@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -111,6 +112,15 @@ def host_by(attach: str) -> dict[str, Any]:
     if found["attach"] != attach:
         pytest.skip(f"this kernel has the {found['attach']} attach mode only")
     return found
+
+
+def preempts() -> bool:
+    """Say whether this kernel preempts itself: of "none voluntary (full) lazy" one is chosen."""
+    if "PREEMPT_RT" in os.uname().version:
+        return True
+    # v5.10 has no such choice, and Debian's does not preempt.
+    modes = Path("/sys/kernel/debug/sched/preempt")
+    return modes.exists() and bool(re.search(r"\((full|lazy)\)", modes.read_text()))
 
 
 @pytest.fixture(scope="session")

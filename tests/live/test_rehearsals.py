@@ -5,8 +5,6 @@ One pass for all of them (rehearsing.py). Natively only the lowest way of attach
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from accuracy.judging import COUNT, INFERRED, RIGHT, judge
 from fork_trace.model.steps import BY_NAME
 from fork_trace.rehearse.scenarios import Scenario
 
-from .conftest import IS_GUEST, Captured
+from .conftest import IS_GUEST, Captured, preempts
 from .rehearsing import MADE, Rehearsed, by, each_of, sees
 
 # Thread stacks are seen by functions of their own, whatever the rest is attached by.
@@ -33,13 +31,6 @@ ELSEWHERE = ("pidfd-pointer", "invalid-clone3", "unknown-clone3-flag")
 MOST_PASSED_OVER = 2
 
 pytestmark = pytest.mark.live
-
-
-def preempts() -> bool:
-    """Say whether this kernel preempts itself: of "none voluntary (full) lazy" one is chosen."""
-    # v5.10 has no such choice, and Debian's does not preempt.
-    modes = Path("/sys/kernel/debug/sched/preempt")
-    return modes.exists() and bool(re.search(r"\((full|lazy)\)", modes.read_text()))
 
 
 def told_of(failures: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FORK_TRACE, IS_GUEST, Captured, capture
+from .conftest import FORK_TRACE, IS_GUEST, Captured, capture, preempts
 
 pytestmark = pytest.mark.live
 
@@ -129,7 +129,8 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
         assert told == totals
     assert sum(told.values()) == sum(totals.values())
     assert {"pids-cgroup"} == {each.split()[0] for each in certainties}
-    assert 0 == captured.summary["missed"]
+    # On a kernel that preempts it says how many may be missing at most; none is, by the counts above.
+    assert preempts() or 0 == captured.summary["missed"]
     assert (0, 0) == (captured.summary["overflowed"], captured.summary["lost"])
     assert (QUIET, "rlimit-nproc", 1) == (quiet["comm"], quiet["cause"], quiet["count"])
     assert quiet["evidence"][0]["value"] is not None and quiet["stack"]
