@@ -264,3 +264,37 @@ def test_rows_are_bounded_and_count_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(rows) <= 2 * 10 + 1
     assert {("x0", "/c0"), (None, "/c12"), (None, None)} <= {row.key for row in rows}
     assert 100 == sum(place.count for place in table.places())
+
+
+def test_rows_of_several_hosts_that_are_added_up_keep_their_numbers_and_places() -> None:
+    table = aggregate.Table(("host", "command"))
+    for host, count in (("alpha", 2), ("beta", 3), ("gamma", 0)):
+        table.add(make_failure(comm="sh", count=1, evidence=(), cgroup="/else"), host)
+        if count:
+            evidence = (make_evidence(where=f"/sys/fs/cgroup/{host}", value=count),)
+            table.add(make_failure(comm="sh", count=count, evidence=evidence), host)
+
+    table.drop_first_column()
+    (row,) = table.rows()
+    part, others = row.at()
+
+    assert (("command",), ("sh",), 8) == (table.by, row.key, row.count)
+    assert row.has_numbers
+    assert part is not None and part.first is not None
+    assert ("beta", 3, 3, 1) == (part.key.host, part.count, part.first.value, others)
+    assert 8 == sum(each.count for each in row.parts.values()) + row.elsewhere
+
+
+def test_rows_that_are_added_up_tell_no_more_places_apart_than_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aggregate, "_MOST_PARTS", 4)
+    table = aggregate.Table(("host", "command"))
+    for number in range(10):
+        table.add(make_failure(count=number + 1), f"host{number}")
+
+    table.drop_first_column()
+    (row,) = table.rows()
+
+    assert 4 == len(row.parts)
+    assert 55 == row.count == sum(each.count for each in row.parts.values()) + row.elsewhere

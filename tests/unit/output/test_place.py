@@ -28,7 +28,7 @@ from hypothesis import strategies as some
 from fork_trace.model import reading, records
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Failure
-from fork_trace.output import aggregate, formats, place, report, tables, telling
+from fork_trace.output import aggregate, completeness, formats, place, report, tables, telling
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.wording import columns
 
@@ -518,3 +518,83 @@ def test_processes_that_were_killed_meanwhile_are_told_and_are_no_failure() -> N
         assert "OOM killer" not in report.text(
             table_of(), [make_summary(oom_kills=quiet)], [make_header()]
         )
+
+
+def test_what_a_recorder_leaves_out_follows_from_the_rest() -> None:
+    counted = aggregate.Table()
+    for record in reading.read("recorded", io.BytesIO(RECORDED.read_bytes())):
+        if isinstance(record, Failure):
+            counted.add(replace(record, advice=()), "alpha")
+    found = {told.title.partition(":")[0]: told for told in telling.tell_all(counted)}
+
+    told = found["pids-cgroup"]
+    assert ["Verify", "Mitigate", "Fix"] == [
+        each.sentence.partition(":")[0] for each in told.advice
+    ]
+    assert ("echo N > /sys/fs/cgroup/pids/web/pids.max",) == told.advice[1].commands
+    assert ("echo N > /sys/fs/cgroup/pids/db/pids.max",) == told.places[0].commands
+    whole = json.loads(formats.writer("json")(counted, [make_summary()], [make_header()], PLAIN))
+    assert all(each["advice"] for each in whole["places"])
+    assert all(each["latest"]["advice"] for each in (*whole["places"], *whole["causes"]))
+
+
+def test_a_place_counts_apart_what_can_have_been_different_steps() -> None:
+    inferred = {"step": "copy_process", "certainty": "inferred", "function": None}
+    told = told_of(
+        make_failure(count=3, possible_steps=("copy_signal", "dup_mm"), **inferred),
+        make_failure(count=2, possible_steps=(), **inferred),
+    )
+
+    assert (
+        "3 rejected in copy_signal or dup_mm, 2 rejected somewhere in copy_process"
+        in (told.facts[0])
+    )
+
+
+@pytest.mark.parametrize("name", ["table", "markdown"])
+def test_where_else_it_can_be_is_not_said_where_the_filter_left_failures_out(name: str) -> None:
+    counted = table_of()
+    counted.completeness.others = 3
+
+    text = formats.writer(name)(counted, [make_summary()], [make_header()], PLAIN)
+
+    assert "No failure matches; 3 others were recorded" in text
+    assert report.NOTHING[:40] not in " ".join(text.split())
+
+
+def test_an_incomplete_headline_has_at_least_so_many_failures_and_its_places() -> None:
+    counted, summaries, headers = recorded("alpha")
+    counted.completeness.is_lower_bound = True
+
+    first = lines_of(counted, summaries, headers)[0]
+
+    assert first.startswith("4 causes, at least 28 failures at 14 places in 2 s; worst: bash in")
+
+
+@pytest.mark.parametrize(
+    ("kills", "total"), [((2, 3), 5), ((0, 0), 0), ((1, None), None), ((None, None), None)]
+)
+def test_of_several_captures_the_killed_processes_add_up_or_are_unknown(
+    kills: tuple[int | None, ...], total: int | None
+) -> None:
+    summaries = [make_summary(oom_kills=each) for each in kills]
+
+    assert total == completeness.added(summaries).oom_kills
+
+
+def test_of_many_captures_of_a_host_the_killed_processes_are_told_once() -> None:
+    summaries, headers = [make_summary(oom_kills=2)] * 5, [make_header()] * 5
+
+    text = report.text(table_of(), summaries, headers)
+
+    assert 1 == text.count("the OOM killer ended 10 processes")
+
+
+def test_how_a_command_ended_is_kept_of_few_captures_only() -> None:
+    captures = completeness.Captures()
+    for _ in range(completeness.MOST_TOLD + 2):
+        captures.add(make_header(), make_summary(command={"argv": ["true"], "status": 0}))
+
+    kept = [each for each in captures.summaries if each.command]
+
+    assert completeness.MOST_TOLD == len(kept)
