@@ -472,8 +472,12 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 		judges = refusal->is_outer && !refusal->bits;
 	} else if (!refusal) {
 		refusal = port_refusal_open(); /* its step is copy_process, which is 0 */
+		if (refusal)
+			refusal->error = error;
 		judges = 1;
 	}
+	if (refusal)
+		refusal->flags = flags;
 	if (refusal && judges)
 		ft_judge(refusal, error, flags, phase, ft_watched(phase));
 	else if (refusal && error == -FT_ENOMEM && !refusal->bits && !refusal->detail)

@@ -197,8 +197,8 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over, __u64 near)
  */
 ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 {
-	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
 	__u64 address, tables = 0, near = MEMCG_BATCH;
+	struct mm_struct *mm;
 	int i;
 
 	if (is_moved(refusal,
@@ -207,9 +207,12 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
-	if (!over && !(refusal->flags & FT_CLONE_VM) && has_field(mm_struct, pgtables_bytes) &&
-	    !bpf_core_read(&tables, sizeof(tables), &mm->pgtables_bytes.counter))
-		near += tables >> port_config()->page_shift;
+	if (!over && !(refusal->flags & FT_CLONE_VM) && !is_blind(FT_READER_MEMORY) &&
+	    has_field(mm_struct, pgtables_bytes)) {
+		mm = BPF_CORE_READ(current_task(), mm);
+		if (!bpf_core_read(&tables, sizeof(tables), &mm->pgtables_bytes.counter))
+			near += tables >> port_config()->page_shift;
+	}
 	address = (__u64)css_of(memory_index());
 	for (i = 0; i < CGROUP_LEVELS && address; i++)
 		address = memory_level(address, i, over, near);

@@ -259,7 +259,7 @@ def fork_in(directory: Path) -> None:
 def test_without_proc_the_check_is_unknown(option: str, code: int) -> None:
     words = " ".join([*FORK_TRACE, "check", option])
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f"umount -l /proc && exec {words}"],
+        ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none /proc && exec {words}"],
         capture_output=True,
         text=True,
         check=False,
@@ -394,13 +394,14 @@ def test_a_copy_that_will_not_fit_is_told_before_the_oom_killer_comes(
     # Once its own, and once more for the child.
     assert 200 << 10 <= pool["used"] <= 240 << 10
     assert f"[{child}] was forked" in pool["note"]
-    # And so it went.
-    assert [1] == [
+    # And so it went: for one of the two, or for both.
+    (kills,) = (
         each["count"]
         for each in after["refusals"]
         if each["where"] == str(place) and each["name"].endswith("oom_kill")
-    ]
-    assert after["oom_kills"] == found["oom_kills"] + 1
+    )
+    assert kills in (1, 2)
+    assert after["oom_kills"] == found["oom_kills"] + kills
 
 
 def test_a_copy_for_which_there_is_room_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
