@@ -469,7 +469,9 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 	}
 	if (refusal && refusal->step != FT_STEP_COPY_PROCESS) {
 		key.bits |= FT_BIT_OBSERVED;
+#ifndef FT_INLINED_WHOLE /* too much to verify in one program */
 		judges = refusal->is_outer && !refusal->bits;
+#endif
 	} else if (!refusal) {
 		refusal = port_refusal_open(); /* its step is copy_process, which is 0 */
 		if (refusal)

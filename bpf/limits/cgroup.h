@@ -143,6 +143,9 @@ ft_inline int read_page_counter(struct page_counter *counter, __u64 *usage, __u6
  */
 ft_inline int read_counters_of_v1(struct mem_cgroup *memcg, __u64 *usage, __u64 *max, __u64 near)
 {
+#ifdef FT_INLINED_WHOLE /* too much to verify at each of the levels */
+	return FT_MEMCG_MEMORY;
+#endif
 	if (!BPF_CORE_READ(memcg, css.cgroup, root, hierarchy_id))
 		return FT_MEMCG_MEMORY;
 	if (has_field(mem_cgroup, kmem) &&
@@ -197,8 +200,11 @@ ft_global __u64 memory_level(__u64 address, __u32 up, __u64 over, __u64 near)
  */
 ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 {
-	__u64 address, tables = 0, near = MEMCG_BATCH;
+	__u64 address, near = MEMCG_BATCH;
+#ifndef FT_INLINED_WHOLE
 	struct mm_struct *mm;
+	__u64 tables = 0;
+#endif
 	int i;
 
 	if (is_moved(refusal,
@@ -207,12 +213,14 @@ ft_inline int read_memory_cgroup(struct ft_refusal *refusal, __u64 over)
 			     has_value(cgroup_subsys_id, memory_cgrp_id),
 		     FT_MOVED_MEM_CGROUP))
 		return 0;
+#ifndef FT_INLINED_WHOLE /* too much to verify in one program */
 	if (!over && !(refusal->flags & FT_CLONE_VM) && !is_blind(FT_READER_MEMORY) &&
 	    has_field(mm_struct, pgtables_bytes)) {
 		mm = BPF_CORE_READ(current_task(), mm);
 		if (!bpf_core_read(&tables, sizeof(tables), &mm->pgtables_bytes.counter))
 			near += tables >> port_config()->page_shift;
 	}
+#endif
 	address = (__u64)css_of(memory_index());
 	for (i = 0; i < CGROUP_LEVELS && address; i++)
 		address = memory_level(address, i, over, near);
