@@ -423,8 +423,10 @@ ft_inline void port_judge(struct ft_refusal *refusal, ft_s32 error, ft_u64 watch
 		judge_memory(watched);
 	} else if (error == -FT_EMFILE) {
 		judge_descriptors(watched);
+#ifndef FT_INLINED_WHOLE /* too much to verify in one program; each kind has a step that tells */
 	} else if (error == -FT_ENOSPC) {
 		judge_namespaces(watched);
+#endif
 	} else {
 		if (refusal->flags & FT_CLONE_NEWNET)
 			refusal->detail = FT_DETAIL_NEW_NET;
