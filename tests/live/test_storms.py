@@ -131,7 +131,8 @@ def test_all_are_counted_and_a_quiet_command_is_sampled_whole(
     assert {"pids-cgroup"} == {each.split()[0] for each in certainties}
     # On a kernel that preempts it says how many may be missing at most; none is, by the counts above.
     assert preempts() or 0 == captured.summary["missed"]
-    assert (0, 0) == (captured.summary["overflowed"], captured.summary["lost"])
+    assert 0 == captured.summary["lost"]
+    assert names > MOST_NAMES or 0 == captured.summary["overflowed"]
     assert (QUIET, "rlimit-nproc", 1) == (quiet["comm"], quiet["cause"], quiet["count"])
     assert quiet["evidence"][0]["value"] is not None and quiet["stack"]
     # What it knows of functions and processes grows at first.
