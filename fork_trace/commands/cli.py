@@ -54,7 +54,7 @@ def cli() -> None:
     \b
     sudo fork-trace live                   # what fails right now
     sudo fork-trace capture --duration 60  # one run, one report
-    sudo fork-trace record                 # for weeks; report shows it
+    sudo fork-trace record                 # until stopped; report shows it
     fork-trace explain                     # what each cause means, offline
     fork-trace check                       # how close each limit is, now
     fork-trace doctor                      # what this host supports
