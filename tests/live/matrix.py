@@ -254,7 +254,7 @@ _FAULT = tuple(
     Lane(
         f"{version}-fault",
         version,
-        500,
+        600,
         ("test_faults.py",),
         NAMED,
         is_strict=True,

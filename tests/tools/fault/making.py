@@ -73,7 +73,7 @@ def make(program: Path, variants: Sequence[str], pause_us: int, timeout_s: float
 
 def keep(place: Path, captures: Path, attempts: Iterable[Attempt]) -> None:
     """Copy captures, and write beside them what was done."""
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     for file in captures.glob("*.jsonl"):
         shutil.copy(file, place)
     lines = [json.dumps(attempt._asdict()) + "\n" for attempt in attempts]
