@@ -179,7 +179,8 @@ def wait_for_key(prompt: str, most_s: float) -> None:
     except termios.error:
         return
     keys = list(modes)
-    keys[3] &= ~(termios.ICANON | termios.ECHO)
+    # Ctrl-C is a key too: as a signal it could come just before select, which then would not see it.
+    keys[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
     with suppress(termios.error, OSError):
         try:
             # What was typed before it asks is no answer.
