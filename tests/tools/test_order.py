@@ -22,7 +22,7 @@ def noting(name: str, budget_s: int, for_s: float, *files: str) -> Lane:
 def check_that(monkeypatch: pytest.MonkeyPatch, passes: bool, for_s: float) -> None:
     """Put a program that takes so long in place of scripts/check."""
 
-    def check(results: Path, programs: Programs) -> Ended:
+    def check(workers: int, results: Path, programs: Programs) -> Ended:
         return running.run(
             Lane("check", None, 60, command=("sh", "-c", f"sleep {for_s}; exit {int(not passes)}")),
             results,
@@ -48,7 +48,7 @@ def test_once_the_check_has_passed_no_core_waits_and_the_longest_is_first(
     check_that(monkeypatch, True, 0.5)
     monkeypatch.setattr(choosing, "is_quiet", lambda lane: lane.name == "native")
     lanes = [noting("short", 10, 0.1), noting("native", 60, 3), noting("long", 20, 0.1)]
-    ended = run.run(lanes, True, 2, here, Programs())
+    ended = run.run(lanes, 1, 2, here, Programs())
 
     assert ["native", "check", "long", "short"] == [each.name for each in ended]
     assert ["", "", "", ""] == [each.why for each in ended]
@@ -62,7 +62,7 @@ def test_what_waits_is_not_run_if_the_check_fails(
     check_that(monkeypatch, False, 1)
     monkeypatch.setattr(choosing, "is_quiet", lambda lane: lane.name == "native")
     began_s = time.time()
-    ended = run.run([noting("native", 60, 0), noting("long", 20, 0)], True, 2, here, Programs())
+    ended = run.run([noting("native", 60, 0), noting("long", 20, 0)], 1, 2, here, Programs())
 
     assert began_s < moment(here, "native.ended") < began_s + 60
     assert ["native", "check"] == [each.name for each in ended]

@@ -95,8 +95,12 @@ def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
     return lanes
 
 
-def _does_check(options: argparse.Namespace) -> bool:
-    return not (options.live_only or options.kernel or options.lane or options.only)
+def _check_workers(options: argparse.Namespace) -> int:
+    """How many processes scripts/check may take for its tests: 0 is no check at all."""
+    if options.live_only or options.kernel or options.lane or options.only:
+        return 0
+    # What is watched natively beside it wants a core to itself.
+    return 2 if options.quick else 1
 
 
 def _prepare(lanes: Sequence[Lane]) -> None:
@@ -122,7 +126,7 @@ def _prepare(lanes: Sequence[Lane]) -> None:
 
 def run(
     lanes: Sequence[Lane],
-    checks: bool,
+    check_workers: int,
     jobs: int,
     results: Path,
     programs: Programs,
@@ -139,7 +143,9 @@ def run(
 
     with ThreadPoolExecutor(jobs) as pool:
         quiet = pool.submit(run_native)
-        check = pool.submit(running.check, results, programs) if checks else None
+        check = (
+            pool.submit(running.check, check_workers, results, programs) if check_workers else None
+        )
 
         def run_later(lane: Lane) -> Ended | None:
             if check and check.result().status and programs.stopped_by is None:
@@ -149,7 +155,7 @@ def run(
         later = [pool.submit(run_later, lane) for lane in rest]
         ended = [*quiet.result(), *([check.result()] if check else [])]
         ended += [done for each in later if (done := each.result())]
-    if len(ended) < len(lanes) + checks:
+    if len(ended) < len(lanes) + bool(check):
         print("scripts/test: scripts/check failed; the rest is not run.", file=sys.stderr)
     return ended
 
@@ -160,9 +166,9 @@ def main() -> int:
     if options.jobs < 1:
         parser.error("--jobs must be 1 or more.")
     lanes = _chosen(parser, options)
-    checks = _does_check(options)
+    check_workers = _check_workers(options)
     if options.list:
-        print(reading.listed(lanes, checks))
+        print(reading.listed(lanes, bool(check_workers)))
         return 0
     if not running.factor():
         parser.error("FORK_TRACE_BUDGET_FACTOR must be a number above 0.")
@@ -173,12 +179,12 @@ def main() -> int:
         reading.clear(results)
         if any("test_moved.py" in lane.files for lane in lanes):
             building.moved(results)
-        return run_and_tell(lanes, checks, options.jobs, results)
+        return run_and_tell(lanes, check_workers, options.jobs, results)
 
 
 def run_and_tell(
     lanes: Sequence[Lane],
-    checks: bool,
+    check_workers: int,
     jobs: int,
     results: Path,
     programs: Programs | None = None,
@@ -186,7 +192,7 @@ def run_and_tell(
     """Run them and print how they ended; returns the exit status: 128 and more, a signal stopped them."""
     programs = programs or Programs()
     with programs.stopping_at_signals():
-        ended = run(lanes, checks, jobs, results, programs)
+        ended = run(lanes, check_workers, jobs, results, programs)
     print(reading.told(ended, results))
     if programs.stopped_by is None:
         return int(any(each.why for each in ended))

@@ -116,11 +116,16 @@ def run(lane: Lane, results: Path, programs: Programs | None = None) -> Ended:
     return Ended(lane.name, status, took_s, budget_s, cpu_s, why)
 
 
-def check(results: Path, programs: Programs | None = None) -> Ended:
-    """Run scripts/check."""
+def check(workers: int, results: Path, programs: Programs | None = None) -> Ended:
+    """Run scripts/check, whose tests may take so many processes."""
     programs = programs or Programs()
     budget_s = CHECK_BUDGET_S * (factor() or _SLACK)
-    environment = {**os.environ, "FORK_TRACE_CHECK_JUNIT": str(results / "check.xml")}
+    environment = {
+        **os.environ,
+        "FORK_TRACE_CHECK_JUNIT": str(results / "check.xml"),
+        # 0: in pytest's own process.
+        "FORK_TRACE_CHECK_WORKERS": str(workers if workers > 1 else 0),
+    }
     done = _run("check", ["scripts/check"], environment, results, programs)
     if done is None:
         return Ended("check", 1, 0, budget_s, None, NOT_RUN, NOT_RUN)

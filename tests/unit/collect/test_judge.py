@@ -164,6 +164,7 @@ def test_a_caller_without_a_huge_mapping_was_not_refused_for_one(tmp_path: Path)
         (True, None),  # no sample
         (True, 1 << 30),  # gone; no pid is so large
     ],
+    ids=["strangers", "no sample", "gone"],
 )
 def test_where_nobody_could_look_a_huge_mapping_stays_possible(
     tmp_path: Path, sees_all_pids: bool, pid: int | None
