@@ -16,16 +16,21 @@ from fork_trace.model import steps
 from fork_trace.model.records import (
     VERSION,
     Advice,
+    Allocator,
+    Death,
     Evidence,
     Failure,
+    Fork,
     Frame,
     Header,
     Holder,
+    Level,
     Record,
+    Relative,
     Summary,
     to_json,
 )
-from fork_trace.output import aggregate, telling
+from fork_trace.output import aggregate, paragraph, telling
 
 
 def _has_libbpf() -> bool:
@@ -144,6 +149,25 @@ def make_summary(**changes: Any) -> Summary:
     return Summary(**{**values, **changes})
 
 
+def make_death(**changes: Any) -> Death:
+    values: dict[str, Any] = {
+        "time": TIME,
+        "host": "web-1",
+        "cause": "copy-on-write",
+        "certainty": "observed",
+        "comm": "redis-server",
+        "pid": 120,
+        "uid": 999,
+        "cgroup": "/redis",
+        "allocator": Allocator("redis-server", 100, 100),
+        "fork": Fork("redis-server", 100, 120, 4.2, None, 66 << 20, 65 << 20, 44 << 20),
+        "levels": (Level("/sys/fs/cgroup/redis", 110 << 20, 110 << 20),),
+        "thp": "madvise",
+        "relatives": (Relative("redis-server", 100, "parent", 66 << 20, None),),
+    }
+    return Death(**{**values, **changes})
+
+
 def capture_text(*records: Record) -> str:
     """The text of a capture file; without arguments, of a whole one with one failure."""
     whole = records or (make_header(), make_failure(), make_summary())
@@ -211,7 +235,7 @@ def table_of(*failures: Failure, by: Any = aggregate.DEFAULT_BY) -> aggregate.Ta
     return counted
 
 
-def told_of(*failures: Failure) -> telling.Told:
+def told_of(*failures: Failure) -> paragraph.Told:
     """What a report tells of the cause of these failures."""
     (places,) = table_of(*failures).by_cause().values()
     return telling.tell(places)

@@ -60,4 +60,4 @@ def command(**given: Any) -> None:
     counted.completeness.notes += captures.notes()
     write = formats.writer(format_)
     sys.stdout.write(write(counted, found.summaries, found.headers, more))
-    sys.exit(1 if counted.failures else 0)
+    sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)

@@ -1,7 +1,8 @@
 """The records of a capture: what one says, as JSON, and back. Pure: lines in, records out.
 
-A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. A
-recorder's have `checkpoint` and `mark` records among them. The names are stable; the capture file's
+A capture file is JSON Lines: a `header`, any number of `failure` records, a closing `summary`. What
+was seen beside refused forks has records among them (INCIDENTS); a recorder's have `checkpoint` and
+`mark` too. The names are stable; the capture file's
 page documents them. What a record means is `diagnosis`', what a file lacks is `reading`'s.
 """
 
@@ -164,6 +165,8 @@ class Summary:
     mismatched: int = 0  # refusals that did not fit the error of their fork; not blamed
     # Processes that the OOM killer killed meanwhile, whatever they were; None: not known.
     oom_kills: int | None = None
+    # Of these, the ones that were seen, by cause; "unknown": not told apart. None: not watched.
+    deaths: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,83 @@ class Mark:
     to: str | None = None
 
 
-Record = Union[Header, Failure, Summary, Mark]  # a Checkpoint is a Summary
+@dataclass(frozen=True)
+class Allocator:
+    """Whose wish for memory made the kernel kill."""
+
+    comm: str
+    pid: int
+    tid: int
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The fork behind a death: parent and child, of which one was killed. Bytes are of anonymous memory."""
+
+    parent_comm: str | None
+    parent_pid: int
+    child_pid: int
+    age_s: float | None  # from the fork to the kill
+    caller: str | None  # who forked; None: nobody looked at that time
+    parent_anon_bytes: int | None
+    child_anon_bytes: int | None
+    unshared_bytes_max: int | None  # copied since at most; None: not to be told
+
+
+@dataclass(frozen=True)
+class Level:
+    """A limit of memory, and what counted against it at the kill."""
+
+    where: str  # the directory of a cgroup; or "host", with what its memory is confined to
+    used: int | None
+    limit: int | None  # None: none, or not known
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Another process of the same family: one that forked the victim, or was forked by the same parent."""
+
+    comm: str
+    pid: int
+    kind: str  # "parent", "child" or "sibling" of the victim
+    anon_bytes: int | None
+    age_s: float | None
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process that the OOM killer ended."""
+
+    time: str  # ISO 8601, UTC
+    host: str
+    cause: str
+    certainty: str  # "observed": it came as a shared page was copied; or "inferred"
+    comm: str | None
+    pid: int | None
+    uid: int | None
+    cgroup: str | None
+    allocator: Allocator | None
+    fork: Fork | None  # None: none is behind it
+    levels: tuple[Level, ...] = ()  # the one whose limit was hit comes first
+    thp: str | None = None  # transparent huge pages: "always", "madvise", "never"
+    relatives: tuple[Relative, ...] = ()  # that live
+
+
+# What is seen beside refused forks: each is counted apart from failures.
+Incident = Death
+INCIDENTS: tuple[type[Any], ...] = (Death,)
+# Fields that hold records of their own, or several of them.
+_PARTS: Mapping[type[Any], Mapping[str, type[Any]]] = {
+    Death: {"allocator": Allocator, "fork": Fork, "levels": Level, "relatives": Relative},
+}
+Record = Union[Header, Failure, Summary, Mark, Death]  # a Checkpoint is a Summary
 _TYPES: Mapping[str, type[Any]] = {
     "header": Header,
     "failure": Failure,
     "summary": Summary,
     "checkpoint": Checkpoint,
     "mark": Mark,
+    "death": Death,
 }
 _NAMES = {type_: name for name, type_ in _TYPES.items()}
 _T = TypeVar("_T")
@@ -337,7 +410,8 @@ def _fits(value: object, type_: str) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if type_ == "bool":
         return isinstance(value, bool)
-    return isinstance(value, str)
+    # Else a text, or a record.
+    return isinstance(value, dict if type_[0].isupper() else str)
 
 
 def _texts(items: Any, name: str) -> tuple[str, ...]:
@@ -430,6 +504,12 @@ def from_json(line: str | bytes, keeps_stack: bool = True) -> Record:
     type_ = _TYPES[kind]
     (row,) = _shape(type_).rows([values])
     record: Record = _made(type_, row)
+    for name, part in _PARTS.get(type_, {}).items():
+        value = getattr(record, name)
+        if isinstance(value, dict):
+            vars(record)[name] = _items(part, [value])[0]
+        elif value is not None:
+            vars(record)[name] = _items(part, value)
     return record
 
 

@@ -11,6 +11,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Evidence, Failure
 from fork_trace.output import times
 from fork_trace.output.completeness import Completeness
+from fork_trace.output.incidents import Incidents
 from fork_trace.output.place import Key, Place, Places, first_of
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
@@ -170,6 +171,7 @@ class Table:
         self._rows: dict[tuple[str | None, ...], Row] = {}
         self.failures = 0
         self.completeness = Completeness()
+        self.incidents = Incidents()  # apart from the failures
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.causes: Counter[str] = Counter()

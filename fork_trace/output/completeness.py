@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -78,10 +79,23 @@ def added(summaries: Sequence[Summary]) -> Several:
         totals=(),
         missed=None if None in missed else sum(each or 0 for each in missed),
         oom_kills=None if None in killed else sum(each or 0 for each in killed),
+        deaths=added_deaths(summaries),
         ended="several",
         captures=number_of(summaries),
         unclosed=unclosed(summaries),
     )
+
+
+def added_deaths(summaries: Iterable[Summary]) -> dict[str, int] | None:
+    """Add up the deaths of each cause; None: of one of the captures it is not known."""
+    found: Counter[str] = Counter()
+    for each in summaries:
+        if each.deaths is None:
+            return None
+        # Of a file that others can have written.
+        numbers = {name: value for name, value in each.deaths.items() if type(value) is int}
+        found.update(numbers)
+    return dict(sorted(found.items()))
 
 
 class Captures:

@@ -108,6 +108,11 @@ def outside(summaries: Sequence[Summary], headers: Sequence[Header]) -> str:
     return f"; {count(number, 'failure', 'failures')} outside the filter{named}"
 
 
+def beside(headlines: Sequence[str]) -> str:
+    """Say in a sentence what was seen beside refused forks; "": nothing was."""
+    return f"Besides, {'; '.join(headlines)}." if headlines else ""
+
+
 def _filter(header: Header) -> str:
     return safe(
         " ".join(f"--{name.replace('_id', ' id')} {value}" for name, value in header.filter.items())
@@ -200,21 +205,26 @@ def text(
     hosts = hosts_of(headers)
     width = min(options.width or WIDTH, _WIDEST_TEXT)
     hidden = outside(summaries, headers)
+    besides = counted.incidents.headlines()
     if counted.failures:
         lines = [verdict(counted, longest(summaries), hosts, options.width or WIDTH)]
         # Beside the worst it would have no room.
         lines += wrap(f"{hidden[2:]}: not shown", "", "  ", width) if hidden else []
+        lines += wrap(beside(besides), "", "  ", width)
         lines += ["", *table(counted, options)]
         if options.stacks:
             lines += stacks(shown(counted, options)[0])
-        for told in tell_all(counted, hosts):
-            lines += ["", *told.lines(width)]
+        told = tell_all(counted, hosts)
     else:
         lines = wrap(verdict(counted, longest(summaries), hosts, None, hidden), "", "  ", width)
-        found = elsewhere(counted, headers)
+        lines += wrap(beside(besides), "", "  ", width)
+        found = [] if besides else elsewhere(counted, headers)
         lines += ["", *wrap(NOTHING, "", "  ", width)] if found else []
         for remedy in found:
             lines += remedy.lines(width, "  - ", "    ")
+        told = []
+    for each in (*told, *counted.incidents.told(len(hosts) > 1)):
+        lines += ["", *each.lines(width)]
     lines.append("")
     for sentence in (*closing(summaries, headers), *sentences(counted.completeness)):
         lines += wrap(sentence, "", "  ", width)

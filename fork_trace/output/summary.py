@@ -8,7 +8,7 @@ from typing import Any
 
 from fork_trace.model.records import Summary
 from fork_trace.output.aggregate import Table
-from fork_trace.output.completeness import Unclosed, number_of, unclosed
+from fork_trace.output.completeness import Unclosed, added_deaths, number_of, unclosed
 from fork_trace.output.report_options import PLAIN, ReportOptions
 
 
@@ -66,6 +66,7 @@ def merged_summary(
         **added,
         "missed": None if None in missed else sum(number or 0 for number in missed),
         "oom_kills": None if None in killed else sum(number or 0 for number in killed),
+        "deaths": added_deaths(summaries),
         "gaps": [
             {"host": gap.host, "kind": gap.kind, "from": gap.from_, "to": gap.to}
             for gap in lacks.gaps

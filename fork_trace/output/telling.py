@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fork_trace.diagnosis import makers
 from fork_trace.diagnosis.advice import advise, means
@@ -16,10 +16,11 @@ from fork_trace.escape import safe
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Advice, Evidence, Failure
 from fork_trace.output.aggregate import Table
+from fork_trace.output.paragraph import Told
 from fork_trace.output.place import How, Place, first_of
 from fork_trace.output.report_options import MANY_HOSTS
 from fork_trace.output.units import amount, count
-from fork_trace.output.wording import WIDTH, Remedy, cut, held, held_mostly, remedy, wrap
+from fork_trace.output.wording import Remedy, cut, held, held_mostly, remedy
 
 # Places of one cause that have a line of their own.
 MOST_LINES = 20
@@ -30,28 +31,6 @@ _MOST_POSSIBLE = 6  # steps; more than that say no more than their number
 _NO_ROOM = "unknown: more commands failed than can be tracked; the rest are counted by step only"
 # Units of what has no number: a rule that was broken, and why a number is missing.
 _NO_NUMBER = ("rule", "not read")
-
-
-@dataclass(frozen=True)
-class Told:
-    """One cause in sentences; all but the title are to be indented under it."""
-
-    title: str
-    facts: tuple[str, ...]  # how often and how it is known, the numbers, who holds the pool
-    advice: tuple[Remedy, ...]
-    places: tuple[Remedy, ...] = ()  # the other places, each with its numbers and commands
-    more: str = ""  # what is left out
-
-    def lines(self, width: int = WIDTH) -> list[str]:
-        """Write it as lines, the advice marked with arrows; no command is ever broken."""
-        lines = wrap(self.title, "", "  ", width)
-        for fact in self.facts:
-            lines += wrap(fact, "  ", "    ", width)
-        for each in self.advice:
-            lines += each.lines(width, "  -> ", "     ")
-        for place in self.places:
-            lines += place.lines(width, "  + ", "    ")
-        return lines + (wrap(self.more, "  ", "    ", width) if self.more else [])
 
 
 def tell_all(counted: Table, hosts: Sequence[str] = ()) -> list[Told]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from fork_trace.model.reading import Ending
-from fork_trace.model.records import Failure, Header, Mark, Record, Summary
+from fork_trace.model.records import INCIDENTS, Failure, Header, Mark, Record, Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.completeness import Captures, of_unclosed
 from fork_trace.record.selection import Selection
@@ -42,6 +42,10 @@ class Account:
                 is_asked = self._selection.takes_capture(item)
                 self._header = item if is_asked else None
                 if is_asked:
+                    yield item
+            elif isinstance(item, INCIDENTS):
+                if self._header and self._selection.takes_incident(item):
+                    self.counted.incidents.add(item)
                     yield item
             elif isinstance(item, Mark):
                 if self._header and self._selection.takes_mark(item):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Failure, Header, Mark
+from fork_trace.model.records import Failure, Header, Incident, Mark
 from fork_trace.record.times import iso_ns
 
 _CGROUPS = "/sys/fs/cgroup"
@@ -49,6 +49,18 @@ class Selection:
             and (self.comm is None or failure.comm == self.comm)
             and (self.uid is None or failure.uid == self.uid)
             and (self.cgroup is None or _is_within(failure.cgroup, self.cgroup))
+        )
+
+    def takes_incident(self, incident: Incident) -> bool:
+        """Say whether what was seen beside refused forks is asked for; of a time that cannot be read it is."""
+        time_ns = iso_ns(incident.time)
+        return (
+            (self.since_ns is None or time_ns is None or time_ns >= self.since_ns)
+            and (self.until_ns is None or time_ns is None or time_ns <= self.until_ns)
+            and (not self.causes or getattr(incident, "cause", None) in self.causes)
+            and (self.comm is None or incident.comm == self.comm)
+            and (self.uid is None or getattr(incident, "uid", None) == self.uid)
+            and (self.cgroup is None or _is_within(getattr(incident, "cgroup", None), self.cgroup))
         )
 
     def takes_mark(self, mark: Mark) -> bool:

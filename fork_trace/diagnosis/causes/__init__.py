@@ -31,6 +31,8 @@ CAUSES: tuple[Cause, ...] = (
     memory.MEMORY_CGROUP,
     memory.KERNEL_MEMORY,
     late.COPY_ON_WRITE,
+    late.MEMORY_CGROUP_OOM,
+    late.HOST_OOM,
     state.SIGNAL_PENDING,
     state.EXEC_IN_PROGRESS,
     state.DEADLINE_POLICY,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fork_trace.diagnosis.cause import Cause, Gauge, do
 
+# Where the limit of a death stands that is no cgroup's.
+HOST = "host"
+
 COPY_ON_WRITE = Cause(
     slug="copy-on-write",
     errnos=(),
@@ -22,9 +25,9 @@ COPY_ON_WRITE = Cause(
         "and free swap. Children with less than 8 MiB are left out; those older than an hour, workers "
         "mostly, do not write what they share",
     ),
-    aliases=("cow", "copy on write"),
-    shown_by="It is no failed fork: look for OOM kills with `dmesg | grep -i oom`, and for the count "
-    "of them in memory.events.",
+    aliases=("cow", "copy on write", "oomkilled", "exit 137", "signal 9"),
+    shown_by="It is no failed fork: a process that is killed for it is a death, counted apart.",
+    rehearsal="cow-oom",
     verify=do(
         "See how much is still shared (Anonymous less Private_Dirty), and how much room is left.",
         "grep -E 'Anonymous|Private' /proc/{pid}/smaps_rollup",
@@ -61,4 +64,49 @@ COPY_ON_WRITE = Cause(
         "RSS of parent and child add up: what both share counts twice there, and once in Pss.",
         "Workers that were forked long ago are a danger: what they share is mostly never written.",
     ),
+)
+
+MEMORY_CGROUP_OOM = Cause(
+    slug="memory-cgroup-oom",
+    errnos=(),
+    means="a memory cgroup was full, and the OOM killer ended a process in it; no fork is known to be "
+    "behind it",
+    limit="`memory.max` of the cgroup or an ancestor, for whatever is in it",
+    steps=(),
+    is_of_cgroup=True,
+    aliases=("memory cgroup out of memory", "cgroup oom"),
+    shown_by="It is no failed fork: a process that is killed for it is a death, counted apart.",
+    verify=do(
+        "See what the cgroup holds, and how often it was full.",
+        "grep -E '^(anon|file|shmem|slab) ' {dir}/memory.stat",
+        "cat {dir}/{mem_now} {dir}/{mem_max}",
+        "cat {dir}/{mem_events}",
+    ),
+    mitigate=do("Raise the limit, or run less in that cgroup."),
+    fix=do("Give the cgroup a limit that what runs in it fits into, or find what grows in it."),
+    myths=(
+        "Exit code 137 means that memory ran out: it means SIGKILL, whoever sent it.",
+        "Who is killed is who asked: the OOM killer takes the largest, whoever asked.",
+    ),
+)
+
+HOST_OOM = Cause(
+    slug="host-oom",
+    errnos=(),
+    means="the host, or the nodes that a process may use, had no memory left, and the OOM killer ended "
+    "a process; no fork is known to be behind it",
+    limit="the host's memory and swap",
+    steps=(),
+    aliases=("out of memory: killed process", "global oom"),
+    shown_by="It is no failed fork: a process that is killed for it is a death, counted apart.",
+    verify=do(
+        "See what is left, and who holds most.",
+        "grep -E 'MemAvailable|SwapFree' /proc/meminfo",
+        "ps -eo pid,rss,comm --sort=-rss | head",
+    ),
+    mitigate=do("Stop or restart what holds most, or add swap.", "swapon FILE"),
+    fix=do(
+        "Give what grows a cgroup with a limit of its own, so that it does not take others along."
+    ),
+    myths=("With swap nothing is killed: when it is full as well, the OOM killer acts.",),
 )

@@ -61,6 +61,7 @@ def whole(
         "captures": captures,
         "causes": _causes(places),
         "places": [_place(each) for each in places],
+        **json.loads(json_line(counted.incidents.as_json())),
         "not_watched": as_json(unwatched(headers)),
         "notes": list(counted.completeness.notes),
     }

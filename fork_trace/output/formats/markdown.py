@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fork_trace.model.records import Header, Summary
 from fork_trace.output import lacking, report, tables, telling
 from fork_trace.output.aggregate import Row, Table
+from fork_trace.output.paragraph import Told
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.wording import Remedy
 
@@ -28,7 +29,9 @@ def write(
     hosts = report.hosts_of(headers)
     hidden = report.outside(summaries, headers)
     headline = report.verdict(counted, report.longest(summaries), hosts, None, hidden)
+    besides = counted.incidents.headlines()
     lines = [f"**{escaped(headline)}**"]
+    lines += ["", escaped(report.beside(besides))] if besides else []
     if counted.failures:
         rows, rest = report.shown(counted, options)
         lines += ["", *_table(rows, counted, options)]
@@ -37,20 +40,26 @@ def write(
             lines += ["", escaped(tables.INFERRED)]
         if options.stacks:
             lines += ["", *_fenced(report.stacks(rows)[1:])]
-        for told in telling.tell_all(counted, hosts):
-            lines += ["", f"### {_spans(told.title)}", ""]
-            lines += [f"- {_spans(sentence)}" for sentence in told.facts]
-            for remedy in (*told.advice, *told.places):
-                lines += _item(remedy)
-            lines += [f"- {_spans(told.more)}"] if told.more else []
+        paragraphs = telling.tell_all(counted, hosts)
     else:
-        found = report.elsewhere(counted, headers)
+        paragraphs = []
+        found = [] if besides else report.elsewhere(counted, headers)
         lines += ["", _spans(report.NOTHING), ""] if found else []
         for remedy in found:
             lines += _item(remedy)
+    for told in (*paragraphs, *counted.incidents.told(len(hosts) > 1)):
+        lines += _paragraph(told)
     closing = [*lacking.closing(summaries, headers), *lacking.sentences(counted.completeness)]
     lines += ["", *(f"{_spans(sentence)}  " for sentence in closing)]
     return "\n".join(lines) + "\n"
+
+
+def _paragraph(told: Told) -> list[str]:
+    lines = ["", f"### {_spans(told.title)}", ""]
+    lines += [f"- {_spans(sentence)}" for sentence in told.facts]
+    for remedy in (*told.advice, *told.places):
+        lines += _item(remedy)
+    return lines + ([f"- {_spans(told.more)}"] if told.more else [])
 
 
 def _item(remedy: Remedy) -> list[str]:

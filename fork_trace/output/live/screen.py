@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fork_trace.escape import safe
 from fork_trace.output import report, tables, telling
 from fork_trace.output.aggregate import Row, Table
+from fork_trace.output.paragraph import Told
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.output.telling import Told
 from fork_trace.output.times import clock, span
 from fork_trace.output.units import count
 from fork_trace.output.wording import WIDTH, columns, cut

@@ -21,6 +21,7 @@ KINDS = {
     "frame": "Each frame of a `stack`",
     "advice": "Each `advice` of a failure",
     "holder": "Each of the `holders`",
+    "death": "A death record",
     "mark": "A mark",
     "summary": "The summary",
     "row": "Each of the `rows` of a summary",

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from conftest import (
     MadeHost,
     capture_text,
+    make_death,
     make_evidence,
     make_failure,
     make_header,
@@ -46,6 +47,7 @@ TYPES = {
     "frame": records.Frame,
     "holder": records.Holder,
     "mark": records.Mark,
+    "death": records.Death,
 }
 WHOLE = make_failure(
     evidence=(make_evidence(), make_evidence(value=None, limit=None, read="proc")),
@@ -140,6 +142,9 @@ def test_what_can_be_named_is_what_the_code_names() -> None:
         *(make_header(), make_failure(), make_summary(), WHOLE, NOTHING_KNOWN),
         make_summary(ended="rotation"),
         records.Checkpoint(**vars(make_summary(ended="running"))),
+        make_summary(deaths={"copy-on-write": 2, "unknown": 1}),
+        make_death(),
+        make_death(**dict.fromkeys(("comm", "pid", "uid", "cgroup", "allocator", "fork", "thp"))),
         *(records.Mark("t", "web-1", kind) for kind in ("started", "stopped")),
         *(records.Mark("t", "web-1", kind, "a", "b") for kind in ("gap", "resumed", "clock")),
     ],
