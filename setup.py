@@ -107,7 +107,7 @@ setup(
     # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from
     # PyPI, where that name is an unrelated project.
     install_requires=["click>=8.0", "tabulate>=0.8.9"],
-    # For `check --format prometheus` alone.
+    # For `check --format prometheus`, `record --metrics` and `record --textfile` alone.
     extras_require={"prometheus": ["prometheus-client>=0.9"]},
     entry_points={"console_scripts": ["fork-trace = fork_trace.commands.cli:main"]},
     cmdclass=commands,

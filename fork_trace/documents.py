@@ -11,8 +11,8 @@ from fork_trace.errors import ForkTraceError
 SCHEMA = "schema"
 # The pages in the order in which one would read them.
 PAGES = (
-    *("runbook", "report", "causes", "steps", "callers", "headroom", "recording", "formats"),
-    *("capture-file", "kernels", "overhead", "privileges", "install", "comparison"),
+    *("runbook", "report", "causes", "steps", "callers", "headroom", "recording", "fleet"),
+    *("formats", "capture-file", "kernels", "overhead", "privileges", "install", "comparison"),
     "development",
 )
 _ROOM = 14  # the longest name and two blanks

@@ -17,6 +17,7 @@ from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.collect.owed import HURRIED_S, Owed
 from fork_trace.collect.ration import Latest, Ration
+from fork_trace.collect.waiting import Waker, wait
 from fork_trace.diagnosis.verdict import Verdict
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, steps
@@ -79,6 +80,7 @@ class Session:
         self._segment_ns = self._clock.start_ns
         self._before = stretch.NOTHING
         self._held_back: list[bytes] = []  # events of the next segment
+        self._waker: Waker | None = None
 
     @property
     def plan(self) -> Plan:
@@ -103,6 +105,10 @@ class Session:
         """Cut short what takes long once the run was told to end, and leave it at the second time."""
         self._owed.signals = signals
 
+    def wake_by(self, waker: Waker) -> None:
+        """Let `poll` return early when somebody else has something to do."""
+        self._waker = waker
+
     def tick_s(self) -> float:
         """Say how long `poll` may wait, so that no sample lies in the buffer for longer than a tenth of a second."""
         is_quiet = time.monotonic() > self._busy_until_s
@@ -111,6 +117,8 @@ class Session:
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures at most this long and return those that were sampled."""
         waits = not (self._owed or self._armed.is_attaching or self._held_back)
+        if waits and self._waker is not None:
+            timeout_s = wait(self._backend.descriptors(), self._waker, timeout_s)
         raws = self._held_back + self._backend.poll(timeout_s if waits else 0.0)
         self._held_back = []
         failures = self._take(raws)
@@ -314,6 +322,10 @@ class Session:
         """Samples lost so far, since the buffer was full, and if there are any, calls missed as well."""
         samples = self._backend.stats()["lost"]
         return samples, (self._backend.missed() or 0) if samples else 0
+
+    def unseen(self) -> tuple[int, int | None]:
+        """Samples lost and calls missed since the start; None: the kernel does not count these."""
+        return self._backend.stats()["lost"], self._backend.missed()
 
     def filtered(self) -> int:
         """Failures so far that are outside of the filter."""

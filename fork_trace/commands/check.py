@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -99,7 +98,12 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
             sys.stdout.write(check_formats.load(name).failed(error.message))
         raise
     if how["textfile"] is not None:
-        _replace(how["textfile"], text)
+        from fork_trace.serve import textfile
+
+        try:
+            textfile.replace(how["textfile"], text.encode())
+        except (OSError, ValueError) as error:
+            raise textfile.refused(how["textfile"], error) from None
     else:
         sys.stdout.write(text)
     sys.exit(check_formats.codes(name).by_level[found["level"]])
@@ -123,23 +127,3 @@ def _format_of(how: dict[str, Any]) -> str:
     if len(set(asked.values())) > 1:
         raise click.UsageError(f"Use one of {' and '.join(asked)}.")
     return next(iter(asked.values()), "table")
-
-
-def _replace(path: str, text: str) -> None:
-    """Write a file that another program may be reading: it has the old text or the new one."""
-    partial = f"{path}.{os.getpid()}.tmp"
-    try:
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.rename(partial, path)
-        except OSError:
-            os.unlink(partial)
-            raise
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ForkTraceError(
-            f"cannot write {path or 'a file without a name'}: {why}.",
-            "Name a file in the directory of the textfile collector.",
-        ) from None

@@ -7,12 +7,18 @@ import re
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fork_trace.commands import options
 from fork_trace.errors import ForkTraceError
+
+if TYPE_CHECKING:
+    from fork_trace.collect.session import Session
+    from fork_trace.record.notify import Notifier
+    from fork_trace.record.recorder import Recorder
+    from fork_trace.serve.exporter import Exporter
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -77,6 +83,17 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> f
     callback=_size,
     help="Leave this much of the file system to others.",
 )
+@click.option(
+    "--metrics",
+    metavar="ADDRESS:PORT",
+    help="Serve metrics to Prometheus there, at /metrics: 127.0.0.1:9835, say. No TLS, no password.",
+)
+@click.option(
+    "--textfile",
+    metavar="FILE",
+    shell_complete=options.paths("file"),
+    help="Keep the same metrics in FILE (mode 0644) for the textfile collector of the node exporter.",
+)
 @options.filters
 @options.stack_bytes
 @options.coverage
@@ -92,45 +109,64 @@ def command(**given: Any) -> None:
     \b
     sudo fork-trace record
     fork-trace report --since 03:00 --until 04:00
+    sudo fork-trace record --metrics 127.0.0.1:9835
     """
     from fork_trace.commands.startup import open_session, start_line
     from fork_trace.probes.privileges import UNUSED_ID
     from fork_trace.record.notify import Notifier
     from fork_trace.record.recorder import Recorder
     from fork_trace.record.segments import Bounds, Segments
+    from fork_trace.serve.exporter import Exporter
 
     bounds = Bounds(given["max_size"], given["max_age"], given["keep_free"])
     changes_user = os.geteuid() == 0 and not given["keep_privileges"]
-    segments = Segments(given["directory"], bounds, UNUSED_ID if changes_user else None)
+    new_owner = UNUSED_ID if changes_user else None
+    segments = Segments(given["directory"], bounds, new_owner)
+    exporter = Exporter(given["metrics"], given["textfile"], new_owner, _tell)
     notifier = Notifier()
     session = open_session(given)
     signals = _Signals()
     try:
         session.give_up_privileges()
         session.heed(lambda: signals.ends)
-        recorder = Recorder(session, segments, _tell)
+        recorder = Recorder(session, segments, _tell, seen=exporter.see)
         header = session.header()
         print(
             start_line(header, f"Recording in {given['directory']}; Ctrl-C stops it."),
             file=sys.stderr,
             flush=True,
         )
-        recorder.begin()
-        armed = f"armed: {header.attach}"
-        notifier.tell("READY=1", f"STATUS={armed}")
-        while not signals.ends:
-            recorder.step(signals.take_renewal())
-            notifier.alive(f"{armed}, {recorder.status()}")
-        notifier.tell("STOPPING=1")
-        recorder.end()
+        _run(recorder, exporter, session, notifier, signals)
     finally:
         session.close()
+        exporter.close()
         segments.close()
     if segments.failed:
         raise ForkTraceError(
             f"the last records could not be written: {segments.failed}",
             f"Free some space where {given['directory']} is.",
         )
+
+
+def _run(
+    recorder: Recorder,
+    exporter: Exporter,
+    session: Session,
+    notifier: Notifier,
+    signals: _Signals,
+) -> None:
+    recorder.begin()
+    exporter.begin(session)
+    armed = f"armed: {session.header().attach}"
+    notifier.tell("READY=1", f"STATUS={armed}")
+    while not signals.ends:
+        recorder.step(signals.take_renewal())
+        exporter.turn()
+        notifier.alive(f"{armed}, {recorder.status()}")
+    notifier.tell("STOPPING=1")
+    exporter.stop()
+    recorder.end()
+    exporter.end()
 
 
 def _tell(sentence: str) -> None:

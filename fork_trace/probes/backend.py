@@ -38,6 +38,9 @@ class Backend(Protocol):
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Return what can be read once there are events; empty: there is only `poll`."""
+
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the events of the last poll, or for the next one."""
 

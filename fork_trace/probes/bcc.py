@@ -285,6 +285,10 @@ class BccBackend:
                 yield following.raw, value.raw
             key = ctypes.create_string_buffer(following.raw, key_bytes)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Return none: bcc keeps them to itself."""
+        return ()
+
     def stacks(self) -> list[bytes]:
         """Return none: callers are named by the frames that the kernel finds."""
         return []

@@ -66,9 +66,10 @@ class Recorder:
         segments: Segments,
         report: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
+        seen: Callable[[Sequence[Failure]], None] = lambda _: None,
     ) -> None:
         self._session, self._segments, self._report = session, segments, report
-        self._monotonic = monotonic
+        self._monotonic, self._seen = monotonic, seen
         self._folder = Folder()
         self._host = ""
         self._causes: Counter[str] = Counter()  # of the records, for the status
@@ -128,6 +129,7 @@ class Recorder:
 
     def _write(self, failures: Sequence[Failure]) -> None:
         now_s = self._monotonic()
+        self._seen(failures)
         for failure in failures:
             self._causes[failure.cause] += failure.count
             for each in self._folder.take(failure, now_s):

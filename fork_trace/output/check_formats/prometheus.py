@@ -1,7 +1,7 @@
 """`check` in the Prometheus text format, for the textfile collector of the node exporter.
 
-Owns prometheus_client, which escapes what a name may hold. However many limits and names a host has,
-the number of series is bounded: what is fine shows in the nearest limit of its cause alone.
+However many limits and names a host has, the number of series is bounded: what is fine shows in the
+nearest limit of its cause alone.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from calendar import timegm
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import strptime
-from typing import Any, cast
+from typing import Any
 
 from fork_trace.diagnosis.causes import CAUSES
-from fork_trace.errors import ForkTraceError
-from fork_trace.escape import cut, safe
+from fork_trace.output import exposition
+from fork_trace.output.exposition import Family, gauge, label
 
 _MOST_LIMITS = 50  # of those near or full
-_MOST_NAME = 200  # characters
 _LEVELS = ("fine", "near", "full", "unknown")
 # What a cgroup counts -> what it is called here; v1 has another file for the same.
 _EVENTS = {
@@ -26,58 +25,33 @@ _EVENTS = {
     "memory.events oom": "out_of_memory",
 }
 
-# A name, what it is, its labels, and its samples.
-_Family = tuple[str, str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]
-
 
 def write(found: Mapping[str, Any], is_all: bool) -> str:
     """Write everything as metrics; ForkTraceError where prometheus_client is not installed."""
-    try:
-        from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    except ImportError:
-        raise ForkTraceError(
-            "--format prometheus needs prometheus_client, which is not installed.",
-            "Install python3-prometheus-client, or use --json.",
-        ) from None
-
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-
-    class _Found:
-        def collect(self) -> Iterator[Any]:
-            for kind, name, what, labels, samples in _families(found):
-                family = kinds[kind](name, what, labels=labels)
-                for values, number in samples:
-                    family.add_metric(values, number)
-                yield family
-
-    registry = CollectorRegistry(auto_describe=False)
-    # Any: not each version has a class for those who only have to collect.
-    registry.register(cast(Any, _Found()))
-    text: str = generate_latest(registry).decode()
-    return text
+    exposition.demand("--format prometheus", ", or use --json")
+    return exposition.write(_families(found))[0].decode()
 
 
-def _families(found: Mapping[str, Any]) -> Iterator[_Family]:
+def _families(found: Mapping[str, Any]) -> Iterator[Family]:
     level = found["level"]
-    yield (
+    yield Family(
         *("gauge", "fork_trace_check_level", "The worst level: 1 for it, 0 for the others."),
         ("level",),
         [((each,), float(each == level)) for each in _LEVELS],
     )
-    yield (
+    yield Family(
         *("gauge", "fork_trace_check_limits", "Limits on each level."),
         ("level",),
         [((each,), found["counts"][each]) for each in _LEVELS],
     )
-    yield _gauge("fork_trace_check_timestamp_seconds", "When the check was made.", _seconds(found))
-    yield _gauge(
+    yield gauge("fork_trace_check_timestamp_seconds", "When the check was made.", _seconds(found))
+    yield gauge(
         *("fork_trace_check_duration_seconds", "How long it took.", found["seconds"]),
     )
-    yield _gauge(
+    yield gauge(
         "fork_trace_check_zombies", "Processes that nobody has reaped.", found["zombies_total"]
     )
-    yield (
+    yield Family(
         *("gauge", "fork_trace_check_info", "The version that made the check."),
         ("version",),
         [((found["tool"].rpartition(" ")[2],), 1)],
@@ -87,15 +61,11 @@ def _families(found: Mapping[str, Any]) -> Iterator[_Family]:
     yield from _refused(found)
 
 
-def _gauge(name: str, what: str, number: float) -> _Family:
-    return "gauge", name, what, (), [((), number)]
-
-
 def _seconds(found: Mapping[str, Any]) -> float:
     return timegm(strptime(found["time"], "%Y-%m-%dT%H:%M:%SZ"))
 
 
-def _nearest(pools: Sequence[Mapping[str, Any]]) -> Iterator[_Family]:
+def _nearest(pools: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     """Tell of each cause how near its nearest limit is, and how many of its limits are not known."""
     ratio: dict[str, float] = {}
     unknown = {cause.slug: 0 for cause in CAUSES if cause.check is not None}
@@ -104,7 +74,7 @@ def _nearest(pools: Sequence[Mapping[str, Any]]) -> Iterator[_Family]:
         unknown[cause] = unknown.get(cause, 0) + (pool["level"] == "unknown")
         if pool["percent"] is not None:
             ratio[cause] = max(ratio.get(cause, 0.0), round(pool["percent"] / 100, 4))
-    yield (
+    yield Family(
         *(
             "gauge",
             "fork_trace_check_limit_used_ratio",
@@ -113,19 +83,19 @@ def _nearest(pools: Sequence[Mapping[str, Any]]) -> Iterator[_Family]:
         ("cause",),
         [((cause,), number) for cause, number in sorted(ratio.items())],
     )
-    yield (
+    yield Family(
         *("gauge", "fork_trace_check_limits_unknown", "Limits of a cause that could not be read."),
         ("cause",),
         [((cause,), number) for cause, number in sorted(unknown.items())],
     )
 
 
-def _bad(pools: Sequence[Mapping[str, Any]]) -> Iterator[_Family]:
+def _bad(pools: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
     """Tell the numbers of what is near or full, worst first, so many of them."""
     bad = [pool for pool in pools if pool["level"] in ("full", "near")]
     shown: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for pool in bad[:_MOST_LIMITS]:
-        key = (pool["cause"], _name(pool["name"]), _name(_where(pool)))
+        key = (pool["cause"], label(pool["name"]), label(_where(pool)))
         shown.setdefault(key, pool)
     labels = ("cause", "setting", "where")
     numbers: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
@@ -142,24 +112,24 @@ def _bad(pools: Sequence[Mapping[str, Any]]) -> Iterator[_Family]:
             for key, pool in shown.items()
             if number(pool) is not None
         ]
-        yield "gauge", f"fork_trace_check_limit_{suffix}", what, labels, samples
-    yield _gauge(
+        yield Family("gauge", f"fork_trace_check_limit_{suffix}", what, labels, samples)
+    yield gauge(
         "fork_trace_check_limits_left_out",
         "Limits near or full that have no series of their own.",
         len(bad) - len(shown),
     )
 
 
-def _refused(found: Mapping[str, Any]) -> Iterator[_Family]:
+def _refused(found: Mapping[str, Any]) -> Iterator[Family]:
     """Tell what cgroups counted, the busiest of them.
 
     There is no sum: it would shrink with each cgroup that goes, which looks like a counter begun anew.
     """
     samples: dict[tuple[str, ...], float] = {}
     for each in found["refusals"]:
-        key = (_EVENTS.get(each["name"], _name(each["name"])), _name(each["where"]))
+        key = (_EVENTS.get(each["name"], label(each["name"])), label(each["where"]))
         samples[key] = samples.get(key, 0) + each["count"]
-    yield (
+    yield Family(
         *(
             "counter",
             "fork_trace_check_cgroup_events",
@@ -168,21 +138,17 @@ def _refused(found: Mapping[str, Any]) -> Iterator[_Family]:
         ("event", "cgroup"),
         list(samples.items()),
     )
-    yield _gauge(
+    yield gauge(
         "fork_trace_check_cgroup_events_left_out",
         "Events of cgroups that have no series of their own.",
         sum(found["refusals_total"].values()) - sum(samples.values()),
     )
     if found["oom_kills"] is not None:
         what = "Processes that the OOM killer ended since the boot."
-        yield "counter", "fork_trace_check_oom_kills", what, (), [((), found["oom_kills"])]
+        yield Family("counter", "fork_trace_check_oom_kills", what, (), [((), found["oom_kills"])])
 
 
 def _where(pool: Mapping[str, Any]) -> str:
     process = pool["process"]
     # Not by its number: each new process would be a series.
     return f"{process['comm']}" if process and pool["uid"] is None else pool["where"]
-
-
-def _name(text: str) -> str:
-    return cut(safe(text), _MOST_NAME)

@@ -155,6 +155,10 @@ class LibbpfBackend:
     def _move_generation(self, generation: int) -> None:
         self._programs.write(".data.generation", generation)
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the ring buffer's, which can be read once there are events."""
+        return (self._programs.map_fd("events"),)
+
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the events of the last poll, or for the next one."""
         taken, self._stacks = self._stacks, []
