@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "collect": {"__init__", "budget", "diagnosis", "errors", "host", "model", "probes", "stacks"},
     "output": {"diagnosis", "errors", "escape", "files", "model"},
-    "record": {"collect", "errors", "host", "model", "output"},
+    "record": {"collect", "errors", "escape", "host", "model", "output"},
     "serve": {"diagnosis", "errors", "model", "output"},
     # probes: the loader, for a security module of its own
     "rehearse": {"errors", "files", "probes"},
@@ -84,7 +84,7 @@ OWNERS = {
         "commands.snapshot",
     },
     "tabulate": {"output.tables"},
-    "socket": {"record.notify", "serve.endpoint"},
+    "socket": {"record.notify", "record.journal", "serve.endpoint"},
     "csv": {"output.formats.csv"},
     "termios": {"output.live.terminal"},
     "bcc": {"probes.bcc"},

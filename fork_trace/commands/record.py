@@ -94,6 +94,11 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> f
     shell_complete=options.paths("file"),
     help="Keep the same metrics in FILE (mode 0644) for the textfile collector of the node exporter.",
 )
+@click.option(
+    "--no-journal",
+    is_flag=True,
+    help="Leave the systemd journal alone; else each cause and place is told there, once a minute.",
+)
 @options.filters
 @options.stack_bytes
 @options.coverage
@@ -113,6 +118,7 @@ def command(**given: Any) -> None:
     """
     from fork_trace.commands.startup import open_session, start_line
     from fork_trace.probes.privileges import UNUSED_ID
+    from fork_trace.record.journal import Journal
     from fork_trace.record.notify import Notifier
     from fork_trace.record.recorder import Recorder
     from fork_trace.record.segments import Bounds, Segments
@@ -129,7 +135,8 @@ def command(**given: Any) -> None:
     try:
         session.give_up_privileges()
         session.heed(lambda: signals.ends)
-        recorder = Recorder(session, segments, _tell, seen=exporter.see)
+        journal = None if given["no_journal"] else Journal()
+        recorder = Recorder(session, segments, _tell, seen=exporter.see, journal=journal)
         header = session.header()
         print(
             start_line(header, f"Recording in {given['directory']}; Ctrl-C stops it."),

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from fork_trace.collect import clock
 from fork_trace.model.records import Checkpoint, Failure, Header, Mark, Summary
 from fork_trace.record.folding import Folder
+from fork_trace.record.journal import Journal
 from fork_trace.record.segments import Segments
 
 CHECKPOINT_S = 60.0
@@ -67,9 +68,10 @@ class Recorder:
         report: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
         seen: Callable[[Sequence[Failure]], None] = lambda _: None,
+        journal: Journal | None = None,
     ) -> None:
         self._session, self._segments, self._report = session, segments, report
-        self._monotonic, self._seen = monotonic, seen
+        self._monotonic, self._seen, self._journal = monotonic, seen, journal
         self._folder = Folder()
         self._host = ""
         self._causes: Counter[str] = Counter()  # of the records, for the status
@@ -97,6 +99,8 @@ class Recorder:
         self._follow_clock()
         for failure in self._folder.due(now_s):
             self._segments.write(failure)
+        if self._journal:
+            self._journal.due(now_s)
         if now_s >= self._settle_at_s:
             self._settle_at_s = now_s + _SETTLE_S
             self._settle()
@@ -114,6 +118,8 @@ class Recorder:
         """Stop watching and close the file."""
         self._write(self._session.stop())
         self._release()
+        if self._journal:
+            self._journal.due(self._monotonic(), is_all=True)
         summary = self._session.finish("signal")
         self._mark("stopped")
         self._segments.write(_bounded(summary))
@@ -132,6 +138,8 @@ class Recorder:
         self._seen(failures)
         for failure in failures:
             self._causes[failure.cause] += failure.count
+            if self._journal:
+                self._journal.take(failure, now_s)
             for each in self._folder.take(failure, now_s):
                 self._segments.write(each)
 
@@ -162,6 +170,8 @@ class Recorder:
         self._release()
         self._segments.write(_bounded(summary))
         self._folder.begin_segment()
+        if self._journal:
+            self._journal.forget()
         self._segments.begin(self._session.header())
 
     def _follow_clock(self) -> None:

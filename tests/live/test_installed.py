@@ -170,6 +170,8 @@ def test_the_package_is_whole_and_has_its_documents(clean_root: Path) -> None:
         "/usr/share/zsh/vendor-completions/_fork-trace",
         "/usr/share/fish/vendor_completions.d/fork-trace.fish",
         "/usr/share/doc/fork-trace/copyright",
+        "/usr/lib/systemd/system/fork-trace.service",
+        "/usr/lib/systemd/catalog/fork-trace.catalog",
     ):
         assert name in listed
         assert (clean_root / name[1:]).stat().st_size

@@ -72,8 +72,8 @@ def test_a_change_of_the_causes_makes_it_stale(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pages, "CAUSES", CAUSES[1:])
 
     assert [
-        *("records.schema.json", "causes.md", "headroom.md", "fork-trace.8"),
-        "fork-trace-causes.7",
+        *("records.schema.json", "fork-trace.catalog", "causes.md", "headroom.md"),
+        *("fork-trace.8", "fork-trace-causes.7"),
     ] == [each.name for each in pages.stale()]
 
 

@@ -11,7 +11,7 @@ import click
 from accuracy import table as accuracy
 from bench import table as bench
 
-from docs import blocks, manual, pictures, records, step_table
+from docs import blocks, catalog, manual, pictures, records, step_table
 from fork_trace import __version__, documents
 from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
@@ -25,6 +25,7 @@ DOCS = CHECKOUT / "fork_trace" / "docs"
 ACCURACY = DOCS / "data" / "accuracy.json"
 OVERHEAD = DOCS / "data" / "overhead.json"
 NOTED = DOCS / "data" / "noted.json"
+CATALOG = CHECKOUT / "fork_trace" / "deploy" / "systemd" / "fork-trace.catalog"
 SCHEMA = CHECKOUT / "fork_trace" / "records.schema.json"
 # A real capture, for the picture of the screen.
 CAPTURE = CHECKOUT / "tests" / "data" / "live.jsonl"
@@ -55,6 +56,7 @@ def made() -> dict[Path, str]:
     texts = {
         SCHEMA: step_table.put_into_schema(written, probes),
         step_table.STEP_TABLE: step_table.page(probes),
+        CATALOG: catalog.catalog(CAUSES),
     }
     schema = json.loads(texts[SCHEMA])
     for path, parts in _blocks(schema).items():
