@@ -96,7 +96,9 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     packages=find_packages(str(ROOT), include=["fork_trace", "fork_trace.*"]),
-    package_data={"fork_trace": ["records.schema.json", "docs/*.md", "deploy/*/*"]},
+    package_data={
+        "fork_trace": ["records.schema.json", "docs/*.md", "deploy/*/*", "output/page/page.*"]
+    },
     python_requires=">=3.9",
     data_files=[
         ("share/man/man8", ["fork_trace/docs/fork-trace.8"]),
@@ -107,8 +109,9 @@ setup(
     # libbpf1), reached through ctypes. bcc comes from the distribution (python3-bpfcc), never from
     # PyPI, where that name is an unrelated project.
     install_requires=["click>=8.0", "tabulate>=0.8.9"],
-    # For `check --format prometheus`, `record --metrics` and `record --textfile` alone.
-    extras_require={"prometheus": ["prometheus-client>=0.9"]},
+    # prometheus-client: for `check --format prometheus`, `record --metrics` and `record --textfile` alone;
+    # Jinja2: for `report --format html`.
+    extras_require={"prometheus": ["prometheus-client>=0.9"], "html": ["Jinja2>=2.11"]},
     entry_points={"console_scripts": ["fork-trace = fork_trace.commands.cli:main"]},
     cmdclass=commands,
     zip_safe=False,

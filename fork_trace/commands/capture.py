@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fork_trace.commands import options
-from fork_trace.output.formats import FORMATS
+from fork_trace.output.formats import CAPTURED
 
 
 @click.command("capture", context_settings={"allow_interspersed_args": False})
@@ -23,7 +23,7 @@ from fork_trace.output.formats import FORMATS
 @options.by
 @options.report
 @options.filters
-@options.formats(FORMATS)
+@options.formats(CAPTURED)
 @options.stack_bytes
 @options.coverage
 @options.keep_privileges

@@ -171,7 +171,7 @@ def _closed(file: CaptureFile, signals: StopSignals) -> bool:
         return False
     print(
         f"Captured to {safe(file.path)}. To show it again, here or for a ticket:\n"
-        f"  fork-trace report {advice.shell(file.path)} [--format markdown]",
+        f"  fork-trace report {advice.shell(file.path)} [--format markdown|html]",
         file=sys.stderr,
     )
     return True

@@ -29,6 +29,7 @@ def command(**given: Any) -> None:
     fork-trace report --since 03:00 --until 04:00   # last night
     fork-trace report forks.jsonl --by cgroup,cause
     fork-trace report forks.jsonl --format markdown # for a ticket
+    fork-trace report forks.jsonl --format html >incident.html
     fork-trace report /srv/fleet/ --cause pids-cgroup
     """
     from fork_trace.commands.recorded import selected
@@ -37,6 +38,7 @@ def command(**given: Any) -> None:
     from fork_trace.output.report_options import MANY_HOSTS, ROWS_OF_MANY
     from fork_trace.record.account import Account
     from fork_trace.record.captures import Captures
+    from fork_trace.record.choosing import whole
 
     def is_default(name: str) -> bool:
         source = click.get_current_context().get_parameter_source(name)
@@ -48,10 +50,16 @@ def command(**given: Any) -> None:
     adds_host = is_default("by") and format_ != "jsonl"
     account = Account(("host", *by) if adds_host else by, selected(given, captures))
     more = options.report_options(given)
-    stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
-    for record in account.take(stream):
-        if format_ == "jsonl" and not isinstance(record, records.Summary):
-            print(records.to_json(record))
+    gathered = formats.gathered(format_)
+    if gathered is not None:
+        more = more._replace(gathered=gathered)
+        for record in whole(account, captures):
+            gathered.take(record)
+    else:
+        stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
+        for record in account.take(stream):
+            if format_ == "jsonl" and not isinstance(record, records.Summary):
+                print(records.to_json(record))
     counted, found = account.counted, account.captures
     if adds_host and not 1 < len(account.hosts) <= MANY_HOSTS:
         counted.drop_first_column()

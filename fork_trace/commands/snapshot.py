@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fork_trace.commands import options
 from fork_trace.errors import ForkTraceError
-
-if TYPE_CHECKING:
-    from fork_trace.model.records import Record
-    from fork_trace.record.account import Account
-    from fork_trace.record.captures import Captures
 
 
 @click.command("snapshot", cls=options.Recorded)
@@ -47,12 +39,13 @@ def command(**given: Any) -> None:
     from fork_trace.output.units import count
     from fork_trace.record.account import Account
     from fork_trace.record.captures import Captures
+    from fork_trace.record.choosing import whole
 
     captures = Captures(given["files"])
     account = Account((), selected(given, captures))
     file = CaptureFile(given["output"], given["force"])
     try:
-        for record in _whole(account, captures):
+        for record in whole(account, captures):
             file.write(record)
         if not account.captures.headers:
             raise ForkTraceError(
@@ -67,35 +60,3 @@ def command(**given: Any) -> None:
     told = count(account.counted.failures, "failure", "failures")
     print(f"{told} written to {safe(given['output'])}.", file=sys.stderr)
     sys.exit(2 if file.failed else 0)
-
-
-def _whole(account: Account, captures: Captures) -> Iterator[Record]:
-    """Yield what was chosen as captures that are whole in themselves: their totals are what they hold."""
-    from fork_trace.model.records import Checkpoint, Death, Failure, Header, Summary
-    from fork_trace.output.completeness import Unclosed
-
-    header: Header | None = None
-    counts: Counter[str] = Counter()
-    deaths: Counter[str] = Counter()
-    for record in account.take(captures.read()):
-        if isinstance(record, Header):
-            header, counts, deaths = record, Counter(), Counter()
-            continue
-        if header is not None:
-            yield header  # not before it is known to have something of that time
-            header = None
-        if isinstance(record, Failure):
-            counts[record.cause] += record.count
-        if isinstance(record, Death):
-            deaths[record.cause] += 1
-        if isinstance(record, Summary):
-            if isinstance(record, Unclosed):
-                continue  # of which nothing more is known than its records
-            record = replace(
-                record, failures=sum(counts.values()), causes=dict(counts), totals=(), rows=()
-            )
-            if record.deaths is not None:
-                record = replace(record, deaths=dict(deaths))
-            if isinstance(record, Checkpoint):
-                record = replace(record, ended="running")
-        yield record

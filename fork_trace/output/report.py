@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from fork_trace.diagnosis.evidence import counted_limit
 from fork_trace.escape import safe
-from fork_trace.model.records import Header, Summary
+from fork_trace.model.records import Frame, Header, Summary
 from fork_trace.output import tables, times
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.lacking import closing, sentences
@@ -151,14 +151,7 @@ def stacks(rows: Iterable[Row]) -> list[str]:
         if sample.stack_by == "frame-pointers":
             lines.append("  unwound by frame pointers only: callers without them are missing")
         for number, frame in enumerate(sample.stack):
-            where = ""
-            if frame.file is not None:
-                where = f" in {safe(frame.file)}"
-                where += "" if frame.offset is None else f"+{frame.offset:#x}"
-            elif frame.build_id is not None:
-                where = f" in a file of build id {safe(frame.build_id)}"
-            name = safe(frame.symbol) if frame.symbol is not None else f"{frame.address:#x}"
-            lines += wrap(f"#{number:<2} {name}{where}", "  ", "      ")
+            lines += wrap(f"#{number:<2} {frame_text(frame)}", "  ", "      ")
             if frame.symbol is None and frame.file is not None and frame.build_id is not None:
                 lines.append(f"      build id {safe(frame.build_id)}")
             if frame.note is not None:
@@ -167,6 +160,17 @@ def stacks(rows: Iterable[Row]) -> list[str]:
             omitted = count(sample.frames_omitted, "frame", "frames")
             lines.append(f"  ... {omitted} further out were left out")
     return lines
+
+
+def frame_text(frame: Frame) -> str:
+    """Write one frame: its function or address, and the file with the offset in it."""
+    name = safe(frame.symbol) if frame.symbol is not None else f"{frame.address:#x}"
+    if frame.file is not None:
+        offset = "" if frame.offset is None else f"+{frame.offset:#x}"
+        return f"{name} in {safe(frame.file)}{offset}"
+    if frame.build_id is not None:
+        return f"{name} in a file of build id {safe(frame.build_id)}"
+    return name
 
 
 def shown(counted: Table, options: ReportOptions = PLAIN) -> tuple[list[Row], list[str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fork_trace.output.page.gathered import Gathered
 
 # Who else failed is seldom worth a second screen; a fork bomb can have thousands of names.
 MOST_ROWS = 50
@@ -17,6 +20,7 @@ class ReportOptions(NamedTuple):
     stacks: bool = False
     rows: int = MOST_ROWS  # for people; 0: all
     width: int | None = None  # columns of the terminal; None: it is none
+    gathered: Gathered | None = None  # what a page shows beyond the counts
 
 
 PLAIN = ReportOptions()

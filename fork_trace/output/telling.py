@@ -59,7 +59,7 @@ def tell(
         return _whole(Told(_NO_ROOM, tuple(facts), ()), rest, names_host, most)
     facts = [_headline(place, names_host, when(place.latest.time_ns)), *_who(place)]
     facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place)]
-    facts += [*_holders(place), *_fallback(place)]
+    facts += [*holders(place), *_fallback(place)]
     advice = tuple(remedy(each) for each in advice_of(place.told))
     return _whole(Told(title(place.key.cause), tuple(facts), advice), others, names_host, most)
 
@@ -105,7 +105,7 @@ def tell_briefly(
     mitigations = [each for each in advice if each.kind == "mitigate"]
     told = Told(
         title(place.key.cause),
-        (*facts, *_holders(place)),
+        (*facts, *holders(place)),
         tuple(remedy(each) for each in (mitigations or advice)[:1]),
     )
     return _whole(told, others, names_host) if lists_others else replace(told, more=_more(others))
@@ -260,7 +260,8 @@ def _fallback(place: Place) -> list[str]:
     ]
 
 
-def _holders(place: Place) -> list[str]:
+def holders(place: Place) -> list[str]:
+    """Say who holds the pool of a place; nothing where it was not read."""
     failure = place.held or place.told
     if failure.holders is None:
         return []

@@ -145,6 +145,7 @@ def test_the_package_asks_for_what_it_needs(package: Path) -> None:
         "python3-bpfcc, python3-prometheus-client"
         == run("dpkg-deb", "-f", package, "Suggests").strip()
     )
+    assert "python3-jinja2" == run("dpkg-deb", "-f", package, "Recommends").strip()
     assert __version__ == run("dpkg-deb", "-f", package, "Version").strip()
 
 

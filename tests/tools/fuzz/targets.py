@@ -134,7 +134,7 @@ def capture(data: bytes) -> None:
         json.loads(text, parse_constant=_no_number)
 
     written = {
-        name: formats.writer(name)(counted, summaries, headers, more) for name in formats.FORMATS
+        name: formats.writer(name)(counted, summaries, headers, more) for name in formats.CAPTURED
     }
     for name in ("table", "markdown", "csv"):
         assert is_harmless(written[name])

@@ -189,7 +189,7 @@ def test_what_begins_a_cell_elsewhere_is_no_formula_either(text: str, shown: str
     assert shown == row["command"]
 
 
-@pytest.mark.parametrize("format_", ["csv", "markdown", "json"])
+@pytest.mark.parametrize("format_", ["csv", "markdown", "json", "html"])
 @pytest.mark.parametrize("text", [*HOSTILE, *MARKUP], ids=ascii)
 def test_no_name_reaches_any_format_raw(format_: str, text: str) -> None:
     failure = make_failure(

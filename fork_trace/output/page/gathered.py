@@ -1,0 +1,74 @@
+"""What is kept of a stream of records for a page, beside what a report counts. Pure; bounded."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from fork_trace.model import records
+from fork_trace.model.records import Failure, Header, Mark, Record, Summary
+from fork_trace.output.page.archive import Archive
+from fork_trace.output.page.timeline import Timeline
+
+_MOST_STACKS = 2000  # different ones
+_MOST_OTHERS = 200
+
+
+@dataclass
+class Stack:
+    """Failures with the same stack, of the same command and cause."""
+
+    sample: Failure
+    count: int = 0
+    hosts: Counter[str] = field(default_factory=Counter)
+
+
+class Gathered:
+    """What runs through, for the page at its end."""
+
+    def __init__(self) -> None:
+        self.archive = Archive()
+        self.timeline = Timeline()
+        self.stacks: dict[Any, Stack] = {}
+        self.without_stack = 0  # failures whose stack is not known, or found no room here
+        # Records of other types, as the values that JSON has: whatever later versions write.
+        self.others: list[dict[str, Any]] = []
+        self.more_others = 0
+        self._host = "?"
+
+    def take(self, record: Record) -> None:
+        """Take in one record, in the order of the stream."""
+        self.archive.take(record)
+        if isinstance(record, Failure):
+            self._take_failure(record)
+        elif isinstance(record, Header):
+            self._host = record.host
+        elif not isinstance(record, (Summary, Mark)):
+            self._take_other(record)
+
+    def _take_failure(self, failure: Failure) -> None:
+        if failure.pid is None:
+            self.timeline.untimed += failure.count
+        else:
+            self.timeline.add(failure.time_ns, failure.cause, failure.count)
+        if not failure.stack:
+            self.without_stack += failure.count
+            return
+        frames = tuple((each.symbol or each.address, each.file) for each in failure.stack)
+        key = (failure.cause, failure.comm, frames)
+        stack = self.stacks.get(key)
+        if stack is None:
+            if len(self.stacks) >= _MOST_STACKS:
+                self.without_stack += failure.count
+                return
+            stack = self.stacks[key] = Stack(failure)
+        stack.count += failure.count
+        stack.hosts[self._host] += failure.count
+
+    def _take_other(self, record: Any) -> None:
+        if len(self.others) < _MOST_OTHERS:
+            self.others.append({"host": self._host, **json.loads(records.to_json(record))})
+        else:
+            self.more_others += 1

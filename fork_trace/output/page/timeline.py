@@ -1,0 +1,43 @@
+"""When failures were, by cause, in as few intervals as a picture can show. Pure; bounded, in any order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+_MOST = 120  # intervals
+_LEAST_NS = 100_000_000
+_MOST_CAUSES = 64
+REST = "others"
+
+
+class Timeline:
+    """Counts in intervals that double as the time gets longer; they begin at multiples of their width."""
+
+    def __init__(self) -> None:
+        self.width_ns = _LEAST_NS
+        self._counts: dict[int, Counter[str]] = {}
+        self._causes: set[str] = set()
+        self.untimed = 0  # counted without a sample: nobody knows when they were
+
+    def add(self, time_ns: int, cause: str, count: int) -> None:
+        """Count failures at an instant."""
+        if cause not in self._causes:
+            cause = cause if len(self._causes) < _MOST_CAUSES else REST
+            self._causes.add(cause)
+        number = time_ns // self.width_ns
+        self._counts.setdefault(number, Counter())[cause] += count
+        while max(self._counts) - min(self._counts) >= _MOST:
+            self._halve()
+
+    def _halve(self) -> None:
+        self.width_ns *= 2
+        counts, self._counts = self._counts, {}
+        for number, causes in counts.items():
+            self._counts.setdefault(number // 2, Counter()).update(causes)
+
+    def intervals(self) -> Iterator[tuple[int, Counter[str]]]:
+        """Return each interval from the first to the last with failures: its begin in ns, and counts by cause."""
+        if self._counts:
+            for number in range(min(self._counts), max(self._counts) + 1):
+                yield number * self.width_ns, self._counts.get(number, Counter())
