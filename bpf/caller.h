@@ -429,6 +429,10 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 		bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
 	}
 	read_cgroup_path(event);
+#ifndef FT_INLINED_WHOLE
+	if (event->key.bits & FT_BIT_LATE)
+		return;
+#endif
 	bytes = bpf_get_stack(ctx, event->user_frame, sizeof(event->user_frame), BPF_F_USER_STACK);
 	if (bytes > 0)
 		event->user_frame_count = bytes / 8;

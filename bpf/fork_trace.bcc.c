@@ -325,7 +325,7 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 
 int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-	on_sys_enter((struct pt_regs *)ctx->args[0], ctx->args[1]);
+	on_sys_enter(ctx, (struct pt_regs *)ctx->args[0], ctx->args[1]);
 	return 0;
 }
 

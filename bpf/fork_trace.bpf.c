@@ -26,6 +26,9 @@ volatile __u32 generation SEC(".data.generation") = 0;
 /* Refusals that say that a memory cgroup refused a charge, at most. */
 volatile __s32 charge_marks SEC(".data.charge_marks") = 0;
 
+/* How many of pending_calls there are, or more. */
+volatile __s32 pending_count SEC(".data.pending_count") = 0;
+
 /* Brings the types into this object's BTF, where tests/test_abi.py reads them. */
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
@@ -114,6 +117,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32); /* enum ft_call */
 } calls SEC(".maps");
+
+/* Threads whose last call was a clone3 that was answered ENOSYS. One that ended since is evicted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct ft_pending);
+} pending_calls SEC(".maps");
 
 /* The last stack that each thread mapped for another; what is evicted is not counted, never wrong. */
 struct {
@@ -404,6 +415,34 @@ ft_inline enum ft_call port_call_take(void)
 	call = *value;
 	bpf_map_delete_elem(&calls, &thread);
 	return call;
+}
+
+ft_inline int port_has_pending(void)
+{
+	return pending_count > 0;
+}
+
+ft_inline int port_pending_note(const struct ft_pending *pending)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	if (bpf_map_update_elem(&pending_calls, &thread, pending, BPF_ANY))
+		return 0;
+	__sync_fetch_and_add(&pending_count, 1);
+	return 1;
+}
+
+ft_inline int port_pending_take(struct ft_pending *pending)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_pending *found = bpf_map_lookup_elem(&pending_calls, &thread);
+
+	if (!found)
+		return 0;
+	*pending = *found;
+	if (!bpf_map_delete_elem(&pending_calls, &thread))
+		__sync_fetch_and_add(&pending_count, -1);
+	return 1;
 }
 
 ft_inline __u64 sleeps(void)
@@ -750,7 +789,7 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 SEC("raw_tp/sys_enter")
 int raw_sys_enter(__u64 *ctx)
 {
-	on_sys_enter((struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
+	on_sys_enter(ctx, (struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
 	return 0;
 }
 
@@ -766,7 +805,7 @@ int raw_sys_exit(__u64 *ctx)
 SEC("raw_tp/sys_enter")
 int raw_sys_enter_again(__u64 *ctx)
 {
-	on_sys_enter((struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
+	on_sys_enter(ctx, (struct pt_regs *)ctx[0], LONG_IN(ctx[1]));
 	return 0;
 }
 

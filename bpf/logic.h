@@ -506,6 +506,50 @@ ft_inline void ft_on_copied(void)
 		ft_forget_refusal();
 }
 
+#ifndef FT_INLINED_WHOLE
+/*
+ * A clone3 answered with ENOSYS, by a kernel without it or by a filter, is no failure if the
+ * caller then makes its task another way: glibc, crun and others go on to clone at once. So it
+ * waits for the thread's next system call; 0: it found no room, and is counted now.
+ */
+ft_inline int ft_waits_for_fallback(const struct ft_key *key, const struct ft_refusal *refusal,
+				    ft_s32 error, ft_u64 flags)
+{
+	struct ft_pending pending = { .key = *key, .flags = flags };
+
+	if (error != -FT_ENOSYS || key->syscall != FT_SYSCALL_CLONE3)
+		return 0;
+	if (refusal) {
+		pending.key.step = refusal->step;
+		pending.key.candidates = refusal->candidates;
+	}
+	pending.key.bits |= FT_BIT_LATE;
+	return port_pending_note(&pending);
+}
+
+/*
+ * This thread's next system call: `syscall` of enum ft_syscall. Another of the fork family is the
+ * fallback, which tells its own end. After anything else, clone3 once more included, the ENOSYS
+ * was the answer.
+ */
+ft_outline int ft_on_next_call(void *ctx, ft_u8 syscall)
+{
+	struct ft_pending pending = {};
+
+	if (!port_pending_take(&pending))
+		return 0;
+	if (syscall == FT_SYSCALL_FORK || syscall == FT_SYSCALL_VFORK ||
+	    syscall == FT_SYSCALL_CLONE) {
+		port_stat(FT_STAT_FELL_BACK);
+		return 0;
+	}
+	if (!port_config()->is_by_syscall)
+		port_stat(FT_STAT_BEFORE_FORK);
+	ft_count(ctx, &pending.key, 0, -FT_ENOSYS, pending.flags);
+	return 0;
+}
+#endif
+
 /* A system call of the fork family begins; it gets here past seccomp and ptrace. */
 ft_inline void ft_on_call_enter(void)
 {
@@ -618,6 +662,10 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 			port_judge_arguments(error);
 		}
 	}
+#ifndef FT_INLINED_WHOLE
+	if (ft_waits_for_fallback(&key, refusal, error, flags))
+		goto out;
+#endif
 	if (!port_config()->is_by_syscall)
 		port_stat(FT_STAT_BEFORE_FORK);
 	ft_count(ctx, &key, refusal, error, flags);

@@ -145,6 +145,18 @@ ft_inline int port_mark(ft_s32 error);
 ft_inline int port_mark_take(ft_s32 error);
 /* Is it certain that no program at copy_process' return will see this call? */
 ft_inline int port_is_unreturned(void);
+#ifndef FT_INLINED_WHOLE
+/* A clone3 that was answered ENOSYS: whether that is a failure, the thread's next call tells. */
+struct ft_pending {
+	struct ft_key key;
+	ft_u64 flags;
+};
+
+/* May any thread have one? So that a system call looks for it only then. */
+ft_inline int port_has_pending(void);
+ft_inline int port_pending_note(const struct ft_pending *pending); /* 0: no room */
+ft_inline int port_pending_take(struct ft_pending *pending); /* and forget it; 0: there is none */
+#endif
 /* Is this thread under a seccomp filter, or traced? Both can answer in the kernel's place. */
 ft_inline int port_is_supervised(void);
 ft_inline ft_settings *port_config(void);

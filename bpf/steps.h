@@ -471,8 +471,12 @@ ft_inline int on_mprotect_return(void *ctx, __u64 result)
 
 /* System calls: the lowest attach mode, and beside the upper ones for what never reaches copy_process. */
 
-ft_inline void on_sys_enter(struct pt_regs *regs, long number)
+ft_inline void on_sys_enter(void *ctx, struct pt_regs *regs, long number)
 {
+#ifndef FT_INLINED_WHOLE
+	if (port_has_pending())
+		ft_on_next_call(ctx, call_of(syscall_number_in(regs)));
+#endif
 #if defined(__TARGET_ARCH_x86)
 	number &= ~X32_CALL_BIT;
 #endif
@@ -490,7 +494,12 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	long number = -1;
 	__u8 call;
 
-	/* Every system call of the host comes here: nearly all of them leave at once. */
+#ifndef FT_INLINED_WHOLE
+	/* One that a filter answered did not begin. The second program comes after the same call. */
+	if (port_has_pending() && !is_second)
+		ft_on_next_call(ctx, call_of(syscall_number_in(regs)));
+#endif
+		/* Every system call of the host comes here: nearly all of them leave at once. */
 #if defined(__TARGET_ARCH_x86)
 	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
 	/* Most kernels take no x32 call: that none was made is no failed fork. */

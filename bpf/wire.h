@@ -68,6 +68,7 @@ enum ft_syscall {
 #define FT_BIT_DETAILED 8 /* judged in FT_PHASE_DETAILED: each watched step has let it pass */
 #define FT_BIT_ALONE 16 /* judged in FT_PHASE_ALONE: no step was watched yet */
 #define FT_BIT_FLAGS_UNKNOWN 32 /* so it is not known either what was to be made */
+#define FT_BIT_LATE 64 /* told at the thread's next system call: where it called from is gone */
 /* In place of CLONE_* flags that were not to be had. No kernel takes these, and a caller gives any. */
 #define FT_FLAGS_UNKNOWN 0xffffffff00000000ULL
 
@@ -276,7 +277,9 @@ enum ft_stat {
 	FT_STAT_UNRETURNED =
 		11, /* calls of copy_process that were not seen to return; kprobe attach mode */
 	FT_STAT_WITHOUT_STACK = 12, /* samples whose user stack found no room in its buffer */
-	FT_STAT_COUNT = 13,
+	FT_STAT_FELL_BACK =
+		13, /* clone3 answered ENOSYS, and the thread called another: no failure */
+	FT_STAT_COUNT = 14,
 };
 
 /*

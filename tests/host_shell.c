@@ -308,6 +308,42 @@ ft_inline int port_is_supervised(void)
 	return host_is_supervised;
 }
 
+static struct ft_pending pending_of[HOST_THREADS];
+static int is_pending[HOST_THREADS];
+ft_u32 host_pending_room;
+
+ft_u32 host_open_pending(void)
+{
+	ft_u32 i, count = 0;
+
+	for (i = 0; i < HOST_THREADS; i++)
+		count += is_pending[i];
+	return count;
+}
+
+ft_inline int port_has_pending(void)
+{
+	return host_open_pending() > 0;
+}
+
+ft_inline int port_pending_note(const struct ft_pending *pending)
+{
+	if (host_open_pending() >= host_pending_room)
+		return 0;
+	pending_of[host_thread] = *pending;
+	is_pending[host_thread] = 1;
+	return 1;
+}
+
+ft_inline int port_pending_take(struct ft_pending *pending)
+{
+	if (!is_pending[host_thread])
+		return 0;
+	*pending = pending_of[host_thread];
+	is_pending[host_thread] = 0;
+	return 1;
+}
+
 /* The rest of the port: nothing here reads a kernel. */
 
 ft_inline struct ft_attempt *port_attempt(void)
@@ -350,6 +386,8 @@ void host_reset(void)
 	host_is_unreturned = 0;
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));
+	memset(is_pending, 0, sizeof(is_pending));
+	host_pending_room = HOST_THREADS;
 	host_now_ns = 100 * FT_NS_PER_S;
 	host_thread = 0;
 	host_refusal_room = HOST_THREADS;
@@ -416,6 +454,12 @@ void host_copy_process(ft_s32 error, ft_u64 flags)
 void host_call_enter(void)
 {
 	ft_on_call_enter();
+}
+
+void host_next_call(ft_u8 syscall)
+{
+	if (port_has_pending())
+		ft_on_next_call(0, syscall);
 }
 
 void host_call_exit(ft_s64 result, ft_u64 flags, int asks_tid, int is_second)

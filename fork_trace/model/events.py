@@ -132,6 +132,7 @@ STATS: tuple[str, ...] = (
     "before_fork",
     "unreturned",
     "without_stack",
+    "fell_back",
 )
 
 # enum ft_detail, as words that `diagnosis` decides by.
@@ -169,6 +170,7 @@ BIT_MEMCG = 4
 BIT_DETAILED = 8
 BIT_ALONE = 16
 BIT_FLAGS_UNKNOWN = 32
+BIT_LATE = 64
 FLAGS_UNKNOWN = 0xFFFFFFFF << 32
 
 # The last byte of comm in a key, and the values of its bits (bpf/wire.h).

@@ -138,6 +138,10 @@ class Host:
             ctypes.c_int(is_second),
         )
 
+    def call_next(self, syscall: str) -> None:
+        """Let this thread's next system call begin; of what is no fork, "kernel"."""
+        self.lib.host_next_call(events.SYSCALLS.index(syscall))
+
     def refuse_stack(self, step: str, error: int, detail: str = "") -> None:
         """Let the stack of a new thread be refused."""
         self.lib.host_stack_refused(STEP[step], -error, events.DETAILS.index(detail))
@@ -209,6 +213,10 @@ class Host:
     @property
     def open_calls(self) -> int:
         return int(self.lib.host_open_calls())
+
+    @property
+    def open_pending(self) -> int:
+        return int(self.lib.host_open_pending())
 
     @property
     def blamed(self) -> list[str]:
@@ -1119,6 +1127,81 @@ def test_a_worker_that_the_kernel_could_not_make_hides_no_later_call(early: Host
 
     assert ["copy_process", "seccomp"] == early.blamed
     assert 0 == early.open_calls
+
+
+@pytest.fixture(params=["early", "lowest"])
+def answered(request: pytest.FixtureRequest) -> Host:
+    """A thread whose clone3 a filter has answered with ENOSYS, in either attach mode."""
+    host: Host = request.getfixturevalue(request.param)
+    host.who("cc1", syscall="clone3")
+    host.let(is_supervised=1)
+    host.exit(-errno.ENOSYS, CLONE_THREAD)
+    return host
+
+
+@pytest.mark.parametrize("syscall", ["clone", "fork", "vfork"])
+def test_a_fallback_that_goes_through_is_no_failure(answered: Host, syscall: str) -> None:
+    assert ({}, 1) == (answered.counts, answered.open_pending)
+    answered.call_next(syscall)
+    answered.who("cc1", syscall=syscall)
+    answered.enter()
+    answered.exit(4000)
+
+    assert {"fell_back": 1} == answered.stats
+    assert ({}, [], 0, 0) == (
+        *(answered.counts, answered.events),
+        *(answered.open_pending, answered.open_calls),
+    )
+
+
+def test_a_fallback_that_is_refused_as_well_is_told_once_for_its_own_reason(answered: Host) -> None:
+    answered.call_next("clone")
+    answered.who("cc1", syscall="clone")
+    answered.exit(-errno.EPERM, CLONE_THREAD)
+
+    key = only(answered.counts)
+
+    assert ("clone", errno.EPERM, ["seccomp"]) == (key.syscall, key.error, answered.blamed)
+    assert 1 == answered.stats["failures"]
+
+
+@pytest.mark.parametrize("syscall", ["clone3", "kernel"])
+def test_enosys_without_a_fallback_is_a_failure(answered: Host, syscall: str) -> None:
+    answered.call_next(syscall)
+
+    key = only(answered.counts)
+
+    assert ("clone3", errno.ENOSYS, ["seccomp"]) == (key.syscall, key.error, answered.blamed)
+    assert key.is_thread
+    assert (1, 0) == (answered.stats["failures"], answered.open_pending)
+    assert "fell_back" not in answered.stats
+
+
+def test_of_another_thread_no_call_is_a_fallback(answered: Host) -> None:
+    answered.let(thread=1)
+    answered.call_next("clone")
+
+    assert (1, {}) == (answered.open_pending, answered.stats)
+
+
+def test_enosys_that_cannot_wait_is_told_at_once(early: Host) -> None:
+    early.who("cc1", syscall="clone3")
+    early.let(is_supervised=1, pending_room=0)
+    early.exit(-errno.ENOSYS)
+
+    assert (["seccomp"], 0) == (early.blamed, early.open_pending)
+
+
+def test_enosys_of_a_kernel_without_clone3_waits_as_well(lowest: Host) -> None:
+    lowest.who("cc1", syscall="clone3")
+    lowest.enter()
+    lowest.exit(-errno.ENOSYS)
+    lowest.call_next("kernel")
+
+    assert (["copy_process"], {errno.ENOSYS}) == (
+        lowest.blamed,
+        {key.error for key in lowest.counts},
+    )
 
 
 # Stacks of threads.
