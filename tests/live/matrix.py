@@ -81,7 +81,7 @@ _NATIVE = (
             *REHEARSALS,
             *("test_callers.py", "test_callers_real.py", "test_commands.py", "test_check.py"),
             *("test_storms.py", "test_screen.py", "test_dying.py", "test_privileges.py"),
-            "test_record.py",
+            *("test_record.py", "test_fleet.py"),
             *("test_arming.py", "test_flood.py", "test_forged.py"),
             *("test_hostile.py", "test_strangers.py", "test_stripped.py"),
         ),

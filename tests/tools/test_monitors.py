@@ -11,9 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,17 +18,28 @@ from typing import Any
 
 import monitors
 import pytest
-from conftest import MadeHost
+from conftest import MadeHost, make_header
 
 from fork_trace import documents
 from fork_trace.headroom import check
+from fork_trace.output import exposition
 from fork_trace.output.check_formats import prometheus
+from fork_trace.serve.metrics import SLUGS, Metrics, Watch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOY = CHECKOUT / "fork_trace" / "deploy"
 RULES = DEPLOY / "prometheus" / "fork-trace-check.rules.yml"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "fork-trace-check.json").read_text())
-TESTS = CHECKOUT / "tests" / "data" / "prometheus" / "fork-trace-check.test.yml"
+RECORDER_RULES = DEPLOY / "prometheus" / "fork-trace.rules.yml"
+RECORDER_DASHBOARD = json.loads((DEPLOY / "grafana" / "fork-trace.json").read_text())
+
+
+def cases_of(rules: Path) -> Path:
+    name = rules.name.replace(".rules.yml", ".test.yml")
+    return CHECKOUT / "tests" / "data" / "prometheus" / name
+
+
+each_rules = pytest.mark.parametrize("rules", [RULES, RECORDER_RULES], ids=lambda path: path.name)
 
 
 @pytest.fixture(scope="module")
@@ -73,55 +81,85 @@ def test_the_metrics_are_as_promtool_wants_them(
     assert (0, "") == (done.returncode, done.stdout + done.stderr)
 
 
-def test_the_rules_are_rules(tools: Path) -> None:
-    done = promtool(tools, "check", "rules", str(RULES))
+@each_rules
+def test_the_rules_are_rules(tools: Path, rules: Path) -> None:
+    done = promtool(tools, "check", "rules", str(rules))
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "7 rules found" in done.stdout
+    assert f"{rules.read_text().count('- alert: ')} rules found" in done.stdout
 
 
-def test_each_alert_fires_on_what_it_is_for(tools: Path, tmp_path: Path) -> None:
-    shutil.copy(RULES, tmp_path)
-    shutil.copy(TESTS, tmp_path)
+@each_rules
+def test_each_alert_fires_on_what_it_is_for(tools: Path, tmp_path: Path, rules: Path) -> None:
+    shutil.copy(rules, tmp_path)
+    shutil.copy(cases_of(rules), tmp_path)
 
-    done = promtool(tools, "test", "rules", TESTS.name, cwd=tmp_path)
+    done = promtool(tools, "test", "rules", cases_of(rules).name, cwd=tmp_path)
 
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("rules", "old", "new"),
     [
-        ("_ratio >= 1", "_ratio > 1"),
-        ("> 900", "> 9000"),
-        ('level="near"} == 1\n        for: 15m', 'level="near"} == 1'),
-        ("unless fork_trace_check_cgroup_events_total offset 10m", "unless vector(0) > 1"),
-        (") and on (instance) (fork_trace_check_timestamp_seconds offset 10m)", ")"),
+        (RULES, "_ratio >= 1", "_ratio > 1"),
+        (RULES, "> 900", "> 9000"),
+        (RULES, 'level="near"} == 1\n        for: 15m', 'level="near"} == 1'),
         (
+            RULES,
+            "unless fork_trace_check_cgroup_events_total offset 10m",
+            "unless vector(0) > 1",
+        ),
+        (RULES, ") and on (instance) (fork_trace_check_timestamp_seconds offset 10m)", ")"),
+        (
+            RULES,
             "and fork_trace_check_limit_used_ratio > 0.5",
             "or fork_trace_check_limit_used_ratio > 0.5",
+        ),
+        (RECORDER_RULES, "sum without (errno)", "sum without (cause)"),
+        (RECORDER_RULES, 'cause!~"', 'cause=~"'),
+        (RECORDER_RULES, "|invalid-flags|", "|"),
+        (RECORDER_RULES, "for: 30m", "for: 1m"),
+        (RECORDER_RULES, "max without (step)", "min without (step)"),
+        (RECORDER_RULES, 'up{job="fork-trace"}', "up"),
+        (
+            RECORDER_RULES,
+            "increase(fork_trace_missed_calls_total[10m])",
+            "fork_trace_missed_calls_total",
         ),
     ],
 )
 def test_a_rule_that_is_wrong_fails_its_test(
-    tools: Path, tmp_path: Path, old: str, new: str
+    tools: Path, tmp_path: Path, rules: Path, old: str, new: str
 ) -> None:
-    text = RULES.read_text()
+    text = rules.read_text()
     assert old in text
-    (tmp_path / RULES.name).write_text(text.replace(old, new))
-    shutil.copy(TESTS, tmp_path)
+    (tmp_path / rules.name).write_text(text.replace(old, new))
+    shutil.copy(cases_of(rules), tmp_path)
 
-    assert 0 != promtool(tools, "test", "rules", TESTS.name, cwd=tmp_path).returncode
+    done = promtool(tools, "test", "rules", cases_of(rules).name, cwd=tmp_path)
+
+    assert 0 != done.returncode
 
 
-def test_every_alert_is_tested() -> None:
-    alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+@each_rules
+def test_every_alert_is_tested(rules: Path) -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", rules.read_text()))
 
-    assert alerts == set(re.findall(r"alertname: (\w+)\n +exp_alerts", TESTS.read_text()))
+    tested = re.findall(r"alertname: (\w+)\n +exp_alerts", cases_of(rules).read_text())
+    assert alerts == set(tested)
+
+
+def test_the_causes_that_a_policy_denies_are_the_same_in_both_rules_and_there_are_such() -> None:
+    one, other = re.findall(r'cause[!=]~"([^"]+)"', RECORDER_RULES.read_text())
+
+    assert one == other
+    assert set(one.split("|")) < set(SLUGS)
 
 
 def test_every_runbook_link_leads_to_a_heading_of_the_book() -> None:
-    texts = [RULES.read_text(), json.dumps(DASHBOARD)]
+    texts = [RULES.read_text(), json.dumps(DASHBOARD), RECORDER_RULES.read_text()]
+    texts.append(json.dumps(RECORDER_DASHBOARD))
     links = {each for text in texts for each in re.findall(r"https://runbooks[^\s\"]+", text)}
 
     assert links
@@ -139,6 +177,16 @@ def test_rules_and_dashboard_use_only_metrics_that_there_are(made_host: MadeHost
     assert set() == used - names
 
 
+def test_what_is_for_the_recorder_uses_only_its_metrics() -> None:
+    found = exposition.write(Metrics().families(Watch(make_header(), 0, 0), 0.0))[0].decode()
+    names = {name.removesuffix("_total") for name in re.findall(r"# TYPE (\w+)", found)}
+    text = RECORDER_RULES.read_text() + json.dumps(RECORDER_DASHBOARD)
+    used = {name.removesuffix("_total") for name in re.findall(r"fork_trace_\w+", text)}
+
+    assert set() == used - names
+    assert len(used) > 5
+
+
 # ------------------------------------------------------------------ a real Prometheus
 
 
@@ -153,85 +201,35 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def scraping(
-    tools: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+def scraping(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[monitors.Ask]:
     """A Prometheus that scrapes a bad host each second; yield what answers queries."""
     place = tmp_path_factory.mktemp("prometheus")
     host = bad_host(MadeHost(tmp_path_factory.mktemp("host")))
     (place / "check.prom").write_text(exposed(host))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=place))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    (place / "prometheus.yml").write_text(
-        f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{RULES}]\n"
-        "scrape_configs:\n- job_name: node\n  metrics_path: /check.prom\n"
-        f"  static_configs: [{{targets: ['127.0.0.1:{server.server_port}']}}]\n"
-    )
-    log = (place / "log").open("w")
-    socket = http.server.HTTPServer(("127.0.0.1", 0), Files)
-    port = socket.server_port
-    socket.server_close()
-    running = subprocess.Popen(
-        [
-            *(tools / "prometheus", f"--config.file={place}/prometheus.yml"),
-            *(f"--storage.tsdb.path={place}/data", f"--web.listen-address=127.0.0.1:{port}"),
-        ],
-        stdout=log,
-        stderr=log,
-    )
-
-    def ask(query: str) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-        return result
-
-    try:
-        end_s = time.monotonic() + 60
+    target = f"127.0.0.1:{server.server_port}"
+    with monitors.scraping(tools, place, target, "/check.prom", RULES) as ask:
         # Three scrapes, the second with more: what counts up is asked for as well.
-        while time.monotonic() < end_s:
-            try:
-                if ask("count_over_time(fork_trace_check_info[1m]) >= 2"):
-                    break
-            except (urllib.error.URLError, OSError):
-                pass
-            time.sleep(0.2)
+        monitors.wait_for(ask, "count_over_time(fork_trace_check_info[1m]) >= 2")
         host.cgroup("app", 70, "70", hits=281)
         host.write("vmstat", "oom_kill 7\n")
         (place / "check.prom").write_text(exposed(host))
-        while time.monotonic() < end_s and not ask(
-            "increase(fork_trace_check_oom_kills_total[5m])>0"
-        ):
-            time.sleep(0.2)
+        monitors.wait_for(ask, "increase(fork_trace_check_oom_kills_total[5m])>0")
         yield ask
-    finally:
-        running.kill()
-        running.wait()
-        server.shutdown()
-        log.close()
+    server.shutdown()
 
 
-def queries() -> list[Any]:
-    return [
-        pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
-        for panel in DASHBOARD["panels"]
-        for target in panel["targets"]
-    ]
-
-
-@pytest.mark.parametrize("query", queries())
-def test_each_query_of_the_dashboard_has_an_answer(
-    scraping: Callable[[str], list[dict[str, Any]]], query: str
-) -> None:
-    for name, value in (("$instance", ".*"), ("$cause", ".*"), ("$__range", "5m")):
-        query = query.replace(name, value)
+@pytest.mark.parametrize("name", monitors.queries(DASHBOARD))
+def test_each_query_of_the_dashboard_has_an_answer(scraping: monitors.Ask, name: str) -> None:
+    query = monitors.queries(DASHBOARD)[name]
 
     assert "$" not in query
     assert scraping(query)
 
 
 def test_what_prometheus_has_is_what_the_check_said(
-    scraping: Callable[[str], list[dict[str, Any]]],
+    scraping: monitors.Ask,
 ) -> None:
     used = scraping('fork_trace_check_limit_used{cause="pids-cgroup"}')
     refused = scraping('sort_desc(fork_trace_check_cgroup_events_total{event="fork_refused"})')
@@ -243,7 +241,7 @@ def test_what_prometheus_has_is_what_the_check_said(
 
 
 def test_the_alerts_of_a_bad_host_are_there(
-    scraping: Callable[[str], list[dict[str, Any]]],
+    scraping: monitors.Ask,
 ) -> None:
     end_s = time.monotonic() + 20
     wanted = {"ForkLimitFull", "ForkRefused", "ForkOomKill"}
