@@ -44,6 +44,7 @@ class Lane(NamedTuple):
     must_say: tuple[str, ...] = ()
     module: str = ""
     faults: str = ""
+    init: str = ""  # "systemd": the guest's first process
 
 
 # What a command runs in a virtual machine: scripts/suites builds its programs before it boots.
@@ -268,6 +269,7 @@ _FAULT = tuple(
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
+    Lane("systemd", "7.2", 250, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
     Lane("7.2-btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),
     Lane(
         "python",

@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.c",
         help="build this kernel module for the guest, once; FORK_TRACE_VM_MODULE names it there",
     )
+    parser.add_argument(
+        "--init",
+        default="",
+        choices=["systemd"],
+        help="make the host's systemd the guest's first process, with its journal, and COMMAND a service",
+    )
     parser.add_argument("--append", default="", metavar="ARGS", help="more kernel parameters")
     parser.add_argument(
         "--timeout", type=float, default=1200, metavar="SECONDS", help="end it after; default: 1200"
@@ -105,6 +111,7 @@ def main() -> int:
             _share(),
             options.cgroup,
             options.module,
+            options.init,
         )
         if options.kernel != "all":
             kernel = named(options.kernel)

@@ -1,8 +1,36 @@
 # Runs the job in the finished guest and tells the host how it ended.
-# Still the first process: when this ends, so does the VM.
+# Still the first process, but for systemd: when this ends, so does the VM.
 
 b=/run/vm/busybox
 . /run/vm/job
+
+# The first process can be systemd instead, which has this run again as one of its services. It knows
+# no other units than the journal's: what brings up a machine is not there, and would take a minute.
+if [ "$init" = systemd ] && [ $$ = 1 ]; then
+	units=/run/systemd/system
+	$b mkdir -p $units
+	for unit in systemd-journald.service systemd-journald.socket systemd-journald-dev-log.socket; do
+		$b ln -s /lib/systemd/system/$unit $units/
+	done
+	for target in sysinit basic shutdown multi-user; do
+		printf "[Unit]\nDefaultDependencies=no\n" >$units/$target.target
+	done
+	$b cat >$units/vm-session.service <<-UNIT
+		[Unit]
+		DefaultDependencies=no
+		Wants=systemd-journald.service
+		After=systemd-journald.service
+		[Service]
+		ExecStart=$b sh /run/vm/guest_session.sh
+		Delegate=yes
+		LimitNOFILE=524288
+		TasksMax=infinity
+		StandardOutput=tty
+		StandardError=tty
+		TTYPath=/dev/ttyS0
+	UNIT
+	SYSTEMD_UNIT_PATH=$units exec /lib/systemd/systemd --unit=vm-session.service
+fi
 
 # Without udev nobody makes links to the ports by name.
 port() {
@@ -33,7 +61,9 @@ $b ifconfig lo up
 
 # The command runs in a leaf with every controller on, as a login session does.
 leaf=user.slice/session.scope
-if [ "$cgroup" = v2 ]; then
+if [ "$init" = systemd ]; then
+	leaves= # in which it is
+elif [ "$cgroup" = v2 ]; then
 	leaves=/sys/fs/cgroup/$leaf
 	read -r controllers </sys/fs/cgroup/cgroup.controllers
 	$b mkdir -p "$leaves"
@@ -84,7 +114,7 @@ status=$?
 for round in 1 2 3; do
 	for process in /proc/[0-9]*; do
 		case ${process#/proc/} in
-		1 | "$out" | "$err") ;;
+		1 | $$ | "$out" | "$err") ;;
 		*) kill -9 "${process#/proc/}" ;;
 		esac
 	done 2>/dev/null

@@ -44,6 +44,7 @@ class Wishes(NamedTuple):
     share: Path | None = None
     cgroup: str = "v2"
     module: Path | None = None  # its C file
+    init: str = ""  # "systemd": the host's own is the first process
 
 
 def run(kernel: Kernel, checkout: Path, command: list[str], wishes: Wishes) -> int:
@@ -224,6 +225,7 @@ def _job(
         "path": search,
         "cgroup": wishes.cgroup,
         "share": GUEST_SHARE if wishes.share else "",
+        "init": wishes.init,
         "module": str(module.built(kernel, root, wishes.module) if wishes.module else ""),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
