@@ -130,7 +130,7 @@ def command(**given: Any) -> None:
     segments = Segments(given["directory"], bounds, new_owner)
     exporter = Exporter(given["metrics"], given["textfile"], new_owner, _tell)
     notifier = Notifier()
-    session = open_session(given)
+    session = open_session({**given, "few_stacks": True})
     signals = _Signals()
     try:
         session.give_up_privileges()
@@ -162,8 +162,11 @@ def _run(
     notifier: Notifier,
     signals: _Signals,
 ) -> None:
+    from fork_trace.probes import reserve
+
     recorder.begin()
     exporter.begin(session)
+    reserve.trim()
     armed = f"armed: {session.header().attach}"
     notifier.tell("READY=1", f"STATUS={armed}")
     while not signals.ends:

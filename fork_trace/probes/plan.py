@@ -122,6 +122,8 @@ class Request:
     all_steps: bool = False
     # Attach none but copy_process until a fork fails.
     on_demand: bool = False
+    # For whoever stays for weeks: less room for stacks that wait to be unwound.
+    few_stacks: bool = False
 
 
 class Stage(IntEnum):
@@ -182,6 +184,7 @@ class Plan:
     can_leave_out: bool = False
     # What the programs would read and this kernel does not have; known once they are loaded.
     unread: tuple[Missing, ...] = ()
+    few_stacks: bool = False  # as was asked for
     blind: int = 0  # which of their readers are off for it: bit n for probes.libbpf.gaps.READERS[n]
 
     @property
@@ -424,11 +427,13 @@ def make(facts: KernelFacts, request: Request = Request()) -> Plan:
 
 def _built(attach: str, backend: str, facts: KernelFacts, request: Request) -> Plan:
     if attach == "fexit":
-        return _by_function(attach, backend, facts, request, _why_not, _on_exit)
-    if attach == "kprobe":
+        found = _by_function(attach, backend, facts, request, _why_not, _on_exit)
+    elif attach == "kprobe":
         why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
-        return _by_function(attach, backend, facts, request, why_not, _on_return)
-    return _tracepoint(facts)
+        found = _by_function(attach, backend, facts, request, why_not, _on_return)
+    else:
+        found = _tracepoint(facts)
+    return replace(found, few_stacks=request.few_stacks)
 
 
 def _plan(

@@ -33,6 +33,14 @@ def memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
+def trim() -> None:
+    """Give back what arming took and freed, but for what `memory` keeps."""
+    trimmed = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+    if trimmed is not None:
+        trimmed.argtypes = [ctypes.c_size_t]
+        trimmed(_HEAP_BYTES)
+
+
 class Descriptors:
     """More of them than a shell's limit may allow; a command started meanwhile must not have these."""
 

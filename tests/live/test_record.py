@@ -18,6 +18,7 @@ from .conftest import FORK_TRACE, TIMEOUT_S, start
 
 pytestmark = pytest.mark.live
 KILLS = 23
+MOST_RESIDENT_BYTES = 30_000_000
 COMM = "ft-rlimit-nproc"
 TAKES = ("--attach", "tracepoint")  # which every kernel has
 
@@ -152,6 +153,15 @@ def test_a_second_recorder_is_refused_and_the_first_goes_on(
     fail(3)
     assert 0 == recording.end()
     assert 3 == report(tmp_path / "log")["failures"]
+
+
+def test_little_is_resident_while_nothing_fails(tmp_path: Path, any_host: dict[str, Any]) -> None:
+    recording = Recording(tmp_path / "log", *TAKES)
+    time.sleep(3)
+    status = Path(f"/proc/{recording.process.pid}/status").read_text()
+    assert 0 == recording.end()
+
+    assert int(status.partition("VmRSS:")[2].split()[0]) * 1024 <= MOST_RESIDENT_BYTES
 
 
 def test_a_full_disk_costs_no_count(tmp_path: Path, any_host: dict[str, Any]) -> None:

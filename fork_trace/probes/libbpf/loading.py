@@ -32,6 +32,9 @@ from fork_trace.probes.plan import Missing, Plan, Probe
 from fork_trace.probes.settings import Config, fill
 
 _BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25  # include/uapi/linux/bpf.h
+_FEW_STACKS_BYTES = (
+    1 << 20
+)  # of the ring of user stacks: 108 of the default size, ten times a second
 _FEXIT = "fexit/"  # their sections
 # Where the kernel's types are.
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
@@ -227,6 +230,9 @@ class Programs:
             handle = lib.bpf_object__next_program(self._object, handle)
         if wanted.keys() != self._handles.keys():
             raise _other_version()
+        if plan.few_stacks:
+            stacks = lib.bpf_object__find_map_by_name(self._object, b"user_stacks")
+            lib.bpf_map__set_max_entries(stacks, _FEW_STACKS_BYTES)
         if plan.attach != "kprobe":
             # Nobody writes there: no megabyte for it.
             attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
