@@ -40,8 +40,8 @@ from fork_trace.output.formats import STREAMS
 def command(**given: Any) -> None:
     """Show fork failures as they happen, by command and caller
 
-    On a terminal, one screen that updates in place; press q or Ctrl-C to stop
-    and print the report. Otherwise, one line for each change.
+    On a terminal, one screen that updates in place; press h for its keys, q or
+    Ctrl-C to stop and print the report. Otherwise, one line for each change.
 
     \b
     exec fork-trace live             # from the last root shell you have

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fork_trace.collect.session import Session
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
+from fork_trace.headroom.nearest import Near, Nearest
 from fork_trace.model import records
 from fork_trace.model.records import Failure, Summary
-from fork_trace.output import report, summary
+from fork_trace.output import check, report, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.views import Appended, Redrawn
+from fork_trace.output.live.waiting import Forks, Gauge
 from fork_trace.output.report_options import PLAIN, ReportOptions
 
 
@@ -35,6 +37,8 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     counted = Table(request.by)
     header = session.header()
     terminal = Terminal(wants_lines=request.no_clear or request.as_json)
+    # Loaded now: without its privileges the process may not be able to read the package.
+    nearest = Nearest() if terminal.redraws else None
     session.give_up_privileges()
     how_to_end = f"Press {terminal.keys_to_end} to stop and print a summary."
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
@@ -42,12 +46,12 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
         print(records.to_json(header), flush=True)
     view: Redrawn | Appended | None = None
     if terminal.redraws:
-        view = Redrawn(terminal, counted, header.host, request.report)
+        view = Redrawn(terminal, counted, header.host, request.report, request.interval_s)
     elif not request.as_json:
         view = Appended(terminal, counted)
     try:
         terminal.enter()
-        ended = _watch(session, signals, request, terminal, view, counted)
+        ended = _Loop(session, signals, request, terminal, view, counted, nearest).run()
     finally:
         terminal.leave()
     last = session.finish(ended)
@@ -64,40 +68,63 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     return last
 
 
-def _watch(
-    session: Session,
-    signals: StopSignals,
-    request: LiveRequest,
-    terminal: Terminal,
-    view: Redrawn | Appended | None,
-    counted: Table,
-) -> str:
-    """Read failures and show them until the run ends; return what ended it."""
-    duration_s = request.duration_s
-    is_told = is_over = False
-    session.heed(lambda: max(signals.count, is_told))
-    if view:
-        view.show(session.elapsed_s(), *session.lost(), session.filtered())
-    while not is_over:
-        due_s = session.elapsed_s() + request.interval_s
-        if duration_s is not None:
-            due_s = min(due_s, duration_s)
-        while session.elapsed_s() < due_s and not is_told:
-            tick_s = TICK_S if terminal.redraws else session.tick_s()
-            timeout_s = min(tick_s, max(0.0, due_s - session.elapsed_s()))
-            _take(session.poll(timeout_s), counted, request.as_json)
-            is_told = signals.signal is not None or terminal.is_told_to_end()
-            if terminal.attend():
-                break
-        is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
-        _take(session.stop() if is_over else session.settle(), counted, request.as_json)
-        if view and not (is_over and terminal.redraws):
-            view.show(session.elapsed_s(), *session.lost(), session.filtered())
-    return "signal" if is_told else "duration"
+class _Loop(NamedTuple):
+    session: Session
+    signals: StopSignals
+    request: LiveRequest
+    terminal: Terminal
+    view: Redrawn | Appended | None
+    counted: Table
+    nearest: Nearest | None
+
+    def run(self) -> str:
+        """Read failures and show them until the run ends; return what ended it."""
+        session, duration_s = self.session, self.request.duration_s
+        is_told = is_over = False
+        session.heed(lambda: max(self.signals.count, is_told))
+        self._show()
+        while not is_over:
+            due_s = session.elapsed_s() + self.request.interval_s
+            if duration_s is not None:
+                due_s = min(due_s, duration_s)
+            while session.elapsed_s() < due_s and not is_told:
+                tick_s = TICK_S if self.terminal.redraws else session.tick_s()
+                timeout_s = min(tick_s, max(0.0, due_s - session.elapsed_s()))
+                self._take(session.poll(timeout_s))
+                is_told = self.signals.signal is not None or self._is_told_to_end()
+                if self.terminal.attend():
+                    break
+            is_over = is_told or (duration_s is not None and session.elapsed_s() >= duration_s)
+            self._take(session.stop() if is_over else session.settle())
+            if not (is_over and self.terminal.redraws):
+                self._show()
+        return "signal" if is_told else "duration"
+
+    def _is_told_to_end(self) -> bool:
+        return isinstance(self.view, Redrawn) and self.view.press(self.terminal.keys())
+
+    def _show(self) -> None:
+        if self.view is None:
+            return
+        elapsed_s = self.session.elapsed_s()
+        if self.nearest and isinstance(self.view, Redrawn) and not self.counted.failures:
+            self.view.forks = _forks(self.nearest.now(elapsed_s))
+        self.view.show(elapsed_s, *self.session.lost(), self.session.filtered())
+
+    def _take(self, failures: Sequence[Failure]) -> None:
+        for failure in failures:
+            self.counted.add(failure)
+            if isinstance(self.view, Redrawn):
+                self.view.add(failure)
+            if self.request.as_json:
+                print(records.to_json(failure), flush=True)
 
 
-def _take(failures: Sequence[Failure], counted: Table, as_json: bool) -> None:
-    for failure in failures:
-        counted.add(failure)
-        if as_json:
-            print(records.to_json(failure), flush=True)
+def _forks(near: Near) -> Forks:
+    gauges = tuple(_gauge(each) for each in near.limits)
+    return Forks(gauges, *near[1:])
+
+
+def _gauge(pool: Mapping[str, Any]) -> Gauge:
+    names = ("cause", "percent", "used", "limit", "unit")
+    return Gauge(where=check.place(pool), **{name: pool[name] for name in names})

@@ -33,12 +33,18 @@ class Reading(NamedTuple):
     why: str | None = None  # a clause
 
 
+def why_not(root: str = "/", most_processes: int = _MOST_PROCESSES) -> str | None:
+    """Say why it would take too long to read the limits here, in a clause; None: it would not."""
+    processes = sum(1 for _ in holders.pids(os.path.join(root, "proc")))
+    return f"this host has {processes} processes" if processes > most_processes else None
+
+
 def read(root: str = "/", most_processes: int = _MOST_PROCESSES) -> Reading:
     """Read the limits of this host, without root and without waiting; it never raises."""
     try:
-        processes = sum(1 for _ in holders.pids(os.path.join(root, "proc")))
-        if processes > most_processes:
-            return Reading((), f"this host has {processes} processes")
+        why = why_not(root, most_processes)
+        if why is not None:
+            return Reading((), why)
         found = check.examine(_NEAR, _FULL, root)
     except ForkTraceError as error:
         return Reading((), error.message)

@@ -150,6 +150,16 @@ def threads(root: str = "/proc") -> int | None:
         return None
 
 
+def forks(root: str = "/proc") -> int | None:
+    """Count the processes and threads made since the boot (proc(5), stat: processes); None: not told."""
+    try:
+        with open(f"{root}/stat", encoding="ascii") as file:
+            _, _, rest = file.read().partition("\nprocesses ")
+        return int(rest.partition("\n")[0])
+    except (OSError, ValueError):
+        return None
+
+
 def number(path: str, root: str = "/proc", field: int = 0) -> int | None:
     """Read one number of a file such as sys/fs/file-nr; None where it does not tell."""
     try:

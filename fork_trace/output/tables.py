@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import tabulate
 
@@ -29,6 +30,7 @@ _NARROWABLE = ("command", "caller", "cgroup", "container", "parent", "host")
 _DROPPED = ("ERRNO", "USED/LIMIT", "NEW", "FIRST", "PER S", "LAST")
 # Stands behind each letter that takes two columns; no cell has it, as `safe` escapes it.
 _FILLER = "\0"
+KEPT_BLANK = "\1"  # one that tabulate would strip, in a picture made of characters
 INFERRED = "* inferred from kernel state, not observed"
 
 # With wcwidth installed tabulate would count those letters itself, and differently.
@@ -52,7 +54,7 @@ def draw(
         colalign=alignment if lines else None,
         disable_numparse=True,
     )
-    return text.replace(_FILLER, "")
+    return text.replace(_FILLER, "").replace(KEPT_BLANK, " ")
 
 
 def _fill(text: str) -> str:
@@ -90,6 +92,13 @@ def cells(
     return headings, lines
 
 
+class Extra(NamedTuple):
+    """Columns that a table has at its end where all names have room: their headings, and the cells of each row."""
+
+    headings: tuple[str, ...]
+    cells: Sequence[tuple[str, ...]]
+
+
 def rows(
     counted: Iterable[Row],
     by: Sequence[str],
@@ -98,12 +107,13 @@ def rows(
     new: Mapping[tuple[str | None, ...], int] | None = None,
     drops: bool = False,
     has_days: bool = False,
+    extras: Sequence[Extra] = (),
 ) -> str:
     """Draw rows, one line each under one of headings; at most so wide with the default `--by`.
 
     ERRNO goes first where they are too wide, as reports count errnos below; then names are cut, paths
     last. With `drops` columns are left out where they are too many for the width, instead of being cut
-    off.
+    off. Of `extras` the first with which no name is cut is drawn.
     """
     headings, lines = cells(counted, by, times, new, has_days)
     first = headings.index("ERRNO") - len(by)
@@ -111,6 +121,13 @@ def rows(
     names[first : first + len(by)] = by
     alignment = ["right"] * first + ["left"] * (len(headings) - first)
     widths = _widths(lines, headings)
+    extra = _fitting_extra(extras, widths, headings.index("ERRNO"), width)
+    if extra is not None:
+        headings = [*headings, *extra.headings]
+        alignment += ["left"] * len(extra.headings)
+        names += [None] * len(extra.headings)
+        lines = [[*line, *more] for line, more in zip(lines, extra.cells)]
+        widths = _widths(lines, headings)
     if _over(widths, width) > 0:
         kept = [n for n, heading in enumerate(headings) if heading != "ERRNO"]
         headings, alignment = [headings[n] for n in kept], [alignment[n] for n in kept]
@@ -121,6 +138,18 @@ def rows(
         names, lines = [names[n] for n in kept], [[line[n] for n in kept] for line in lines]
     _narrow(lines, headings, names, width)
     return draw(lines, headings, alignment)
+
+
+def _fitting_extra(
+    extras: Sequence[Extra], widths: Sequence[int], errno: int, width: int
+) -> Extra | None:
+    """Choose what there is room for, rather than for ERRNO."""
+    bare = [each for n, each in enumerate(widths) if n != errno]
+    for extra in extras:
+        more = _widths([list(each) for each in extra.cells], extra.headings)
+        if _over([*bare, *more], width) <= 0:
+            return extra
+    return None
 
 
 def named(row: Row, name: str, value: str | None) -> str:

@@ -9,8 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fork_trace.escape import safe
-from fork_trace.output import report, tables, telling
+from fork_trace.output import bars, report, tables, telling
 from fork_trace.output.aggregate import Row, Table
+from fork_trace.output.live import detail, moving, waiting
+from fork_trace.output.live.line import Line
+from fork_trace.output.live.look import Look
+from fork_trace.output.live.trends import rate_text
+from fork_trace.output.live.waiting import NOTHING, Forks
 from fork_trace.output.paragraph import Told
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.times import clock, span
@@ -28,14 +33,10 @@ _BESIDE = {"command": 15, "cause": 17, "step": 18, "user": 8}
 _BESIDE_ELSE = 24
 _TOO_LONG = "     (a command wider than this screen: in the report at the end)"
 _BEFORE = 16  # the time and what is new
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a screen, which can stand out: as a "bar", "strong" or, ordinarily, not ("")."""
-
-    text: str
-    style: str = ""
+_OLD_NS = 60 * 10**9
+_SLOW_TREND = 20  # columns, of which each is sent anew with each interval
+_KEYS = "h for help, "
+PLAINLY = Look()
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Moment:
     lost: int = 0  # samples, up to now
     missed: int = 0  # calls that were not even counted
     filtered: int = 0  # failures that the filter hides
+    now_ns: int | None = None  # None: not known, so nothing is old
+    forks: Forks = NOTHING
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def frame(
     moment: Moment,
     size: tuple[int, int],
     options: ReportOptions = PLAIN,
+    look: Look = PLAINLY,
 ) -> list[Line]:
     """Lay out a screen of so many columns and lines: nothing wraps, and no block is cut in two."""
     width, height = max(1, size[0] - 1), size[1]
@@ -94,15 +98,48 @@ def frame(
         Line(_bar(moment, width), "bar"),
         Line(_verdict(counted, moment, width), "strong"),
         *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
-        Line(""),
+        Line(_trend(look, width), "trend"),
     ]
-    if not counted.failures:
-        lines.append(Line("Waiting for fork or thread failures..."))
+    left = height - len(lines)
+    if look.page == "help":
+        lines += detail.help_lines(width)
+    elif not counted.failures:
+        lines += waiting.lines(moment.forks, width, left, look.is_ascii)
     else:
-        lines += _rows(counted, new, width, height - len(lines), options)
+        rows = rows_of(counted, look)
         text_width = max(_NARROWEST_TEXT, min(width, _WIDEST_TEXT))
-        lines += _blocks(counted, new, text_width, height - len(lines), options)
-    return [Line(cut(line.text, width), line.style) for line in lines[:height]]
+        if look.page == "detail" and rows:
+            row = rows[min(look.chosen or 0, len(rows) - 1)]
+            lines += detail.lines(counted, row, look, text_width, left)
+        else:
+            lines += _rows(counted, rows, new, moment, (width, left), options, look)
+            lines += _blocks(counted, new, text_width, height - len(lines), options)
+    return [line.fitted(width) for line in lines[:height]]
+
+
+def rows_of(counted: Table, look: Look) -> list[Row]:
+    """Return the rows that are asked for, in the order that is asked for."""
+    rows = counted.rows()
+    if look.words:
+        words = look.words.lower()
+        rows = [row for row in rows if any(words in safe(each or "?").lower() for each in row.key)]
+    if look.sort == "rate":
+        rows.sort(key=lambda row: -look.trends.rate(row.key))
+    elif look.sort == "latest":
+        rows.sort(key=lambda row: -row.last_ns)
+    return rows
+
+
+def _trend(look: Look, width: int) -> str:
+    """Say what the person at the screen chose, and how many fail: in a second, and of late."""
+    values = look.trends.of()
+    parts = [look.told] if look.told else []
+    if values:
+        parts.append(f"{rate_text(look.trends.rate())} failures per second")
+    text = "; ".join(parts)
+    room = min(_SLOW_TREND if look.is_slow else len(values), width - columns(text) - 2)
+    drawn = bars.spark(values, room, look.is_ascii).rstrip() if room > 4 else ""
+    return f"{text}  {drawn}".rstrip() if drawn else text
 
 
 def lost(samples: int, missed: int, width: int | None = None) -> str:
@@ -128,26 +165,41 @@ def _bar(moment: Moment, width: int) -> str:
     if moment.quiet_s is not None:
         left += f"; last failure {span(moment.quiet_s)} ago"
     right = f"  {moment.keys_to_end} to stop"
+    if moment.keys_to_end.startswith("q") and columns(left + right) + len(_KEYS) <= width:
+        right = f"  {_KEYS}{right[2:]}"
     left = cut(left, max(1, width - columns(right)))
     return cut(left + " " * (width - columns(left) - columns(right)) + right, width)
 
 
 def _rows(
     counted: Table,
+    rows: list[Row],
     new: Mapping[tuple[str | None, ...], int],
-    width: int,
-    height: int,
+    moment: Moment,
+    size: tuple[int, int],
     options: ReportOptions,
+    look: Look,
 ) -> list[Line]:
-    rows = counted.rows()
+    width, height = size
     below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
     room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
-    shown = _most_telling(rows, new, room)
+    shown = _most_telling(rows, new, room) if look.sort == "count" else rows[:room]
     table = tables.rows(
-        shown, counted.by, options.times, width, new, drops=True, has_days=counted.spans_days()
+        shown,
+        counted.by,
+        options.times,
+        width,
+        new,
+        drops=True,
+        has_days=counted.spans_days(),
+        extras=moving.extras(shown, look),
     ).splitlines()
     lines = [Line(table[0])]
-    lines += [Line(text, "strong" if row.key in new else "") for text, row in zip(table[1:], shown)]
+    for number, (text, row) in enumerate(zip(table[1:], shown)):
+        is_old = moment.now_ns is not None and moment.now_ns - row.last_ns > _OLD_NS
+        style = "strong" if row.key in new else "dim" if is_old else ""
+        style = "chosen" if number == look.chosen else style
+        lines.append(Line(text, style, moving.spans(table[0], text, row)))
     if len(shown) < len(rows):
         keys = {row.key for row in shown}
         lines.append(Line(report.others([row for row in rows if row.key not in keys])))

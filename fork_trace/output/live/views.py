@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from fork_trace.escape import safe
+from fork_trace.model.records import Failure
 from fork_trace.output import telling, times
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live import screen
+from fork_trace.output.live.look import GROUPS, Look, pressed
 from fork_trace.output.live.terminal import Terminal
+from fork_trace.output.live.trends import Trends
+from fork_trace.output.live.waiting import Forks
 from fork_trace.output.place import Key
 from fork_trace.output.report_options import ReportOptions
 from fork_trace.output.units import count
@@ -23,28 +29,95 @@ class Redrawn:
     """A screen that is kept fresh; what has changed last stays marked until something else does."""
 
     def __init__(
-        self, terminal: Terminal, counted: Table, host: str, options: ReportOptions
+        self,
+        terminal: Terminal,
+        counted: Table,
+        host: str,
+        options: ReportOptions,
+        interval_s: float = 1.0,
     ) -> None:
         self._terminal, self._counted = terminal, counted
         self._host, self._options = host, options
+        self._interval_s = interval_s
+        # By all that the person at the screen can group by.
+        wanted = [name for group in GROUPS for name in group or ()]
+        self._fine = Table(tuple(dict.fromkeys((*counted.by, "command", *wanted))))
+        self._look = Look(
+            is_ascii=terminal.is_ascii, is_slow=terminal.is_slow, trends=Trends(interval_s)
+        )
         self._changes = screen.Changes()
         self._new: dict[tuple[str | None, ...], int] = {}
+        self._moment: screen.Moment | None = None
+        self.forks = Forks()
 
-    def show(self, elapsed_s: float, lost: int, missed: int, filtered: int = 0) -> None:
-        """Draw the screen again."""
-        self._new = self._changes.take(self._counted) or self._new
+    def add(self, failure: Failure, host: str | None = None) -> None:
+        """Count a record a second time, by all columns."""
+        self._fine.add(failure, host)
+
+    def press(self, keys: Sequence[str]) -> bool:
+        """Do what keys ask for, at once; say whether one of them ends it all."""
+        for key in keys:
+            if key in ("q", "Q") and not self._look.is_typing:
+                return True
+            group = self._look.group
+            self._look = pressed(self._look, key)
+            if self._look.group != group:
+                self._regroup()
+        if keys and self._moment is not None:
+            self._draw()
+        return False
+
+    def _regroup(self) -> None:
+        """Begin to follow other rows: what was counted by now is not new."""
+        self._look = replace(self._look, trends=Trends(self._interval_s))
+        self._changes, self._new = screen.Changes(), {}
+        self._changes.take(self._shown())
+
+    def _shown(self) -> Table:
+        group = GROUPS[self._look.group]
+        return self._counted if group is None else self._fine.grouped(group)
+
+    def show(
+        self,
+        elapsed_s: float,
+        lost: int,
+        missed: int,
+        filtered: int = 0,
+        now_ns: int | None = None,
+    ) -> None:
+        """Draw the screen again, unless it is paused."""
+        counted = self._shown()
+        new = self._changes.take(counted)
+        self._look.trends.add(new, elapsed_s)
+        self._new = new or self._new
         last_ns = max((row.last_ns for row in self._counted.rows()), default=None)
+        now_ns = time.time_ns() if now_ns is None else now_ns
         moment = screen.Moment(
             host=self._host,
             elapsed_s=elapsed_s,
-            quiet_s=None if last_ns is None else (time.time_ns() - last_ns) / 1e9,
+            quiet_s=None if last_ns is None else (now_ns - last_ns) / 1e9,
             keys_to_end=self._terminal.keys_to_end,
             lost=lost,
             missed=missed,
             filtered=filtered,
+            now_ns=now_ns,
+            forks=self.forks,
         )
+        if self._moment is not None and (self._look.is_paused or self._terminal.is_busy):
+            return
+        self._moment = moment
+        self._draw(counted)
+
+    def _draw(self, counted: Table | None = None) -> None:
+        counted = self._shown() if counted is None else counted
+        if self._look.chosen is not None:
+            most = max(0, len(screen.rows_of(counted, self._look)) - 1)
+            self._look = replace(self._look, chosen=min(self._look.chosen, most))
         size = self._terminal.size()
-        self._terminal.draw(screen.frame(self._counted, self._new, moment, size, self._options))
+        assert self._moment is not None
+        self._terminal.draw(
+            screen.frame(counted, self._new, self._moment, size, self._options, self._look)
+        )
 
 
 class Appended:

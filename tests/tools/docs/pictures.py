@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from bench import table as bench
@@ -11,14 +13,26 @@ from bench import table as bench
 from fork_trace.model import reading, records
 from fork_trace.output import aggregate
 from fork_trace.output.live import screen
-from fork_trace.output.live.screen import Line, Moment
+from fork_trace.output.live.line import Line
+from fork_trace.output.live.look import Look
+from fork_trace.output.live.screen import Moment
+from fork_trace.output.live.trends import Trends
 
-_COLUMNS, _LINES = 96, 34
+_COLUMNS, _LINES = 132, 34
 _INTERVAL_NS = 1_000_000_000
 _CHAR, _LEADING, _MARGIN = 8.4, 19, 16
 _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _SANS = "system-ui, 'DejaVu Sans', sans-serif"
-_PAPER, _INK, _STRONG = "#1b1f24", "#c9d1d9", "#ffffff"
+_PAPER, _INK = "#1b1f24", "#c9d1d9"
+_COLORS = {
+    "bar": _PAPER,
+    "strong": "#ffffff",
+    "dim": "#8b949e",
+    "trend": "#39c5cf",
+    "full": "#ff7b72",
+    "near": "#e3b341",
+    "fine": "#56d364",
+}
 
 # What the plot compares: the price that nobody can avoid, ours, and the nearest peer.
 _BARS = {
@@ -32,7 +46,7 @@ _GROUPS = ("fork", "fork-2000-mappings", "fork-2000-accountable", "mmap-pair", "
 
 def live(lines: Iterable[str], how_to_end: str) -> str:
     """Draw the screen as it stood when the last failure of a capture had come in."""
-    counted, changes = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes()
+    counted, changes, trends = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes(), Trends()
     new: Mapping[tuple[str | None, ...], int] = {}
     host, first_ns, next_ns, last_ns = "?", 0, 0, 0
     for record in reading.read("the recorded capture", (line.encode() for line in lines)):
@@ -41,38 +55,52 @@ def live(lines: Iterable[str], how_to_end: str) -> str:
         elif isinstance(record, records.Failure):
             first_ns = first_ns or record.time_ns
             if record.time_ns >= next_ns:
-                new = changes.take(counted) or new
+                fresh = changes.take(counted)
+                trends.add(fresh, (record.time_ns - first_ns) / 1e9)
+                new = fresh or new
                 next_ns = record.time_ns + _INTERVAL_NS
             counted.add(record, host)
             last_ns = record.time_ns
-    new = changes.take(counted) or new
-    moment = Moment(host, (last_ns - first_ns) / 1e9, 0.0, how_to_end)
-    return _terminal(screen.frame(counted, new, moment, (_COLUMNS, _LINES)))
+    fresh = changes.take(counted)
+    trends.add(fresh, (last_ns - first_ns) / 1e9)
+    moment = Moment(host, (last_ns - first_ns) / 1e9, 0.0, how_to_end, now_ns=last_ns)
+    size = (_COLUMNS, _LINES)
+    drawn = screen.frame(counted, fresh or new, moment, size, look=Look(trends=trends))
+    return terminal(drawn, "fork-trace live, a screen", _COLUMNS)
 
 
-def _terminal(lines: Sequence[Line]) -> str:
-    width = round(_COLUMNS * _CHAR) + 2 * _MARGIN
+def terminal(lines: Sequence[Line], title: str, columns: int) -> str:
+    """Draw the lines of a screen as a terminal would."""
+    width = round(columns * _CHAR) + 2 * _MARGIN
     height = len(lines) * _LEADING + 2 * _MARGIN
     parts = []
     for number, line in enumerate(lines):
         y = _MARGIN + number * _LEADING
-        fill, weight = {"bar": (_PAPER, ""), "strong": (_STRONG, ' font-weight="bold"')}.get(
-            line.style, (_INK, "")
-        )
         if line.style == "bar":
             parts.append(
                 f'<rect x="{_MARGIN - 4}" y="{y}" width="{width - 2 * _MARGIN + 8}" '
                 f'height="{_LEADING}" fill="{_INK}"/>'
             )
-        if line.text.strip():
-            # Whatever font there is, each character stands in its column.
-            text = line.text.rstrip()
-            parts.append(
-                f'<text x="{_MARGIN}" y="{y + 14}" fill="{fill}"{weight} '
-                f'textLength="{len(text) * _CHAR:.1f}" lengthAdjust="spacingAndGlyphs" '
-                f'xml:space="preserve">{escape(text)}</text>'
-            )
-    return _picture(width, height, "fork-trace live, a screen", _FONT, 14, _PAPER, parts)
+        at = 0
+        for style, group in groupby(line.cells(), key=itemgetter(1)):
+            text = "".join(char for char, _ in group)
+            parts += _run(text, at, y, style)
+            at += len(text)
+    return _picture(width, height, title, _FONT, 14, _PAPER, parts)
+
+
+def _run(text: str, at: int, y: int, style: str) -> list[str]:
+    """Draw characters of one style: whatever font there is, each stands in its column."""
+    shown = text.strip()
+    if not shown:
+        return []
+    x = _MARGIN + (at + len(text) - len(text.lstrip())) * _CHAR
+    weight = ' font-weight="bold"' if style == "strong" else ""
+    return [
+        f'<text x="{x:.1f}" y="{y + 14}" fill="{_COLORS.get(style, _INK)}"{weight} '
+        f'textLength="{len(shown) * _CHAR:.1f}" lengthAdjust="spacingAndGlyphs" '
+        f'xml:space="preserve">{escape(shown)}</text>'
+    ]
 
 
 def _picture(

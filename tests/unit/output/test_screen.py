@@ -25,6 +25,7 @@ from fork_trace.diagnosis.cause import Cause
 from fork_trace.model import steps
 from fork_trace.output import aggregate, telling, times
 from fork_trace.output.live import screen
+from fork_trace.output.live.line import Line
 from fork_trace.output.live.views import Appended
 from fork_trace.output.report_options import PLAIN, ReportOptions
 from fork_trace.output.wording import columns
@@ -38,7 +39,7 @@ ADVICE = (
 )
 
 
-def texts(lines: list[screen.Line]) -> list[str]:
+def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
 
 

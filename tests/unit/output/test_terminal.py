@@ -14,14 +14,14 @@ from ttys import Tty
 # Draws until q is pressed: its size, and how often it was drawn.
 PROGRAM = """
 import sys, time
-from fork_trace.output.live.screen import Line
+from fork_trace.output.live.line import Line
 from fork_trace.output.live.terminal import Terminal
 terminal = Terminal()
 print("redraws" if terminal.redraws else "appends", terminal.keys_to_end, flush=True)
 drawn = 0
 try:
     terminal.enter()
-    while not terminal.is_told_to_end():
+    while "q" not in terminal.keys():
         terminal.attend()
         columns, lines = terminal.size()
         terminal.draw([Line("a bar", "bar"), Line(f"{columns} by {lines}"), Line("x" * 500),
