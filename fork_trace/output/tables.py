@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import tabulate
@@ -143,12 +145,17 @@ def rows(
 def _fitting_extra(
     extras: Sequence[Extra], widths: Sequence[int], errno: int, width: int
 ) -> Extra | None:
-    """Choose what there is room for, rather than for ERRNO."""
+    """Choose what there is room for: all its columns rather than ERRNO, and beside ERRNO rather than wide ones."""
     bare = [each for n, each in enumerate(widths) if n != errno]
-    for extra in extras:
-        more = _widths([list(each) for each in extra.cells], extra.headings)
-        if _over([*bare, *more], width) <= 0:
-            return extra
+    for _, group in groupby(extras, key=attrgetter("headings")):
+        alike = [
+            (extra, _widths([list(each) for each in extra.cells], extra.headings))
+            for extra in group
+        ]
+        for left in (widths, bare):
+            for extra, more in alike:
+                if _over([*left, *more], width) <= 0:
+                    return extra
     return None
 
 
