@@ -313,16 +313,21 @@ ft_inline int is_inside_fork(void *ctx)
 
 /* Its cgroup. */
 
-ft_inline struct cgroup_subsys_state *css_of(__u64 subsystem)
+ft_inline struct cgroup_subsys_state *css_of_task(struct task_struct *task, __u64 subsystem)
 {
 	struct cgroup_subsys_state *css = 0;
 	struct css_set *cset;
 
 	if (is_blind(FT_READER_CGROUP))
 		return 0;
-	cset = BPF_CORE_READ(current_task(), cgroups);
+	cset = BPF_CORE_READ(task, cgroups);
 	bpf_probe_read_kernel(&css, sizeof(css), (void *)&cset->subsys + subsystem * sizeof(css));
 	return css;
+}
+
+ft_inline struct cgroup_subsys_state *css_of(__u64 subsystem)
+{
+	return css_of_task(current_task(), subsystem);
 }
 
 /* Kernels without the controller lack the value; see nproc_index_v60. */
@@ -342,17 +347,24 @@ ft_inline struct cgroup_subsys_state *pids_css(void)
  * The cgroup that tells most about the task: on a host that has the pids
  * controller in a v1 hierarchy the one there, otherwise the one in v2.
  */
-ft_inline struct cgroup_subsys_state *own_css(void)
+ft_inline struct cgroup_subsys_state *own_css_of(struct task_struct *task)
 {
-	struct cgroup_subsys_state *css = pids_css();
+	struct cgroup_subsys_state *css = 0;
 	struct cgroup *dfl;
 
 	if (is_blind(FT_READER_CGROUP))
 		return 0;
+	if (has_value(cgroup_subsys_id, pids_cgrp_id))
+		css = css_of_task(task, pids_index());
 	if (css && BPF_CORE_READ(css, cgroup, root, hierarchy_id))
 		return css;
-	dfl = BPF_CORE_READ(current_task(), cgroups, dfl_cgrp);
+	dfl = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	return __builtin_preserve_access_index(&dfl->self);
+}
+
+ft_inline struct cgroup_subsys_state *own_css(void)
+{
+	return own_css_of(current_task());
 }
 
 ft_inline int is_below_cgroup(__u64 id)
@@ -371,33 +383,32 @@ ft_inline int is_below_cgroup(__u64 id)
 }
 
 /*
- * The names from the task's own cgroup up to the root, which has none. A path that
- * finds no room is left out whole: half of one would be another cgroup's.
+ * The names from a cgroup up to the root, which has none; returns how many bytes they
+ * take. A path that finds no room is left out whole: half of one would be another cgroup's.
  */
-ft_inline void read_cgroup_path(struct ft_event *event)
+ft_inline __u32 read_path(struct cgroup_subsys_state *css, char *path)
 {
-	struct cgroup_subsys_state *css = own_css(), *parent;
+	struct cgroup_subsys_state *parent;
 	__u32 used = 0;
 	long bytes;
 	int i;
 
 	if (is_blind(FT_READER_CGROUP))
-		return;
+		return 0;
 	for (i = 0; i < CGROUP_LEVELS && css; i++) {
 		parent = BPF_CORE_READ(css, parent);
-		if (!parent) {
-			event->cgroup_path_bytes = used;
-			return;
-		}
+		if (!parent)
+			return used;
 		if (used > FT_CGROUP_PATH_BYTES - FT_CGROUP_NAME_BYTES)
-			return;
-		bytes = bpf_probe_read_kernel_str(event->cgroup_path + used, FT_CGROUP_NAME_BYTES,
+			return 0;
+		bytes = bpf_probe_read_kernel_str(path + used, FT_CGROUP_NAME_BYTES,
 						  BPF_CORE_READ(css, cgroup, kn, name));
 		if (bytes <= 1 || bytes >= FT_CGROUP_NAME_BYTES)
-			return;
+			return 0;
 		used += bytes;
 		css = parent;
 	}
+	return 0;
 }
 
 /* The port, as far as it asks who. */
@@ -428,7 +439,7 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 		event->ppid = BPF_CORE_READ(parent, tgid);
 		bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
 	}
-	read_cgroup_path(event);
+	event->cgroup_path_bytes = read_path(own_css(), event->cgroup_path);
 #ifndef FT_INLINED_WHOLE
 	if (event->key.bits & FT_BIT_LATE)
 		return;

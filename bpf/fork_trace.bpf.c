@@ -45,6 +45,7 @@ const enum ft_syscall *ft_unused_syscall __attribute__((unused));
 const enum ft_number *ft_unused_number __attribute__((unused));
 const enum ft_stat *ft_unused_stat __attribute__((unused));
 const enum ft_reader *ft_unused_reader __attribute__((unused));
+const struct ft_death *ft_unused_death __attribute__((unused));
 const enum ft_phase *ft_unused_phase __attribute__((unused));
 
 /* Maps. All of them are preallocated: during the incident there may be no memory. */
@@ -535,6 +536,7 @@ ft_inline int error_in(const __u64 *slot)
 
 #define PROGRAM(place) SEC(place)
 #include "programs.h"
+#include "late.h"
 
 /* Find out who in the kernel makes the task of these arguments. Only ever run on the error path. */
 ft_global int note_maker(__u64 args)
@@ -814,4 +816,37 @@ int raw_sys_exit_again(__u64 *ctx)
 {
 	on_sys_exit(ctx, (struct pt_regs *)ctx[0], LONG_IN(ctx[1]), 1);
 	return 0;
+}
+
+/* What becomes of a fork that went through. */
+
+SEC("fentry/oom_kill_process")
+int fentry_oom_kill_process(__u64 *ctx)
+{
+	return on_oom(ctx, number_in(&ctx[0]));
+}
+
+/* void __oom_kill_process(struct task_struct *victim, const char *message) */
+SEC("fentry/__oom_kill_process")
+int fentry_oom_kill(__u64 *ctx)
+{
+	return on_death(ctx, number_in(&ctx[0]), 0);
+}
+
+SEC("kprobe/oom_kill_process")
+int kprobe_oom_kill_process(struct pt_regs *ctx)
+{
+	return on_oom(ctx, PASSED_0(ctx));
+}
+
+SEC("kprobe/__oom_kill_process")
+int kprobe_oom_kill(struct pt_regs *ctx)
+{
+	return on_death(ctx, PASSED_0(ctx), 0);
+}
+
+SEC("raw_tp/mark_victim")
+int raw_mark_victim(__u64 *ctx)
+{
+	return on_mark_victim(ctx, LONG_IN(ctx[0]));
 }

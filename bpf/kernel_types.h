@@ -110,8 +110,14 @@ struct sigpending {
 	struct sigset signal;
 };
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
+
 struct signal_struct {
 	unsigned int flags;
+	struct list_head thread_head;
 	unsigned autoreap : 1; /* CLONE_AUTOREAP, since v7.1 */
 	struct rlimit rlim[16];
 };
@@ -186,6 +192,7 @@ typedef struct {
 /* Two 32-bit words until v6.3. Linux commit f122a08b197d ("capability: just use
  * a 'u64' instead of a 'u32[2]' array"). Same bytes on little-endian machines. */
 struct cred {
+	kuid_t uid;
 	kuid_t euid;
 	struct user_struct *user;
 	struct user_namespace *user_ns;
@@ -237,7 +244,19 @@ struct file {
 	struct path f_path;
 };
 
+struct percpu_counter {
+	s64 count;
+};
+
+/* include/linux/mm_types_task.h: the second one is MM_ANONPAGES. */
+struct mm_rss_stat {
+	atomic_long_t count[4];
+};
+
 struct mm_struct {
+	struct percpu_counter rss_stat[4];
+	unsigned long start_code;
+	unsigned long start_stack;
 	unsigned long total_vm;
 	unsigned long data_vm;
 	unsigned long stack_vm;
@@ -247,6 +266,11 @@ struct mm_struct {
 	struct file *exe_file;
 	int map_count;
 	atomic_long_t pgtables_bytes;
+};
+
+/* Until v6.1. Linux commit f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter"). */
+struct mm_struct___v61 {
+	struct mm_rss_stat rss_stat;
 };
 
 struct cgroup_root {
@@ -340,10 +364,6 @@ struct seccomp {
 	int mode;
 };
 
-struct percpu_counter {
-	s64 count;
-};
-
 /*
  * Who makes the task, in a bit each or a word each. `fn` since Linux commit 5bd2e97c868a
  * ("fork: Generalize PF_IO_WORKER handling") (in v5.19); before that, `stack` has the function of
@@ -360,10 +380,6 @@ struct kernel_clone_args {
 	void *fn_arg;
 	int cgroup; /* a descriptor, with CLONE_INTO_CGROUP */
 	unsigned long set_tid_size;
-};
-
-struct list_head {
-	struct list_head *next;
 };
 
 struct swait_queue_head {
@@ -414,6 +430,11 @@ struct task_struct {
 	int tgid;
 	struct mm_struct *mm;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct list_head children;
+	struct list_head sibling;
+	struct list_head thread_node;
+	u64 start_time;
 	char comm[16];
 	const struct cred *real_cred;
 	const struct cred *cred;
@@ -427,6 +448,25 @@ struct task_struct {
 	struct css_set *cgroups;
 	unsigned long nvcsw;
 	struct llist_head rethooks; /* CONFIG_RETHOOK */
+};
+
+/* include/linux/oom.h */
+enum oom_constraint {
+	CONSTRAINT_NONE
+};
+struct oom_control {
+	struct mem_cgroup *memcg;
+	unsigned long totalpages;
+	struct task_struct *chosen;
+	enum oom_constraint constraint;
+};
+
+/*
+ * The tracepoint got the victim's pid until Linux commit 72ba14deb40a ("mm: update mark_victim
+ * tracepoints fields") (in v6.9, and in older stable kernels); since then, the task and its uid.
+ */
+struct trace_event_raw_mark_victim {
+	u32 uid;
 };
 
 #pragma clang attribute pop

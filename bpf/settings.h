@@ -34,7 +34,8 @@
 	X(SCHED, 14)         \
 	X(FLAGS, 15)         \
 	X(NAMESPACES, 16)    \
-	X(STACK, 17)
+	X(STACK, 17)         \
+	X(LATE, 18)
 
 #define FT_READER_ENUM(name, number) FT_READER_##name = number,
 enum ft_reader {
@@ -86,6 +87,7 @@ struct ft_config {
 	ft_u32 notes_attempts; /* the kprobe attach mode: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
 	ft_u32 blind; /* bit n: enum ft_reader: it reads nothing */
+	ft_u32 tells_chosen; /* no program sees each kill: the one that is chosen is told */
 };
 
 #endif

@@ -279,7 +279,8 @@ enum ft_stat {
 	FT_STAT_WITHOUT_STACK = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_FELL_BACK =
 		13, /* clone3 answered ENOSYS, and the thread called another: no failure */
-	FT_STAT_COUNT = 14,
+	FT_STAT_DEATHS_LOST = 14, /* deaths that were seen, and found no room in their buffer */
+	FT_STAT_COUNT = 15,
 };
 
 /*
@@ -441,5 +442,60 @@ struct ft_stack {
 _Static_assert(sizeof(struct ft_stack) ==
 		       72 + 8 * FT_REGISTERS + FT_EXE_PARTS * FT_EXE_PART_BYTES + FT_ARGUMENT_BYTES,
 	       "ft_stack is part of the wire");
+
+/* One process of a family whose memory was shared by fork. */
+#define FT_KIN_THERE 1 /* it was found, and this is it */
+#define FT_KIN_NO_EXEC 2 /* PF_FORKNOEXEC: it has executed no program since it was forked */
+#define FT_KIN_SAME_PROGRAM \
+	4 /* its code and stack lie where the victim's do: both are of one exec */
+#define FT_KIN_SAME_MEMORY 8 /* it runs in the victim's own memory, as after vfork */
+#define FT_KIN_HAS_MEMORY 16 /* anon_pages is known */
+#define FT_KIN_EXITING 32
+#define FT_KIN_CHILD 64 /* the victim has forked it; else the victim's parent has, as the victim */
+
+struct ft_kin {
+	ft_u64 start_ns; /* CLOCK_MONOTONIC: when it was forked */
+	ft_u64 anon_pages; /* mapped, whether shared or not */
+	ft_u32 pid;
+	ft_u32 bits; /* FT_KIN_* */
+	char comm[FT_COMM_BYTES];
+};
+_Static_assert(sizeof(struct ft_kin) == 40, "ft_kin is part of the wire");
+
+#define FT_KIN 8 /* children that one death tells of, the youngest ones */
+#define FT_DEATH_HAS_CONTROL 1 /* the kernel's struct oom_control was read: is_memcg is known */
+#define FT_DEATH_MEMCG 2 /* the limit of a memory cgroup was hit */
+#define FT_DEATH_OF_PARENT 4 /* the victim shares memory with its parent, who has forked it */
+#define FT_NO_LEVEL 0xffffffff
+
+/* A process that the OOM killer ends, at that moment. */
+struct ft_death {
+	ft_u64 time_ns; /* CLOCK_MONOTONIC */
+	ft_u64 total_pages; /* of the host, or of what the memory is confined to; 0: not known */
+	ft_u64 cgroup; /* the victim's, as in a key */
+	ft_u32 bits; /* FT_DEATH_* */
+	ft_u32 constraint; /* enum oom_constraint, include/linux/oom.h */
+	ft_u32 uid; /* the victim's */
+	ft_u32 allocator_pid;
+	ft_u32 allocator_tid;
+	ft_u32 hierarchy; /* of the memory cgroups; 0: v2 */
+	ft_u32 level_count;
+	ft_u32 over; /* which of the levels is the one that was full; FT_NO_LEVEL: none, or not known */
+	ft_u32 kin_count; /* of those below */
+	ft_u32 kin_total; /* children that were looked at */
+	ft_u32 kernel_frame_count;
+	ft_u32 cgroup_path_bytes; /* as in ft_event */
+	char allocator_comm[FT_COMM_BYTES];
+	struct ft_kin victim;
+	struct ft_kin parent;
+	struct ft_kin kin[FT_KIN];
+	ft_u64 kernel_frame[FT_KERNEL_FRAMES]; /* of the allocator, innermost first */
+	struct ft_level level[FT_LEVELS]; /* in pages, the victim's own first */
+	char cgroup_path[FT_CGROUP_PATH_BYTES];
+};
+_Static_assert(sizeof(struct ft_death) == 24 + 48 + FT_COMM_BYTES + 40 * (FT_KIN + 2) +
+						  8 * FT_KERNEL_FRAMES + 32 * FT_LEVELS +
+						  FT_CGROUP_PATH_BYTES,
+	       "ft_death is part of the wire");
 
 #endif

@@ -19,7 +19,17 @@ from fork_trace.probes.backend import AttachRefusedError, Backend, Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
-from fork_trace.probes.plan import VARIABLES, Fact, KernelFacts, Plan, Request, Stage, make
+from fork_trace.probes.plan import (
+    CHOOSER,
+    KILLER,
+    VARIABLES,
+    Fact,
+    KernelFacts,
+    Plan,
+    Request,
+    Stage,
+    make,
+)
 
 # Attach mode and backend -> the feature that no other needs, which only an attached program proves.
 _NEEDED_BY = {
@@ -33,7 +43,7 @@ _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type i
 def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library | None]:
     """Ask the host what it offers; the library is None where libbpf cannot be loaded."""
     functions = [watch.function for step in steps.STEPS for watch in step.watches]
-    functions.append(steps.MEMORY_CGROUP.function)
+    functions += [steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
     btf = kernel.btf(root)
     library: Library | None = None
     params: dict[str, int | None] = {}
@@ -53,13 +63,16 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
             btf = Fact(False, error.message)
     if library and may_load.value:
         ringbuf = _ringbuf(library.has_ringbuf())
-    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
+    names = (
+        *("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF),
+        *kernel.RANGED,
+    )
     listed = None
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
     if library and may_load.value and has_iterator and root == "/":
         listed = listed_symbols(library, names)
-    kallsyms, addresses, range_ = kernel.symbols(names, root, listed)
+    kallsyms, addresses, ranges = kernel.symbols(names, root, listed)
     if not library and addresses:
         ringbuf = _ringbuf(_RINGBUF in addresses)
     found, remedy = headers.find(os.uname().release, root)
@@ -80,7 +93,8 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         voids=voids,
         last_params=last_params,
         addresses=addresses,
-        copy_process_range=range_,
+        copy_process_range=ranges.get("copy_process"),
+        ranges=ranges,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
         preempts=preempts,
         preempts_tracepoints=kernel.preempts_tracepoints(addresses, preempts),

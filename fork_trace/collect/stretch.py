@@ -12,6 +12,7 @@ _STATS = {
     **{name: name for name in ("lost", "rate_limited", "restarted", "killed", "filtered")},
     **{name: name for name in ("before_fork", "untracked", "without_stack")},
     "mismatched": "mismatch",
+    "deaths_lost": "deaths_lost",  # part of `deaths`
 }
 
 

@@ -16,7 +16,7 @@ from fork_trace.diagnosis import advice
 from fork_trace.errors import ForkTraceError
 from fork_trace.escape import safe
 from fork_trace.model import records
-from fork_trace.model.records import Failure
+from fork_trace.model.records import Failure, Incident
 from fork_trace.output import formats, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.capture_file import CaptureFile
@@ -81,6 +81,11 @@ class _Records:
             self.counted.add(failure, self._host)
             self.emit(failure)
 
+    def take_incidents(self, incidents: Sequence[Incident]) -> None:
+        for incident in incidents:
+            self.counted.incidents.add(incident)
+            self.emit(incident)
+
     def emit(self, record: records.Record) -> None:
         if self._file:
             self._file.write(record)
@@ -114,6 +119,7 @@ def capture(
     if child and ended == "signal":
         child.end(signals)
     sink.take(session.stop())
+    sink.take_incidents(session.incidents())
     last = session.finish(ended, child.as_json() if child else None)
     last = replace(last, rows=tuple(summary.json_rows(sink.counted, request.report)))
     progress.clear()
@@ -125,7 +131,7 @@ def capture(
         print(f"fork-trace: {safe(request.argv[0])} is still running.", file=sys.stderr)
     if file and not _closed(file, signals):
         return 2
-    return 1 if last.failures else 0
+    return 1 if last.failures or sink.counted.incidents.is_failure() else 0
 
 
 def _started(session: Session, request: CaptureRequest) -> Child | None:
@@ -162,6 +168,7 @@ def _watch(
         if duration_s is not None:
             timeout_s = min(timeout_s, max(0.0, duration_s - session.elapsed_s()))
         sink.take(session.poll(0.0 if ended else timeout_s))
+        sink.take_incidents(session.incidents())
     return ended
 
 

@@ -112,12 +112,15 @@ class _Loop(NamedTuple):
         self.view.show(elapsed_s, *self.session.lost(), self.session.filtered())
 
     def _take(self, failures: Sequence[Failure]) -> None:
+        incidents = self.session.incidents()
         for failure in failures:
             self.counted.add(failure)
             if isinstance(self.view, Redrawn):
                 self.view.add(failure)
-            if self.request.as_json:
-                print(records.to_json(failure), flush=True)
+        for incident in incidents:
+            self.counted.incidents.add(incident)
+        for record in (*failures, *incidents) if self.request.as_json else ():
+            print(records.to_json(record), flush=True)
 
 
 def _forks(near: Near) -> Forks:

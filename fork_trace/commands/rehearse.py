@@ -12,9 +12,9 @@ from fork_trace.errors import NotHereError
 
 
 def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
-    from fork_trace.rehearse.scenarios import SCENARIOS
+    from fork_trace.rehearse.scenarios import EVERY
 
-    return (("all", "every scenario"), *((each.name, each.title) for each in SCENARIOS))
+    return (("all", "every scenario"), *((each.name, each.title) for each in EVERY))
 
 
 @click.command("rehearse")
@@ -49,14 +49,14 @@ def command(
     """
     from fork_trace.output import rehearsals
     from fork_trace.rehearse.run import run
-    from fork_trace.rehearse.scenarios import SCENARIOS, find
+    from fork_trace.rehearse.scenarios import EVERY, find
 
     if list_:
-        sys.stdout.write(rehearsals.scenarios(SCENARIOS, as_json))
+        sys.stdout.write(rehearsals.scenarios(EVERY, as_json))
         return
     if not scenarios:
         raise click.UsageError("Name a scenario, or `all`; --list shows them.")
-    names = [each.name for each in SCENARIOS] if scenarios == ("all",) else scenarios
+    names = [each.name for each in EVERY] if scenarios == ("all",) else scenarios
     for name in names:
         find(name)
     is_as_planned = True

@@ -341,6 +341,16 @@ def still_shared_kib(pid: int, root: str = "/proc") -> int | None:
     return max(anonymous - min(private, found.get("Pss_Anon", private)), 0)
 
 
+def anonymous(pid: int, root: str = "/proc") -> int | None:
+    """Return the anonymous memory of a process in bytes, shared or not; None: it is gone, or has none."""
+    try:
+        status = _read(f"{root}/{pid}/status")
+    except OSError:
+        return None
+    found = re.search(rb"^RssAnon:\s*(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def own_pid(root: str = "/proc") -> int | None:
     """Return our own number in that /proc; None: not told."""
     try:

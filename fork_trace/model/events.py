@@ -133,6 +133,7 @@ STATS: tuple[str, ...] = (
     "unreturned",
     "without_stack",
     "fell_back",
+    "deaths_lost",
 )
 
 # enum ft_detail, as words that `diagnosis` decides by.
@@ -184,7 +185,7 @@ _EVENT_WHO = struct.Struct("=QIIIIII16sQ")
 _EVENT_TAIL = struct.Struct(f"={len(NUMBERS)}Q{USER_FRAMES}Q")
 _PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
 _LEVEL = struct.Struct("=QQQII")
-LEVEL_COUNT = 16
+LEVEL_COUNT, LEVEL_BYTES = 16, _LEVEL.size
 CGROUP_PATH_BYTES = 768
 MAKER_TEXT_BYTES = 48
 _MAKER = struct.Struct(f"=II{COMM_BYTES}s{MAKER_TEXT_BYTES}s{MAKER_TEXT_BYTES}s")
@@ -383,7 +384,8 @@ class Stack:
         return pc, {number: self.registers[place] for number, place in places.items()}
 
 
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """Decode a name that ends at its first NUL."""
     # comm is any bytes that its owner wrote; surrogateescape would leak invalid UTF-8 into JSON.
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
@@ -402,7 +404,7 @@ def decode_key(raw: bytes) -> Key:
         raise BadEventError(f"a key has {KEY_BYTES} bytes, got {len(raw)}")
     comm, cgroup, uid, error, step, detail, syscall, bits, _, fits = _KEY.unpack_from(raw)
     return Key(
-        comm=_text(comm[:_MARK_AT]),
+        comm=text(comm[:_MARK_AT]),
         cgroup_id=cgroup,
         uid=uid,
         error=-error,
@@ -490,9 +492,9 @@ def decode(raw: bytes) -> Event:
     offset += _EVENT_WHO.size + _EVENT_TAIL.size
     frames = _frames(raw, offset, tail, frame_count)
     offset += USER_FRAMES * _PLACE.size
-    levels = _levels(raw, offset, level_count)
+    found = levels(raw, offset, level_count)
     offset += LEVEL_COUNT * _LEVEL.size
-    path = _cgroup_path(raw[offset : offset + path_bytes])
+    path = cgroup_path(raw[offset : offset + path_bytes])
     offset += CGROUP_PATH_BYTES
     return Event(
         time_ns=time_ns,
@@ -501,10 +503,10 @@ def decode(raw: bytes) -> Event:
         pid=pid,
         tid=tid,
         ppid=ppid,
-        parent_comm=_text(parent_comm),
+        parent_comm=text(parent_comm),
         numbers=numbers,
         user_frames=frames,
-        levels=levels,
+        levels=found,
         cgroup_path=path,
         maker=_maker(raw, offset),
     )
@@ -570,7 +572,8 @@ def _frames(raw: bytes, offset: int, tail: tuple[int, ...], count: int) -> tuple
     return tuple(frames)
 
 
-def _levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
+def levels(raw: bytes, offset: int, count: int) -> tuple[Level, ...]:
+    """Decode so many of the levels that begin at an offset."""
     levels = []
     for index in range(min(count, LEVEL_COUNT)):
         number, used, limit, kind, up = _LEVEL.unpack_from(raw, offset + index * _LEVEL.size)
@@ -584,14 +587,15 @@ def _maker(raw: bytes, offset: int) -> Maker | None:
         return None
     return Maker(
         _word(MAKERS, kind),
-        _text(name) or None,
-        _text(function) or None,
-        _text(asker) or None,
+        text(name) or None,
+        text(function) or None,
+        text(asker) or None,
         asker_pid or None,
     )
 
 
-def _cgroup_path(raw: bytes) -> str | None:
+def cgroup_path(raw: bytes) -> str | None:
+    """Decode the path of a cgroup; None: it was not to be had."""
     # Innermost first, each name with its NUL; a cgroup without a name there is none.
     names = raw.split(b"\0")
     if len(raw) > CGROUP_PATH_BYTES or names.pop() or not all(names) or not names:

@@ -66,6 +66,7 @@ def outcome(done: Any, as_json: bool) -> str:
         )
     counts = ", ".join(f"{count} x {name}" for name, count in sorted(done.failures.items()))
     mark = "" if done.is_as_planned else " (not as planned)"
+    counts = counts.replace("SIGKILL", "killed")
     lines = wrap(
         f"{done.scenario.name}: {counts or 'no failures'} in {done.attempts} forks by "
         f"{done.comm}[{done.pid}]{mark}",

@@ -44,6 +44,9 @@ class Backend(Protocol):
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the events of the last poll, or for the next one."""
 
+    def deaths(self) -> list[bytes]:
+        """Return what came of the OOM killer's kills with the last poll."""
+
     def tallies(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
 

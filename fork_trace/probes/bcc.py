@@ -293,6 +293,10 @@ class BccBackend:
         """Return none: callers are named by the frames that the kernel finds."""
         return []
 
+    def deaths(self) -> list[bytes]:
+        """Return none: its one program has no room for them."""
+        return []
+
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
         return list(self._pairs("tallies", events.KEY_BYTES, events.TALLY_BYTES))

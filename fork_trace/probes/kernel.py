@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from fork_trace import files
-from fork_trace.probes.plan import YES, Fact
+from fork_trace.probes.plan import CGROUP_KILLER, COPIERS, KILLER, YES, Fact
 
 _CHUNK_BYTES = 1 << 20
 _NAME_AT = 19  # in a line of /proc/kallsyms: 16 digits, a blank, the type, a blank
@@ -126,6 +126,11 @@ def tracepoints(root: str = "/") -> Fact:
 _TRACEPOINT_GUARD, _IDLE_GUARD = TRACEPOINT_GUARDS = ("tracepoint_srcu", "srcu_free_old_probes")
 
 
+# Functions by whose addresses a kernel stack tells what the kernel was at: copying a page that is
+# shared (mm/memory.c, mm/huge_memory.c, mm/hugetlb.c; hugetlb_wp was hugetlb_cow until v6.0), killing,
+# and doing so for a memory cgroup.
+RANGED = COPIERS + (KILLER, CGROUP_KILLER)
+
 # Of "none voluntary (full) lazy" one is chosen (kernel/sched/debug.c, sched_dynamic_show).
 _PREEMPTION_MODES = "sys/kernel/debug/sched/preempt"
 _NOT_PREEMPTING = ("none", "voluntary")
@@ -185,52 +190,67 @@ def symbols(
     names: Iterable[str],
     root: str = "/",
     listed: Sequence[tuple[int, bytes]] | None = None,
-) -> tuple[Fact, dict[str, int], tuple[int, int] | None]:
-    """Look up symbols of the kernel proper; also the address range of copy_process.
+) -> tuple[Fact, dict[str, int], dict[str, tuple[int, int]]]:
+    """Look up symbols of the kernel proper; also the address ranges of copy_process and of RANGED.
 
     Source: `listed`, by address, if the kernel has told them; else /proc/kallsyms. Either has
     zeros with kernel.kptr_restrict=2 or missing privileges.
     """
-    wanted = {name.encode() for name in names} | {b"copy_process"}
+    ranged = ("copy_process", *RANGED)
+    wanted = {name.encode() for name in (*names, *ranged)}
     found: dict[str, list[int]] = {name.decode(): [] for name in wanted}
-    end: int | None = None
+    ends: dict[str, int] = {}
+    waiting: set[str] = set()  # for the next higher address
     if listed is not None:
         for address, symbol in listed:
-            if found["copy_process"] and end is None and address > found["copy_process"][0]:
-                end = address
+            for name in [name for name in waiting if address > found[name][0]]:
+                ends[name] = address
+                waiting.discard(name)
             if symbol in wanted:
-                found[symbol.decode()].append(address)
-        return _judged(found, end)
+                name = symbol.decode()
+                found[name].append(address)
+                if name in ranged and name not in ends:
+                    waiting.add(name)
+        return _judged(found, ends)
     try:
         for text in _chunks(os.path.join(root, "proc/kallsyms")):
-            # It can be the last one of the chunk before.
-            if end is None and found["copy_process"]:
-                end = _next_above(text[:2000], found["copy_process"][0])
+            # They can be the last ones of the chunk before.
+            for name in list(waiting):
+                _end(ends, waiting, name, text[:2000], found[name][0])
             # "ffffffff81000000 T name": one look at each of 200,000 lines, however many are wanted.
             for line in [line for line in text.split(b"\n") if line[_NAME_AT:] in wanted]:
                 name = line[_NAME_AT:].decode()
                 found[name].append(int(line.split()[0], 16))
-                if name == "copy_process":
+                if name in ranged and name not in ends:
+                    waiting.add(name)
                     at = text.find(line)
-                    end = _next_above(text[at : at + 2000].partition(b"\n")[2], found[name][0])
+                    after = text[at : at + 2000].partition(b"\n")[2]
+                    _end(ends, waiting, name, after, found[name][0])
             # The modules' symbols, which follow, end in "\t[module]".
             if b"\t[" in text:
                 break
     except OSError as error:
-        return Fact(False, f"cannot read /proc/kallsyms: {error.strerror}"), {}, None
-    return _judged(found, end)
+        return Fact(False, f"cannot read /proc/kallsyms: {error.strerror}"), {}, {}
+    return _judged(found, ends)
+
+
+def _end(ends: dict[str, int], waiting: set[str], name: str, text: bytes, start: int) -> None:
+    end = _next_above(text, start)
+    if end is not None:
+        ends[name] = end
+        waiting.discard(name)
 
 
 def _judged(
-    found: Mapping[str, list[int]], end: int | None
-) -> tuple[Fact, dict[str, int], tuple[int, int] | None]:
+    found: Mapping[str, list[int]], ends: Mapping[str, int]
+) -> tuple[Fact, dict[str, int], dict[str, tuple[int, int]]]:
     # Two static symbols can share a name: then nobody can say which one is meant.
     addresses = {name: places[0] for name, places in found.items() if len(places) == 1}
     if not any(addresses.values()):
         why = "/proc/kallsyms shows no addresses (kernel.kptr_restrict, or missing privileges)"
-        return Fact(False, why), {}, None
-    start = addresses.get("copy_process")
-    return YES, addresses, (start, end) if start and end else None
+        return Fact(False, why), {}, {}
+    starts = {name: addresses[name] for name in ends if addresses.get(name)}
+    return YES, addresses, {name: (start, ends[name]) for name, start in starts.items()}
 
 
 def _next_above(text: bytes, start: int) -> int | None:

@@ -54,6 +54,15 @@ VARIABLES: tuple[str, ...] = (
     "ucounts_hashtable",
 )
 
+# Functions of the OOM killer: the first one chooses, the second one kills, each victim of a group too.
+CHOOSER, KILLER = "oom_kill_process", "__oom_kill_process"
+CGROUP_KILLER = "mem_cgroup_out_of_memory"
+# Functions that copy a page that is shared, as somebody writes to it.
+COPIERS: tuple[str, ...] = (
+    *("do_wp_page", "wp_page_copy", "do_huge_pmd_wp_page", "hugetlb_wp", "hugetlb_cow"),
+)
+MARK_VICTIM = "mark_victim"  # the tracepoint
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -88,6 +97,7 @@ class KernelFacts:
     # Symbol -> address, for the functions of `steps` and for VARIABLES.
     addresses: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of kernel.RANGED
     max_map_count: int | None = None
     preempts: Fact = Fact(None)  # a task in kernel code; inside a program on a tracepoint?
     preempts_tracepoints: Fact = Fact(None)
@@ -185,6 +195,9 @@ class Plan:
     # What the programs would read and this kernel does not have; known once they are loaded.
     unread: tuple[Missing, ...] = ()
     few_stacks: bool = False  # as was asked for
+    # What tells of the OOM killer's deaths; without them no failure is missed.
+    late: tuple[Probe, ...] = ()
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # function -> its addresses
     blind: int = 0  # which of their readers are off for it: bit n for probes.libbpf.gaps.READERS[n]
 
     @property
@@ -212,13 +225,14 @@ class Plan:
 
     def without_probe(self, program: str, reason: str) -> Plan:
         """Return this plan with one program given up, which the kernel refused."""
-        gone = [probe for probe in self.probes if probe.program == program]
+        gone = [probe for probe in (*self.probes, *self.late) if probe.program == program]
         left = [probe for probe in self.probes if probe.program != program]
         if program == COPIED_AGAIN:
             left += [replace(probe, program=COPIED_AGAIN_ON_EXIT) for probe in gone]
         return replace(
             self,
             probes=tuple(left),
+            late=tuple(probe for probe in self.late if probe.program != program),
             missing=self.missing
             + tuple(
                 Missing(probe.step or probe.function, probe.function, reason)
@@ -233,7 +247,7 @@ def _denied(facts: KernelFacts, request: Request) -> KernelFacts:
     for name in request.without:
         facts = facts.with_feature(name, Fact(False, f"denied by --without {name}"))
     if "kallsyms" in request.without:
-        facts = replace(facts, addresses={}, copy_process_range=None)
+        facts = replace(facts, addresses={}, copy_process_range=None, ranges={})
     return facts
 
 
@@ -453,9 +467,32 @@ def _plan(
         max_map_count=facts.max_map_count,
         has_ringbuf=facts.ringbuf.value is not False,
         header_fields=facts.header_fields,
+        late=_late(attach, facts) if backend == "libbpf" else (),
+        ranges=facts.ranges,
         can_leave_out=(attach, backend) in (("fexit", "libbpf"), ("kprobe", "libbpf"))
         and facts.preempts.value is not False,
     )
+
+
+def _late(attach: str, facts: KernelFacts) -> tuple[Probe, ...]:
+    """Watch the OOM killer by its functions, or where they cannot be watched by its tracepoint."""
+    way = {"fexit": "fentry", "kprobe": "kprobe"}.get(attach)
+    has = [name for name in (CHOOSER, KILLER) if _has_void(name, attach, facts)]
+    if way is not None and CHOOSER in has:
+        # In the order in which the kernel calls them; who kills is attached first, as it tells.
+        programs = {KILLER: f"{way}_oom_kill", CHOOSER: f"{way}_oom_kill_process"}
+        return tuple(Probe(None, name, programs[name]) for name in programs if name in has)
+    if facts.tracepoints.value is not False:
+        return (Probe(None, MARK_VICTIM, f"raw_{MARK_VICTIM}"),)
+    return ()
+
+
+def _has_void(name: str, attach: str, facts: KernelFacts) -> bool:
+    """Say whether a function that returns nothing can be watched."""
+    is_there = name in facts.addresses
+    if facts.kallsyms.value and facts.addresses and not is_there:
+        return False
+    return name in facts.voids or (attach == "kprobe" and is_there)
 
 
 def _syscall_probes(facts: KernelFacts, may_repeat: bool = True) -> list[Probe]:

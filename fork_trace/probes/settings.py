@@ -13,7 +13,7 @@ from ctypes import c_uint32, c_uint64
 
 from fork_trace.model import events, steps
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.plan import Plan, Probe, Stage
+from fork_trace.probes.plan import KILLER, Plan, Probe, Stage
 
 # enum ft_phase
 PHASE_OFF, PHASE_MARKING, PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED = range(5)
@@ -78,6 +78,7 @@ class Config(ctypes.Structure):
         ("notes_attempts", c_uint32),
         ("stack_bytes", c_uint32),
         ("blind", c_uint32),
+        ("tells_chosen", c_uint32),
     ]
 
 
@@ -207,6 +208,7 @@ def fill(
     )
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
     config.blind = plan.blind
+    config.tells_chosen = int(not any(probe.function == KILLER for probe in plan.late))
     config.copies_twice = int(plan.is_copied_twice)
     config.copies_again_at_return = int(
         any(probe.program == steps.COPIED_AGAIN for probe in plan.probes)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from fork_trace.collect import clock
-from fork_trace.model.records import Checkpoint, Failure, Header, Mark, Summary
+from fork_trace.model.records import Checkpoint, Failure, Header, Incident, Mark, Summary
 from fork_trace.record.folding import Folder
 from fork_trace.record.journal import Journal
 from fork_trace.record.segments import Segments
@@ -35,6 +35,9 @@ class Watching(Protocol):
 
     def poll(self, timeout_s: float) -> list[Failure]:
         """Wait for failures."""
+
+    def incidents(self) -> list[Incident]:
+        """Return what was seen beside refused forks."""
 
     def settle(self) -> list[Failure]:
         """Return what was counted and not sampled."""
@@ -75,7 +78,9 @@ class Recorder:
         self._folder = Folder()
         self._host = ""
         self._causes: Counter[str] = Counter()  # of the records, for the status
-        self._settled = self._checkpointed = 0  # failures by then
+        self._incidents = 0  # so far
+        self._settled = 0  # failures by then
+        self._checkpointed = (0, 0)  # failures and incidents by then
         self._settle_at_s = self._checkpoint_at_s = 0.0
         self._told_failed: str | None = None
         self._is_asked = False  # for the next file
@@ -142,6 +147,9 @@ class Recorder:
                 self._journal.take(failure, now_s)
             for each in self._folder.take(failure, now_s):
                 self._segments.write(each)
+        for incident in self._session.incidents():
+            self._incidents += 1
+            self._segments.write(incident)
 
     def _release(self) -> None:
         for failure in self._folder.due(self._monotonic(), is_all=True):
@@ -155,10 +163,10 @@ class Recorder:
 
     def _checkpoint(self) -> None:
         self._segments.beat()
-        failures = self._session.failures()
-        if failures == self._checkpointed:
+        counted = (self._session.failures(), self._incidents)
+        if counted == self._checkpointed:
             return
-        self._checkpointed = failures
+        self._checkpointed = counted
         self._write(self._session.settle())
         self._release()
         totals = _bounded(self._session.totals("running"))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.rehearse.recipes import arguments, limits, memory, namespaces, policy, threads
+from fork_trace.rehearse.recipes import arguments, late, limits, memory, namespaces, policy, threads
 from fork_trace.rehearse.restore import Borrowed
 
 
@@ -603,13 +603,46 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )
 
+# Forks that go through: what is counted are the processes that are killed later, by their signal.
+LATE: tuple[Scenario, ...] = (
+    Scenario(
+        name="cow",
+        title="what a fork of 100 MiB costs as the child writes; nothing fails",
+        cause="",
+        step="",
+        errno="",
+        comm="ft-cow",
+        prepare=late.cow,
+        needs_root=False,
+    ),
+    Scenario(
+        name="cow-oom",
+        title="a child is killed as it writes what it shares with its parent",
+        cause="copy-on-write",
+        step="",
+        errno="SIGKILL",
+        comm="ft-cow-oom",
+        prepare=late.cow_oom,
+    ),
+    Scenario(
+        name="cow-oom-parent",
+        title="a parent is killed as it writes what it shares with its child",
+        cause="copy-on-write",
+        step="",
+        errno="SIGKILL",
+        comm="ft-cow-oom-par",
+        prepare=late.cow_oom_parent,
+    ),
+)
+EVERY: tuple[Scenario, ...] = (*SCENARIOS, *LATE)
+
 
 def find(name: str) -> Scenario:
     """Return the scenario of that name; the error names the nearest one."""
-    for scenario in SCENARIOS:
+    for scenario in EVERY:
         if scenario.name == name:
             return scenario
-    near = difflib.get_close_matches(name, [each.name for each in SCENARIOS], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, [each.name for each in EVERY], n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]}? " if near else ""
     raise ForkTraceError(
         f"no such scenario: {name!r}.",

@@ -57,6 +57,7 @@ class LibbpfBackend:
         self._ring: int | None = None
         self._pending: list[bytes] = []
         self._stacks: list[bytes] = []
+        self._deaths: list[bytes] = []
         self._counters = Counters(library.lib)
         image = files.contents(program("fork_trace.bpf.o"))
         # Each round gives up what this kernel refuses, and says so in the plan: what programs read
@@ -88,7 +89,7 @@ class LibbpfBackend:
                 # Counting never depends on explaining, whatever the reason.
                 plan = without_nproc(plan.counting_only(gaps.ALL, reason))
                 continue
-            if is_vital(probe) or probe not in plan.probes:
+            if is_vital(probe) or probe not in (*plan.probes, *plan.late):
                 raise AttachRefusedError(
                     f"this kernel refuses the program on {probe.function}: {reason}",
                     f"`fork-trace doctor` lists what it offers; {NEEDS[plan.attach]}",
@@ -106,6 +107,10 @@ class LibbpfBackend:
                 return self._programs.culprit(self.plan, ctypes.get_errno())
             if reason is not None:
                 return probe, reason
+        for probe in self.plan.late:
+            reason = self._programs.attach(probe)
+            if reason is not None:
+                return probe, reason
         # Counted from now on; what a step's silence says, of forks that begin a moment later.
         self._move_to(PHASE_ALONE)
         self._settles_at_s = time.monotonic() + MARKING_S
@@ -114,12 +119,15 @@ class LibbpfBackend:
     def _open_samples(self) -> None:
         self._on_sample_kept = SampleFn(self._on_sample)
         self._on_stack_kept = SampleFn(self._on_stack)
+        self._on_death_kept = SampleFn(self._on_death)
         self._ring = self._lib.ring_buffer__new(
             self._programs.map_fd("events"), self._on_sample_kept, None, None
         )
         # The samples first: a stack is there before its sample, so none is read without its own.
-        if not self._ring or self._lib.ring_buffer__add(
-            self._ring, self._programs.map_fd("user_stacks"), self._on_stack_kept, None
+        others = {"user_stacks": self._on_stack_kept, "deaths": self._on_death_kept}
+        if not self._ring or any(
+            self._lib.ring_buffer__add(self._ring, self._programs.map_fd(name), taken, None)
+            for name, taken in others.items()
         ):
             reason = os.strerror(ctypes.get_errno())
             self.close()
@@ -134,6 +142,10 @@ class LibbpfBackend:
 
     def _on_stack(self, _context: int, data: int, size: int) -> int:
         self._stacks.append(ctypes.string_at(data, size))
+        return 0
+
+    def _on_death(self, _context: int, data: int, size: int) -> int:
+        self._deaths.append(ctypes.string_at(data, size))
         return 0
 
     def attach_more(self, stage: Stage) -> bool:
@@ -162,6 +174,11 @@ class LibbpfBackend:
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the events of the last poll, or for the next one."""
         taken, self._stacks = self._stacks, []
+        return taken
+
+    def deaths(self) -> list[bytes]:
+        """Return what came of the OOM killer's kills with the last poll."""
+        taken, self._deaths = self._deaths, []
         return taken
 
     def poll(self, timeout_s: float) -> list[bytes]:

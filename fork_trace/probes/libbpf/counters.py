@@ -139,7 +139,8 @@ def missed(
     if misses is None:
         # A kprobe that is passed over for another one is not counted, a lost return is.
         return total if is_by_kprobes else None
-    misses = dict(misses)
+    late = {probe.program for probe in plan.late}  # of deaths, which no failure is counted by
+    misses = {name: count for name, count in misses.items() if name not in late}
     pairs = zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS)
     copied = (("fexit_copy_process", again) for again in steps.COPIED_TWICE)
     for first, second in (*pairs, *copied):

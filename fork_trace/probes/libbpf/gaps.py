@@ -12,7 +12,7 @@ from collections.abc import Iterable
 READERS: tuple[str, ...] = (
     *("call", "clone-args", "cgroup", "sample", "dying", "supervised", "mark"),
     *("nproc", "pids-cgroup", "memory-cgroup", "descriptors", "memory", "pid-namespace"),
-    *("fs", "sched", "flags", "namespaces", "stack"),
+    *("fs", "sched", "flags", "namespaces", "stack", "late"),
 )
 ALL = (1 << len(READERS)) - 1
 
@@ -28,7 +28,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "pids_cgroup": ("pids-cgroup",),
     "mem_cgroup": ("memory-cgroup",),
     "page_counter": ("memory-cgroup",),
-    "cred": ("nproc", "namespaces", "flags", "memory", "stack"),
+    "cred": ("nproc", "namespaces", "flags", "memory", "stack", "late"),
     "user_struct": ("nproc",),
     "user_namespace": ("nproc", "namespaces", "flags", "memory", "stack"),
     "ucounts": ("nproc", "namespaces"),
@@ -38,8 +38,10 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "ucount_type___v60": ("nproc",),
     "cred.user": ("nproc",),
     "cred.euid": ("namespaces",),
-    "signal_struct": ("nproc", "descriptors", "stack", "dying", "flags"),
-    "signal_struct.flags": ("dying", "flags"),
+    "cred.uid": ("late",),
+    "signal_struct": ("nproc", "descriptors", "stack", "dying", "flags", "late"),
+    "signal_struct.flags": ("dying", "flags", "late"),
+    "signal_struct.thread_head": ("late",),
     "signal_struct.rlim": ("nproc", "descriptors", "stack"),
     "rlimit": ("nproc", "descriptors", "stack"),
     "fdtable": ("descriptors",),
@@ -51,8 +53,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "pid_namespace": ("pid-namespace", "namespaces"),
     "pid": ("flags",),
     "upid": ("flags",),
-    "mm_struct": ("memory", "stack", "sample"),
-    "percpu_counter": ("memory", "stack"),
+    "mm_struct": ("memory", "stack", "sample", "late"),
+    "percpu_counter": ("memory", "stack", "late"),
     "super_block": ("sample",),
     "dentry": ("sample",),
     "seccomp": ("supervised",),
@@ -61,29 +63,42 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("kthread_create_info", "completion", "swait_queue_head", "swait_queue"),
-            *("list_head", "subprocess_info"),
+            *("subprocess_info",),
         ),
         ("clone-args",),
     ),
+    "list_head": ("clone-args", "late"),
+    "oom_control": ("late",),
+    "trace_event_raw_mark_victim": ("late",),
+    "mm_struct.rss_stat": ("late",),
+    "mm_struct.start_code": ("late",),
+    "mm_struct.start_stack": ("late",),
     "task_struct.thread_info": ("call",),
     "task_struct.stack": ("call",),
-    "task_struct.flags": ("call",),
+    **dict.fromkeys(
+        (
+            *("task_struct.group_leader", "task_struct.children", "task_struct.sibling"),
+            *("task_struct.thread_node", "task_struct.start_time", "task_struct.real_cred"),
+        ),
+        ("late",),
+    ),
+    "task_struct.flags": ("call", "late"),
     "task_struct.ptrace": ("supervised",),
     "task_struct.seccomp": ("supervised",),
     "task_struct.normal_prio": ("sched",),
     "task_struct.policy": ("sched",),
     "task_struct.sched_reset_on_fork": ("sched",),
     "task_struct.pid": ("sample",),
-    "task_struct.tgid": ("sample",),
-    "task_struct.comm": ("sample",),
-    "task_struct.real_parent": ("sample",),
-    "task_struct.mm": ("memory", "stack", "sample"),
+    "task_struct.tgid": ("sample", "late"),
+    "task_struct.comm": ("sample", "late"),
+    "task_struct.real_parent": ("sample", "late"),
+    "task_struct.mm": ("memory", "stack", "sample", "late"),
     "task_struct.cred": ("nproc", "namespaces", "flags", "memory", "stack"),
     "task_struct.thread_pid": ("flags",),
     "task_struct.fs": ("fs",),
     "task_struct.files": ("descriptors", "pids-cgroup"),
     "task_struct.nsproxy": ("pid-namespace", "flags", "namespaces"),
-    "task_struct.signal": ("nproc", "descriptors", "stack", "dying", "flags"),
+    "task_struct.signal": ("nproc", "descriptors", "stack", "dying", "flags", "late"),
     "task_struct.pending": ("dying",),
     "task_struct.cgroups": ("cgroup", "pids-cgroup", "memory-cgroup"),
     "task_struct.nvcsw": ("mark",),
@@ -108,6 +123,7 @@ _CAME_OR_WENT = re.compile(
     r"|kernel_clone_args\.(?:cgroup|set_tid_size|fn|fn_arg|io_thread|user_worker|name)$"
     r"|signal_struct\.autoreap$|pid\.stashed$|mem_cgroup\.(?:kmem|memsw)\b"
     r"|kthread_create_info\b|subprocess_info\b"
+    r"|mm_struct\.rss_stat\b|mm_rss_stat\b|trace_event_raw_mark_victim\b"
     r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
     r"|cgroup_subsys_id::"
 )

@@ -31,20 +31,20 @@ from fork_trace.probes.libbpf.btf import FUNCTION_IDS, UNTYPED, function_params
 from fork_trace.probes.plan import Missing, Plan, Probe
 from fork_trace.probes.settings import Config, fill
 
-_BPF_PROG_TYPE_TRACING, _BPF_TRACE_FEXIT = 26, 25  # include/uapi/linux/bpf.h
-_FEW_STACKS_BYTES = (
-    1 << 20
-)  # of the ring of user stacks: 108 of the default size, ten times a second
-_FEXIT = "fexit/"  # their sections
+_BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
+# Sections of programs on a function's entry and exit -> their way of attaching.
+_TRACES = {"fentry/": 24, "fexit/": 25}
+# Of the ring of user stacks: 108 of the default size, ten times a second.
+_FEW_STACKS_BYTES = 1 << 20
 # Where the kernel's types are.
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
 
-class _FexitHandler:
-    """How libbpf shall treat fexit programs: by itself it goes through all types for each."""
+class _TraceHandler:
+    """How libbpf shall treat programs on entries and exits: by itself it goes through all types for each."""
 
     # Once in a process, for 1.1 does not survive taking the last such handler back.
-    _registered: ClassVar[_FexitHandler | None] = None
+    _registered: ClassVar[_TraceHandler | None] = None
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -53,12 +53,10 @@ class _FexitHandler:
             prepare_load=PrepareFn(self._prepare),
             attach=AttachFn(self._attach),
         )
-        library.lib.libbpf_register_prog_handler(
-            _FEXIT.encode(),
-            _BPF_PROG_TYPE_TRACING,
-            _BPF_TRACE_FEXIT,
-            ctypes.byref(self._options),
-        )
+        for section, way in _TRACES.items():
+            library.lib.libbpf_register_prog_handler(
+                section.encode(), _BPF_PROG_TYPE_TRACING, way, ctypes.byref(self._options)
+            )
 
     @classmethod
     def register(cls, library: Library) -> None:
@@ -67,9 +65,9 @@ class _FexitHandler:
             cls._registered = cls(library)
 
     def _prepare(self, handle: int, options: int, _cookie: int) -> int:
-        # A fexit program is about to be loaded.
+        # One of these programs is about to be loaded.
         section: str = self._library.lib.bpf_program__section_name(handle).decode()
-        name = section[len(_FEXIT) :]
+        name = section.partition("/")[2]
         if name not in FUNCTION_IDS:
             function_params(self._library, [name])
         number = FUNCTION_IDS.get(name)
@@ -123,7 +121,7 @@ def _other_version() -> ForkTraceError:
 def _programs_of(plan: Plan) -> dict[str, Probe]:
     """Map every program that a plan names to its probe; those on entries first."""
     probes = {probe.entry: probe for probe in plan.probes if probe.entry}
-    probes.update({probe.program: probe for probe in plan.probes})
+    probes.update({probe.program: probe for probe in (*plan.probes, *plan.late)})
     return probes
 
 
@@ -144,7 +142,7 @@ class Programs:
     """The programs and maps of one attempt to carry out a plan."""
 
     def __init__(self, library: Library) -> None:
-        _FexitHandler.register(library)
+        _TraceHandler.register(library)
         self._library = library
         self._lib = library.lib
         self._object: int | None = None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fork_trace.model import events, steps
+from fork_trace.model import deaths, events, steps
 from fork_trace.probes import settings
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.settings import Config
@@ -191,6 +191,19 @@ def test_an_event_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert events.EVENT_BYTES == btf.find(STRUCT, "ft_event").size_or_type
 
 
+def test_a_death_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    head = spans(deaths._HEAD)
+    kin = [each for each in btf.fields("ft_death") if each.name in ("victim", "parent", "kin")]
+
+    assert spans(deaths._KIN) == places(btf.fields("ft_kin"))
+    assert head == places(btf.fields("ft_death"))[: len(head)]
+    assert deaths._HEAD.size == places(kin)[0][0]
+    assert deaths.KIN_BYTES * (deaths.KIN + 2) == sum(each for _, each in places(kin))
+    names = ["kernel_frame", "level", "cgroup_path"]
+    assert names == [each.name for each in btf.fields("ft_death")[-3:]]
+    assert deaths.DEATH_BYTES == btf.find(STRUCT, "ft_death").size_or_type
+
+
 def test_a_maker_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     names = ["kind", "asker_pid", "asker_comm", "name", "function"]
 
@@ -343,12 +356,24 @@ CALLS = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS, *steps.COPIED_TWICE)
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
 
 
+# Where the programs of deaths hang; which of them are taken, test_plan.py has.
+LATE = {
+    "fentry/oom_kill_process": {"fentry_oom_kill_process"},
+    "fentry/__oom_kill_process": {"fentry_oom_kill"},
+    "kprobe/oom_kill_process": {"kprobe_oom_kill_process"},
+    "kprobe/__oom_kill_process": {"kprobe_oom_kill"},
+    "raw_tp/mark_victim": {"raw_mark_victim"},
+}
+
+
 def test_each_program_that_a_plan_can_name_is_in_the_object_and_no_other(btf: Btf) -> None:
     programs = {watch.program for watch in WATCHES} | set(CALLS)
     programs |= {watch.kretprobe for watch in WATCHES}
     programs |= {watch.kprobe for watch in WATCHES if watch.kprobe}
+    programs |= {name for names in LATE.values() for name in names}
     functions = {type_.name for type_ in btf.types if type_.kind == 12}  # BTF_KIND_FUNC
-    entries = {name for name in functions if re.match("(fexit|kretprobe|kprobe|raw)_", name)}
+    kinds = "(fentry|fexit|kretprobe|kprobe|raw)_"
+    entries = {name for name in functions if re.match(kinds, name)}
 
     assert programs == entries
     assert len(WATCHES) == len({watch.program for watch in WATCHES})
@@ -366,7 +391,7 @@ def test_each_program_hangs_on_the_function_that_its_step_names(parts: dict[str,
     for name in steps.COPIED_TWICE:
         expected[f"{name.partition('_')[0]}/copy_process"].add(name)
 
-    assert expected == programs_by_section(parts)
+    assert expected | LATE == programs_by_section(parts)
 
 
 def programs_by_section(parts: dict[str, bytes]) -> dict[str, set[str]]:

@@ -13,7 +13,7 @@ import pytest
 from fork_trace.diagnosis import lookup
 from fork_trace.diagnosis.advice import means
 from fork_trace.diagnosis.causes import CAUSES
-from fork_trace.rehearse.scenarios import SCENARIOS
+from fork_trace.rehearse.scenarios import EVERY
 
 ENVIRON = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 TIMEOUT_S = 60
@@ -99,7 +99,7 @@ def test_names_of_files_are_left_to_the_shell(line: str, kind: str) -> None:
 
 
 def test_every_rehearsal_is_offered() -> None:
-    assert ["all", *(each.name for each in SCENARIOS)] == words("fork-trace rehearse ")
+    assert ["all", *(each.name for each in EVERY)] == words("fork-trace rehearse ")
 
 
 def test_zsh_is_told_what_each_is() -> None:

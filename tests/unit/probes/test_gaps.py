@@ -82,7 +82,7 @@ def test_a_structure_takes_its_own_readers_away_and_leaves_the_others() -> None:
     assert {"sched"} == readers("task_struct.normal_prio")
     assert {"namespaces"} == readers("ucount_type::UCOUNT_PID_NAMESPACES")
     assert {"nproc"} == readers("ucount_type___v60::UCOUNT_RLIMIT_NPROC___v60")
-    assert {"dying", "flags"} == readers("signal_struct.flags")
+    assert {"dying", "flags", "late"} == readers("signal_struct.flags")
     assert set() == readers()
 
 
@@ -90,7 +90,17 @@ def test_of_a_field_of_a_task_that_nobody_knows_everybody_may_be_the_reader() ->
     assert gaps.ALL == gaps.blind(["task_struct.new_field"])
 
 
-NESTED = {"pt_regs", "rlimit", "sigset", "sigpending", "qstr", "path", "ns_common"}
+NESTED = {
+    "oom_constraint",
+    "mm_rss_stat",
+    "pt_regs",
+    "rlimit",
+    "sigset",
+    "sigpending",
+    "qstr",
+    "path",
+    "ns_common",
+}
 
 
 def test_every_type_that_the_programs_read_is_looked_for_and_has_a_reader() -> None:

@@ -603,3 +603,35 @@ def test_a_probe_that_the_kernel_refused_moves_to_the_missing_ones() -> None:
     assert "invalid argument" == reasons(made)["dup_fd"]
     assert "alloc_pid" in watched(made)
     assert len(steps.STEPS) == len(watched(made)) + len(made.missing)
+
+
+OOM = {"oom_kill_process": 0x9000, "__oom_kill_process": 0x9100}
+
+
+@pytest.mark.parametrize(
+    ("attach", "denied", "expected"),
+    [
+        ("fexit", (), ["fentry_oom_kill", "fentry_oom_kill_process"]),
+        ("fexit", ("__oom_kill_process",), ["fentry_oom_kill_process"]),
+        ("fexit", ("oom_kill_process",), ["raw_mark_victim"]),
+        ("kprobe", (), ["kprobe_oom_kill", "kprobe_oom_kill_process"]),
+        ("tracepoint", (), ["raw_mark_victim"]),
+    ],
+)
+def test_the_oom_killer_is_watched_by_what_there_is(
+    attach: str, denied: tuple[str, ...], expected: list[str]
+) -> None:
+    there = {name: address for name, address in OOM.items() if name not in denied}
+    facts = capable(voids=frozenset(there), addresses={**capable().addresses, **there})
+    made = plan.make(facts, plan.Request(attach=attach))
+
+    assert expected == [probe.program for probe in made.late]
+    assert not {probe.program for probe in made.probes} & set(expected)
+
+
+def test_a_program_of_deaths_that_is_refused_is_given_up_alone() -> None:
+    made = plan.make(capable(), plan.Request(attach="tracepoint"))
+    left = made.without_probe("raw_mark_victim", "no")
+
+    assert (made.probes, ()) == (left.probes, left.late)
+    assert "no" == left.missing[-1].reason

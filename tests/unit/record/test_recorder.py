@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import schema
 from click.testing import CliRunner
-from conftest import make_evidence, make_failure, make_header, make_summary
+from conftest import make_death, make_evidence, make_failure, make_header, make_summary
 
 from fork_trace.collect.clock import Jump
 from fork_trace.commands import cli
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Failure, Frame, Header, Summary
+from fork_trace.model.records import Failure, Frame, Header, Incident, Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.record import segments as segments_module
 from fork_trace.record.account import Account
@@ -42,6 +42,7 @@ class Watched:
         self._segment: Counter[str] = Counter()
         self._next: list[Failure] = []
         self.jumps: list[Jump] = []
+        self.deaths: list[Incident] = []
         self._segments = self._failures = 0
         self.tick = 1.0
 
@@ -73,6 +74,10 @@ class Watched:
         self.wall_s += timeout_s
         told, self._next = self._next, []
         return told
+
+    def incidents(self) -> list[Incident]:
+        told, self.deaths = self.deaths, []
+        return list(told)
 
     def settle(self) -> list[Failure]:
         owed, self._owed = self._owed, Counter()
@@ -383,6 +388,26 @@ def test_a_week_with_many_commands_takes_no_more_memory_than_its_first_day(
     assert size_of(tmp_path / "log") <= 2 << 20
     assert grown < 1 << 20, grown
     assert len(recorder._folder._states) == 1024
+
+
+def test_deaths_are_recorded_and_counted_at_a_checkpoint(
+    tmp_path: Path, host: Watched, make: Callable[..., Recorder]
+) -> None:
+    recorder = make()
+    host.deaths = [make_death(), make_death(pid=121)]
+    recorder.step()
+    host.now_s += CHECKPOINT_S
+    recorder.step()
+    recorder._segments.close()  # as if it were killed
+
+    written = [
+        json.loads(line) for file in (tmp_path / "log").glob("*.jsonl") for line in file.open()
+    ]
+    assert [120, 121] == [each["pid"] for each in written if each["type"] == "death"]
+    assert "checkpoint" == written[-1]["type"]
+    assert 2 == sum(
+        each["count"] for each in read(tmp_path / "log").incidents.as_json()["death_places"]
+    )
 
 
 def test_two_recorders_do_not_share_a_directory(

@@ -1,0 +1,235 @@
+"""A death from the kernel side into its record: where its cgroups are, what else they hold, who is behind it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from fork_trace.collect.clock import iso
+from fork_trace.diagnosis import deaths as judging
+from fork_trace.diagnosis.causes.late import HOST
+from fork_trace.diagnosis.deaths import Behind, Surroundings
+from fork_trace.host import procfs
+from fork_trace.host.cgroup import CgroupPaths, ancestor
+from fork_trace.model import deaths
+from fork_trace.model.deaths import Killed, Kin
+from fork_trace.model.records import Allocator, Death, Fork, Level, Relative
+from fork_trace.probes.backend import Filter
+from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, Plan
+
+_NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
+_NEAR_PAGES = 64  # MEMCG_CHARGE_BATCH: a full cgroup has less room than that
+_MOST_PROCESSES, _MOST_DIRECTORIES = 512, 64  # of a full cgroup, that are looked at
+_THP = "sys/kernel/mm/transparent_hugepage/enabled"
+
+
+class Coroner:
+    """Makes the records of deaths."""
+
+    def __init__(self, paths: CgroupPaths, plan: Callable[[], Plan], filter_: Filter) -> None:
+        self._paths, self._plan, self._filter = paths, plan, filter_
+        self._is_pids_v2 = paths.is_pids_v2()
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+        self._host = os.uname().nodename
+
+    @property
+    def watches(self) -> bool:
+        """Say whether deaths are seen at all."""
+        return bool(self._plan().late)
+
+    def death(self, raw: bytes, time_ns: Callable[[int], int]) -> Death | None:
+        """Return the record of one death; None: it was none, or the filter leaves it out."""
+        killed = deaths.decode(raw)
+        frames = _functions(killed.kernel_frames, self._plan().ranges)
+        if not self._is_kill(frames):
+            return None
+        cgroup = self._cgroup(killed)
+        if not self._takes(killed, cgroup):
+            return None
+        levels, over = self._levels(killed), killed.over
+        is_memcg = killed.is_memcg
+        if is_memcg is None:
+            is_memcg, over = _told_by_stack(killed, frames, self._plan().ranges)
+        first = levels[over] if over is not None else None
+        around = Surroundings(
+            is_copying=any(name in COPIERS for name in frames),
+            is_memcg=is_memcg,
+            page_bytes=self._page_bytes,
+            limit=self._limit(killed, is_memcg, first),
+            used=first.used if first else None,
+            others=self._others(killed, first.where) if first else None,
+        )
+        found = judging.judge(killed, around)
+        victim = killed.victim
+        return Death(
+            time=iso(time_ns(killed.time_ns)),
+            host=self._host,
+            cause=found.cause,
+            certainty=found.certainty,
+            comm=victim.comm if victim else None,
+            pid=victim.pid if victim else killed.victim_pid,
+            uid=killed.uid if victim else None,
+            cgroup=cgroup,
+            allocator=Allocator(killed.allocator_comm, killed.allocator_pid, killed.allocator_tid),
+            fork=None if found.fork is None else self._fork(found.fork),
+            levels=self._ordered(killed, levels, first, is_memcg),
+            thp=_thp(),
+            relatives=tuple(self._relatives(killed)),
+        )
+
+    def _is_kill(self, frames: Iterable[str]) -> bool:
+        """Say whether it is a death: who exits anyway is marked as a victim too, and not killed."""
+        plan = self._plan()
+        is_by_mark = all(probe.function not in (CHOOSER, KILLER) for probe in plan.late)
+        return not is_by_mark or KILLER not in plan.ranges or KILLER in frames
+
+    def _takes(self, killed: Killed, cgroup: str | None) -> bool:
+        filter_, victim = self._filter, killed.victim
+        if filter_ == Filter():
+            return True
+        if victim is None:
+            return False
+        inside = {level.number for level in killed.levels} | {killed.cgroup_id}
+        if filter_.cgroup_id is not None and filter_.cgroup_id not in inside:
+            directory = self._paths.directory(filter_.cgroup_id, self._is_pids_v2)
+            above = None if directory is None else self._paths.relative(directory)
+            if above is None or not ((cgroup or "") + "/").startswith(above.rstrip("/") + "/"):
+                return False
+        return (
+            filter_.comm in (None, victim.comm)
+            and filter_.pid in (None, victim.pid)
+            and filter_.uid in (None, killed.uid)
+        )
+
+    def _cgroup(self, killed: Killed) -> str | None:
+        if killed.cgroup_path is not None:
+            self._paths.note(killed.cgroup_id, self._is_pids_v2, killed.cgroup_path)
+        directory = self._paths.directory(killed.cgroup_id, self._is_pids_v2)
+        if directory is None:
+            return killed.cgroup_path
+        return self._paths.relative(directory)
+
+    def _levels(self, killed: Killed) -> list[Level]:
+        is_v2 = killed.hierarchy == 0
+        found = []
+        for level in killed.levels:
+            path = killed.cgroup_path
+            # Else they begin above: the victim's own cgroup lacks the controller.
+            if path is not None and killed.levels[0].number == killed.cgroup_id:
+                above = ancestor(path, level.up)
+                if above is not None:
+                    self._paths.note(level.number, is_v2, above, "memory")
+            directory = self._paths.directory(level.number, is_v2, "memory")
+            limit = None if level.limit >= _NO_PAGE_LIMIT else level.limit * self._page_bytes
+            where = directory or f"cgroup id {level.number}"
+            found.append(Level(where, level.used * self._page_bytes, limit))
+        return found
+
+    def _limit(self, killed: Killed, is_memcg: bool | None, first: Level | None) -> int | None:
+        if is_memcg or killed.total_pages is None:
+            return first.limit if first else None
+        return killed.total_pages * self._page_bytes
+
+    def _ordered(
+        self, killed: Killed, levels: list[Level], first: Level | None, is_memcg: bool | None
+    ) -> tuple[Level, ...]:
+        """Put what was full first, then the victim's own cgroup and those above."""
+        if is_memcg or is_memcg is None:
+            rest = [level for level in levels if level is not first]
+            return (*([first] if first else []), *rest)
+        total = killed.total_pages
+        limit = None if total is None else total * self._page_bytes
+        confined = f" ({killed.constraint})" if killed.constraint else ""
+        return (Level(HOST + confined, None, limit), *levels)
+
+    def _others(self, killed: Killed, where: str) -> int | None:
+        """Return what of a full cgroup cannot be copies of the family's pages, in bytes; None: not read."""
+        stat = _memory_stat(where)
+        if stat is None:
+            return None
+        mine = {each.pid for _, each in judging.family(killed)}
+        mine.add(killed.victim.pid if killed.victim else 0)
+        total = sum(stat)
+        for number, pid in enumerate(_processes(where)):
+            if number >= _MOST_PROCESSES:
+                return None
+            if pid not in mine:
+                total += procfs.anonymous(pid) or 0
+        return total
+
+    def _fork(self, behind: Behind) -> Fork:
+        return Fork(
+            parent_comm=behind.parent.comm,
+            parent_pid=behind.parent.pid,
+            child_pid=behind.child.pid,
+            age_s=round(behind.age_s, 3),
+            caller=None,
+            parent_anon_bytes=self._bytes(behind.parent),
+            child_anon_bytes=self._bytes(behind.child),
+            unshared_bytes_max=behind.unshared_max,
+        )
+
+    def _bytes(self, kin: Kin) -> int | None:
+        return None if kin.anon_pages is None else kin.anon_pages * self._page_bytes
+
+    def _relatives(self, killed: Killed) -> Iterator[Relative]:
+        for kind, each in judging.family(killed):
+            if not each.is_exiting:
+                age_s = round(max(0, killed.time_ns - each.start_ns) / 1e9, 3)
+                yield Relative(each.comm, each.pid, kind, self._bytes(each), age_s)
+
+
+def _functions(frames: Iterable[int], ranges: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Name those of these functions that a kernel stack goes through, innermost first."""
+    return [
+        name for address in frames for name, (start, end) in ranges.items() if start < address < end
+    ]
+
+
+def _told_by_stack(
+    killed: Killed, frames: Iterable[str], ranges: Mapping[str, tuple[int, int]]
+) -> tuple[bool | None, int | None]:
+    """Say whether a memory cgroup was full, and which level, where the kernel's own words were not read."""
+    full = [
+        place
+        for place, level in enumerate(killed.levels)
+        if level.limit < _NO_PAGE_LIMIT and level.used + _NEAR_PAGES >= level.limit
+    ]
+    if CGROUP_KILLER in ranges:
+        is_memcg = CGROUP_KILLER in frames
+        return is_memcg, (full[0] if is_memcg and full else None)
+    return (True, full[0]) if full else (None, None)
+
+
+def _memory_stat(directory: str) -> tuple[int, int] | None:
+    """Return what files and the kernel hold of a memory cgroup, in bytes; None: it cannot be read."""
+    try:
+        with open(os.path.join(directory, "memory.stat"), encoding="ascii") as file:
+            found = {name: int(value) for name, value in (line.split() for line in file)}
+    except (OSError, ValueError):
+        return None
+    files = found.get("file", found.get("total_cache"))
+    if files is None:
+        return None
+    return files, found.get("kernel", found.get("slab", 0) + found.get("kernel_stack", 0))
+
+
+def _processes(directory: str) -> Iterator[int]:
+    """Return the processes in a cgroup and in those below."""
+    for number, (place, _, _) in enumerate(os.walk(directory)):
+        if number >= _MOST_DIRECTORIES:
+            yield from range(_MOST_PROCESSES + 1)  # too many to tell
+            return
+        with suppress(OSError, ValueError), open(f"{place}/cgroup.procs", encoding="ascii") as file:
+            yield from [int(line) for line in file]
+
+
+def _thp() -> str | None:
+    try:
+        with open(os.path.join("/", _THP), encoding="ascii") as file:
+            found = re.search(r"\[(\w+)\]", file.read(200))
+    except (OSError, ValueError):
+        return None
+    return found[1] if found else None

@@ -1,0 +1,141 @@
+"""A death from the kernel side, as values: struct ft_death of bpf/wire.h. Pure.
+
+tests/unit/bpf/test_abi.py holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from fork_trace.model.events import (
+    CGROUP_PATH_BYTES,
+    COMM_BYTES,
+    LEVEL_BYTES,
+    LEVEL_COUNT,
+    BadEventError,
+    Level,
+    cgroup_path,
+    levels,
+    text,
+)
+
+KIN = 8  # children that one death tells of
+KERNEL_FRAMES = 32
+_HEAD = struct.Struct(f"=QQQ{12 * 'I'}{COMM_BYTES}s")
+_KIN = struct.Struct(f"=QQII{COMM_BYTES}s")
+_FRAMES = struct.Struct(f"={KERNEL_FRAMES}Q")
+KIN_BYTES = _KIN.size
+DEATH_BYTES = _HEAD.size + _KIN.size * (KIN + 2) + _FRAMES.size
+DEATH_BYTES += LEVEL_BYTES * LEVEL_COUNT + CGROUP_PATH_BYTES
+
+# FT_KIN_*
+KIN_THERE, KIN_NO_EXEC, KIN_SAME_PROGRAM, KIN_SAME_MEMORY = 1, 2, 4, 8
+KIN_HAS_MEMORY, KIN_EXITING, KIN_CHILD = 16, 32, 64
+# FT_DEATH_*
+HAS_CONTROL, MEMCG, OF_PARENT = 1, 2, 4
+_NO_LEVEL = 0xFFFFFFFF
+# enum oom_constraint, include/linux/oom.h
+CONSTRAINTS: tuple[str, ...] = ("", "cpuset", "memory policy", "memory cgroup")
+
+
+@dataclass(frozen=True)
+class Kin:
+    """One process of a family, at the kill."""
+
+    comm: str
+    pid: int
+    start_ns: int  # CLOCK_MONOTONIC: when it was forked
+    anon_pages: int | None
+    has_no_exec: bool  # it has executed no program since
+    is_of_same_exec: (
+        bool  # as the victim: both descend from one execve, and neither has called it since
+    )
+    has_same_memory: bool  # as the victim
+    is_exiting: bool
+    is_child: bool  # the victim has forked it; else the victim's parent has
+
+    @property
+    def shares(self) -> bool:
+        """Say whether its memory is a copy of the victim's, or the other way round."""
+        return self.is_of_same_exec and not self.has_same_memory
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What the kernel side tells of one death."""
+
+    time_ns: int
+    total_pages: int | None
+    cgroup_id: int
+    uid: int
+    allocator_comm: str
+    allocator_pid: int
+    allocator_tid: int
+    is_memcg: bool | None  # None: not told
+    constraint: str
+    hierarchy: int
+    over: int | None  # which level was full
+    victim: Kin | None  # None: only its pid is known, or nothing
+    victim_pid: int | None
+    parent: Kin | None
+    kin: tuple[Kin, ...]  # the youngest first
+    shares_with_parent: bool  # who has forked it
+    kernel_frames: tuple[int, ...]
+    levels: tuple[Level, ...]
+    cgroup_path: str | None
+
+
+def decode(raw: bytes) -> Killed:
+    """Read one death; BadEventError if it is none."""
+    if len(raw) < DEATH_BYTES:
+        raise BadEventError(f"{len(raw)} bytes are no death, which has {DEATH_BYTES}")
+    head = _HEAD.unpack_from(raw)
+    time_ns, total_pages, cgroup_id, bits, constraint, uid, pid, tid, hierarchy = head[:9]
+    level_count, over, kin_count, _kin_total, frame_count, path_bytes, comm = head[9:]
+    at = _HEAD.size
+    found = [_kin(raw, at + number * _KIN.size) for number in range(KIN + 2)]
+    victim_pid = _KIN.unpack_from(raw, at)[2]
+    at += _KIN.size * (KIN + 2)
+    frames = _FRAMES.unpack_from(raw, at)[: min(frame_count, KERNEL_FRAMES)]
+    at += _FRAMES.size
+    path = raw[at + LEVEL_BYTES * LEVEL_COUNT :][:path_bytes]
+    known = constraint < len(CONSTRAINTS)
+    return Killed(
+        time_ns=time_ns,
+        total_pages=total_pages or None,
+        cgroup_id=cgroup_id,
+        uid=uid,
+        allocator_comm=text(comm),
+        allocator_pid=pid,
+        allocator_tid=tid,
+        is_memcg=bool(bits & MEMCG) if bits & HAS_CONTROL else None,
+        constraint=CONSTRAINTS[constraint] if known else f"unknown:{constraint}",
+        hierarchy=hierarchy,
+        over=None if over == _NO_LEVEL else over,
+        victim=found[0],
+        victim_pid=victim_pid or None,
+        parent=found[1],
+        kin=tuple(each for each in found[2:][: min(kin_count, KIN)] if each is not None),
+        shares_with_parent=bool(bits & OF_PARENT),
+        kernel_frames=frames,
+        levels=levels(raw, at, level_count),
+        cgroup_path=cgroup_path(path) if path_bytes <= CGROUP_PATH_BYTES else None,
+    )
+
+
+def _kin(raw: bytes, offset: int) -> Kin | None:
+    start_ns, anon_pages, pid, bits, comm = _KIN.unpack_from(raw, offset)
+    if not bits & KIN_THERE:
+        return None
+    return Kin(
+        text(comm),
+        pid,
+        start_ns,
+        anon_pages if bits & KIN_HAS_MEMORY else None,
+        has_no_exec=bool(bits & KIN_NO_EXEC),
+        is_of_same_exec=bool(bits & KIN_SAME_PROGRAM),
+        has_same_memory=bool(bits & KIN_SAME_MEMORY),
+        is_exiting=bool(bits & KIN_EXITING),
+        is_child=bool(bits & KIN_CHILD),
+    )

@@ -1,0 +1,162 @@
+"""Processes that the OOM killer ends, on the running kernel: which of them a fork is behind, and which not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import own_cgroups
+import pytest
+from building import PROGRAMS
+
+from fork_trace.rehearse.restore import places
+
+from .conftest import FORK_TRACE, TIMEOUT_S, Captured, capture
+
+COUNT = 23
+FEW = 5
+MIB = 1 << 20
+
+
+@contextmanager
+def memory_cgroup() -> Iterator[Path]:
+    """An empty cgroup with the memory controller."""
+    version, base = places(Path("/proc/self/mountinfo").read_text(), "memory")[0]
+    with own_cgroups.made(Path(base), "ft-late", "+memory" if version == 2 else "") as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def captured(
+    takes_each: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Captured]:
+    """All of it, once for each way of attaching."""
+    place = tmp_path_factory.mktemp("late")
+    rehearse = [*FORK_TRACE, "rehearse", "cow-oom", "cow-oom-parent", "--count", str(COUNT)]
+    with memory_cgroup() as cgroup:
+        program = [sys.executable, str(PROGRAMS / "late.py"), str(cgroup)]
+        lines = [rehearse]
+        lines += [[*program, name, str(FEW)] for name in ("prefork", "executed", "crossed")]
+        script = place / "all.sh"
+        text = "\n".join(" ".join(line) for line in lines)
+        script.write_text(f"cd {place} || exit\n{text}\n")
+        made = capture(place / "late.jsonl", "sh", str(script), options=takes_each)
+    yield made
+
+
+def deaths(captured: Captured, *comms: str) -> list[dict[str, Any]]:
+    """Those of these commands; natively others are killed as well."""
+    found = [record for record in captured.records if record["type"] == "death"]
+    return [each for each in found if each["comm"] in comms] if comms else found
+
+
+def causes(found: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    return Counter((each["cause"], each["certainty"]) for each in found)
+
+
+@pytest.mark.parametrize("comm", ["ft-cow-oom", "ft-cow-oom-par"])
+def test_each_death_of_a_rehearsal_is_told_with_its_fork(captured: Captured, comm: str) -> None:
+    found = deaths(captured, comm)
+
+    assert COUNT == len(found), captured.done.stdout
+    assert {("copy-on-write", "observed"): COUNT} == causes(found)
+    assert COUNT == len({each["pid"] for each in found})
+    for death in found:
+        fork, first = death["fork"], death["levels"][0]
+        side = "parent_pid" if comm == "ft-cow-oom-par" else "child_pid"
+        assert death["pid"] == fork[side] == death["allocator"]["pid"]
+        assert fork["parent_pid"] != fork["child_pid"]
+        assert comm == fork["parent_comm"]
+        assert 0 <= fork["age_s"] < 100
+        assert fork["unshared_bytes_max"] <= first["limit"]
+        assert "fork-trace-rehearse-" in first["where"]
+        assert first["used"] >= first["limit"] - MIB
+        for name in ("parent_anon_bytes", "child_anon_bytes"):
+            assert 24 * MIB <= fork[name] <= 64 * MIB
+        assert death["uid"] == 0
+
+
+def test_nothing_is_lost_and_no_fork_failed(captured: Captured) -> None:
+    summary = captured.summary
+
+    assert 0 == captured.count("ft-cow-oom") == summary["lost"]
+    assert "unknown" not in summary["deaths"]
+    assert Counter(each["cause"] for each in deaths(captured)) == summary["deaths"]
+    assert 1 == captured.done.returncode
+
+
+def test_a_worker_that_takes_memory_of_its_own_is_not_killed_by_its_fork(
+    captured: Captured,
+) -> None:
+    found = deaths(captured, "lt-prefork-work")
+
+    assert FEW == len(found)
+    assert {"memory-cgroup-oom"} == {cause for cause, _ in causes(found)}
+    assert {None} == {each["fork"] and "fork" for each in found}
+
+
+def test_what_executed_a_program_has_no_fork_behind_it(captured: Captured) -> None:
+    found = deaths(captured, "lt-executed-gro", "lt-executed-grow")
+
+    assert FEW == len(found)
+    assert {"memory-cgroup-oom"} == {cause for cause, _ in causes(found)}
+
+
+def test_copies_that_leave_no_room_are_inferred_where_the_kill_comes_by_something_else(
+    captured: Captured,
+) -> None:
+    found = deaths(captured, "lt-crossed-copy", "lt-crossed")
+
+    assert FEW == len(found)
+    assert {("copy-on-write", "inferred"): FEW} == causes(found)
+    assert {"lt-crossed"} == {each["fork"]["parent_comm"] for each in found}
+
+
+def test_the_report_tells_all_of_it(captured: Captured) -> None:
+    told = captured.done.stdout
+
+    assert "copy-on-write: fork went through" in told
+    assert f"{COUNT} x killed (observed): ft-cow-oom" in told
+    assert "memory-cgroup-oom: " in told
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server and redis-cli")
+def test_redis_is_told_what_killed_its_snapshot(tmp_path: Path) -> None:
+    case = PROGRAMS / "redis_snapshot.sh"
+    with memory_cgroup() as cgroup:
+        made = capture(tmp_path / "redis.jsonl", "sh", str(case), str(cgroup), str(tmp_path))
+    found = deaths(made, "redis-server")
+
+    assert found, made.done.stdout + made.done.stderr
+    for death in found:
+        assert "copy-on-write" == death["cause"]
+        assert "redis-server" == death["fork"]["parent_comm"]
+        assert str(cgroup) == death["levels"][0]["where"]
+    assert "maxmemory well below the limit" in " ".join(made.done.stdout.split())
+
+
+def test_the_experiment_shows_what_is_copied_when(usable: dict[str, Any]) -> None:
+    del usable
+    done = subprocess.run(
+        [*FORK_TRACE, "rehearse", "cow", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    after_fork, reading, writing = (
+        int(line.partition(": ")[2].partition(" ")[0])
+        for line in done.stdout.partition('"notes"')[2].split("Child ")[1:]
+    )
+
+    assert after_fork < 1000
+    assert reading < 1000
+    pages = 100 * MIB // os.sysconf("SC_PAGE_SIZE")
+    assert pages <= writing < pages + 1000
