@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fork_trace.model import deaths, events, steps
+from fork_trace.model import deaths, events, latency, steps
 from fork_trace.probes import settings
 from fork_trace.probes.libbpf import gaps
+from fork_trace.probes.libbpf import latency as loading
 from fork_trace.probes.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -481,3 +482,55 @@ def test_each_loop_goes_back_by_a_jump(parts: dict[str, bytes]) -> None:
                 path.append((target, 0))
 
     assert [] == faulty
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Btf:
+    """The types of the object that measures how long forks take."""
+    built = CHECKOUT / "bpf" / "latency.bpf.o"
+    if not built.exists():
+        pytest.skip("needs the object; scripts/build-bpf builds it")
+    return Btf(sections(built.read_bytes())[".BTF"])
+
+
+def test_a_slow_fork_lies_as_the_decoder_reads_it(slow: Btf) -> None:
+    fields = slow.fields("ft_slow")
+    last = sum(places(fields)[-1])
+
+    assert (latency.SLOW_BYTES, events.EVENT_BYTES) == (last, fields[1].offset)
+    sizes = [field.size // 8 for field in fields[1:10]]
+    assert [
+        1,
+        len(latency.PHASES) - 1,
+        1,
+        len(latency.SIZES),
+        1,
+        len(latency.WAITS),
+        1,
+        1,
+        1,
+    ] == sizes
+    names = ["holder_pid", "holder_tid", "holder_wait", "holder_comm"]
+    assert ["other_flags", *names] == [field.name for field in fields[10:]]
+    assert slow.fields("ft_event")[-1].name == "maker"
+
+
+def test_the_words_of_slow_forks_are_in_the_order_of_their_numbers(slow: Btf) -> None:
+    sizes = {f"FT_SIZE_{name.upper()}": at for at, name in enumerate(latency.SIZES)}
+    stats = {f"FT_LATENCY_{name.upper()}": at for at, name in enumerate(loading.STATS)}
+
+    assert {**sizes, "FT_SIZE_COUNT": len(sizes)} == slow.enum("ft_size")
+    assert {"FT_LATENCY_UNSENT": 1, "FT_LATENCY_SLOW": 4}.items() <= stats.items()
+    assert {**stats, "FT_LATENCY_STAT_COUNT": len(stats)} == slow.enum("ft_latency_stat")
+    waits = ["OTHER", "CGROUP", "MMAP", "UPROBES", "RECLAIM", "CPU", "COUNT"]
+    assert {f"FT_WAIT_{name}": at for at, name in enumerate(waits)} == slow.enum("ft_wait")
+    assert len(waits) - 1 == len(latency.WAITS)
+    assert len(latency.PHASES) - 1 == slow.enum("ft_stamp")["FT_STAMP_COUNT"]
+
+
+def test_the_tally_of_a_command_and_its_settings_lie_as_they_are_read(slow: Btf) -> None:
+    names = [field.name for field in slow.fields("ft_latency_tally")]
+    assert ["total_ns", "slow", "slow_ns", "count"] == names
+    assert loading._TALLY.size == slow.find(STRUCT, "ft_latency_tally").size_or_type
+    expected = [name for name, *_ in loading._LatencyConfig._fields_]
+    assert expected == [field.name for field in slow.fields("ft_latency_config")]
