@@ -11,7 +11,17 @@ from fork_trace.errors import ForkTraceError
 SCHEMA = "schema"
 # The pages in the order in which one would read them.
 PAGES = (
-    *("runbook", "report", "causes", "steps", "callers", "headroom", "recording", "fleet"),
+    *(
+        "runbook",
+        "report",
+        "causes",
+        "steps",
+        "callers",
+        "headroom",
+        "recording",
+        "latency",
+        "fleet",
+    ),
     *("formats", "capture-file", "kernels", "overhead", "privileges", "install", "comparison"),
     "development",
 )

@@ -37,11 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "output": {"diagnosis", "errors", "escape", "files", "model"},
     "record": {"collect", "errors", "escape", "host", "model", "output"},
     "serve": {"diagnosis", "errors", "model", "output"},
+    "latency": {"collect", "diagnosis", "escape", "model", "output"},
     # probes: the loader, for a security module of its own
     "rehearse": {"errors", "files", "probes"},
     "commands": {
         *("__init__", "collect", "diagnosis", "documents", "errors", "escape", "headroom", "model"),
-        *("output", "probes", "record", "rehearse", "serve"),
+        *("latency", "output", "probes", "record", "rehearse", "serve"),
     },
     "__main__": {"commands"},
 }
@@ -81,7 +82,7 @@ OWNERS = {
         *("commands.cli", "commands.options", "commands.live", "commands.capture"),
         *("commands.report", "commands.check", "commands.doctor", "commands.explain"),
         *("commands.docs", "commands.record", "commands.rehearse"),
-        "commands.snapshot",
+        *("commands.snapshot", "commands.latency"),
     },
     "tabulate": {"output.tables"},
     "socket": {"record.notify", "record.journal", "serve.endpoint"},

@@ -18,8 +18,8 @@ from fork_trace.escape import safe
 
 # Each has a file of its name beside this one, in which it is called `command`.
 COMMANDS = (
-    *("capture", "check", "docs", "doctor", "explain", "live", "record", "rehearse", "report"),
-    "snapshot",
+    *("capture", "check", "docs", "doctor", "explain", "latency", "live", "record", "rehearse"),
+    *("report", "snapshot"),
 )
 
 
@@ -55,6 +55,7 @@ def cli() -> None:
     sudo fork-trace live                   # what fails right now
     sudo fork-trace capture --duration 60  # one run, one report
     sudo fork-trace record                 # until stopped; report shows it
+    sudo fork-trace latency                # forks that take long, and why
     fork-trace explain                     # what each cause means, offline
     fork-trace check                       # how close each limit is, now
     fork-trace doctor                      # what this host supports

@@ -248,6 +248,64 @@ class Death:
     relatives: tuple[Relative, ...] = ()  # that live
 
 
+@dataclass(frozen=True)
+class Slow:
+    """Forks of one command and caller that took long; what is told of one fork is told of the sample."""
+
+    time: str  # of the last one
+    host: str
+    comm: str
+    pid: int | None
+    caller: str | None
+    count: int  # of those that took as long as over_ms or longer, and so are all times
+    total_ms: float
+    p50_ms: float  # to a hundredth of it
+    p99_ms: float
+    max_ms: float
+    # Of the sample: how long each phase took, sample_ms in all; None: not seen.
+    phases: dict[str, Any] | None
+    reason: str  # what took most of the time of all; "unknown" where too little is explained
+    certainty: str | None  # None: unknown
+    evidence: tuple[Evidence, ...] = ()
+    over_ms: float = 0.0
+    sample_ms: float | None = None
+    reasons: dict[str, Any] = field(default_factory=dict)  # how many were slow for each
+    holder: dict[str, Any] | None = None  # comm, pid, tid, of: who held what it waited for longest
+    forks: int | None = None  # all forks of that command, slow or not
+    exe: str | None = None
+    uid: int | None = None
+    cgroup: str | None = None
+    syscall: str = "unknown"
+    flags: tuple[str, ...] = ()
+    stack: tuple[Frame, ...] = ()
+    advice: tuple[Advice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forks:
+    """All forks while slow ones were looked for: how long they took, and what was not seen."""
+
+    time: str
+    host: str
+    kernel: str
+    tool: str
+    attach: str
+    duration_s: float
+    over_ms: float
+    # comm, count, total_ms, slow, slow_ms, buckets: number n counts forks of less than 2 ** (n + 1) ns
+    commands: tuple[dict[str, Any], ...]
+    slow: int
+    lost: int  # slow ones that are in no record, as the buffer was full
+    unpaired: int  # forks whose begin or end was not seen
+    missed: int | None  # forks that a program was left out of; None: the kernel does not count them
+    untallied: int  # forks of commands for which there was no room
+    unmeasured: int  # vforks, whose call lasts as long as their child wants; attach mode tracepoint
+    waits: str  # whose waits were watched: "all", "some", "none" (no fork was slow)
+    missing: tuple[dict[str, Any], ...] = ()  # program, reason
+    ended: str = "signal"
+    command: dict[str, Any] | None = None
+
+
 # What is seen beside refused forks: each is counted apart from failures.
 Incident = Death
 INCIDENTS: tuple[type[Any], ...] = (Death,)
@@ -255,7 +313,8 @@ INCIDENTS: tuple[type[Any], ...] = (Death,)
 _PARTS: Mapping[type[Any], Mapping[str, type[Any]]] = {
     Death: {"allocator": Allocator, "fork": Fork, "levels": Level, "relatives": Relative},
 }
-Record = Union[Header, Failure, Summary, Mark, Death]  # a Checkpoint is a Summary
+# a Checkpoint is a Summary
+Record = Union[Header, Failure, Summary, Mark, Death, Slow, Forks]
 _TYPES: Mapping[str, type[Any]] = {
     "header": Header,
     "failure": Failure,
@@ -263,6 +322,8 @@ _TYPES: Mapping[str, type[Any]] = {
     "checkpoint": Checkpoint,
     "mark": Mark,
     "death": Death,
+    "slow": Slow,
+    "forks": Forks,
 }
 _NAMES = {type_: name for name, type_ in _TYPES.items()}
 _T = TypeVar("_T")

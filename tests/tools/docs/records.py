@@ -23,6 +23,8 @@ KINDS = {
     "holder": "Each of the `holders`",
     "death": "A death record",
     "mark": "A mark",
+    "slow": "A record of slow forks",
+    "forks": "The last record of `latency`",
     "summary": "The summary",
     "row": "Each of the `rows` of a summary",
     "total": "Each of the `totals` of a summary",

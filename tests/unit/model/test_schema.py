@@ -48,6 +48,8 @@ TYPES = {
     "holder": records.Holder,
     "mark": records.Mark,
     "death": records.Death,
+    "slow": records.Slow,
+    "forks": records.Forks,
 }
 WHOLE = make_failure(
     evidence=(make_evidence(), make_evidence(value=None, limit=None, read="proc")),

@@ -1,0 +1,1 @@
+"""Forks that take long: what was seen of each, by command and caller, and why."""

@@ -1,0 +1,147 @@
+"""Slow forks as a person reads them: a table, then the slowest one of each row with its numbers. Records in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fork_trace.diagnosis.slow import BY_SLUG, UNKNOWN
+from fork_trace.diagnosis.verdict import INFERRED
+from fork_trace.escape import cut, safe
+from fork_trace.model.records import Forks, Slow
+from fork_trace.output import tables
+from fork_trace.output.units import amount, count
+
+_MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
+# The words of redis' own LATENCY DOCTOR for how many GB of memory are forked in a second
+# (src/latency.c, createLatencyReport): less than so many MB/s.
+_REDIS_WORDS = ((10_000, "terrible"), (25_000, "poor"), (100_000, "good"))
+_KIND = {"verify": "Verify", "mitigate": "Mitigate", "fix": "Fix"}
+
+
+def redis_word(mb_per_s: int) -> str:
+    """Return what redis calls that speed."""
+    return next((word for limit, word in _REDIS_WORDS if mb_per_s < limit), "excellent")
+
+
+def ms(value: float) -> str:
+    """Write milliseconds, no more exactly than they matter."""
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _name(text: str | None) -> str:
+    return "?" if text is None else cut(safe(text), _MOST_NAME)
+
+
+def _reason(slow: Slow) -> str:
+    return slow.reason + ("*" if slow.certainty == INFERRED else "")
+
+
+def _phases(slow: Slow) -> str:
+    if slow.phases is None:
+        return "not seen: only whole system calls are watched"
+    return ", ".join(f"{name} {ms(value)}" for name, value in slow.phases.items())
+
+
+def _numbers(slow: Slow) -> list[str]:
+    """Write the numbers of the slowest one, those that are known."""
+    known = {each.name: each for each in slow.evidence if each.value is not None}
+    words = {"rss": "resident", "pgtables": "of page tables", "swap": "swapped out"}
+    memory = [
+        f"{amount(known[name].value, 'KiB')} {text}"
+        for name, text in words.items()
+        if name in known
+    ]
+    if "mappings" in known:
+        memory.append(f"{known['mappings'].value} mappings")
+    lines = [f"Memory: {', '.join(memory)}"] if memory else []
+    speed = known["copied_per_second"].value if "copied_per_second" in known else None
+    if speed is not None:
+        lines.append(f"Copied: {speed / 1000:.1f} GB/s ({redis_word(speed)}, as redis calls it)")
+    waits = [
+        f"{name[len('wait_') :].replace('_', '-')} {ms((each.value or 0) / 1000)} ms"
+        for name, each in known.items()
+        if name.startswith("wait_") and each.value
+    ]
+    if waits:
+        lines.append(f"Waited: {', '.join(waits)}")
+    if slow.holder is not None:
+        who = f"{safe(str(slow.holder.get('comm')))} (pid {slow.holder.get('pid')})"
+        lines.append(f"Held by: {who}, {slow.holder.get('of')}")
+    return lines
+
+
+def _told(slow: Slow) -> str:
+    reason = BY_SLUG.get(slow.reason, UNKNOWN)
+    head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {slow.reason}"
+    lines = [head + (f", {slow.certainty}" if slow.certainty else ""), f"  {reason.means}."]
+    lines.append(f"  Sample: {ms(slow.sample_ms or 0)} ms: {_phases(slow)}")
+    lines += [f"  {line}" for line in _numbers(slow)]
+    for each in slow.advice:
+        lines.append(f"  {_KIND.get(each.kind, each.kind)}: {each.text}")
+        lines += [f"    {safe(command)}" for command in each.commands]
+    return "\n".join(lines)
+
+
+def _unseen(forks: Forks) -> list[str]:
+    """Say what was not seen, in a sentence each; nothing where all was."""
+    told = []
+    if forks.lost:
+        told.append(
+            f"{count(forks.lost, 'slow fork is', 'slow forks are')} not in the table: the buffer was full."
+        )
+    if forks.unpaired:
+        told.append(
+            f"Of {count(forks.unpaired, 'fork', 'forks')} the begin or the end was not seen."
+        )
+    if forks.missed is None:
+        told.append("This kernel does not count the forks that a program was left out of.")
+    elif forks.missed:
+        told.append(
+            f"Up to {count(forks.missed, 'fork was', 'forks were')} missed: a program was left out."
+        )
+    if forks.untallied:
+        told.append(
+            f"{count(forks.untallied, 'fork', 'forks')} of too many commands are not counted."
+        )
+    if forks.unmeasured:
+        told.append(
+            f"{count(forks.unmeasured, 'vfork', 'vforks')} not measured: in this attach mode they "
+            "cannot be told from waiting for the child."
+        )
+    if forks.slow and forks.waits != "all":
+        told.append("Not every lock that a fork can wait for is watched on this kernel.")
+    return told
+
+
+def text(slow: Sequence[Slow], forks: Forks) -> str:
+    """Write the report of a run."""
+    seen = sum(each["count"] for each in forks.commands)
+    over = f"{forks.over_ms:g} ms"
+    time_s = f"{forks.duration_s:.1f} s"
+    if not slow:
+        head = f"No fork took {over} or longer ({count(seen, 'fork', 'forks')} seen in {time_s})."
+        return "\n".join([head, *_unseen(forks)]) + "\n"
+    stall = sum(each.total_ms for each in slow) / 1000
+    slows = sum(each.count for each in slow)
+    head = (
+        f"{count(slows, 'fork', 'forks')} took {over} or longer, {stall:.2f} s in all "
+        f"(of {seen} seen in {time_s})."
+    )
+    lines = [
+        [
+            *(str(each.count), _name(each.comm), _name(each.caller), ms(each.p50_ms)),
+            *(ms(each.p99_ms), ms(each.max_ms), f"{each.total_ms / 1000:.2f}", _reason(each)),
+        ]
+        for each in slow[:_MOST_ROWS]
+    ]
+    headings = ["COUNT", "COMMAND", "CALLER", "P50 MS", "P99 MS", "MAX MS", "TOTAL S", "REASON"]
+    sides = ("right", "left", "left", "right", "right", "right", "right", "left")
+    parts = [head, tables.draw(lines, headings, sides)]
+    if any(each.certainty == INFERRED for each in slow[:_MOST_ROWS]):
+        parts[-1] += "\n* inferred from the phase and the numbers of the process, not observed"
+    if len(slow) > _MOST_ROWS:
+        parts[-1] += f"\nand {len(slow) - _MOST_ROWS} rows more: --json shows all"
+    parts += [_told(each) for each in slow[:_MOST_TOLD]]
+    unseen = _unseen(forks)
+    parts += ["\n".join(unseen)] if unseen else []
+    return "\n\n".join(parts) + "\n"
