@@ -112,7 +112,7 @@ MAKERS = {
             "rehearse.recipes.limits",
             "rehearse.recipes.memory",
             "rehearse.recipes.namespaces",
-            "rehearse.recipes.policy",
+            *("rehearse.recipes.policy", "rehearse.recipes.slow"),
             "rehearse.run",
             "rehearse.child",
         ),

@@ -14,7 +14,10 @@ from fork_trace.errors import NotHereError
 def _scenarios(_start: str) -> Iterable[tuple[str, str]]:
     from fork_trace.rehearse.scenarios import EVERY
 
-    return (("all", "every scenario"), *((each.name, each.title) for each in EVERY))
+    return (
+        ("all", "every scenario in which a fork fails"),
+        *((each.name, each.title) for each in EVERY),
+    )
 
 
 @click.command("rehearse")

@@ -33,7 +33,7 @@ def scenarios(known: Sequence[Any], as_json: bool) -> str:
         [
             each.name,
             "host" if each.host_wide else "itself",
-            each.errno,
+            each.errno or "-",
             "\n".join(textwrap.wrap(each.title, title_columns)),
         ]
         for each in known
@@ -60,6 +60,7 @@ def outcome(done: Any, as_json: bool) -> str:
                     "as_planned": done.is_as_planned,
                     "ended_by": done.ended_by or None,
                     "notes": done.notes,
+                    "times_ms": done.times_ms,
                 }
             )
             + "\n"

@@ -45,6 +45,7 @@ class Stage:
         self.failures: Counter[str] = Counter()
         self.successes = 0
         self.notes: list[str] = []
+        self.times_ms: list[float] = []  # of forks whose own time was taken
         self._borrowed = borrowed
         self._parent = os.getpid()
         self._is_successor = False

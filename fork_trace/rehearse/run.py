@@ -43,10 +43,11 @@ class Outcome:
     comm: str
     count: int
     ended_by: str = ""
+    times_ms: tuple[float, ...] = ()  # how long each fork took, where that is what it is about
 
     @property
     def is_as_planned(self) -> bool:
-        """Were exactly `count` forks refused, or processes killed, as the scenario has it?"""
+        """Were exactly `count` forks refused, or processes killed, as the scenario has it? Or none, of one without."""
         if not self.scenario.errno:
             return not self.failures and self.successes > 0
         return self.failures == {self.scenario.errno: self.count}
@@ -119,6 +120,7 @@ def _in_child(scenario: Scenario, act: Act, stage: Stage) -> Outcome:
         failures=failures,
         successes=report["successes"],
         notes=report["notes"],
+        times_ms=tuple(report["times_ms"]),
         pid=report["pid"],
         comm=scenario.comm,
         count=stage.count,
@@ -162,6 +164,7 @@ def _play(scenario: Scenario, act: Act, stage: Stage, report_to: int) -> NoRetur
             "failures": stage.failures,
             "successes": stage.successes,
             "notes": stage.notes,
+            "times_ms": stage.times_ms,
             "ended_by": stage.ended_by(),
             "error": error,
             "not_here": not_here,

@@ -10,7 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.rehearse.recipes import arguments, late, limits, memory, namespaces, policy, threads
+from fork_trace.rehearse.recipes import (
+    arguments,
+    late,
+    limits,
+    memory,
+    namespaces,
+    policy,
+    slow,
+    threads,
+)
 from fork_trace.rehearse.restore import Borrowed
 
 
@@ -634,7 +643,43 @@ LATE: tuple[Scenario, ...] = (
         prepare=late.cow_oom_parent,
     ),
 )
-EVERY: tuple[Scenario, ...] = (*SCENARIOS, *LATE)
+
+
+# Forks that succeed and take long, for `fork-trace latency`: their cause is its reason, their step the phase.
+SLOW: tuple[Scenario, ...] = (
+    Scenario(
+        name="slow-page-tables",
+        title="a large process without huge pages forks slowly",
+        cause="page-tables",
+        step="memory",
+        errno="",
+        comm="ft-slow-tables",
+        prepare=slow.slow_page_tables,
+        needs_root=False,
+    ),
+    Scenario(
+        name="slow-swap",
+        title="a process that is swapped out forks slowly",
+        cause="swap",
+        step="memory",
+        errno="",
+        comm="ft-slow-swap",
+        prepare=slow.slow_swap,
+        needs_root=False,
+    ),
+    Scenario(
+        name="slow-cgroup",
+        title="forks wait while a process is moved between cgroups",
+        cause="cgroup-threadgroup-lock",
+        step="cgroup",
+        errno="",
+        comm="ft-slow-cgroup",
+        prepare=slow.slow_cgroup,
+    ),
+)
+
+
+EVERY: tuple[Scenario, ...] = (*SCENARIOS, *LATE, *SLOW)
 
 
 def find(name: str) -> Scenario:

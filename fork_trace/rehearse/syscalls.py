@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import struct
+from collections.abc import Callable
 
 # include/uapi/linux/sched.h
 CLONE_VM = 0x00000100
@@ -49,6 +50,18 @@ def clone(flags: int, exit_signal: int = signal.SIGCHLD, tls: int = 0) -> int:
         raise OSError(38, f"clone's number on {os.uname().machine} is not known here")
     arguments = [ctypes.c_ulong(each) for each in (flags | exit_signal, 0, 0, 0, tls)]
     return _checked(_libc.syscall(ctypes.c_long(_SYS_CLONE), *arguments))
+
+
+def prepared_clone() -> Callable[[], int]:
+    """Return a plain clone(2) that is ready to be called: nothing but the call takes time then.
+
+    It returns like os.fork, or -1 with errno set.
+    """
+    if _SYS_CLONE is None:
+        raise OSError(38, f"clone's number on {os.uname().machine} is not known here")
+    call, zero = ctypes.c_long(_SYS_CLONE), ctypes.c_ulong(0)
+    function, flags = _libc.syscall, ctypes.c_ulong(signal.SIGCHLD)
+    return lambda: int(function(call, flags, zero, zero, zero, zero))
 
 
 def clone3(

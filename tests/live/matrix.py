@@ -266,6 +266,20 @@ _FAULT = tuple(
     for version in ("5.10", "6.1", "6.12", "7.2")
 )
 
+# Forks that take long. The clock of a guest tells time only if nothing else runs on the machine.
+_LATENCY = tuple(
+    Lane(
+        f"{version}-latency",
+        version,
+        150,
+        ("test_latency.py",),
+        NAMED,
+        is_strict=version == "7.2",
+        memory="2G",
+    )
+    for version in ("5.10", "6.1", "6.12", "7.2")
+)
+
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
@@ -306,5 +320,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_FAULT, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_PREEMPTING),
 )

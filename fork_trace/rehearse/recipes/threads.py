@@ -213,6 +213,11 @@ def _ask_for_threads(stage: Stage, stack_bytes: int = _STACK_BYTES) -> None:
     stage.ask_until_refused(lambda: _create(attributes), keep=_join)
 
 
+def create_idle(stack_bytes: int) -> None:
+    """Make a thread that waits for a signal; OSError if there is no room for it."""
+    _create(_attributes(stack_bytes), ctypes.cast(_libc.pause, ctypes.c_void_p))
+
+
 def _attributes(stack_bytes: int) -> ctypes.Array[ctypes.c_char]:
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
     _libc.pthread_attr_init(attributes)
