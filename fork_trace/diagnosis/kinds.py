@@ -133,6 +133,14 @@ KINDS: tuple[Kind, ...] = (
         (),
         (),
     ),
+    Kind(
+        "slow",
+        "The fork succeeded and took long: the larger a process is, the longer its page tables take "
+        "to copy; or it waited for a lock, for memory or for a processor.",
+        ("sudo fork-trace latency --duration 60",),
+        (),
+        (),
+    ),
     Kind("not-a-fork", "This is no fork.", ("strace -f COMMAND",), (), ()),
 )
 BY_KIND: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
@@ -310,6 +318,13 @@ _RULES: Mapping[str, str] = {
         r"internal compiler error: killed|fatal error: killed|terminated abruptly|unexpectedly terminated|"
         r"line \d+: +\d+ killed|(?:^|[:\])] )killed\.?$|oomd killed|terminated by signal 9|perhaps out of memory"
     ),
+    "slow": (
+        r"latest_fork_(?:usec|us|ms|seconds)|latest fork (?:usec|time|duration)|"
+        r"\bv?fork(?:ing|ed|\(\))?\b.{0,40}\b(?:took|takes|taking|is slow|latency|slow(?:ly)?)\b|"
+        r"\b(?:slow|long|latency of|time to|took .{1,20} to|takes .{1,20} to) v?fork(?:s|ing)?\b|"
+        r"\bv?fork(?:s|ing)? (?:time|duration)\b|"
+        r"\blatency\b.{0,30}\bfork\b"
+    ),
     # Allocation and I/O: what is printed with the same errnos, and is no fork.
     "other": (
         r"(?<![a-z])(?:x?m?malloc|calloc|x?realloc|mmap|mremap|brk|sbrk|mlock\w*|shm\w*|sem(?:get|op|ctl)|"
@@ -362,6 +377,8 @@ def is_certain(text: str, error: str | None, asked: tuple[str, ...]) -> bool:
     A person who asks for a text has picked it; of a whole log most lines are about something else.
     """
     kind = asked[0]
+    if kind == "slow":
+        return True
     if kind in ("late", "kernel-thread", "thread-attributes"):
         return kind == "late" or error is not None or is_refusal(text)
     if kind == "exec":
@@ -382,6 +399,7 @@ def read(text: str, error: str | None) -> tuple[str, ...]:
     """Return the kinds that a normal text with this errno can be, likeliest first; none: it tells of none."""
     text = re.sub(_WRAPPERS, "", text)
     for step in (
+        _slow,
         _traced,
         _kernel_or_late,
         _cgroup,
@@ -404,6 +422,13 @@ def refine(kind: str, text: str, error: str | None) -> tuple[str, ...]:
     if kind == "process" and error in ("EMFILE", "ENFILE"):
         return _process_kinds(text, error)
     return (kind,)
+
+
+def _slow(text: str, error: str | None) -> tuple[str, ...]:
+    """One that went through: what failed has not been slow, whatever it says of the time."""
+    if error is not None or not _is(text, "slow") or is_refusal(text):
+        return ()
+    return ("slow",)
 
 
 def _traced(text: str, error: str | None) -> tuple[str, ...]:

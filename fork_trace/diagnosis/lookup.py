@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fork_trace.diagnosis import advice, applications, errnos, kinds, texts
+from fork_trace.diagnosis import advice, applications, errnos, kinds, slow, texts
 from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.causes.arguments import INVALID_FLAGS
@@ -145,7 +145,7 @@ class Answer(NamedTuple):
     """What the book has on a query."""
 
     query: str
-    # "list", "step", "cause", "setting", "errno", "call", "application" or "text"
+    # "list", "step", "cause", "reason", "setting", "errno", "call", "application" or "text"
     kind: str
     causes: tuple[Cause, ...]  # likeliest first
     step: StepEntry | None = None
@@ -194,6 +194,7 @@ def look_up(words: Sequence[str]) -> Answer:
     return (
         _cause(query)
         or _step(query)
+        or _reason(query)
         or _errno(query)
         or _call(query)
         or _application(query)
@@ -305,6 +306,16 @@ def _step(query: str) -> Answer | None:
     word = re.sub(r"\(\)$", "", query.lower())
     step = BY_STEP.get(_STEP_ALIASES.get(word, word))
     return Answer(query, "step", step.causes, step) if step else None
+
+
+def _reason(query: str) -> Answer | None:
+    """One of the reasons why a fork that succeeds takes long."""
+    reason = slow.BY_SLUG.get(query.strip().lower())
+    if reason is None or reason is slow.UNKNOWN:
+        return None
+    told = [f"{each.kind.capitalize()}: {each.text}" for each in reason.advice]
+    means = f"A reason why forks take long: {reason.means}."
+    return Answer(query, "reason", (), kinds=("slow",), notes=(means, *told))
 
 
 def _errno(query: str) -> Answer | None:
@@ -446,6 +457,7 @@ def _words() -> tuple[str, ...]:
     """Every single word that finds an entry; of two that are as near, the first is suggested."""
     return (
         *BY_SLUG,
+        *slow.BY_SLUG,
         *BY_STEP,
         *(name for cause in CAUSES for name in cause.errnos),
         *(each.name for each in applications.APPLICATIONS),

@@ -319,3 +319,23 @@ def test_json_of_every_kind_of_answer_has_the_same_keys(query: str) -> None:
 def test_an_error_is_an_exception_for_callers() -> None:
     with pytest.raises(ForkTraceError, match="pid-maxx"):
         asked("pid-maxx")
+
+
+@pytest.mark.parametrize("slug", ["page-tables", "cgroup-threadgroup-lock", "processor"])
+def test_a_reason_why_forks_take_long_is_told_with_what_to_do(slug: str) -> None:
+    answer = lookup.look_up([slug])
+
+    assert ("reason", (), ("slow",)) == (answer.kind, answer.causes, answer.kinds)
+    assert [each.partition(":")[0] for each in answer.notes[1:]] == ["Verify", "Mitigate", "Fix"]
+    assert "latency" in answer.decides[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fork failed after it took 3 seconds: Cannot allocate memory",
+        "slow fork: Resource temporarily unavailable",
+    ],
+)
+def test_what_failed_was_not_slow(text: str) -> None:
+    assert "slow" not in lookup.look_up([text]).kinds
