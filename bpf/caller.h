@@ -12,6 +12,7 @@
 #include "wire.h"
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+#define PF_NPROC_EXCEEDED 0x00001000
 #define SIGKILL_BIT (1UL << 8)
 #define SIGNAL_GROUP_EXIT 0x00000004 /* include/linux/sched/signal.h */
 #define SECCOMP_MODE_FILTER 2 /* include/uapi/linux/seccomp.h */
@@ -27,6 +28,9 @@
 #define NR_MMAP 9
 #define NR_MPROTECT 10
 #define NR_PKEY_MPROTECT 329
+#define NR_EXECVE 59
+#define NR_EXECVEAT 322
+#define NR_UNSHARE 272
 #elif defined(__TARGET_ARCH_arm64)
 #define NR_CLONE 220
 #define NR_FORK (-2) /* has neither */
@@ -34,6 +38,9 @@
 #define NR_MMAP 222
 #define NR_MPROTECT 226
 #define NR_PKEY_MPROTECT 288
+#define NR_EXECVE 221
+#define NR_EXECVEAT 281
+#define NR_UNSHARE 97
 #endif
 #define NR_CLONE3 435 /* the same on every architecture */
 #define COMPAT_NR_FORK 2
@@ -42,6 +49,17 @@
 #define COMPAT_NR_MMAP2 192
 #define COMPAT_NR_MPROTECT 125
 #define COMPAT_NR_PKEY_MPROTECT 380
+#define COMPAT_NR_EXECVE 11
+#if defined(__TARGET_ARCH_x86)
+#define COMPAT_NR_EXECVEAT 358
+#define COMPAT_NR_UNSHARE 310
+#else
+#define COMPAT_NR_EXECVEAT 387
+#define COMPAT_NR_UNSHARE 337
+#endif
+/* arch/x86/entry/syscalls/syscall_64.tbl: of x32, execve and execveat have numbers of their own. */
+#define X32_NR_EXECVE 520
+#define X32_NR_EXECVEAT 545
 #define X32_CALL_BIT 0x40000000L /* arch/x86/include/uapi/asm/unistd.h, __X32_SYSCALL_BIT */
 
 #if defined(__TARGET_ARCH_x86)
@@ -147,14 +165,32 @@ ft_inline int is_pkey_mprotect(long number)
 	return number == NR_PKEY_MPROTECT || number == (COMPAT_CALL | COMPAT_NR_PKEY_MPROTECT);
 }
 
-ft_inline __u8 syscall_of(struct task_struct *task)
+ft_inline unsigned int task_flags(struct task_struct *task)
 {
 	unsigned int flags = 0;
-	long number;
 
 	if (!is_blind(FT_READER_CALL))
 		bpf_core_read(&flags, sizeof(flags), &task->flags);
-	if (flags & PF_KTHREAD)
+	return flags;
+}
+
+ft_inline int is_execve(long number)
+{
+	return number == NR_EXECVE || number == NR_EXECVEAT || number == X32_NR_EXECVE ||
+	       number == X32_NR_EXECVEAT || number == (COMPAT_CALL | COMPAT_NR_EXECVE) ||
+	       number == (COMPAT_CALL | COMPAT_NR_EXECVEAT);
+}
+
+ft_inline int is_unshare(long number)
+{
+	return number == NR_UNSHARE || number == (COMPAT_CALL | COMPAT_NR_UNSHARE);
+}
+
+ft_inline __u8 syscall_of(struct task_struct *task)
+{
+	long number;
+
+	if (task_flags(task) & PF_KTHREAD)
 		return FT_SYSCALL_KERNEL;
 	number = syscall_number();
 	return number < 0 ? FT_SYSCALL_UNKNOWN : call_of(number);

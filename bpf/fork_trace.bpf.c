@@ -584,16 +584,20 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 	}
 
 /* struct X_namespace *copy_X(flags, ...): which argument is the owning user namespace differs. */
-#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves, callers)           \
-	SEC("fexit/" function)                                                            \
-	int fexit_##name(__u64 *ctx)                                                      \
-	{                                                                                 \
-		if (!IS_ERR_VALUE(ctx[slot]) || !IS_FORK_BY_##callers(ctx))               \
-			return 0;                                                         \
-		namespace_refused(                                                        \
-			step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),        \
-			bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES)); \
-		return 0;                                                                 \
+#define EXIT_NAMESPACE(name, function, slot, returns, step, of, saves, callers)               \
+	SEC("fexit/" function)                                                                \
+	int fexit_##name(__u64 *ctx)                                                          \
+	{                                                                                     \
+		__u64 type = bpf_core_enum_value(enum ucount_type, UCOUNT_##of##_NAMESPACES); \
+                                                                                              \
+		if (!IS_ERR_VALUE(ctx[slot]))                                                 \
+			return 0;                                                             \
+		if (!IS_FORK_BY_##callers(ctx))                                               \
+			return unshare_refused(ctx, step, error_in(&ctx[slot]),               \
+					       number_in(&ctx[SLOT_##saves]), type);          \
+		namespace_refused(step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),  \
+				  type);                                                      \
+		return 0;                                                                     \
 	}
 
 #define EXIT_OWN(name, function, slot, returns, step, of, saves, callers) \

@@ -418,6 +418,12 @@ struct llist_head {
 	struct llist_node *first;
 };
 
+#if defined(__TARGET_ARCH_x86)
+struct thread_struct {
+	unsigned long fsbase;
+};
+#endif
+
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
@@ -448,6 +454,9 @@ struct task_struct {
 	struct css_set *cgroups;
 	unsigned long nvcsw;
 	struct llist_head rethooks; /* CONFIG_RETHOOK */
+#if defined(__TARGET_ARCH_x86)
+	struct thread_struct thread;
+#endif
 };
 
 /* include/linux/oom.h */

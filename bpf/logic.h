@@ -675,22 +675,31 @@ out:
 }
 
 /*
- * The stack of a thread could not be had: mmap, or the mprotect that makes it
- * usable, failed. `refusal` has the numbers and names the limit, or is 0.
+ * Another system call than those of the fork family was refused: `syscall` of enum ft_syscall,
+ * `bits` of FT_BIT_*. `refusal` has the numbers and names the limit, or is 0.
  */
-ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error, struct ft_refusal *refusal)
+ft_inline void ft_on_other_call(void *ctx, ft_u8 syscall, ft_u8 step, ft_u8 bits, ft_s32 error,
+				ft_u64 flags, struct ft_refusal *refusal)
 {
 	struct ft_key key = {};
 
 	if (!ft_is_failure(error, &key))
 		return;
-	key.syscall = step == FT_STEP_MMAP ? FT_SYSCALL_MMAP : FT_SYSCALL_MPROTECT;
-	key.bits |= FT_BIT_THREAD | FT_BIT_OBSERVED;
+	key.syscall = syscall;
+	key.bits |= bits;
 	key.step = step;
 	if (refusal)
 		refusal->step = step;
-	port_stat(FT_STAT_BEFORE_FORK);
-	ft_count(ctx, &key, refusal, error, 0);
+	if (!port_config()->is_by_syscall)
+		port_stat(FT_STAT_BEFORE_FORK);
+	ft_count(ctx, &key, refusal, error, flags);
+}
+
+/* The stack of a thread could not be had: mmap, or the mprotect that makes it usable, failed. */
+ft_inline void ft_on_stack_refused(void *ctx, ft_u8 step, ft_s32 error, struct ft_refusal *refusal)
+{
+	ft_on_other_call(ctx, step == FT_STEP_MMAP ? FT_SYSCALL_MMAP : FT_SYSCALL_MPROTECT, step,
+			 FT_BIT_THREAD | FT_BIT_OBSERVED, error, 0, refusal);
 }
 
 #endif

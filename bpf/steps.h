@@ -91,23 +91,51 @@ ft_inline int on_clone_args_return(void *ctx, __u64 result)
 	return 0;
 }
 
+#ifndef FT_INLINED_WHOLE
+/*
+ * fs/exec.c, do_execveat_common: whoever went over RLIMIT_NPROC by changing its user may not start
+ * a program, whatever its capabilities. The flag stays only if that is still so. Since Linux commit
+ * 21d1c5e386bc ("Reimplement RLIMIT_NPROC on top of ucounts") (in v5.14) a function compares;
+ * before that, the test was inline.
+ */
+ft_inline int is_exec_over_nproc(long number)
+{
+	return is_execve(number) && task_flags(current_task()) & PF_NPROC_EXCEEDED;
+}
+
+ft_inline int exec_refused(void *ctx, ft_u8 step, ft_u8 bits)
+{
+	struct ft_refusal *refusal = port_refusal_open();
+
+	if (refusal)
+		read_nproc(refusal, NPROC_OF_CALLER);
+	ft_on_other_call(ctx, FT_SYSCALL_EXECVE, step, bits, -FT_EAGAIN, 0, refusal);
+	port_refusal_drop();
+	return 0;
+}
+#endif
+
 /* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
 ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 {
 	struct ft_refusal *refusal;
 
+#ifndef FT_INLINED_WHOLE
+	if (is_exec_over_nproc(syscall_number()))
+		return exec_refused(ctx, FT_STEP_RLIMIT_NPROC, FT_BIT_OBSERVED);
+#endif
 	/* It says "over" for root as well, who is let through just after. */
 	if (is_blind(FT_READER_NPROC) || is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
 		return 0;
 	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
 	if (!refusal)
 		return 0;
-	/* execve asks too, after a set*uid. */
+	/* set*uid asks too. */
 	if (!is_inside_copy_process(ctx, refusal, 0)) {
 		port_refusal_drop();
 		return 0;
 	}
-	read_nproc_ucounts(refusal, ucounts, limit, 1);
+	read_nproc_ucounts(refusal, ucounts, limit, NPROC_CHARGED);
 	return 0;
 }
 
@@ -121,6 +149,11 @@ ft_inline int on_overlimit_return(void *ctx, __u64 result)
 {
 	const __u64 *saved = REFUSED_TRUE(result) ? saved_args(FT_STEP_RLIMIT_NPROC) : 0;
 
+#ifndef FT_INLINED_WHOLE
+	/* Arguments are kept of forks only. In an execve nothing else is compared. */
+	if (REFUSED_TRUE(result) && !saved && is_exec_over_nproc(syscall_number()))
+		return exec_refused(ctx, FT_STEP_RLIMIT_NPROC, FT_BIT_OBSERVED);
+#endif
 	return saved ? on_overlimit(ctx, saved[0], saved[1]) : 0;
 }
 
@@ -345,13 +378,58 @@ ft_global int namespace_refused(__u32 step, __s32 error, __u64 owner_address, __
 	return 0;
 }
 
+#ifndef FT_INLINED_WHOLE
+/* The CLONE_* flags of an unshare; 0: this thread is in no such call. */
+ft_inline __u64 flags_of_unshare(void)
+{
+	struct pt_regs *regs = call_registers();
+	long number = syscall_number_in(regs);
+
+	return is_unshare(number) ? ARGUMENT_0(regs, number) : 0;
+}
+
+/*
+ * unshare makes namespaces by the same functions, and meets the same limits. setns enters those
+ * that are there. Of other errnos unshare has tests of its own, which nobody watches.
+ */
+ft_inline int unshare_refused(void *ctx, __u32 step, __s32 error, __u64 owner, __u64 type)
+{
+	__u64 flags = error == -FT_ENOSPC ? flags_of_unshare() : 0;
+
+	if (!flags)
+		return 0;
+	namespace_refused(step, error, owner, type);
+	ft_on_other_call(ctx, FT_SYSCALL_UNSHARE, step, FT_BIT_OBSERVED, error, flags,
+			 port_refusal());
+	port_refusal_drop();
+	return 0;
+}
+
+/*
+ * The same at a return, which has no arguments: none are kept outside of a fork. A user namespace
+ * that this call made has counted nothing yet: its limits are those of the caller's own and up.
+ */
+ft_inline int unshare_refused_at_return(void *ctx, __u32 step, __s32 error, __u64 type)
+{
+	if (is_blind(FT_READER_NAMESPACES))
+		return 0;
+	return unshare_refused(ctx, step, error,
+			       (__u64)BPF_CORE_READ(current_task(), cred, user_ns), type);
+}
+#else
+#define unshare_refused(...) 0
+#define unshare_refused_at_return(...) 0
+#endif
+
 /* int create_user_ns(struct cred *new): its owner is what new->user_ns is at first */
 ft_inline int on_create_user_ns(void *ctx, int error, struct cred *new)
 {
+	__u64 type = bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES);
+	__u64 owner = (__u64)BPF_CORE_READ(new, user_ns);
+
 	if (!is_inside_fork(ctx))
-		return 0;
-	namespace_refused(FT_STEP_CREATE_USER_NS, error, (__u64)BPF_CORE_READ(new, user_ns),
-			  bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
+		return unshare_refused(ctx, FT_STEP_CREATE_USER_NS, error, owner, type);
+	namespace_refused(FT_STEP_CREATE_USER_NS, error, owner, type);
 	return 0;
 }
 
@@ -360,6 +438,10 @@ ft_inline int on_create_user_ns_return(void *ctx, __u64 result)
 	int error = INT_IN(result);
 	const __u64 *saved = error < 0 ? saved_args(FT_STEP_CREATE_USER_NS) : 0;
 
+	if (error < 0 && !saved)
+		return unshare_refused_at_return(
+			ctx, FT_STEP_CREATE_USER_NS, error,
+			bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
 	return saved ? on_create_user_ns(ctx, error, (struct cred *)saved[0]) : 0;
 }
 
@@ -368,6 +450,8 @@ ft_inline int on_namespace_return(void *ctx, enum ft_step step, __u64 result, __
 {
 	const __u64 *saved = IS_ERR_VALUE(result) ? saved_args(step) : 0;
 
+	if (IS_ERR_VALUE(result) && !saved)
+		return unshare_refused_at_return(ctx, step, INT_IN(result), type);
 	return saved && is_inside_fork(ctx)
 		       ? namespace_refused(step, INT_IN(result), saved[0], type)
 		       : 0;
@@ -382,6 +466,61 @@ ft_inline int on_namespace_return(void *ctx, enum ft_step step, __u64 result, __
 /* glibc calls mprotect right after mmap; later the range can be of something else. */
 #define STACK_FRESH_NS FT_NS_PER_S
 
+#ifndef FT_INLINED_WHOLE
+/*
+ * musl maps the stack of a thread without MAP_STACK: as memory that nothing may touch, of which it
+ * then opens all but the guard (src/thread/pthread_create.c). That others map so as well; so it must
+ * be musl's program, by what its thread pointer leads to, and more than musl itself reserves so
+ * (src/malloc/mallocng/malloc.c, alloc_meta: two pages). Asked of calls that fail only.
+ */
+#define MAP_PRIVATE_ANONYMOUS 0x22
+#define MUSL_RESERVES_PAGES 2
+
+/*
+ * src/internal/pthread_impl.h, struct pthread since v1.1.22: itself, dtv, and its neighbours in the
+ * ring of threads. glibc has a counter in the place of the next one.
+ */
+ft_inline int is_of_musl(void)
+{
+#if defined(__TARGET_ARCH_x86)
+	struct task_struct *task = current_task();
+	__u64 pointer = 0, words[4] = {}, previous = 0;
+
+	if (is_blind(FT_READER_STACK) || !bpf_core_field_exists(task->thread.fsbase))
+		return 0;
+	bpf_core_read(&pointer, sizeof(pointer), &task->thread.fsbase);
+	if (!pointer || bpf_probe_read_user(words, sizeof(words), (void *)pointer))
+		return 0;
+	if (words[0] != pointer ||
+	    bpf_probe_read_user(&previous, sizeof(previous), (void *)(words[3] + 16)))
+		return 0;
+	return previous == pointer;
+#else
+	return 0;
+#endif
+}
+
+ft_inline int is_stack_of_musl(__u64 length, __u64 prot, __u64 flags)
+{
+	return flags == MAP_PRIVATE_ANONYMOUS && !prot &&
+	       length > (__u64)MUSL_RESERVES_PAGES << port_config()->page_shift && is_of_musl();
+}
+
+/* Memory that could not be touched so far, above a guard. */
+ft_inline int is_stack_of_musl_opened(__u64 start, __u64 length, __u64 prot)
+{
+	char byte;
+
+	return prot & PROT_WRITE &&
+	       length > (__u64)MUSL_RESERVES_PAGES << port_config()->page_shift &&
+	       bpf_probe_read_user(&byte, sizeof(byte), (void *)start) &&
+	       bpf_probe_read_user(&byte, sizeof(byte), (void *)(start - 1)) && is_of_musl();
+}
+#else
+#define is_stack_of_musl(...) 0
+#define is_stack_of_musl_opened(...) 0
+#endif
+
 ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int error)
 {
 	if (port_phase() >= FT_PHASE_COUNTING) {
@@ -395,7 +534,8 @@ ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 r
 {
 	struct ft_stack_range range = {};
 
-	if (!(flags & MAP_STACK) || flags & MAP_FIXED_ANY) {
+	if ((!(flags & MAP_STACK) || flags & MAP_FIXED_ANY) &&
+	    !(IS_ERR_VALUE(result) && is_stack_of_musl(length, prot, flags))) {
 		if (IS_ERR_VALUE(result) && port_refusal())
 			port_refusal_drop();
 		return;
@@ -429,7 +569,8 @@ ft_inline void on_mprotect(void *ctx, __u64 start, __u64 length, __u64 prot, int
 		return;
 	range = port_stack();
 	/* glibc, nptl/allocatestack.c: it maps the whole, then opens all but the guard. */
-	if (range && is_fresh_stack(range, start, length))
+	if ((range && is_fresh_stack(range, start, length)) ||
+	    is_stack_of_musl_opened(start, length, prot))
 		on_stack(ctx, FT_STEP_MPROTECT, length, prot, error);
 	else if (port_refusal())
 		port_refusal_drop();
@@ -488,6 +629,32 @@ ft_inline void on_sys_enter(void *ctx, struct pt_regs *regs, long number)
 		ft_on_call_enter();
 }
 
+#ifndef FT_INLINED_WHOLE
+/* Calls that make no task, as far as their exit alone tells of them. */
+ft_inline void on_other_exit(void *ctx, struct pt_regs *regs, long number, __s64 result,
+			     int is_second)
+{
+	struct ft_refusal *refusal;
+
+	if (result == -FT_EAGAIN && port_config()->watches_exec && is_exec_over_nproc(number)) {
+		if (!ft_was_counted(port_call_take(), is_second))
+			exec_refused(ctx, FT_STEP_EXECVE, 0);
+		return;
+	}
+	if (result != -FT_ENOSPC || !port_config()->is_by_syscall || !is_unshare(number) ||
+	    ft_was_counted(port_call_take(), is_second))
+		return;
+	refusal = port_refusal_open();
+	if (refusal) {
+		refusal->error = INT_IN(result);
+		ft_judge(refusal, INT_IN(result), ARGUMENT_0(regs, number), FT_PHASE_COUNTING, 0);
+	}
+	ft_on_other_call(ctx, FT_SYSCALL_UNSHARE, FT_STEP_COPY_PROCESS, 0, INT_IN(result),
+			 ARGUMENT_0(regs, number), refusal);
+	port_refusal_drop();
+}
+#endif
+
 ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is_second)
 {
 	__u64 flags = 0, set_tid_size = 0;
@@ -509,6 +676,10 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 #else
 	number = syscall_number_in(regs) & ~COMPAT_CALL;
 #endif
+#ifndef FT_INLINED_WHOLE
+	if (result == -FT_EAGAIN || result == -FT_ENOSPC)
+		on_other_exit(ctx, regs, syscall_number_in(regs), result, is_second);
+#endif
 	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
 	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
 	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK &&
@@ -520,7 +691,7 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	number = syscall_number_in(regs);
 	if (port_config()->is_by_syscall) {
 		if (is_mmap(number)) {
-			if (ARGUMENT_3(regs, number) & MAP_STACK &&
+			if ((ARGUMENT_3(regs, number) & MAP_STACK || IS_ERR_VALUE(result)) &&
 			    !(IS_ERR_VALUE(result) && ft_was_counted(port_call_take(), is_second)))
 				on_mmap(ctx, ARGUMENT_1(regs, number), ARGUMENT_2(regs),
 					ARGUMENT_3(regs, number), result);

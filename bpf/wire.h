@@ -60,6 +60,9 @@ enum ft_syscall {
 	FT_SYSCALL_KERNEL = 5, /* a kernel thread, or a worker that the kernel made */
 	FT_SYSCALL_MMAP = 6, /* of a thread's stack, before any clone */
 	FT_SYSCALL_MPROTECT = 7, /* the same */
+	FT_SYSCALL_EXECVE =
+		8, /* execveat too: after a change of user, RLIMIT_NPROC is asked again */
+	FT_SYSCALL_UNSHARE = 9, /* makes namespaces by the functions that a fork makes them by */
 };
 
 #define FT_BIT_THREAD 1 /* CLONE_THREAD was asked for */

@@ -64,6 +64,10 @@ ft_inline int read_nproc_limit(struct user_namespace *ns, long *limit)
 				     (void *)&ns->ucount_max + nproc_index_v60() * sizeof(*limit));
 }
 
+/* Whom a count has in it that the test is not about, or is: a sum of these. */
+#define NPROC_CHARGED 1 /* copy_creds' own charge for the new task */
+#define NPROC_OF_CALLER 2 /* no new task: execve asks whether the caller is one too many */
+
 /*
  * One level of read_nproc_ucounts: the one above the namespace `below`, or the
  * first, whose count and limit are given. Returns its namespace; 0: the last.
@@ -87,12 +91,12 @@ ft_global __u64 nproc_level(__u64 below, __u64 first, __u64 rlimit, __u32 charge
 	}
 	if (!ucounts || read_nproc_count(ucounts, &tasks))
 		return 0;
-	tasks -= charged;
+	tasks -= charged & NPROC_CHARGED;
 	ns = BPF_CORE_READ(ucounts, ns);
 	level = BPF_CORE_READ(ns, level);
 	uid = BPF_CORE_READ(ucounts, uid.val);
 	ft_level(refusal, FT_LEVEL_NPROC, level, uid, tasks, limit);
-	if (!has_number(refusal, FT_NUMBER_NPROC) && tasks + 1 > limit) {
+	if (!has_number(refusal, FT_NUMBER_NPROC) && tasks + !(charged & NPROC_OF_CALLER) > limit) {
 		ft_number(refusal, FT_NUMBER_NPROC, tasks);
 		ft_number(refusal, FT_NUMBER_NPROC_LIMIT, limit);
 		ft_number(refusal, FT_NUMBER_NPROC_LEVEL, level);
@@ -104,8 +108,7 @@ ft_global __u64 nproc_level(__u64 below, __u64 first, __u64 rlimit, __u32 charge
 
 /*
  * kernel/ucount.c, is_rlimit_overlimit: the counts of one uid are compared
- * level by level, up the user namespaces. `charged` is 1 while copy_creds' own
- * charge for the new task is still in them. Returns 1 if some level is over.
+ * level by level, up the user namespaces. `charged`: NPROC_*. Returns 1 if some level is over.
  */
 ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u64 rlimit,
 				 int charged)
@@ -126,7 +129,7 @@ ft_inline int read_nproc_ucounts(struct ft_refusal *refusal, __u64 ucounts, __u6
 	return has_number(refusal, FT_NUMBER_NPROC);
 }
 
-ft_inline int read_nproc(struct ft_refusal *refusal)
+ft_inline int read_nproc(struct ft_refusal *refusal, __u32 charged)
 {
 	struct task_struct *task = current_task();
 	struct user_struct___v513 *user;
@@ -142,7 +145,7 @@ ft_inline int read_nproc(struct ft_refusal *refusal)
 	if (has_nproc_ucounts()) {
 		if (!read_nproc_ucounts(refusal,
 					(__u64)BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit,
-					0))
+					charged))
 			return 0;
 		return !is_exempt_from_nproc(cred);
 	}
@@ -162,7 +165,7 @@ ft_inline void judge_nproc(struct ft_refusal *refusal, __u64 watched)
 {
 	if (is_watched(watched, FT_STEP_RLIMIT_NPROC))
 		return;
-	if (read_nproc(refusal))
+	if (read_nproc(refusal, 0))
 		candidate(refusal, FT_CANDIDATE_NPROC);
 	else if (was_moved(refusal, FT_MOVED_UCOUNTS) ||
 		 (!has_nproc_ucounts() && !has_field(user_struct___v513, processes)))

@@ -110,9 +110,13 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
     return verdict._replace(possible_steps=steps)
 
 
+# Steps that the exit of a system call tells of: no function refused, and none else can have.
+_SEEN_AT_EXIT = ("seccomp", "kernel_clone", "mmap", "mprotect", "execve")
+
+
 def _diagnose(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict:
     name = name_of(key.step)
-    is_seen = key.is_observed or name in ("seccomp", "kernel_clone", "mmap", "mprotect")
+    is_seen = key.is_observed or name in _SEEN_AT_EXIT
     if name == "copy_process" and key.is_memcg:
         return Verdict(MEMORY_CGROUP.slug, OBSERVED)
     if BY_NUMBER.get(key.step) is None or (not is_seen and name != "copy_process"):

@@ -162,8 +162,9 @@ DETAILS: tuple[str, ...] = (
 # enum ft_syscall.
 SYSCALLS: tuple[str, ...] = (
     *("unknown", "fork", "vfork", "clone", "clone3", "kernel"),
-    *("mmap", "mprotect"),
+    *("mmap", "mprotect", "execve", "unshare"),
 )
+MAKE_NO_TASK = ("execve", "unshare")
 
 BIT_THREAD = 1
 BIT_OBSERVED = 2
@@ -300,8 +301,10 @@ class Key:
 
     @property
     def creates(self) -> str | None:
-        """Name what was to be made; None: the flags that tell were not to be had."""
-        return ("thread" if self.is_thread else "process") if self.has_flags else None
+        """Name what was to be made; None: no task, or the flags that tell were not to be had."""
+        if not self.has_flags or self.syscall in MAKE_NO_TASK:
+            return None
+        return "thread" if self.is_thread else "process"
 
 
 @dataclass(frozen=True)

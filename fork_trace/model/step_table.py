@@ -118,5 +118,7 @@ STEPS: tuple[tuple[str, str, str, tuple[tuple[str, int, str, bool], ...], bool, 
      (("vm_mmap_pgoff", 6, "fexit_vm_mmap_pgoff", False),), False, ""),
     ("MPROTECT", "mprotect", "that stack is made writable",
      (("do_mprotect_pkey", 4, "fexit_do_mprotect_pkey", False),), False, ""),
+    ("EXECVE", "execve", "a program is started after a change of user: the user's tasks against RLIMIT_NPROC, once more",
+     (), False, ""),
 )
 MEMORY_CGROUP: tuple[str, int, str, bool] = ("mem_cgroup_out_of_memory", 3, "fexit_mem_cgroup_out_of_memory", True)

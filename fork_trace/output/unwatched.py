@@ -14,9 +14,6 @@ class _Edge(NamedTuple):
 
     text: str
     commands: tuple[str, ...]
-    steps: tuple[
-        str, ...
-    ] = ()  # that watch it, on kernels and with options where they are attached
 
 
 _REFUSED = _Edge(
@@ -24,21 +21,37 @@ _REFUSED = _Edge(
     "of clone3 were invalid.",
     ("fork-trace capture --refused",),
 )
-# pthread_create(3): attributes are applied once the thread is there; execve(2) on EAGAIN; unshare(2).
+_EXECVE = _Edge(
+    "execve refused with EAGAIN after a change of user over RLIMIT_NPROC (su, sudo, systemd's "
+    '"Failed at step EXEC"): this kernel tests it inline.',
+    ("fork-trace capture --refused",),
+)
+_EXECVE_BY_BCC = _Edge(
+    "execve refused with EAGAIN after a change of user over RLIMIT_NPROC (su, sudo, systemd's "
+    '"Failed at step EXEC"), and unshare at a limit on namespaces: the bcc backend does not watch them.',
+    ("fork-trace capture --backend libbpf", "strace -f -e trace=execve,unshare -p PID"),
+)
+_LATER = _Edge(
+    "execve refused with EAGAIN after a change of user over RLIMIT_NPROC, unshare at a limit on "
+    "namespaces, and stacks of threads: with --on-demand they are watched once a fork has failed.",
+    ("fork-trace capture",),
+)
+# bpf/steps.h, is_of_musl: the thread pointer that tells such a program is read on x86-64 only.
+_MUSL = _Edge(
+    "The stack of a thread in a program that uses musl, which maps it without MAP_STACK.", ()
+)
+# Refusals that only the call itself tells: pthread_create(3) applies attributes once the thread is there;
+# unshare(2) tests flags and privileges before it makes a namespace; setns(2) makes none.
 _EDGES = (
     _Edge(
-        "execve refused with EAGAIN after a change of user over RLIMIT_NPROC (su, sudo, systemd's "
-        '"Failed at step EXEC"), and unshare or setns at a limit on namespaces.',
-        ("strace -f -e trace=execve,unshare,setns -p PID",),
-        ("execve", "unshare"),
+        "unshare or setns refused for another reason than a limit on namespaces: flags that "
+        "contradict each other, or privileges.",
+        ("strace -f -e trace=unshare,setns -p PID",),
     ),
     _Edge(
         "The attributes of a new thread: clone succeeded, then its scheduling policy or its CPU "
         "affinity was refused, which pthread_create returns as EPERM or EINVAL.",
         ("strace -f -e trace=sched_setscheduler,sched_setaffinity -p PID",),
-    ),
-    _Edge(
-        "The stack of a thread in a program that uses musl, which maps it without MAP_STACK.", ()
     ),
     _Edge(
         "A fork that succeeded, and whose child was killed later as memory ran out.",
@@ -58,12 +71,15 @@ def unwatched(headers: Sequence[Header]) -> list[Remedy]:
     edges: list[_Edge] = []
     if any(_needs_refused(header) for header in headers):
         edges.append(_REFUSED)
-    watched = [{each.get("step") for each in header.attached} for header in headers]
-    edges += [
-        edge
-        for edge in _EDGES
-        if not edge.steps or not watched or any(not found & set(edge.steps) for found in watched)
-    ]
+    if any(header.backend == "bcc" for header in headers):
+        edges.append(_EXECVE_BY_BCC)
+    elif any(gap.get("step") == "execve" for header in headers for gap in header.missing):
+        edges.append(_EXECVE)
+    if any(each.get("when") == "first-failure" for header in headers for each in header.attached):
+        edges.append(_LATER)
+    if any(header.machine != "x86_64" or header.backend == "bcc" for header in headers):
+        edges.append(_MUSL)
+    edges += _EDGES
     if any(header.attach == "tracepoint" for header in headers):
         edges.append(BY_TRACEPOINT)
     return [Remedy(each.text, each.commands) for each in edges]

@@ -297,6 +297,8 @@ def _why_not_compiled(watch: Watch, facts: KernelFacts) -> str | None:
 
 _TOLD_BY_REFUSED = "runs before copy_process: needs --refused"
 _EARLY = ("seccomp", "kernel_clone")  # before copy_process, and in no function of their own
+# What the program on RLIMIT_NPROC's test tells of execve, on kernels that have it in a function.
+_EXECVE, _BY_NPROC = "execve", "rlimit_nproc"
 
 
 def _choose(
@@ -314,6 +316,8 @@ def _choose(
         return Missing(step.name, watch.function, reason or "")
     if step.name in _EARLY:
         return Missing(step.name, None, _TOLD_BY_REFUSED)
+    if step.name == _EXECVE:
+        return Missing(step.name, None, "tested inline on this kernel: needs --refused")
     return Missing(step.name, None, "tested inline in copy_process: inferred from kernel state")
 
 
@@ -555,6 +559,8 @@ def _by_function(
     if attach == "fexit" and facts.preempts.value is not False:
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))
+    if any(probe.step == _BY_NPROC for probe in probes) or request.refused:
+        missing = [gap for gap in missing if gap.step != _EXECVE]
     if request.refused:
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")
@@ -567,6 +573,6 @@ def _tracepoint(facts: KernelFacts) -> Plan:
     missing = [
         Missing(step.name, None, "inferred from kernel state when the system call returns")
         for step in STEPS
-        if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect")
+        if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect", _EXECVE)
     ]
     return _plan("tracepoint", "libbpf", facts, _syscall_probes(facts), missing)

@@ -77,6 +77,7 @@ class Config(ctypes.Structure):
         ("page_shift", c_uint32),
         ("notes_attempts", c_uint32),
         ("stack_bytes", c_uint32),
+        ("watches_exec", c_uint32),
         ("blind", c_uint32),
         ("tells_chosen", c_uint32),
     ]
@@ -200,13 +201,14 @@ def fill(
         config.watched = plan.watched(Stage.FAILED)
         config.watched_in_detail = plan.watched(Stage.UNEXPLAINED)
     config.watches_mmap = int(any(probe.step == "mmap" for probe in plan.probes))
+    sees_calls = any(probe.program == "raw_sys_exit" for probe in plan.probes)
     config.is_by_syscall = int(plan.attach == "tracepoint")
     config.notes_attempts = int(plan.attach == "kprobe")
-    config.watches_early = int(
-        plan.attach != "tracepoint"
-        and any(probe.program == "raw_sys_exit" for probe in plan.probes)
-    )
+    config.watches_early = int(plan.attach != "tracepoint" and sees_calls)
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
+    config.watches_exec = int(
+        sees_calls and not any(probe.step == "rlimit_nproc" for probe in plan.probes)
+    )
     config.blind = plan.blind
     config.tells_chosen = int(not any(probe.function == KILLER for probe in plan.late))
     config.copies_twice = int(plan.is_copied_twice)

@@ -21,6 +21,8 @@ _MACHINERY = frozenset(
         *("_IO_proc_open", "_IO_new_proc_open", "__new_proc_open", "create_thread"),
         *("allocate_stack", "setup_stack_prot", "advise_stack_range", "__start"),
         *("mmap", "mmap64", "__mmap", "__mmap64", "mprotect", "__mprotect"),
+        *("execve", "__execve", "execv", "execvp", "execvpe", "execl", "execle", "execlp"),
+        *("execveat", "fexecve", "__execvpe_common", "unshare"),
         *("do_fork_exec", "child_exec", "uv__fork", "start_child", "startChild", "forkChild"),
         *("vforkChild", "spawnChild"),
     }

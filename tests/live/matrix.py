@@ -280,6 +280,12 @@ _LATENCY = tuple(
     for version in ("5.10", "6.1", "6.12", "7.2")
 )
 
+# What is refused beside forks: its functions, and the system calls, differ by kernel.
+_EDGES = tuple(
+    Lane(f"{version}-edges", version, 120, ("test_edges.py",), NAMED, is_strict=version == "7.2")
+    for version in ("5.10", "6.1", "6.12", "7.2")
+)
+
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
@@ -320,5 +326,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_EDGES, *_PREEMPTING),
 )

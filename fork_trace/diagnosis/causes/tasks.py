@@ -196,8 +196,8 @@ RLIMIT_NPROC = Cause(
     means="the user has as many tasks as RLIMIT_NPROC allows; all of the user's threads on the "
     "host count, including those in other containers",
     limit="`RLIMIT_NPROC`: all tasks of the uid on the host, including threads and other containers",
-    steps=("rlimit_nproc",),
-    refusals=(Refusal("rlimit_nproc"),),
+    steps=("rlimit_nproc", "execve"),
+    refusals=(Refusal("rlimit_nproc"), Refusal("execve")),
     fits=(
         Fit(errno.EAGAIN, "nproc", "rlimit_nproc"),
         Fit(errno.EAGAIN, "nproc-unknown", "rlimit_nproc", UNREAD, 3),

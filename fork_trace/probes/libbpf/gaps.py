@@ -60,6 +60,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "seccomp": ("supervised",),
     "kernel_clone_args": ("clone-args",),
     "thread_info": ("call",),
+    "thread_struct": ("stack",),  # x86-64
     **dict.fromkeys(
         (
             *("kthread_create_info", "completion", "swait_queue_head", "swait_queue"),
@@ -93,6 +94,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "task_struct.comm": ("sample", "late"),
     "task_struct.real_parent": ("sample", "late"),
     "task_struct.mm": ("memory", "stack", "sample", "late"),
+    "task_struct.thread": ("stack",),
     "task_struct.cred": ("nproc", "namespaces", "flags", "memory", "stack"),
     "task_struct.thread_pid": ("flags",),
     "task_struct.fs": ("fs",),

@@ -123,6 +123,7 @@ SEEN = [
     ("create_user_ns", errno.ENOMEM, "", "kernel-memory"),
     ("set_cred_ucounts", errno.EAGAIN, "", "kernel-memory"),
     ("rlimit_nproc", errno.EAGAIN, "", "rlimit-nproc"),
+    ("execve", errno.EAGAIN, "", "rlimit-nproc"),
     ("threads_max", errno.EAGAIN, "", "threads-max"),
     ("__io_uring_fork", errno.ENOMEM, "", "kernel-memory"),
     ("__mpol_dup", errno.ENOMEM, "", "kernel-memory"),

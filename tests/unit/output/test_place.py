@@ -470,12 +470,32 @@ def test_no_failure_says_what_was_not_watched_and_how_to_see_it() -> None:
     assert "--refused" not in plain
     assert "\n    fork-trace capture --refused\n" in fexit
     assert by_tracepoint.count("io_uring") == 1 and "io_uring" not in plain
-    for words in ("execve", "unshare", "pthread_create", "musl", "killed process"):
+    assert "execve" not in plain
+    for words in ("unshare", "pthread_create", "killed process"):
         assert words in plain
     assert "\n    fork-trace explain TEXT\n" in plain
     assert "not watched" not in report.text(
         table_of(threads_max()), [make_summary()], [make_header()]
     )
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (
+            {"missing": ({"step": "execve", "function": None, "reason": "inline"},)},
+            "tests it inline",
+        ),
+        ({"backend": "bcc"}, "that uses musl"),
+        ({"backend": "bcc"}, "the bcc backend does not watch them"),
+        ({"attached": ({"step": "copy_net_ns", "when": "first-failure"},)}, "with --on-demand"),
+    ],
+)
+def test_no_failure_says_where_execve_was_not_watched(header: dict[str, Any], words: str) -> None:
+    told = report.text(table_of(), [make_summary()], [make_header(**header)])
+
+    assert "execve refused" in told and words in " ".join(told.split())
+    assert "\n    fork-trace capture" in told
 
 
 def test_a_filter_that_hides_failures_is_told_in_the_headline() -> None:

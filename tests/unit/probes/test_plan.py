@@ -14,7 +14,8 @@ from fork_trace.probes import plan
 # What clone3's arguments were refused for is taken up by the system call's exit alone: --refused.
 START, FAILED, UNEXPLAINED = plan.Stage
 WATCHED = [step.name for step in steps.STEPS if step.watches and step.name != "clone_args"]
-INLINE = [step.name for step in steps.STEPS if not step.watches]
+# Where RLIMIT_NPROC's test is a function, its program tells of execve as well.
+INLINE = [step.name for step in steps.STEPS if not step.watches and step.name != "execve"]
 FUNCTIONS = [
     *(watch.function for step in steps.STEPS for watch in step.watches),
     steps.MEMORY_CGROUP.function,
@@ -228,7 +229,8 @@ def test_a_step_that_cannot_be_watched_is_missing_with_its_reason(step: str, lac
     assert any(function in reasons(made)[step] for function in functions)
     assert ("9 parameters" in reasons(made)[step]) == (lack == "other parameters")
     assert "that returns something" in reasons(made)[step] or lack in LACKS[2:]
-    assert len(steps.STEPS) == len(watched(made)) + len(made.missing)
+    assert len(steps.STEPS) == len(watched(made)) + len(made.missing) + (step != "rlimit_nproc")
+    assert ("execve" in reasons(made)) == (step == "rlimit_nproc")
 
 
 @pytest.mark.parametrize("lack", LACKS)
@@ -345,9 +347,8 @@ def test_without_trampolines_and_kprobes_the_tracepoint_attach_says_what_it_infe
     assert "tracepoint" == made.attach
     assert list(steps.SYSCALL_PROGRAMS) == programs(made)
     assert (0, 0) == (made.watched(FAILED), made.watched(UNEXPLAINED))
-    assert {"seccomp", "kernel_clone", "copy_process", "mmap", "mprotect"} == (
-        set(steps.BY_NAME) - set(reasons(made))
-    )
+    seen = {"seccomp", "kernel_clone", "copy_process", "mmap", "mprotect", "execve"}
+    assert seen == set(steps.BY_NAME) - set(reasons(made))
     assert set(plan.VARIABLES) == set(made.addresses)
 
 
@@ -602,7 +603,7 @@ def test_a_probe_that_the_kernel_refused_moves_to_the_missing_ones() -> None:
     assert "dup_fd" not in watched(made)
     assert "invalid argument" == reasons(made)["dup_fd"]
     assert "alloc_pid" in watched(made)
-    assert len(steps.STEPS) == len(watched(made)) + len(made.missing)
+    assert len(steps.STEPS) == len(watched(made)) + len(made.missing) + 1  # execve
 
 
 OOM = {"oom_kill_process": 0x9000, "__oom_kill_process": 0x9100}
