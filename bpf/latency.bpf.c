@@ -36,18 +36,6 @@ const enum ft_latency_stat *ft_unused_stat __attribute__((unused));
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-/* Until v6.2; then struct percpu_counter rss_stat[], one by one. Linux commit f1a7941243c1 ("mm:
- * convert mm's rss stats into percpu_counter"). */
-struct mm_rss_stat___v61 {
-	atomic_long_t count[4];
-};
-struct mm_struct___v61 {
-	struct mm_rss_stat___v61 rss_stat;
-};
-struct mm_struct___v62 {
-	struct percpu_counter rss_stat[4];
-};
-
 struct rw_semaphore {
 	atomic_long_t owner;
 };
@@ -245,7 +233,7 @@ ft_inline void set_size(struct ft_slow *slow, enum ft_size which, __s64 value)
 
 ft_inline void read_pages(struct ft_slow *slow, struct mm_struct *mm)
 {
-	if (bpf_core_type_exists(struct mm_rss_stat___v61)) {
+	if (bpf_core_field_exists(((struct mm_struct___v61 *)0)->rss_stat.count)) {
 		struct mm_struct___v61 *old = (void *)mm;
 
 		set_size(slow, FT_SIZE_FILE,
@@ -256,13 +244,11 @@ ft_inline void read_pages(struct ft_slow *slow, struct mm_struct *mm)
 			 BPF_CORE_READ(old, rss_stat.count[MM_SWAPENTS].counter));
 		set_size(slow, FT_SIZE_SHMEM,
 			 BPF_CORE_READ(old, rss_stat.count[MM_SHMEMPAGES].counter));
-	} else if (bpf_core_field_exists(struct mm_struct___v62, rss_stat)) {
-		struct mm_struct___v62 *new = (void *)mm;
-
-		set_size(slow, FT_SIZE_FILE, BPF_CORE_READ(new, rss_stat[MM_FILEPAGES].count));
-		set_size(slow, FT_SIZE_ANON, BPF_CORE_READ(new, rss_stat[MM_ANONPAGES].count));
-		set_size(slow, FT_SIZE_SWAP, BPF_CORE_READ(new, rss_stat[MM_SWAPENTS].count));
-		set_size(slow, FT_SIZE_SHMEM, BPF_CORE_READ(new, rss_stat[MM_SHMEMPAGES].count));
+	} else if (bpf_core_field_exists(mm->rss_stat[0].count)) {
+		set_size(slow, FT_SIZE_FILE, BPF_CORE_READ(mm, rss_stat[MM_FILEPAGES].count));
+		set_size(slow, FT_SIZE_ANON, BPF_CORE_READ(mm, rss_stat[MM_ANONPAGES].count));
+		set_size(slow, FT_SIZE_SWAP, BPF_CORE_READ(mm, rss_stat[MM_SWAPENTS].count));
+		set_size(slow, FT_SIZE_SHMEM, BPF_CORE_READ(mm, rss_stat[MM_SHMEMPAGES].count));
 	}
 }
 

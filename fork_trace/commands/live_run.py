@@ -119,8 +119,10 @@ class _Loop(NamedTuple):
                 self.view.add(failure)
         for incident in incidents:
             self.counted.incidents.add(incident)
-        for record in (*failures, *incidents) if self.request.as_json else ():
-            print(records.to_json(record), flush=True)
+        if self.request.as_json:
+            told: tuple[records.Record, ...] = (*failures, *incidents)
+            for record in told:
+                print(records.to_json(record), flush=True)
 
 
 def _forks(near: Near) -> Forks:
