@@ -73,7 +73,8 @@ def _values(
     rows, rest = report.shown(counted, options)
     headings, cells = tables.cells(rows, counted.by, options.times, has_days=counted.spans_days())
     is_inferred = "cause" in counted.by and any(map(tables.is_inferred, rows))
-    found = () if counted.failures else report.elsewhere(counted, headers)
+    besides = counted.incidents.headlines()
+    found = () if counted.failures or besides else report.elsewhere(counted, headers)
     return {
         "verdict": report.verdict(
             counted,
@@ -82,6 +83,7 @@ def _values(
             None,
             report.outside(summaries, headers),
         ),
+        "besides": report.beside(besides),
         "hosts": [safe(each) for each in hosts],
         "first": parts.instant(counted.first_ns),
         "last": parts.instant(counted.last_ns),
@@ -90,6 +92,7 @@ def _values(
         "rows": cells,
         "notes_on_rows": [*rest, *([tables.INFERRED] if is_inferred else [])],
         "causes": places.causes(counted, hosts),
+        "incidents": places.incidents(counted, hosts),
         "elsewhere": [report.NOTHING, *(each.sentence for each in found)] if found else [],
         "stacks": parts.stacks(kept, len(hosts) > 1),
         "captures": parts.captures(headers, summaries),

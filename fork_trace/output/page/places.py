@@ -43,6 +43,20 @@ def causes(counted: Table, hosts: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
+def incidents(counted: Table, hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what was seen beside refused forks: a paragraph for each cause."""
+    return [
+        {
+            "title": told.title,
+            "facts": told.facts,
+            "advice": [_remedy(each) for each in told.advice],
+            "lines": [_remedy(each) for each in told.places],
+            "more": told.more,
+        }
+        for told in counted.incidents.told(len(hosts) > 1)
+    ]
+
+
 def _place(place: Place, names_host: bool, when: Callable[[int], str]) -> dict[str, Any]:
     told = telling.tell([place], names_host, when)
     held = telling.holders(place)

@@ -20,6 +20,7 @@ from conftest import (
     HOSTILE,
     STACK,
     TIME_NS,
+    make_death,
     make_evidence,
     make_failure,
     make_header,
@@ -176,6 +177,17 @@ def test_what_was_counted_but_not_sampled_has_no_place_in_time(tmp_path: Path) -
     capture = write(tmp_path / "x.jsonl", [make_header(), make_failure(), end])
 
     assert "23 failures were counted but not sampled" in page_of(capture)
+
+
+def test_a_death_has_its_own_part_with_numbers_and_commands(tmp_path: Path) -> None:
+    death = make_death(comm="redis<b>", certainty="observed")
+    capture = write(tmp_path / "x.jsonl", [make_header(), death, make_summary(failures=0)])
+    page = page_of(capture)
+
+    assert page.count("1 x killed (observed): redis&lt;b&gt;[") == 1
+    assert "Besides, the OOM killer ended 1 process (1 by copy-on-write)" in page
+    assert "smaps_rollup</code>" in page
+    assert "Nothing failed here" not in page and "Also recorded" not in page
 
 
 def test_records_of_other_types_are_told_by_their_values_and_break_nothing() -> None:
