@@ -13,7 +13,7 @@ from fork_trace.collect.clock import Clock, iso
 from fork_trace.collect.judge import watched
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import advise
+from fork_trace.diagnosis.advice import advise, subject
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.evidence import gather
@@ -105,7 +105,7 @@ class Composer:
                 evidence,
                 event.numbers.get("nproc_uid", key.uid),
                 cgroup,
-                event.pid,
+                subject(key.syscall, event.pid, event.ppid),
             )
             + makers.advice(event.maker),
             holders=held.top if held else None,

@@ -32,12 +32,27 @@ VARIANTS: Mapping[str, str] = {
     "kubernetes-node": "all pods of a node",
     "nested": "nested pid namespace",
     "switched-off": "limit of 0",
+    "above-user-namespace": "limit above the caller's user namespace",
+    "overcommit-kbytes": "vm.overcommit_kbytes is set",
 }
+# A number to set is twice what is needed, not infinity; some have a least or a most.
+_LEAST = {"vm.max_map_count": 262144}  # what search engines and JVMs ask for
+_LEAST_OF_ALL = 32
+_MOST = {"kernel.pid_max": 4194304}  # PID_MAX_LIMIT of 64-bit kernels
+_KIB_PER_MIB = 1024
+_IN_USERNS = "nsenter --target {} --user --preserve-credentials "
+# In a template: the number to set, and a size.
+_N, _SIZE = re.compile(r"\bN\b"), re.compile(r"\bSIZE\b")
 # Of a memory cgroup: what is used, the limit, how often it was hit.
 _MEMORY_V2 = ("memory.current", "memory.max", "memory.events")
 _MEMORY_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes", "memory.failcnt")
 _V1_LIMIT = ".limit_in_bytes"
 _SYSCTL = r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces"
+
+
+def subject(syscall: str | None, pid: int | None, ppid: int | None) -> int | None:
+    """Return the process whose limits are to be changed: whoever failed to start a program ends."""
+    return ppid if syscall == "execve" else pid
 
 
 def means(slug: str) -> str:
@@ -69,22 +84,27 @@ def advise(
         if place.inner is not None:
             # A cgroup that the container or unit made for itself: its own setting is not at fault.
             place = places.PLAIN
-    keys = _keys(place, first)
+    keys = _keys(place, evidence)
     known = _known(first, uid, pid, place, cgroup)
+    known.update(_commit_numbers(evidence))
     told = (("verify", cause.verify), ("mitigate", cause.mitigate), ("fix", cause.fix))
     return tuple(_filled(kind, choose(remedies, keys), known) for kind, remedies in told)
 
 
 def _filled(kind: str, remedy: Remedy, known: Mapping[str, object]) -> Advice:
     # Names from the host may hold braces; they are values here, never formats.
-    commands = tuple(command.format_map(known) for command in remedy.commands)
-    return Advice(kind, remedy.text.format_map(known), commands)
+    commands = tuple(_with_numbers(command).format_map(known) for command in remedy.commands)
+    return Advice(kind, _with_numbers(remedy.text).format_map(known), commands)
+
+
+def _with_numbers(template: str) -> str:
+    return _SIZE.sub("{size}", _N.sub("{n}", template))
 
 
 def offline(kind: str, remedies: Remedies) -> dict[str, Advice]:
     """Return remedies by variant, with words in capitals for what differs."""
     variants = {"": remedies} if isinstance(remedies, Remedy) else remedies
-    known = _known(None, None, None, places.PLAIN, None)
+    known = {**_known(None, None, None, places.PLAIN, None), **_commit_numbers(())}
     return {key: _filled(kind, remedy, known) for key, remedy in variants.items()}
 
 
@@ -95,12 +115,18 @@ def choose(remedies: Remedies, keys: Sequence[str]) -> Remedy:
     return next(remedies[key] for key in (*keys, "") if key in remedies)
 
 
-def _keys(place: Place, first: Evidence | None) -> tuple[str, ...]:
+def _keys(place: Place, evidence: Sequence[Evidence]) -> tuple[str, ...]:
+    first = evidence[0] if evidence else None
     keys: list[str] = [first.name] if first is not None and first.name else []
     if first is not None and first.limit == 0:
         keys.insert(0, "switched-off")
     if first is not None and "pid namespace" in first.where and "(level 0)" not in first.where:
         keys.append("nested")
+    level = _user_level(first)
+    if level is not None and any(level < (_user_level(each) or 0) for each in evidence):
+        keys.insert(0, "above-user-namespace")
+    if any(each.name == "vm.overcommit_kbytes" for each in evidence):
+        keys.insert(0, "overcommit-kbytes")
     if place.kind == "kubernetes":
         if place.id is not None:
             keys.append("kubernetes-container")
@@ -109,6 +135,43 @@ def _keys(place: Place, first: Evidence | None) -> tuple[str, ...]:
     if place.user is not None:
         keys.append("user-unit")
     return (*keys, place.kind)
+
+
+def _user_level(item: Evidence | None) -> int | None:
+    """Return how deep the user namespace lies that counted this; None: it is not one's count."""
+    if item is None:
+        return None
+    if item.where.endswith(", the whole host"):
+        return 0
+    found = re.search(r"user namespace level (\d+)$", item.where)
+    return int(found[1]) if found else None
+
+
+def _number(first: Evidence | None) -> int | None:
+    """Return what to set a limit to: twice what is used or allowed; None: neither is known."""
+    if first is None or first.limit is None:
+        return None
+    twice = max(2 * max(first.limit, first.value or 0), _LEAST.get(first.name, _LEAST_OF_ALL))
+    return min(twice, _MOST.get(first.name, twice))
+
+
+def _commit_numbers(evidence: Sequence[Evidence]) -> dict[str, object]:
+    """Return the ratio and kbytes with which the commit limit holds a copy of the whole parent.
+
+    Source: mm/util.c, vm_commit_limit: kbytes, or RAM without huge pages times ratio; then swap.
+    """
+    values = {each.name: each.value for each in evidence}
+    limits = {each.name: each.limit for each in evidence}
+    charge, allowed = values.get("commit charge"), limits.get("commit charge")
+    base, ram = values.get("commit limit without swap"), limits.get("commit limit without swap")
+    if charge is None or allowed is None or base is None or not ram:
+        return {"ratio": "R", "kbytes": "KBYTES"}
+    asked = values.get("one mapping of the parent") or 0
+    whole = values.get("accountable memory of the parent") or 0
+    needed = charge + max(whole - asked, 0) + (values.get("stack of the new thread") or 0)
+    # The next one needs room too.
+    kbytes = base + max(needed - allowed, 0) + max(whole, asked) + needed // 16
+    return {"ratio": -(-100 * kbytes // ram), "kbytes": kbytes}
 
 
 def shell(text: str) -> str:
@@ -157,12 +220,18 @@ def _known(
         # Of v1 memory with swap, and that of the kernel, have counters of their own.
         own = first.name[: -len(_V1_LIMIT)]
         memory = (f"{own}.usage_in_bytes", first.name, f"{own}.failcnt")
+    number = _number(first)
+    above = " to N, above the current one" if number is None else f" to {number} (it was {limit})"
+    is_kib = first is not None and first.unit == "KiB"
+    size = f"{-(-number // _KIB_PER_MIB)}M" if number is not None and is_kib else "SIZE"
     unit = shell(place.unit) if place.unit is not None else "UNIT"
     return {
         "seen": seen,
         "now": now,
         # Above both: a limit that was lowered below what is used refuses at once.
-        "limit": "the current one" if limit is None else max(limit, value or 0),
+        "n": "N" if number is None else number,
+        "above": above,
+        "size": size,
         "where": "the cgroup" if where is None else where,
         "at": "" if where is None else f" ({where})",
         "dir": _directory(where),
@@ -172,6 +241,8 @@ def _known(
         "unit": unit,
         "id": place.id[:12] if place.id else "CONTAINER",
         "owner": "UID" if place.user is None else place.user,
+        # kernel/ucount.c: /proc/sys/user has the limits of the user namespace of who looks.
+        "in_userns": _IN_USERNS.format("PID" if pid is None else pid) if _user_level(first) else "",
         "sysctl": named[0] if named else "user.max_TYPE_namespaces",
         "nstype": named[1] if named else "TYPE",
         **dict(zip(("mem_now", "mem_max", "mem_events"), memory)),

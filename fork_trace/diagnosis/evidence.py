@@ -200,8 +200,35 @@ def commit_charge(seen: KernelReadings, host: HostReadings) -> tuple[Evidence, .
     return (
         *(charge, *_asked(numbers, host, None)),
         *_parent(numbers, host),
+        *_commit_base(numbers, host),
         *_overcommit_mode(numbers, host),
     )
+
+
+def _commit_base(numbers: Mapping[str, int], host: HostReadings) -> tuple[Evidence, ...]:
+    """Return the setting behind the commit limit, and what it gives, against RAM without huge pages."""
+    ram, ratio, kbytes = (
+        numbers.get(name) for name in ("pages_ram", "overcommit_ratio", "overcommit_kbytes")
+    )
+    if (
+        ram is None
+        or host.hugetlb_pages is None
+        or kbytes is None
+        or (not kbytes and ratio is None)
+    ):
+        return ()
+    where = "the whole host"
+    all_of_it = kib_of_pages(ram - host.hugetlb_pages, host)
+    if kbytes:
+        base, setting = (
+            kbytes,
+            Evidence("vm.overcommit_kbytes", kbytes, None, "KiB", where, "kernel"),
+        )
+    else:
+        base = (all_of_it or 0) * (ratio or 0) // 100
+        setting = Evidence("vm.overcommit_ratio", ratio, None, "%", where, "kernel")
+    name = "commit limit without swap"
+    return (setting, Evidence(name, base, all_of_it, "KiB", f"RAM of {where}", "kernel"))
 
 
 def one_mapping(seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...]:

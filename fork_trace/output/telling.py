@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import advise, means
+from fork_trace.diagnosis.advice import advise, means, subject
 from fork_trace.diagnosis.evidence import counted_limit, is_at_limit
 from fork_trace.escape import safe
 from fork_trace.model.places import path_of
@@ -59,7 +59,7 @@ def tell(
         return _whole(Told(_NO_ROOM, tuple(facts), ()), rest, names_host, most)
     facts = [_headline(place, names_host, when(place.latest.time_ns)), *_who(place)]
     facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place)]
-    facts += [*holders(place), *_fallback(place)]
+    facts += [*holders(place), *_fallback(place), *_other_call(place)]
     advice = tuple(remedy(each) for each in advice_of(place.told))
     return _whole(Told(title(place.key.cause), tuple(facts), advice), others, names_host, most)
 
@@ -68,7 +68,8 @@ def advice_of(failure: Failure) -> tuple[Advice, ...]:
     """Return what to do; a recorder's records leave it to the reader, for it follows from the rest."""
     if failure.advice or failure.comm is None:
         return failure.advice
-    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, failure.pid)
+    pid = subject(failure.syscall, failure.pid, failure.ppid)
+    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, pid)
 
 
 def _whole(told: Told, others: Sequence[Place], names_host: bool, most: int = MOST_LINES) -> Told:
@@ -247,6 +248,18 @@ def _numbers(place: Place) -> list[str]:
         more = ", ..." if others[_MOST_LIMITS:] else ""
         facts.insert(1, f"the limit was also {named}{more}: it was changed, or differs by process")
     return facts
+
+
+def _other_call(place: Place) -> list[str]:
+    """Say of a call that makes no task what it is: nobody's fork failed."""
+    if place.latest.syscall == "execve":
+        return [
+            "no fork failed: the caller changed its user, which the kernel lets pass over the limit, "
+            "and may then start no program"
+        ]
+    if place.latest.syscall == "unshare":
+        return ["no fork failed: the caller asked for a namespace of its own"]
+    return []
 
 
 def _fallback(place: Place) -> list[str]:

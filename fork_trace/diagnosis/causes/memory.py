@@ -106,13 +106,21 @@ OVERCOMMIT_NEVER = Cause(
         "sysctl vm.overcommit_memory",
         "grep Commit /proc/meminfo",
     ),
-    mitigate=do(
-        "Raise the commit limit (ratio and kbytes reset each other), add swap, or leave mode 2.",
-        "sysctl vm.overcommit_ratio=N",
-        "sysctl vm.overcommit_kbytes=N",
-        "swapon FILE",
-        "sysctl vm.overcommit_memory=0",
-    ),
+    # Ratio and kbytes reset each other to 0: mm/util.c, overcommit_ratio_handler.
+    mitigate={
+        "": do(
+            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode "
+            "2, which somebody chose, often for a database.",
+            "sysctl vm.overcommit_ratio={ratio}",
+            "sysctl vm.overcommit_memory=0  # last resort",
+        ),
+        "overcommit-kbytes": do(
+            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode "
+            "2, which somebody chose, often for a database.",
+            "sysctl vm.overcommit_kbytes={kbytes}",
+            "sysctl vm.overcommit_memory=0  # last resort",
+        ),
+    },
     fix=do(
         "Make the parent ask for less: posix_spawn and vfork copy no mappings, and "
         f"madvise(MADV_DONTFORK) excludes one. Persist the sysctls you set in {_KEEP_OVERCOMMIT}."
@@ -207,9 +215,14 @@ THREAD_STACK = Cause(
             "Lift the limit of the running process.", "prlimit --pid {pid} --memlock=unlimited"
         ),
         "commit charge": do(
-            "Raise the commit limit, or leave mode 2.",
-            "sysctl vm.overcommit_ratio=N",
-            "sysctl vm.overcommit_memory=0",
+            "Raise the commit limit. Last resort: leave mode 2, which somebody chose.",
+            "sysctl vm.overcommit_ratio={ratio}",
+            "sysctl vm.overcommit_memory=0  # last resort",
+        ),
+        "overcommit-kbytes": do(
+            "Raise the commit limit. Last resort: leave mode 2, which somebody chose.",
+            "sysctl vm.overcommit_kbytes={kbytes}",
+            "sysctl vm.overcommit_memory=0  # last resort",
         ),
     },
     fix={

@@ -69,19 +69,19 @@ NAMESPACE_LIMIT = Cause(
     rehearsal="user-namespace-limit",
     verify=do(
         "Compare the limit with the number of namespaces{seen}, and see who holds them.",
-        "sysctl {sysctl}",
+        "{in_userns}sysctl {sysctl}",
         "lsns --type {nstype}",
     ),
     mitigate={
         "": do(
             "Raise the limit{now} in the user namespace where it was hit{at}.",
-            "sysctl {sysctl}=N",
+            "{in_userns}sysctl {sysctl}=N",
         ),
         # Nobody has any: nothing leaks.
         "switched-off": do(
             "These namespaces were switched off on purpose: {sysctl} is 0 in the user namespace where "
             "it was hit{at}. Ask who did it, and only then allow them again.",
-            "sysctl {sysctl}=N",
+            "{in_userns}sysctl {sysctl}=N",
         ),
     },
     fix={

@@ -58,31 +58,31 @@ PIDS_CGROUP = Cause(
     ),
     mitigate={
         "": do(
-            "Raise the limit as root, N above {limit}; it takes effect immediately.",
+            "Raise the limit as root{above}; it takes effect immediately.",
             "echo N > {dir}/pids.max",
         ),
         "systemd-service": do(
-            "Raise TasksMax= of the unit, N above {limit}; it takes effect immediately.",
+            "Raise TasksMax= of the unit{above}; it takes effect immediately.",
             "systemctl set-property --runtime {unit} TasksMax=N",
         ),
         "systemd-scope": do(
-            "Raise TasksMax= of the scope, N above {limit}; it takes effect immediately.",
+            "Raise TasksMax= of the scope{above}; it takes effect immediately.",
             "systemctl set-property --runtime {unit} TasksMax=N",
         ),
         "slice": do(
-            "Raise TasksMax= of the slice, N above {limit}. All units in the slice share it.",
+            "Raise TasksMax= of the slice{above}. All units in the slice share it.",
             "systemctl set-property --runtime {unit} TasksMax=N",
         ),
         "login-session": do(
-            "Raise TasksMax=, N above {limit}; it takes effect immediately, in open sessions too.",
+            "Raise TasksMax={above}; it takes effect immediately, in open sessions too.",
             "systemctl set-property --runtime {unit} TasksMax=N",
         ),
         "user-unit": do(
-            "As uid {owner}, raise TasksMax= of the unit, N above {limit}.",
+            "As uid {owner}, raise TasksMax= of the unit{above}.",
             "systemctl --user set-property --runtime {unit} TasksMax=N",
         ),
         "docker": do(
-            "Raise the container's limit, N above {limit}; the container keeps running.",
+            "Raise the container's limit{above}; the container keeps running.",
             "docker update --pids-limit N {id}",
         ),
         "podman": do(
@@ -92,8 +92,7 @@ PIDS_CGROUP = Cause(
             "echo N > {dir}/pids.max",
         ),
         "kubernetes": do(
-            "On the node, raise the limit as root, N above {limit}. It lasts until the cgroup is "
-            "recreated.",
+            "On the node, raise the limit as root{above}. It lasts until the cgroup is recreated.",
             "echo N > {dir}/pids.max",
         ),
     },
@@ -155,7 +154,8 @@ PIDS_CGROUP = Cause(
         "The kernel log names the culprit: it names the cgroup that forked, once, and not the "
         "ancestor whose limit was hit.",
         "Root is exempt: nobody is, whatever the privileges.",
-        "pids.events counts at the limit: up to Linux 6.1 it counts where the fork happened.",
+        "pids.events counts at the limit: with cgroup v2 before Linux 6.11 it counts in the cgroup that "
+        "forked, wherever the limit is.",
         "pids.max counts processes: it counts threads, and zombies.",
     ),
 )
@@ -224,6 +224,13 @@ RLIMIT_NPROC = Cause(
             "As root, raise the limit of the running process, which its children inherit; or end "
             "some tasks of uid {uid}.",
             "prlimit --pid {pid} --nproc=N:N",
+        ),
+        # kernel/ucount.c, is_rlimit_overlimit: of the levels above, ns->rlimit_max, which
+        # create_user_ns took from its maker.
+        "above-user-namespace": do(
+            "This limit was fixed when the caller's user namespace was created, by whoever created "
+            "it: to raise one process's changes nothing. End some tasks of uid {uid}, or raise the "
+            "limit of whatever starts the container, and restart that."
         ),
         "docker": do(
             "On the host, raise the limit of the process that failed; or stop other containers "

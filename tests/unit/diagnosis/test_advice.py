@@ -75,7 +75,7 @@ STEP_NAMES = [
     "futex_hash_allocate_default",
     "pid_namespace_late",
     "signal_late",
-] + ["mmap (thread stack)", "mprotect (thread stack)"]
+] + ["mmap (thread stack)", "mprotect (thread stack)", "execve"]
 
 ID = "0123456789ab" + "c" * 52
 POD = "kubepods-burstable-podd3b07384_d113_4ec6_9c1a_0123456789ab.slice"
@@ -295,37 +295,37 @@ def test_a_harmless_name_is_not_quoted() -> None:
     [
         (
             "service",
-            "systemctl set-property --runtime app.service TasksMax=N",
-            "systemctl set-property app.service TasksMax=N",
+            "systemctl set-property --runtime app.service TasksMax=32",
+            "systemctl set-property app.service TasksMax=32",
         ),
         (
             "scope",
-            "systemctl set-property --runtime run-r1.scope TasksMax=N",
-            "systemd-run --scope -p TasksMax=N COMMAND",
+            "systemctl set-property --runtime run-r1.scope TasksMax=32",
+            "systemd-run --scope -p TasksMax=32 COMMAND",
         ),
         (
             "slice",
-            "systemctl set-property --runtime app.slice TasksMax=N",
-            "systemctl set-property app.slice TasksMax=N",
+            "systemctl set-property --runtime app.slice TasksMax=32",
+            "systemctl set-property app.slice TasksMax=32",
         ),
         (
             "session",
-            "systemctl set-property --runtime session-3.scope TasksMax=N",
+            "systemctl set-property --runtime session-3.scope TasksMax=32",
             "user-.slice.d/50-tasks.conf",
         ),
         (
             "user unit",
-            "systemctl --user set-property --runtime db.service TasksMax=N",
+            "systemctl --user set-property --runtime db.service TasksMax=32",
             "user-1000.slice",
         ),
-        ("docker", "docker update --pids-limit N 0123456789ab", "docker run --pids-limit N"),
-        ("podman", "podman update --pids-limit N 0123456789ab", "pids_limit under [containers]"),
-        ("pod", f"echo N > {PLACES['pod']}/pids.max", "podPidsLimit"),
+        ("docker", "docker update --pids-limit 32 0123456789ab", "docker run --pids-limit 32"),
+        ("podman", "podman update --pids-limit 32 0123456789ab", "pids_limit under [containers]"),
+        ("pod", f"echo 32 > {PLACES['pod']}/pids.max", "podPidsLimit"),
         ("pod's container", f"cri-containerd-{ID}.scope/pids.max", "/etc/crio/crio.conf"),
-        ("pods", "echo N > /sys/fs/cgroup/kubepods.slice/pids.max", "systemReserved"),
-        ("plain", "echo N > /sys/fs/cgroup/app/pids.max", "whatever creates the cgroup"),
+        ("pods", "echo 32 > /sys/fs/cgroup/kubepods.slice/pids.max", "systemReserved"),
+        ("plain", "echo 32 > /sys/fs/cgroup/app/pids.max", "whatever creates the cgroup"),
         # what a container or unit makes for itself is not its own setting
-        ("inner", f"echo N > {PLACES['inner']}/pids.max", "whatever creates the cgroup"),
+        ("inner", f"echo 32 > {PLACES['inner']}/pids.max", "whatever creates the cgroup"),
     ],
 )
 def test_a_pids_limit_is_raised_by_whoever_owns_it(place: str, now: str, for_good: str) -> None:
@@ -382,12 +382,12 @@ def test_a_counter_that_only_v1_has_is_raised_in_its_own_file(counter: str) -> N
         ("scope", "keeps the limits of whatever started it"),
         ("session", "/etc/security/limits.d/90-nproc.conf"),
         ("user unit", "/etc/security/limits.d/90-nproc.conf"),
-        ("docker", "docker run --ulimit nproc=N:N"),
-        ("podman", "podman run --ulimit nproc=N:N"),
+        ("docker", "docker run --ulimit nproc=32:32"),
+        ("podman", "podman run --ulimit nproc=32:32"),
         ("pod's container", "securityContext.runAsUser"),
-        ("plain", "ulimit -u N"),
+        ("plain", "ulimit -u 32"),
         # the limit is the task's, wherever in the container it sits
-        ("inner", "docker run --ulimit nproc=N:N"),
+        ("inner", "docker run --ulimit nproc=32:32"),
     ],
 )
 def test_a_user_s_limit_is_raised_where_the_process_gets_it(place: str, for_good: str) -> None:
@@ -396,7 +396,7 @@ def test_a_user_s_limit_is_raised_where_the_process_gets_it(place: str, for_good
     verify, mitigate, fix = advise("rlimit-nproc", [evidence], 1000, PLACES[place], 42)
 
     assert "ps -L -U 1000 " in said(verify)
-    assert ("prlimit --pid 42 --nproc=N:N",) == mitigate.commands
+    assert ("prlimit --pid 42 --nproc=32:32",) == mitigate.commands
     assert for_good in said(fix)
 
 
@@ -406,7 +406,7 @@ def test_the_limiting_cgroup_decides_and_not_the_caller_s() -> None:
 
     mitigate = advise("pids-cgroup", [slice_], 0, own)[1]
 
-    assert ("systemctl set-property --runtime app.slice TasksMax=N",) == mitigate.commands
+    assert ("systemctl set-property --runtime app.slice TasksMax=32",) == mitigate.commands
 
 
 @pytest.mark.parametrize(
@@ -428,11 +428,11 @@ def test_a_cgroup_is_found_however_it_is_named(where: str, directory: str) -> No
 @pytest.mark.parametrize(
     ("limit", "verify", "now"),
     [
-        ("vm.max_map_count", "wc -l < /proc/42/maps", "sysctl vm.max_map_count=N"),
+        ("vm.max_map_count", "wc -l < /proc/42/maps", "sysctl vm.max_map_count=262144"),
         ("RLIMIT_AS", "address space", "prlimit --pid 42 --as=unlimited"),
         ("RLIMIT_DATA", "data size", "prlimit --pid 42 --data=unlimited"),
         ("RLIMIT_MEMLOCK", "locked memory", "prlimit --pid 42 --memlock=unlimited"),
-        ("commit charge", "grep Commit /proc/meminfo", "sysctl vm.overcommit_ratio=N"),
+        ("commit charge", "grep Commit /proc/meminfo", "sysctl vm.overcommit_ratio=R"),
         ("another", "cat /proc/42/limits", "smaller stacks"),
     ],
 )
@@ -454,7 +454,7 @@ def test_the_advice_on_a_namespace_limit_names_its_sysctl(kind: str) -> None:
     verify, mitigate, _ = advise("namespace-limit", [evidence])
 
     assert (f"sysctl user.max_{kind}_namespaces", f"lsns --type {kind}") == verify.commands
-    assert (f"sysctl user.max_{kind}_namespaces=N",) == mitigate.commands
+    assert (f"sysctl user.max_{kind}_namespaces=32",) == mitigate.commands
     assert "(it was 5)" in mitigate.text
 
 
@@ -472,8 +472,8 @@ def test_a_full_pid_namespace_within_the_host_is_raised_inside_it(
 
     mitigate = advise("pid-max", [make_evidence(where=where)], 0, None, 42)[1]
 
-    nested = "nsenter --target 42 --pid sysctl kernel.pid_max=N"
-    assert (nested if is_nested else "sysctl kernel.pid_max=N",) == mitigate.commands
+    nested = "nsenter --target 42 --pid sysctl kernel.pid_max=32"
+    assert (nested if is_nested else "sysctl kernel.pid_max=32",) == mitigate.commands
 
 
 def test_the_numbers_of_the_evidence_stand_in_the_advice() -> None:

@@ -304,7 +304,7 @@ def test_a_new_limit_of_check_touches_three_files_and_its_test(tmp_path: Path) -
     assert ("near", "fs.mount-max", 95, 100, "mounts") == tuple(
         found[name] for name in ("level", "name", "used", "limit", "unit")
     )
-    assert ["sysctl fs.mount-max=N"] == found["advice"][-1]["commands"]
+    assert ["sysctl fs.mount-max=200"] == found["advice"][-1]["commands"]
     assert copy.touched == named_in("A new limit of `check`")[: len(copy.touched)]
     assert len(named_in("A new limit of `check`")) <= 4
 

@@ -142,7 +142,7 @@ def test_a_user_at_its_limit_is_named_with_the_process_that_has_it(made_host: Ma
     pool = found["limits"][0]
     assert {"pid": 1001, "comm": "sh"} == pool["process"]
     assert 7 == pool["holders_total"]
-    assert any("prlimit --pid 1001 --nproc=N:N" in each["commands"] for each in pool["advice"])
+    assert any("prlimit --pid 1001 --nproc=32:32" in each["commands"] for each in pool["advice"])
 
 
 @pytest.mark.parametrize(("names", "used"), [(b"\0UCOUNT_RLIMIT_NPROC\0", 6), (b"\0x\0", 10)])

@@ -551,8 +551,8 @@ def test_what_a_recorder_leaves_out_follows_from_the_rest() -> None:
     assert ["Verify", "Mitigate", "Fix"] == [
         each.sentence.partition(":")[0] for each in told.advice
     ]
-    assert ("echo N > /sys/fs/cgroup/pids/web/pids.max",) == told.advice[1].commands
-    assert ("echo N > /sys/fs/cgroup/pids/db/pids.max",) == told.places[0].commands
+    assert ("echo 32 > /sys/fs/cgroup/pids/web/pids.max",) == told.advice[1].commands
+    assert ("echo 32 > /sys/fs/cgroup/pids/db/pids.max",) == told.places[0].commands
     whole = json.loads(formats.writer("json")(counted, [make_summary()], [make_header()], PLAIN))
     assert all(each["advice"] for each in whole["places"])
     assert all(each["latest"]["advice"] for each in (*whole["places"], *whole["causes"]))
