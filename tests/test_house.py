@@ -109,6 +109,7 @@ MAKERS = {
     "os.popen": set(),
     "os.fork": {
         *(
+            "rehearse.recipes.late",
             "rehearse.recipes.limits",
             "rehearse.recipes.memory",
             "rehearse.recipes.namespaces",
@@ -143,6 +144,7 @@ TOUCHES = {
     "probes.kernel": "procfs, sysfs and tracefs",
     "stacks.perfmap": "procfs: the status of a process",
     "host.procfs": "host.procfs",
+    "rehearse.recipes.late": "a descriptor of the rehearsal's own",
     "rehearse.recipes.limits": "procfs, in a rehearsal",
     "rehearse.recipes.arguments": "a cgroup of the rehearsal's own",
     "rehearse.recipes.namespaces": "procfs, in a rehearsal",

@@ -42,8 +42,7 @@ _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type i
 
 def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library | None]:
     """Ask the host what it offers; the library is None where libbpf cannot be loaded."""
-    functions = [watch.function for step in steps.STEPS for watch in step.watches]
-    functions += [steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
+    functions = _functions()
     btf = kernel.btf(root)
     library: Library | None = None
     params: dict[str, int | None] = {}
@@ -63,10 +62,8 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
             btf = Fact(False, error.message)
     if library and may_load.value:
         ringbuf = _ringbuf(library.has_ringbuf())
-    names = (
-        *("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF),
-        *kernel.RANGED,
-    )
+    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
+    names += kernel.RANGED
     listed = None
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
@@ -103,6 +100,12 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         headers_remedy=remedy,
     )
     return facts, library
+
+
+def _functions() -> list[str]:
+    """Name the functions that are watched where the kernel has them."""
+    watched = [watch.function for step in steps.STEPS for watch in step.watches]
+    return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
 
 
 def _ringbuf(has: bool | None) -> Fact:

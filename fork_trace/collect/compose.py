@@ -257,7 +257,7 @@ def header(
                 "later": probe.stage is not Stage.START,
                 "when": _WHEN[probe.stage],
             }
-            for probe in plan.probes
+            for probe in (*plan.probes, *plan.late)
         ),
         missing=tuple(
             {"step": gap.step, "function": gap.function, "reason": gap.reason}

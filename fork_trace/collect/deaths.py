@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 
 from fork_trace.collect.clock import iso
 from fork_trace.diagnosis import deaths as judging
 from fork_trace.diagnosis.causes.late import HOST
+from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.deaths import Behind, Surroundings
 from fork_trace.host import procfs
-from fork_trace.host.cgroup import CgroupPaths, ancestor
+from fork_trace.host.cgroup import CgroupPaths, ancestor, files_and_kernel, processes
 from fork_trace.model import deaths
 from fork_trace.model.deaths import Killed, Kin
 from fork_trace.model.records import Allocator, Death, Fork, Level, Relative
@@ -21,8 +21,7 @@ from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, Plan
 
 _NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
 _NEAR_PAGES = 64  # MEMCG_CHARGE_BATCH: a full cgroup has less room than that
-_MOST_PROCESSES, _MOST_DIRECTORIES = 512, 64  # of a full cgroup, that are looked at
-_THP = "sys/kernel/mm/transparent_hugepage/enabled"
+_MOST_PROCESSES = 512  # of a full cgroup, that are looked at
 
 
 class Coroner:
@@ -33,13 +32,32 @@ class Coroner:
         self._is_pids_v2 = paths.is_pids_v2()
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._host = os.uname().nodename
+        self._told: list[Death] = []
+        self._counted: Counter[str] = Counter()
 
-    @property
-    def watches(self) -> bool:
-        """Say whether deaths are seen at all."""
-        return bool(self._plan().late)
+    def take(self, raws: Iterable[bytes], time_ns: Callable[[int], int]) -> None:
+        """Make the records of those that came, and count them."""
+        for raw in raws:
+            death = self._death(raw, time_ns)
+            if death is not None:
+                self._counted[death.cause] += 1
+                self._told.append(death)
 
-    def death(self, raw: bytes, time_ns: Callable[[int], int]) -> Death | None:
+    def told(self) -> list[Death]:
+        """Return the records that were not returned yet."""
+        told, self._told = self._told, []
+        return told
+
+    def counts(self, lost: int, begins_anew: bool = False) -> dict[str, int] | None:
+        """Count by cause, those that were lost as unknown; None: not watched."""
+        if not self._plan().late:
+            return None
+        found = {**dict(sorted(self._counted.items())), **({UNKNOWN.slug: lost} if lost else {})}
+        if begins_anew:
+            self._counted.clear()
+        return found
+
+    def _death(self, raw: bytes, time_ns: Callable[[int], int]) -> Death | None:
         """Return the record of one death; None: it was none, or the filter leaves it out."""
         killed = deaths.decode(raw)
         frames = _functions(killed.kernel_frames, self._plan().ranges)
@@ -75,7 +93,7 @@ class Coroner:
             allocator=Allocator(killed.allocator_comm, killed.allocator_pid, killed.allocator_tid),
             fork=None if found.fork is None else self._fork(found.fork),
             levels=self._ordered(killed, levels, first, is_memcg),
-            thp=_thp(),
+            thp=procfs.huge_pages(),
             relatives=tuple(self._relatives(killed)),
         )
 
@@ -146,18 +164,13 @@ class Coroner:
 
     def _others(self, killed: Killed, where: str) -> int | None:
         """Return what of a full cgroup cannot be copies of the family's pages, in bytes; None: not read."""
-        stat = _memory_stat(where)
-        if stat is None:
+        total = files_and_kernel(where)
+        inside = processes(where, _MOST_PROCESSES)
+        if total is None or inside is None:
             return None
         mine = {each.pid for _, each in judging.family(killed)}
         mine.add(killed.victim.pid if killed.victim else 0)
-        total = sum(stat)
-        for number, pid in enumerate(_processes(where)):
-            if number >= _MOST_PROCESSES:
-                return None
-            if pid not in mine:
-                total += procfs.anonymous(pid) or 0
-        return total
+        return total + sum(procfs.anonymous(pid) or 0 for pid in inside if pid not in mine)
 
     def _fork(self, behind: Behind) -> Fork:
         return Fork(
@@ -201,35 +214,3 @@ def _told_by_stack(
         is_memcg = CGROUP_KILLER in frames
         return is_memcg, (full[0] if is_memcg and full else None)
     return (True, full[0]) if full else (None, None)
-
-
-def _memory_stat(directory: str) -> tuple[int, int] | None:
-    """Return what files and the kernel hold of a memory cgroup, in bytes; None: it cannot be read."""
-    try:
-        with open(os.path.join(directory, "memory.stat"), encoding="ascii") as file:
-            found = {name: int(value) for name, value in (line.split() for line in file)}
-    except (OSError, ValueError):
-        return None
-    files = found.get("file", found.get("total_cache"))
-    if files is None:
-        return None
-    return files, found.get("kernel", found.get("slab", 0) + found.get("kernel_stack", 0))
-
-
-def _processes(directory: str) -> Iterator[int]:
-    """Return the processes in a cgroup and in those below."""
-    for number, (place, _, _) in enumerate(os.walk(directory)):
-        if number >= _MOST_DIRECTORIES:
-            yield from range(_MOST_PROCESSES + 1)  # too many to tell
-            return
-        with suppress(OSError, ValueError), open(f"{place}/cgroup.procs", encoding="ascii") as file:
-            yield from [int(line) for line in file]
-
-
-def _thp() -> str | None:
-    try:
-        with open(os.path.join("/", _THP), encoding="ascii") as file:
-            found = re.search(r"\[(\w+)\]", file.read(200))
-    except (OSError, ValueError):
-        return None
-    return found[1] if found else None

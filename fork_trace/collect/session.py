@@ -19,11 +19,10 @@ from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.collect.owed import HURRIED_S, Owed
 from fork_trace.collect.ration import Latest, Ration
 from fork_trace.collect.waiting import Waker, wait
-from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.verdict import Verdict
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, steps
-from fork_trace.model.records import Death, Failure, Header, Incident, Summary
+from fork_trace.model.records import Failure, Header, Incident, Summary
 from fork_trace.probes import kernel, privileges, reserve
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter
 from fork_trace.probes.plan import KernelFacts, Plan, Request, Stage
@@ -71,8 +70,6 @@ class Session:
         self._clock = clock.started_now()
         self._composer = compose.Composer(self._backend, self._clock, self._cgroups, self._symbols)
         self._coroner = Coroner(paths, lambda: self.plan, filter_)
-        self._incidents: list[Incident] = []  # not handed on yet
-        self._deaths: Counter[str] = Counter()  # of the segment, by cause
         self._busy_until_s = self._harvest_at_s = 0.0
         self._sampled = 0  # events read so far
         # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
@@ -128,21 +125,13 @@ class Session:
         raws = self._held_back + self._backend.poll(timeout_s if waits else 0.0)
         self._held_back = []
         failures = self._take(raws)
-        self._bury(self._backend.deaths())
+        self._coroner.take(self._backend.deaths(), self._clock.time_ns)
         self._symbols.rest()
         return failures
 
     def incidents(self) -> list[Incident]:
         """Return what was seen beside refused forks, by the last call of `poll`, `renew` or `stop`."""
-        taken, self._incidents = self._incidents, []
-        return taken
-
-    def _bury(self, raws: Iterable[bytes]) -> None:
-        for raw in raws:
-            death: Death | None = self._coroner.death(raw, self._clock.time_ns)
-            if death is not None:
-                self._deaths[death.cause] += 1
-                self._incidents.append(death)
+        return list(self._coroner.told())
 
     def _take(self, raws: list[bytes]) -> list[Failure]:
         """Make records of events; some of them owed from before, and some left for the next time."""
@@ -278,7 +267,7 @@ class Session:
             ended=ended,
             command=command,
             oom_kills=self._killed_meanwhile(),
-            deaths=self._deaths_by_cause(lost),
+            deaths=self._coroner.counts(lost, ended == "rotation"),
         )
 
     def renew(self) -> tuple[list[Failure], Summary]:
@@ -305,9 +294,8 @@ class Session:
                 break
         failures += self._owed.told(_SETTLE_S, drains=True)
         failures += self._unsampled((), counters.overflowed)
-        self._bury(self._backend.deaths())
+        self._coroner.take(self._backend.deaths(), self._clock.time_ns)
         summary = self._totals((), counters, "rotation")
-        self._deaths = Counter()
         if self._oom_kills is not None:
             self._oom_kills += summary.oom_kills or 0
         self._before = counters
@@ -326,12 +314,6 @@ class Session:
         summary = self.totals(ended, command)
         self.close()
         return summary
-
-    def _deaths_by_cause(self, lost: int) -> dict[str, int] | None:
-        """Count the deaths of the segment by cause, those that were lost as unknown; None: not watched."""
-        if not self._coroner.watches:
-            return None
-        return {**dict(sorted(self._deaths.items())), **({UNKNOWN.slug: lost} if lost else {})}
 
     def _killed_meanwhile(self) -> int | None:
         now = procfs.vmstat("oom_kill")

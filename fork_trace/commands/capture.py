@@ -33,7 +33,8 @@ def command(**given: Any) -> None:
     """Watch for a while and print one report
 
     Stops after the duration, when COMMAND ends, or on Ctrl-C. Exit code: 0 if
-    nothing failed, 1 if there were failures. In any format but table, COMMAND's
+    nothing failed, 1 if there were failures or a process was killed by
+    copy-on-write after its fork. In any format but table, COMMAND's
     stdout goes to stderr.
 
     \b

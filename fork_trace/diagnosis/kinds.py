@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from fork_trace.diagnosis import errnos
 from fork_trace.diagnosis.cause import Cause
-from fork_trace.diagnosis.causes import CAUSES, arguments, memory, namespaces, policy, state, tasks
+from fork_trace.diagnosis.causes import (
+    CAUSES,
+    arguments,
+    late,
+    memory,
+    namespaces,
+    policy,
+    state,
+    tasks,
+)
 
 
 class Kind(NamedTuple):
@@ -129,9 +138,10 @@ KINDS: tuple[Kind, ...] = (
         (
             "journalctl -k -b --grep 'oom-kill|Killed process'",
             "grep oom_kill /sys/fs/cgroup/PATH/memory.events",
+            _WATCH,
         ),
-        (),
-        (),
+        (late.COPY_ON_WRITE, late.MEMORY_CGROUP_OOM),
+        (late.HOST_OOM,),
     ),
     Kind(
         "slow",

@@ -15,6 +15,7 @@ from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.causes.arguments import INVALID_FLAGS
 from fork_trace.diagnosis.causes.descriptors import RLIMIT_NOFILE
+from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, MEMORY_CGROUP_OOM
 from fork_trace.diagnosis.causes.memory import (
     KERNEL_MEMORY,
     MEMORY_CGROUP,
@@ -127,7 +128,10 @@ _CALLS: Mapping[str, tuple[str, ...]] = {
 # What a call has besides the causes of its kinds.
 _FIRST: Mapping[str, tuple[Cause, ...]] = {
     "clone3": (SECCOMP, INVALID_FLAGS),
-    "oomkilled": (MEMORY_CGROUP,),  # what a container's state is when its limit was hit
+    "oomkilled": (
+        COPY_ON_WRITE,
+        MEMORY_CGROUP_OOM,
+    ),  # what a container's state is when its limit was hit
 }
 _BEFORE_4_1 = (
     "Before Linux 4.1 ENOMEM was also the answer when pid numbers had run out (commit 35f71bc0a09a): "

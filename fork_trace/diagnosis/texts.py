@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fork_trace.diagnosis import kinds
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes.arguments import CGROUP_REFUSED
+from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, MEMORY_CGROUP_OOM
 from fork_trace.diagnosis.causes.memory import (
     KERNEL_MEMORY,
     MEMORY_CGROUP,
@@ -523,7 +524,7 @@ TEXTS: tuple[Text, ...] = (
         "kernel",
         "Memory cgroup out of memory: Killed process ...",
         (),
-        (MEMORY_CGROUP,),
+        (COPY_ON_WRITE, MEMORY_CGROUP_OOM),
         "the cgroup's own limit was hit, not the host's memory",
     ),
     Text(

@@ -159,6 +159,33 @@ class CgroupPaths:
         self._fds = {}
 
 
+def files_and_kernel(directory: str) -> int | None:
+    """Return what files and the kernel hold of a memory cgroup, in bytes; None: it cannot be read."""
+    try:
+        with open(os.path.join(directory, "memory.stat"), encoding="ascii") as file:
+            found = {name: int(value) for name, value in (line.split() for line in file)}
+    except (OSError, ValueError):
+        return None
+    files = found.get("file", found.get("total_cache"))  # of v2, of v1
+    if files is None:
+        return None
+    return files + found.get("kernel", found.get("slab", 0) + found.get("kernel_stack", 0))
+
+
+def processes(directory: str, most: int) -> list[int] | None:
+    """Return the processes in a cgroup and in those below; None: they are too many, or not to be read."""
+    found: list[int] = []
+    for place, _, _ in os.walk(directory):
+        try:
+            with open(os.path.join(place, "cgroup.procs"), encoding="ascii") as file:
+                found += [int(line) for line in file]
+        except (OSError, ValueError):
+            return None
+        if len(found) > most:
+            return None
+    return found
+
+
 def ancestor(path: str, levels: int) -> str | None:
     """Return the cgroup that many levels up a path such as /a/b; None if there are not as many."""
     parts = [part for part in path.split("/") if part]

@@ -351,6 +351,16 @@ def anonymous(pid: int, root: str = "/proc") -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def huge_pages(root: str = "/sys") -> str | None:
+    """Return the mode of transparent huge pages: always, madvise or never; None: the kernel has none."""
+    try:
+        with open(f"{root}/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
+            found = re.search(r"\[(\w+)\]", file.read(200))
+    except (OSError, ValueError):
+        return None
+    return found[1] if found else None
+
+
 def own_pid(root: str = "/proc") -> int | None:
     """Return our own number in that /proc; None: not told."""
     try:

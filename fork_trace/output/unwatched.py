@@ -40,6 +40,11 @@ _LATER = _Edge(
 _MUSL = _Edge(
     "The stack of a thread in a program that uses musl, which maps it without MAP_STACK.", ()
 )
+_KILLED = _Edge(
+    "A fork that succeeded, and whose child was killed later as memory ran out.",
+    ("dmesg | grep -i 'killed process'",),
+)
+_KILLERS = frozenset({"oom_kill_process", "__oom_kill_process", "mark_victim"})
 # Refusals that only the call itself tells: pthread_create(3) applies attributes once the thread is there;
 # unshare(2) tests flags and privileges before it makes a namespace; setns(2) makes none.
 _EDGES = (
@@ -52,10 +57,6 @@ _EDGES = (
         "The attributes of a new thread: clone succeeded, then its scheduling policy or its CPU "
         "affinity was refused, which pthread_create returns as EPERM or EINVAL.",
         ("strace -f -e trace=sched_setscheduler,sched_setaffinity -p PID",),
-    ),
-    _Edge(
-        "A fork that succeeded, and whose child was killed later as memory ran out.",
-        ("dmesg | grep -i 'killed process'",),
     ),
 )
 BY_TRACEPOINT = _Edge(
@@ -80,6 +81,10 @@ def unwatched(headers: Sequence[Header]) -> list[Remedy]:
     if any(header.machine != "x86_64" or header.backend == "bcc" for header in headers):
         edges.append(_MUSL)
     edges += _EDGES
+    if not headers or any(
+        _KILLERS.isdisjoint(each.get("function") for each in header.attached) for header in headers
+    ):
+        edges.append(_KILLED)
     if any(header.attach == "tracepoint" for header in headers):
         edges.append(BY_TRACEPOINT)
     return [Remedy(each.text, each.commands) for each in edges]

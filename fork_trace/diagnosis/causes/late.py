@@ -25,7 +25,7 @@ COPY_ON_WRITE = Cause(
         "and free swap. Children with less than 8 MiB are left out; those older than an hour, workers "
         "mostly, do not write what they share",
     ),
-    aliases=("cow", "copy on write", "oomkilled", "exit 137", "signal 9"),
+    aliases=("cow", "copy on write"),
     shown_by="It is no failed fork: a process that is killed for it is a death, counted apart.",
     rehearsal="cow-oom",
     verify=do(

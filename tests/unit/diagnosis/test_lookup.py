@@ -198,7 +198,7 @@ def test_what_begins_like_an_option_is_a_word() -> None:
         ("fork()", "call", ["process"], "pids-cgroup"),
         ("pthread_create(3)", "call", ["thread"], "pids-cgroup"),
         ("unshare", "call", ["namespace"], "user-namespace-denied"),
-        ("OOMKilled", "call", ["late"], "memory-cgroup"),
+        ("OOMKilled", "call", ["late"], "copy-on-write"),
         ("kernel-thread", "call", ["kernel-thread"], "threads-max"),
         ("podman", "application", ["process", "namespace", "thread"], "pids-cgroup"),
         ("Erlang", "application", ["thread", "process"], "pids-cgroup"),
