@@ -6,8 +6,13 @@ What a rehearsal measured of its own forks is the truth.
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import signal
 import statistics
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,3 +229,64 @@ def test_a_quick_fork_is_counted_and_not_told() -> None:
     assert (0, "none") == (forks["slow"], forks["waits"])
     assert commands["sh"]["count"] >= COUNT
     assert sum(commands["sh"]["buckets"]) == commands["sh"]["count"]
+
+
+def redis(port: int, *words: str) -> str:
+    """Ask a server of ours."""
+    done = subprocess.run(
+        ["redis-cli", "-p", str(port), *words], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def redis_500_mb(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Port and pid of a server with 500 MB."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server")
+    port = 7123
+    argv = ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+    # A child that has all day, so that it is not the one that takes the processor.
+    argv += ["--enable-debug-command", "yes", "--rdb-key-save-delay", "1000000"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as server:
+        try:
+            while subprocess.run(["redis-cli", "-p", str(port), "ping"]).returncode:
+                time.sleep(0.1)
+            redis(port, "debug", "populate", "500000", "k", "1000")
+            yield port, server.pid
+        finally:
+            server.kill()
+
+
+def test_a_real_redis_of_500_mb_measures_the_same(redis_500_mb: tuple[int, int]) -> None:
+    port, pid = redis_500_mb
+    with subprocess.Popen(
+        [*FORK_TRACE, "latency", "--json", "--over", "1ms"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watcher:
+        assert watcher.stderr and watcher.stderr.readline().startswith("Watching")
+        own = []
+        for _ in range(5):
+            redis(port, "bgsave")
+            (line,) = re.findall(r"latest_fork_usec:(\d+)", redis(port, "info", "stats"))
+            own.append(int(line) / 1000)
+            (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            os.kill(int(child), signal.SIGUSR1)
+            while "bgsave_in_progress:1" in redis(port, "info", "persistence"):
+                time.sleep(0.1)
+        watcher.send_signal(signal.SIGINT)
+        out, _ = watcher.communicate(timeout=TIMEOUT_S)
+    records = schema.read(out)
+    (record,) = (each for each in records if each.get("comm") == "redis-server")
+    numbers = {each["name"]: each["value"] for each in record["evidence"]}
+    print(json.dumps({"redis": own, "record": record}))
+
+    assert (5, "redisFork") == (record["count"], record["caller"])
+    assert 500 << 10 <= numbers["rss"] <= 700 << 10
+    assert 1000 <= numbers["pgtables"]
+    # redis' own time begins before libc's, and ends with the first pages that it writes to.
+    assert record["total_ms"] <= sum(own)
+    assert record["total_ms"] == pytest.approx(sum(own), rel=0.25)

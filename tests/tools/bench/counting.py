@@ -158,6 +158,9 @@ def configs(
         "fexit-on-demand": Config((*live, "--on-demand"), ARMED, "json"),
         "fexit-all": Config((*live, "--all-steps"), ARMED, "json"),
         "fexit-refused": Config((*live, "--refused"), ARMED, "json"),
+        "latency": Config(
+            (sys.executable, "-m", "fork_trace", "latency", "--json"), r"^Watching for forks of"
+        ),
         "kprobe": Config((*live, "--attach", "kprobe"), ARMED, "json"),
         "tracepoint": Config((*live, "--attach", "tracepoint"), ARMED, "json"),
     }

@@ -154,6 +154,7 @@ NAMES = {
     "fexit-on-demand": "--on-demand, waiting",
     "fexit-all": "--all-steps",
     "fexit-refused": "--refused",
+    "latency": "fork-trace latency",
     "kprobe": "--attach kprobe",
     "tracepoint": "--attach tracepoint",
     "bpftrace kretfunc": "bpftrace kretfunc",
