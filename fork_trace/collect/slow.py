@@ -6,15 +6,16 @@ Off unless asked for. As in a session, nothing here forks, starts a thread or ru
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace.collect import arm, clock
+from fork_trace.collect import arm, clock, compose
 from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, latency
-from fork_trace.model.records import Frame
+from fork_trace.model.records import Frame, Header
 from fork_trace.probes import kernel, privileges, reserve
-from fork_trace.probes.backend import AttachRefusedError
+from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.probes.libbpf.latency import LOCKS, LatencyBackend, Settings, Tally
@@ -63,7 +64,7 @@ class SlowWatch:
         self.descriptors = reserve.Descriptors()
         prepared = arm.prepare(Request(attach, "libbpf"))
         assert prepared.library is not None  # the plan refuses a host without libbpf
-        self.release = prepared.facts.release
+        self.release, self._plan = prepared.facts.release, prepared.plan
         self._symbols = Symbols()
         self._cgroups = Cgroups(cgroup.CgroupPaths())
         self.sees_all_pids = procfs.is_initial_pid_namespace()
@@ -73,7 +74,6 @@ class SlowWatch:
         reserve.memory()
         self._clock = clock.started_now()
         self._is_attaching = False
-        self.start_time = clock.iso(self._clock.now_ns())
 
     @staticmethod
     def _armed(prepared: arm.Prepared, settings: Settings, asked: str | None) -> LatencyBackend:
@@ -92,6 +92,13 @@ class SlowWatch:
                 if ATTACH_MODES.index(following) <= ATTACH_MODES.index(attach):
                     raise
                 attach = following
+
+    def header(self) -> Header:
+        """Say where and how it watches. No program of it sees a failure: none is named."""
+        header = compose.header(
+            self._plan, self.release, self._clock.time_ns(self._clock.start_ns), {}, Filter()
+        )
+        return replace(header, attach=self.backend.attach, attached=(), missing=())
 
     def give_up_privileges(self, may_signal: bool = False) -> None:
         """Give up whatever watching does not need, unless told to keep it; ForkTraceError if that fails."""

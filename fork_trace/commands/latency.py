@@ -40,7 +40,7 @@ def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: s
 )
 @options.duration
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON Lines: `slow` records, then `forks`."
+    "--json", "as_json", is_flag=True, help="Print JSON Lines, which `report` shows again."
 )
 @click.option(
     "--attach", type=click.Choice(ATTACH_MODES), help="Attach mode. [default: the best available]"
@@ -114,6 +114,7 @@ def _run(watch: SlowWatch, signals: StopSignals, given: dict[str, Any]) -> None:
     forks = _forks(watch, given, ended, child)
     slow = account.records({each["comm"]: each["count"] for each in forks.commands})
     if given["as_json"]:
+        print(records.to_json(watch.header()))
         for each in slow:
             print(records.to_json(each))
         print(records.to_json(forks))

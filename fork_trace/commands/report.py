@@ -50,6 +50,7 @@ def command(**given: Any) -> None:
     adds_host = is_default("by") and format_ != "jsonl"
     account = Account(("host", *by) if adds_host else by, selected(given, captures))
     more = options.report_options(given)
+    timed: list[records.Slow | records.Forks] = []
     gathered = formats.gathered(format_)
     if gathered is not None:
         more = more._replace(gathered=gathered)
@@ -58,6 +59,8 @@ def command(**given: Any) -> None:
     else:
         stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
         for record in account.take(stream):
+            if isinstance(record, (records.Slow, records.Forks)):
+                timed.append(record)
             if format_ == "jsonl" and not isinstance(record, records.Summary):
                 print(records.to_json(record))
     counted, found = account.counted, account.captures
@@ -66,6 +69,12 @@ def command(**given: Any) -> None:
     if len(account.hosts) > MANY_HOSTS and is_default("rows"):
         more = more._replace(rows=ROWS_OF_MANY)
     counted.completeness.notes += captures.notes()
+    if timed and format_ in ("table", "markdown"):
+        from fork_trace.latency import report
+
+        sys.stdout.write(report.recorded(timed))
+        if not found.headers:
+            sys.exit(0)  # of failures nothing is known
     write = formats.writer(format_)
     sys.stdout.write(write(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)

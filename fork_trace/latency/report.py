@@ -33,13 +33,13 @@ def _name(text: str | None) -> str:
 
 
 def _reason(slow: Slow) -> str:
-    return slow.reason + ("*" if slow.certainty == INFERRED else "")
+    return cut(safe(slow.reason), _MOST_NAME) + ("*" if slow.certainty == INFERRED else "")
 
 
 def _phases(slow: Slow) -> str:
     if slow.phases is None:
         return "not seen: only whole system calls are watched"
-    return ", ".join(f"{name} {ms(value)}" for name, value in slow.phases.items())
+    return ", ".join(f"{safe(name)} {ms(value)}" for name, value in slow.phases.items())
 
 
 def _numbers(slow: Slow) -> list[str]:
@@ -58,26 +58,26 @@ def _numbers(slow: Slow) -> list[str]:
     if speed is not None:
         lines.append(f"Copied: {speed / 1000:.1f} GB/s ({redis_word(speed)}, as redis calls it)")
     waits = [
-        f"{name[len('wait_') :].replace('_', '-')} {ms((each.value or 0) / 1000)} ms"
+        f"{safe(name[len('wait_') :]).replace('_', '-')} {ms((each.value or 0) / 1000)} ms"
         for name, each in known.items()
         if name.startswith("wait_") and each.value
     ]
     if waits:
         lines.append(f"Waited: {', '.join(waits)}")
     if slow.holder is not None:
-        who = f"{safe(str(slow.holder.get('comm')))} (pid {slow.holder.get('pid')})"
-        lines.append(f"Held by: {who}, {slow.holder.get('of')}")
+        who = f"{safe(str(slow.holder.get('comm')))} (pid {safe(str(slow.holder.get('pid')))})"
+        lines.append(f"Held by: {who}, {safe(str(slow.holder.get('of')))}")
     return lines
 
 
 def _told(slow: Slow) -> str:
     reason = BY_SLUG.get(slow.reason, UNKNOWN)
-    head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {slow.reason}"
-    lines = [head + (f", {slow.certainty}" if slow.certainty else ""), f"  {reason.means}."]
+    head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {_name(slow.reason)}"
+    lines = [head + (f", {safe(slow.certainty)}" if slow.certainty else ""), f"  {reason.means}."]
     lines.append(f"  Sample: {ms(slow.sample_ms or 0)} ms: {_phases(slow)}")
     lines += [f"  {line}" for line in _numbers(slow)]
     for each in slow.advice:
-        lines.append(f"  {_KIND.get(each.kind, each.kind)}: {each.text}")
+        lines.append(f"  {_KIND.get(each.kind, safe(each.kind))}: {safe(each.text)}")
         lines += [f"    {safe(command)}" for command in each.commands]
     return "\n".join(lines)
 
@@ -115,7 +115,8 @@ def _unseen(forks: Forks) -> list[str]:
 
 def text(slow: Sequence[Slow], forks: Forks) -> str:
     """Write the report of a run."""
-    seen = sum(each["count"] for each in forks.commands)
+    counts = (each.get("count") for each in forks.commands)
+    seen = sum(each for each in counts if isinstance(each, int))
     over = f"{forks.over_ms:g} ms"
     time_s = f"{forks.duration_s:.1f} s"
     if not slow:
@@ -145,3 +146,17 @@ def text(slow: Sequence[Slow], forks: Forks) -> str:
     unseen = _unseen(forks)
     parts += ["\n".join(unseen)] if unseen else []
     return "\n\n".join(parts) + "\n"
+
+
+def recorded(records: Sequence[Slow | Forks]) -> str:
+    """Write the reports of runs that were kept: of each its rows, then its last record."""
+    parts: list[str] = []
+    slow: list[Slow] = []
+    for record in records:
+        if isinstance(record, Slow):
+            slow.append(record)
+            continue
+        when = f"{safe(record.host)}, Linux {safe(record.kernel)}, until {safe(record.time)}"
+        parts.append(f"{when}, by {safe(record.attach)}\n{text(slow, record)}")
+        slow = []
+    return "\n".join(parts)

@@ -16,6 +16,7 @@ from fork_trace.model.records import (
     VERSION,
     Checkpoint,
     Failure,
+    Forks,
     Header,
     Record,
     Summary,
@@ -39,6 +40,7 @@ class Ending:
     # Failures that the totals count and no record tells of: as many, with what the totals know.
     uncounted: tuple[Failure, ...]
     last_time: str  # of the last record that has a time
+    is_of_latency: bool = False  # it has no failures: `latency` wrote it, to its end
 
     @property
     def is_closed(self) -> bool:
@@ -57,6 +59,7 @@ class _Capture:
         self._by_cause: Counter[str] = Counter()
         self._by_command: Counter[tuple[str, str | None]] = Counter()
         self.unreadable = 0
+        self._is_of_latency = False
 
     def take(self, record: Record) -> None:
         if isinstance(record, Failure):
@@ -68,6 +71,8 @@ class _Capture:
             self._last_ns = record.time_ns
         elif isinstance(record, Summary):
             self._last = record
+        elif isinstance(record, Forks):
+            self._is_of_latency = True
         if not isinstance(record, Header):
             self._last_time = record.time
 
@@ -78,6 +83,7 @@ class _Capture:
             self.unreadable,
             tuple(self._uncounted()) if self._last else (),
             self._last_time,
+            self._is_of_latency,
         )
 
     def _uncounted(self) -> Iterator[Failure]:

@@ -571,7 +571,24 @@ def from_json(line: str | bytes, keeps_stack: bool = True) -> Record:
             vars(record)[name] = _items(part, [value])[0]
         elif value is not None:
             vars(record)[name] = _items(part, value)
-    return record
+    return _slow(record) if isinstance(record, Slow) else record
+
+
+def _slow(record: Slow) -> Slow:
+    """Make of a record's lists and numbers what the report computes with; ValueError."""
+    for numbers in (record.phases or {}, record.reasons):
+        if not all(_fits(value, "float") for value in numbers.values()):
+            raise ValueError("a time or a count is no number")
+    rows = _shape(Advice).rows(record.advice)
+    return replace(
+        record,
+        flags=_texts(record.flags, "flags"),
+        evidence=_items(Evidence, record.evidence),
+        stack=_items(Frame, record.stack),
+        advice=tuple(
+            _made(Advice, (kind, text, _texts(more, "commands"))) for kind, text, more in rows
+        ),
+    )
 
 
 def _demand_short(value: Any) -> None:

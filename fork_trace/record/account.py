@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from fork_trace.model.reading import Ending
-from fork_trace.model.records import INCIDENTS, Failure, Header, Mark, Record, Summary
+from fork_trace.model.records import INCIDENTS, Failure, Forks, Header, Mark, Record, Slow, Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.completeness import Captures, of_unclosed
 from fork_trace.record.selection import Selection
@@ -52,12 +52,14 @@ class Account:
                     if item.kind in _GAPS:
                         self.counted.completeness.add_gap(item)
                     yield item
+            elif isinstance(item, (Slow, Forks)) and self._header:
+                yield item
             elif isinstance(item, Ending):
                 yield from self._end(item)
 
     def _end(self, ending: Ending) -> Iterator[Record]:
         header, self._header = self._header, None
-        if header is None:
+        if header is None or ending.is_of_latency:
             return
         begin_ns, end_ns = iso_ns(header.time), iso_ns(ending.last_time)
         selection = self._selection

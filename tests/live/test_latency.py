@@ -224,7 +224,8 @@ def test_the_size_of_the_parent_is_told(page_tables: Told) -> None:
 def test_a_quick_fork_is_counted_and_not_told() -> None:
     records, _ = latency("sh", "-c", "for i in $(seq 23); do (:); done", options=("--over", "5s"))
 
-    (forks,) = records
+    header, forks = records
+    assert "header" == header["type"]
     commands = {each["comm"]: each for each in forks["commands"]}
     assert (0, "none") == (forks["slow"], forks["waits"])
     assert commands["sh"]["count"] >= COUNT

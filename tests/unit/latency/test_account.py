@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import schema
+from click.testing import CliRunner
+from conftest import make_header
 
 from fork_trace.collect.slow import Seen
+from fork_trace.commands import cli
 from fork_trace.latency import report
 from fork_trace.latency.account import Account, Times
 from fork_trace.model import events, records
 from fork_trace.model.latency import WAITS, SlowFork, Who
-from fork_trace.model.records import Forks, Frame
+from fork_trace.model.records import Advice, Evidence, Forks, Frame
 
 MS = 1_000_000
 GIB = 1 << 18  # in pages
@@ -140,6 +145,55 @@ def test_the_report_has_no_control_character_of_a_name() -> None:
     assert not {char for char in text if ord(char) < 32} - {"\n"}
     assert r"\x1b[2Jevil" in text
     assert r"Held by: systemd\x1b[2J (pid 1), mmap-lock" in text
+
+
+def test_report_shows_what_was_kept_and_believes_nothing_of_it(tmp_path: Path) -> None:
+    slow = account(seen(20)).records({})[0]
+    bad = "\x1b[2Jbad"
+    hostile = replace(
+        slow,
+        reason=bad,
+        certainty=bad,
+        phases={bad: 1.0},
+        holder={"comm": bad, "pid": bad, "of": bad},
+        evidence=(
+            Evidence(f"wait_{bad}", 3, None, bad, bad, bad),
+            Evidence("rss", 1, None, "", "", ""),
+        ),
+        advice=(Advice(bad, bad, (bad,)),),
+    )
+    last = Forks(**{**vars(forks(1)), "host": bad, "kernel": bad, "attach": bad, "commands": ({},)})
+    kept: list[records.Record] = [make_header(), slow, hostile, last]
+    file = tmp_path / "slow.jsonl"
+    file.write_text("".join(records.to_json(each) + "\n" for each in kept))
+
+    done = CliRunner().invoke(cli.cli, ["report", str(file)])
+    assert 0 == done.exit_code, done.output
+    assert not {char for char in done.output if ord(char) < 32} - {"\n"}
+    assert "page-tables*" in done.output
+    lines = CliRunner().invoke(cli.cli, ["report", "--format", "jsonl", str(file)]).output
+    types = [json.loads(line)["type"] for line in lines.splitlines()]
+    assert ["header", "slow", "slow", "forks", "summary"] == types
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"phases": {"memory": "long"}},
+        {"reasons": {"swap": None}},
+        {"evidence": [{"name": 3}]},
+        {"stack": ["main"]},
+        {"advice": [{"kind": "fix", "text": "x", "commands": [3]}]},
+        {"flags": [3]},
+        {"p50_ms": "slow"},
+    ],
+)
+def test_a_record_that_is_none_is_refused(bad: dict[str, object]) -> None:
+    (slow,) = account(seen(20)).records({})
+    line = json.dumps({**json.loads(records.to_json(slow)), **bad})
+
+    with pytest.raises((ValueError, TypeError)):
+        records.from_json(line)
 
 
 def test_the_speed_is_told_in_the_words_of_redis() -> None:
