@@ -58,12 +58,6 @@ struct {
 	       1 << EVENTS_SHIFT); /* 900 samples; the reader looks ten times a second */
 } events SEC(".maps");
 
-/* What is unwound, apart from the samples: it may be lost, they should not. */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 22); /* 430 stacks of the default size */
-} user_stacks SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, FT_TALLIES); /* user space takes them out now and then */

@@ -69,11 +69,6 @@ struct {
 	__uint(max_entries, 1 << 20); /* 350 slow forks */
 } events SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 22);
-} user_stacks SEC(".maps");
-
 struct command {
 	char comm[FT_COMM_BYTES];
 };

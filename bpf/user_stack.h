@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The caller's stack, sent beside a sample: who includes this has a ring buffer `user_stacks`.
+ * The caller's stack, sent beside a sample.
  */
 #ifndef FORK_TRACE_USER_STACK_H
 #define FORK_TRACE_USER_STACK_H
 
 #include "caller.h"
+#include "port.h"
+#include "reading.h"
+#include "wire.h"
+
+/* What is unwound, apart from the samples: it may be lost, they should not. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22); /* 430 stacks of the default size */
+} user_stacks SEC(".maps");
 
 /* The program's file, for when the process is gone: inode and path, as far as they go. */
 ft_inline void read_program(struct ft_stack *stack, struct mm_struct *mm)

@@ -59,11 +59,15 @@ INCLUDES: dict[str, set[str]] = {
     },
     "programs.h": {"steps.h"},
     "maker.h": {"caller.h", "port.h", "reading.h", "wire.h"},
+    "user_stack.h": {"caller.h", "port.h", "reading.h", "wire.h"},
+    "latency.h": {"wire.h"},
     # The shells, and what has nothing to do with them.
     "fork_trace.bpf.c": {
         *("judge.h", "kernel_types.h", "maker.h", "probes.def", "programs.h", "steps.h"),
+        "user_stack.h",
     },
     "fork_trace.bcc.c": {"judge.h", "kernel_headers.h", "probes.def", "programs.h", "steps.h"},
+    "latency.bpf.c": {"caller.h", "kernel_types.h", "latency.h", "slots.h", "user_stack.h"},
     "kernel_symbols.bpf.c": {"kernel_types.h"},
     "rehearse_lsm.bpf.c": {"kernel_types.h"},
 }
