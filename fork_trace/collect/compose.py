@@ -167,6 +167,7 @@ class Composer:
             detail=event.key.detail,
             step=sample.verdict.step,
             flags=event.flags,
+            denied=sample.snapshot.denied,
             cgroup_name=lambda level: self._cgroups.level(level, event.numbers, lines),
         )
         return gather(BY_SLUG[sample.verdict.cause], seen, host)

@@ -6,6 +6,7 @@ numbers mean is `diagnosis`'.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import NamedTuple
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
 from fork_trace.diagnosis.verdict import Verdict
-from fork_trace.host import holders, procfs
+from fork_trace.host import holders, procfs, userns
 from fork_trace.host.cgroup import CgroupPaths, ancestor
 from fork_trace.model import events
 from fork_trace.probes import kernel
 from fork_trace.stacks.symbols import Caller, Symbols
 
 _WAITING_STACKS = 512  # whose sample is not read yet
+_CLONE_NEWUSER = 0x10000000  # include/uapi/linux/sched.h
 _SNAPSHOTS = 512  # processes of which it is remembered what /proc showed
 _MAPPINGS, _MAPPINGS_FRESH_S = 1024, 1.0
 # Kind of level -> the controller whose hierarchy it stands in.
@@ -34,6 +36,8 @@ class ProcessSnapshot(NamedTuple):
     exe: str | None
     cgroups: Sequence[procfs.CgroupLine] = ()
     stack: events.Stack | None = None
+    # Why it may create no user namespace, and details.
+    denied: tuple[str, str] | None = None
 
 
 class Cgroups:
@@ -191,6 +195,8 @@ class Observer:
         # A pid can be another process by now; its parent and name make that unlikely to pass.
         identity = (event.ppid, event.key.comm)
         snapshot = ProcessSnapshot(procfs.exe(event.pid), procfs.cgroups(event.pid))
+        if event.flags & _CLONE_NEWUSER and event.key.error == errno.EPERM:
+            snapshot = snapshot._replace(denied=userns.why_denied(event.pid))
         known = self._seen.pop(event.pid, None)
         if snapshot.exe is None and not snapshot.cgroups and known and known[0] == identity:
             snapshot = known[1]

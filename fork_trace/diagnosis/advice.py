@@ -33,6 +33,9 @@ VARIANTS: Mapping[str, str] = {
     "nested": "nested pid namespace",
     "switched-off": "limit of 0",
     "above-user-namespace": "limit above the caller's user namespace",
+    "a chroot": "caller in a chroot",
+    "unmapped ids": "caller with unmapped ids",
+    "a security module": "security module",
     "overcommit-kbytes": "vm.overcommit_kbytes is set",
 }
 # A number to set is twice what is needed, not infinity; some have a least or a most.

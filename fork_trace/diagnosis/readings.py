@@ -20,6 +20,8 @@ class KernelReadings(NamedTuple):
     detail: str = ""
     step: str = ""
     flags: int = 0
+    # Why the caller may create no user namespace, and details; None: not known.
+    denied: Optional[tuple[str, str]] = None
     # The path of a cgroup, by its level; None: not known.
     cgroup_name: Callable[[Level], Optional[str]] = _no_name
 

@@ -286,6 +286,11 @@ _EDGES = tuple(
     for version in ("5.10", "6.1", "6.12", "7.2")
 )
 
+_ADVICE = tuple(
+    Lane(f"{version}-advice", version, 200, ("test_advice.py",), NAMED, is_strict=False)
+    for version in ("6.1",)
+) + (Lane("7.2-advice", "7.2", 200, ("test_advice.py",), NAMED, is_strict=True),)
+
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
@@ -326,5 +331,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_EDGES, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING),
 )

@@ -135,6 +135,19 @@ NAMESPACE_DEPTH = Cause(
     myths=(f"{_NO_DISK}: from clone and unshare it means nested too deep.",),
 )
 
+_BY_SYSCTL = "kernel.unprivileged_userns_clone"
+
+
+def _denied(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
+    """Return the reason as a rule: of several, the one that the kernel asks first."""
+    reason = seen.denied
+    if seen.step == "clone_flags":
+        reason = (_BY_SYSCTL, "unprivileged user namespaces are switched off (Debian, Ubuntu)")
+    if reason is None:
+        return ()
+    return (Evidence(reason[0], None, None, "rule", reason[1], "proc"),)
+
+
 USER_NAMESPACE_DENIED = Cause(
     slug="user-namespace-denied",
     errnos=("EPERM", "EACCES"),
@@ -147,6 +160,7 @@ USER_NAMESPACE_DENIED = Cause(
         Fit(errno.EPERM, "userns-sysctl", "clone_flags"),
         Fit(errno.EPERM, "asked-newuser", "create_user_ns", ASKED, 1),
     ),
+    evidence=_denied,
     aliases=(
         "kernel.unprivileged_userns_clone",
         "kernel.apparmor_restrict_unprivileged_userns",
@@ -167,6 +181,23 @@ USER_NAMESPACE_DENIED = Cause(
             "sysctl kernel.unprivileged_userns_clone=1  # Debian",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
         ),
+        "a chroot": do(
+            "No setting changes it: in a chroot nobody may, root included. Run the program outside of "
+            "it, let whoever starts it use pivot_root instead of chroot, or switch off its sandbox."
+        ),
+        "unmapped ids": do(
+            "No setting changes it: map the caller's uid and gid in uid_map and gid_map of its user "
+            "namespace before it asks."
+        ),
+        _BY_SYSCTL: do(
+            "Enable unprivileged user namespaces, or run it as root.",
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
+        "kernel.apparmor_restrict_unprivileged_userns": do(
+            "Let AppArmor allow them, for all or in a profile of the program with `userns,`.",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        "a security module": do("Look up which one refused, and change its policy."),
         "docker": do(
             "On the host, enable unprivileged user namespaces; or start the container without an "
             "AppArmor profile.",

@@ -347,9 +347,9 @@ PID_MAX = Cause(
             "sysctl kernel.pid_max=N",
         ),
         "nested": do(
-            "Raise the limit{now} of {where}; before Linux 6.14 only the host has one. Zombies "
-            "disappear when their parent ends.",
-            "nsenter --target {pid} --pid sysctl kernel.pid_max=N",
+            "Raise the limit{now} of {where} from a shell that runs inside it, by `echo N > "
+            "/proc/sys/kernel/pid_max`: nothing new can start there, nsenter included. Before Linux "
+            "6.14 only the host has one. Zombies disappear when their parent ends."
         ),
     },
     fix={
