@@ -8,6 +8,7 @@ from fork_trace.collect.arm import read_facts
 from fork_trace.collect.session import Session
 from fork_trace.diagnosis import makers
 from fork_trace.errors import ForkTraceError
+from fork_trace.host import cgroup, procfs
 from fork_trace.probes import kernel, privileges
 from fork_trace.probes.plan import FEATURES, Fact, Request
 from fork_trace.stacks.symbols import Symbols
@@ -33,6 +34,29 @@ def _privileges() -> Fact:
     return Fact(False, "; ".join(f"without {each.name}: {each.for_what}" for each in lacks))
 
 
+def _processes() -> Fact:
+    if procfs.is_initial_pid_namespace():
+        return Fact(True, "pids are the host's")
+    return Fact(
+        False,
+        "in a pid namespace of its own (Kubernetes: hostPID): no failure has a program, a caller's name "
+        "or holders",
+    )
+
+
+def _cgroups() -> Fact:
+    mounts = cgroup.mounts()
+    if mounts and (any(mount.is_outer for mount in mounts) or procfs.is_initial_cgroup_namespace()):
+        return Fact(True, "cgroups have the host's paths")
+    if not mounts:
+        return Fact(False, "no cgroup hierarchy is mounted: cgroups have ids and no paths")
+    return Fact(
+        False,
+        "in a cgroup namespace of its own, without the host's /sys/fs/cgroup: cgroups of others have no "
+        "paths, so containers and pods no names",
+    )
+
+
 def examine(request: Request = Request()) -> dict[str, Any]:
     """Return all that is known of this host, as JSON values; `usable` is the verdict."""
     facts, _ = read_facts(request)
@@ -41,6 +65,8 @@ def examine(request: Request = Request()) -> dict[str, Any]:
         features[name] = {"value": False, "why": f"denied by --without {name}"}
     features["may_load"] = _fact(facts.may_load)
     features["privileges"] = _fact(_privileges())
+    features["processes"] = _fact(_processes())
+    features["cgroups"] = _fact(_cgroups())
     features["unlocked"] = _fact(facts.unlocked)
     features["tracepoints"] = _fact(facts.tracepoints)
     features["preemption"] = _fact(facts.preempts)

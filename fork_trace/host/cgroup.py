@@ -30,6 +30,8 @@ class Mount:
     is_v2: bool
     controllers: tuple[str, ...]  # of a v1 hierarchy
     root: str  # the cgroup at `path`; "/" unless in a container
+    # It was mounted outside of our cgroup namespace: its root is as far up as can be seen from here.
+    is_outer: bool = False
 
 
 def _unescape(field: str) -> str:
@@ -38,8 +40,8 @@ def _unescape(field: str) -> str:
 
 
 def mounts(root: str = "/proc") -> list[Mount]:
-    """List the cgroup mounts of this process' mount namespace (proc(5), mountinfo)."""
-    found = []
+    """List the cgroup mounts of this process' mount namespace (proc(5), mountinfo), without what they hide."""
+    found: dict[str, Mount] = {}  # by path: what is mounted over another one comes after it
     try:
         with open(f"{root}/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
@@ -47,17 +49,20 @@ def mounts(root: str = "/proc") -> list[Mount]:
                 fields, tail = left.split(" "), right.split(" ")
                 if len(fields) < 5 or len(tail) < 3 or tail[0] not in ("cgroup", "cgroup2"):
                     continue
-                found.append(
-                    Mount(
-                        path=_unescape(fields[4]),
-                        is_v2=tail[0] == "cgroup2",
-                        controllers=tuple(tail[2].split(",")),
-                        root=_unescape(fields[3]),
-                    )
+                path, mounted = _unescape(fields[4]), _unescape(fields[3])
+                # kernel/cgroup/cgroup.c, cgroup_show_path(): relative to our namespace's own root
+                inner = re.sub(r"^(/\.\.)+", "", mounted)
+                found.pop(path, None)
+                found[path] = Mount(
+                    path=path,
+                    is_v2=tail[0] == "cgroup2",
+                    controllers=tuple(tail[2].split(",")),
+                    root=inner or "/",
+                    is_outer=inner != mounted,
                 )
     except OSError:
         return []
-    return found
+    return list(found.values())
 
 
 def _hierarchies(mount: Mount) -> list[str]:
@@ -133,7 +138,7 @@ class CgroupPaths:
 
     def relative(self, directory: str) -> str:
         """Turn a directory into the path that /proc/PID/cgroup would show."""
-        for mount in self._mounts:
+        for mount in sorted(self._mounts, key=lambda each: -len(each.path)):
             if directory == mount.path or directory.startswith(mount.path + "/"):
                 return mount.root.rstrip("/") + directory[len(mount.path) :] or "/"
         return directory

@@ -38,6 +38,19 @@ def is_initial_pid_namespace(root: str = "/proc") -> bool:
         return False
 
 
+def is_initial_cgroup_namespace(root: str = "/proc") -> bool:
+    """Say whether cgroups have the host's paths for us (include/linux/proc_ns.h, PROC_CGROUP_INIT_INO)."""
+    try:
+        return os.stat(f"{root}/self/ns/cgroup").st_ino == 0xEFFFFFFB
+    except OSError:
+        return False
+
+
+def host_name() -> str:
+    """Return what records call this host: FORK_TRACE_HOST, as a container's own name says nothing, or its name."""
+    return os.environ.get("FORK_TRACE_HOST") or os.uname().nodename
+
+
 def boot_id(root: str = "/proc") -> str | None:
     """Return the id of this boot (drivers/char/random.c, proc_do_uuid); None: it cannot be read."""
     try:

@@ -279,3 +279,33 @@ def test_a_cgroup_of_a_v1_hierarchy_is_found_by_its_id_there(controller: str) ->
 )
 def test_an_ancestor_is_so_many_levels_up(path: str, levels: int, expected: str | None) -> None:
     assert expected == cgroup.ancestor(path, levels)
+
+
+def mountinfo(tmp_path: Path, *lines: str) -> str:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text("".join(f"{line}\n" for line in lines))
+    return str(tmp_path)
+
+
+def test_a_mount_from_outside_of_our_cgroup_namespace_has_the_host_s_paths(tmp_path: Path) -> None:
+    # A container's own, and over it the host's.
+    own = "30 20 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw"
+    outer = "31 30 0:26 /../../../.. /sys/fs/cgroup ro - cgroup2 cgroup2 rw"
+    root = mountinfo(tmp_path, own, outer)
+    paths = cgroup.CgroupPaths(root)
+
+    (mount,) = cgroup.mounts(root)
+    assert ("/", True) == (mount.root, mount.is_outer)
+    assert "/kubepods.slice/a" == paths.relative("/sys/fs/cgroup/kubepods.slice/a")
+    paths.note(1 << 60, True, "/kubepods.slice/gone")
+    assert "/sys/fs/cgroup/kubepods.slice/gone" == paths.directory(1 << 60)
+    paths.close()
+
+
+def test_of_mounts_within_one_another_the_inner_one_tells_the_path(tmp_path: Path) -> None:
+    unified = "30 20 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw"
+    pids = "31 30 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids"
+    paths = cgroup.CgroupPaths(mountinfo(tmp_path, unified, pids))
+
+    assert "/a" == paths.relative("/sys/fs/cgroup/pids/a")
+    paths.close()
