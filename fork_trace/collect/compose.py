@@ -245,7 +245,7 @@ def header(
     return Header(
         version=VERSION,
         time=iso(time_ns),
-        host=os.uname().nodename,
+        host=procfs.host_name(),
         kernel=release,
         machine=os.uname().machine,
         tool=f"fork-trace {__version__}",

@@ -52,7 +52,7 @@ def examine(
     return {
         "type": "check",
         "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "host": os.uname().nodename,
+        "host": procfs.host_name(),
         "kernel": os.uname().release,
         "tool": f"fork-trace {__version__}",
         "near_percent": near,

@@ -293,6 +293,7 @@ _ADVICE = tuple(
 
 # Run before a release, and when what they are about changes.
 _NAMED = (
+    Lane("container", None, 300, ("test_container.py",), NAMED),
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
     Lane("systemd", "7.2", 250, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
     Lane("7.2-btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),

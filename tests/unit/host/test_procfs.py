@@ -447,3 +447,10 @@ def test_a_thread_belongs_to_its_process(tmp_path: Path) -> None:
 
     assert 42 == procfs.process_of(43, str(tmp_path))
     assert procfs.process_of(44, str(tmp_path)) is None
+
+
+def test_a_container_says_which_host_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORK_TRACE_HOST", "node-7")
+    assert "node-7" == procfs.host_name()
+    monkeypatch.setenv("FORK_TRACE_HOST", "")
+    assert os.uname().nodename == procfs.host_name()
