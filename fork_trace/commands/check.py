@@ -57,6 +57,16 @@ def cannot_run(argv: Sequence[str]) -> int:
     help="Output format. [default: table]",
 )
 @options.json_object
+@click.option("--plain", is_flag=True, help="Text without bars or colors, as pipes get it.")
+@click.option(
+    "--watch",
+    metavar="SECONDS",
+    is_flag=False,
+    flag_value=5.0,
+    type=float,
+    callback=options.positive,
+    help="Check again and again, every 5 seconds or as given, until q or Ctrl-C.",
+)
 @click.option("--nagios", is_flag=True, help="Be a Nagios plugin: one line with performance data.")
 @click.option(
     "--npd",
@@ -80,6 +90,7 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
 
     \b
     fork-trace check || fork-trace check --all
+    sudo fork-trace check --watch          # bars that move
     sudo fork-trace check --near 60        # before a busy night
     sudo fork-trace check --json | jq '.limits[] | select(.level != "fine")'
     sudo fork-trace check --textfile FILE.prom      # for the node exporter
@@ -87,11 +98,21 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
     name = _format_of(how)
     if near > full:
         raise click.UsageError("--near must not be above --full.")
+    if how["watch"] is not None and name != "table":
+        raise click.UsageError("--watch is for people; a monitor runs check again by itself.")
     from fork_trace.headroom import check
 
+    def examine() -> dict[str, Any]:
+        return check.examine(near, full, least_left=tasks_left)
+
+    if name == "table":
+        from fork_trace.commands import check_run
+
+        found = check_run.show(examine, is_all, how["plain"], how["watch"])
+        sys.exit(check_formats.codes(name).by_level[found["level"]])
     try:
-        found = check.examine(near, full, least_left=tasks_left)
-        text = _written(found, is_all, name)
+        found = examine()
+        text = check_formats.load(name).write(found, is_all)
     except ForkTraceError as error:
         # Whoever starts a plugin reads stdout.
         if name in check_formats.PLUGINS:
@@ -107,14 +128,6 @@ def command(near: float, full: float, tasks_left: int, is_all: bool, **how: Any)
     else:
         sys.stdout.write(text)
     sys.exit(check_formats.codes(name).by_level[found["level"]])
-
-
-def _written(found: dict[str, Any], is_all: bool, name: str) -> str:
-    if name == "table":
-        from fork_trace.output import check as output
-
-        return output.check(found, is_all)
-    return check_formats.load(name).write(found, is_all)
 
 
 def _format_of(how: dict[str, Any]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fork_trace.collect.session import Session
 from fork_trace.commands.startup import TICK_S, start_line
@@ -13,11 +13,11 @@ from fork_trace.commands.stop_signals import StopSignals
 from fork_trace.headroom.nearest import Near, Nearest
 from fork_trace.model import records
 from fork_trace.model.records import Failure, Summary
-from fork_trace.output import check, report, summary
+from fork_trace.output import check_bars, report, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.views import Appended, Redrawn
-from fork_trace.output.live.waiting import Forks, Gauge
+from fork_trace.output.live.waiting import Forks
 from fork_trace.output.report_options import PLAIN, ReportOptions
 
 
@@ -101,7 +101,7 @@ class _Loop(NamedTuple):
         return "signal" if is_told else "duration"
 
     def _is_told_to_end(self) -> bool:
-        return isinstance(self.view, Redrawn) and self.view.press(self.terminal.keys())
+        return isinstance(self.view, Redrawn) and self.view.press(self.terminal.pressed())
 
     def _show(self) -> None:
         if self.view is None:
@@ -126,10 +126,4 @@ class _Loop(NamedTuple):
 
 
 def _forks(near: Near) -> Forks:
-    gauges = tuple(_gauge(each) for each in near.limits)
-    return Forks(gauges, *near[1:])
-
-
-def _gauge(pool: Mapping[str, Any]) -> Gauge:
-    names = ("cause", "percent", "used", "limit", "unit")
-    return Gauge(where=check.place(pool), **{name: pool[name] for name in names})
+    return Forks(tuple(map(check_bars.gauge, near.limits)), *near[1:])

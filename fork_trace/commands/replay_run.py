@@ -84,7 +84,7 @@ def _is_told_to_end(wait_s: float, terminal: Terminal, view: Redrawn, signals: S
     """Wait as long as the interval was; say whether somebody wants no more."""
     until_s = time.monotonic() + wait_s
     while time.monotonic() < until_s:
-        if signals.signal is not None or view.press(terminal.keys()):
+        if signals.signal is not None or view.press(terminal.pressed()):
             return True
         terminal.attend()
         time.sleep(min(TICK_S, max(0.0, until_s - time.monotonic())))

@@ -12,27 +12,43 @@ from fork_trace.output.units import amount, count, short
 from fork_trace.output.wording import WIDTH, held, remedy, tail, wrap
 
 _LEVEL_WORDS = {"full": "full", "near": "near", "unknown": "unknown", "fine": "ok"}
-_WHERE_WIDTH = 25
+_WHERE_WIDTH, _LEAST_WHERE = 25, 12
 _MOST_REFUSALS = 5
 
 
 def check(found: dict[str, Any], is_all: bool) -> str:
     """Say how near the limits are: the verdict, the table worst first, and each that is near."""
-    pools = found["limits"]
-    bad = [pool for pool in pools if pool["level"] in ("full", "near")]
+    shown = found["limits"] if is_all else bad(found)
+    lines = [*verdict(found), *_table(shown), *details(found, is_all)]
+    return "\n".join(lines) + "\n"
+
+
+def bad(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the limits that are full or near, worst first."""
+    return [pool for pool in found["limits"] if pool["level"] in ("full", "near")]
+
+
+def verdict(found: Mapping[str, Any], width: int = WIDTH) -> list[str]:
+    """Say the worst, and how many limits are on each level."""
+    worst = bad(found)
     counts = ", ".join(f"{found['counts'][level]} {word}" for level, word in _LEVEL_WORDS.items())
     unread = " (some limits unreadable)" if found["counts"]["unknown"] else ""
     first = f"ok{unread}"
-    if bad:
-        first = f"{bad[0]['level']}: {summed_up(bad[0])}"
+    if worst:
+        first = f"{worst[0]['level']}: {summed_up(worst[0])}"
     elif found["level"] == "unknown":
         first = "unknown: a limit that everybody may read is unreadable here"
     elif found["refusals"]:
         name, number = max(found["refusals_total"].items(), key=lambda item: item[1])
         first = f"ok now{unread}, but {counted(name, number)}"
-    lines = wrap(f"{first}; {counts}", "", "  ")
-    lines += _table(pools if is_all else bad)
-    for pool in bad:
+    return wrap(f"{first}; {counts}", "", "  ", width)
+
+
+def details(found: Mapping[str, Any], is_all: bool) -> list[str]:
+    """Say of each limit that is near what to do, and all that no table shows."""
+    pools = found["limits"]
+    lines = []
+    for pool in bad(found):
         lines += ["", *_near(pool)]
     lines.append("")
     lines += _refused(found)
@@ -55,7 +71,7 @@ def check(found: dict[str, Any], is_all: bool) -> str:
         "",
         "  ",
     )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _table(pools: Sequence[dict[str, Any]]) -> list[str]:
@@ -67,10 +83,13 @@ def _table(pools: Sequence[dict[str, Any]]) -> list[str]:
             "-" if pool["percent"] is None else f"{pool['percent']:.0f}%",
             pool["cause"],
             _short(pool),
-            tail(place(pool), _WHERE_WIDTH),
+            place(pool),
         ]
         for pool in pools
     ]
+    widths = [max(len(row[n]) for row in rows) for n in range(1, 4)]
+    room = min(_WHERE_WIDTH, max(_LEAST_WHERE, WIDTH - len("unknown") - sum(widths) - 4 * 2))
+    rows = [[*row[:4], tail(row[4], room)] for row in rows]
     alignment = ("left", "right", "left", "left", "left")
     return ["", draw(rows, ["LEVEL", "USE", "CAUSE", "USED/LIMIT", "WHERE"], alignment)]
 
@@ -111,7 +130,7 @@ def counted(name: str, number: int) -> str:
     return f"{count(number, one, many)} {became}"
 
 
-def _refused(found: dict[str, Any]) -> list[str]:
+def _refused(found: Mapping[str, Any]) -> list[str]:
     """Say what was refused or killed before, as what is fine now may not have been a minute ago."""
     lines = []
     for each in found["refusals"][:_MOST_REFUSALS]:
@@ -130,7 +149,7 @@ def _refused(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _zombies(found: dict[str, Any]) -> list[str]:
+def _zombies(found: Mapping[str, Any]) -> list[str]:
     if not found["zombies"]:
         return []
     parts = []

@@ -96,13 +96,14 @@ def test_another_capture_makes_another_picture_of_the_screen() -> None:
     assert shown != pictures.live([*lines[:-3], lines[-1]], "q")
 
 
-@pytest.mark.parametrize("name", ["live.svg", "overhead.svg"])
+@pytest.mark.parametrize("name", ["live.svg", "check.svg", "overhead.svg"])
 def test_a_picture_is_xml_and_has_its_text_in_it(name: str) -> None:
     root = ElementTree.parse(pages.DOCS / name).getroot()
     text = " ".join(root.itertext())
 
     for word in {
         "live.svg": ("COUNT", "pids-cgroup", "pid-namespace-dead", "EAGAIN"),
+        "check.svg": ("pids-cgroup", "100%", "90%", "Mitigate"),
         "overhead.svg": ("small fork", "getppid", "bpftrace kretfunc", "%"),
     }[name]:
         assert word in text

@@ -193,7 +193,7 @@ class Terminal:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    def keys(self) -> list[str]:
+    def pressed(self) -> list[str]:
         """Return the keys that were pressed: letters, and "up", "down", "enter", "esc", "backspace"."""
         data = b""
         while self._is_in and self._has_keys and select.select([_KEYS_FD], [], [], 0)[0]:
@@ -207,6 +207,11 @@ class Terminal:
                 select.select([_KEYS_FD], [], [], _SPLIT_S)
         found = (_key(each) for each in _SEQUENCE.findall(data))
         return [each for each in found if each]
+
+    def append(self, lines: Sequence[Line]) -> None:
+        """Write lines one below the other, with their styles, as any program does."""
+        sys.stdout.write("".join(f"{self._styled(self._cells(line))}\n" for line in lines))
+        sys.stdout.flush()
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Show a screen: only what differs from the last one is written, so that nothing flickers."""

@@ -19,11 +19,12 @@ class Gauge:
     """One limit, and how much of it is used."""
 
     cause: str
-    percent: float
+    percent: float | None  # None: it is no matter of numbers
     used: int | None
     limit: int | None
     unit: str
     where: str
+    level: str | None = None  # "full", "near", "fine"; None: as the percentage says
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,24 @@ def _activity(forks: Forks, width: int, is_ascii: bool) -> list[Line]:
 def gauges(shown: Sequence[Gauge], width: int, is_ascii: bool) -> list[Line]:
     """Draw a bar for each limit: the cause is whole, the place is cut first."""
     cause = max(columns(safe(each.cause)) for each in shown)
-    numbers = [f"{short(each.used, each.unit)}/{short(each.limit, each.unit)}" for each in shown]
+    numbers = ["-" if each.percent is None else _numbers(each) for each in shown]
     number = max(map(len, numbers))
     left = width - cause - number - 11
     length = max(_BAR[0], min(_BAR[1], left // 2))
     found = []
     for each, text in zip(shown, numbers):
         begin = f"{cut(safe(each.cause), cause):{cause}}  "
-        drawn = bars.bar(each.percent, length, is_ascii)
-        line = f"{begin}{drawn} {each.percent:4.0f}%  {text:{number}}"
+        level = each.level or bars.level(each.percent or 0.0)
+        # What is refused without a number is refused wholly.
+        percent = each.percent if each.percent is not None else 100.0 * (level == "full")
+        share = f"{percent:4.0f}%" if each.percent is not None else f"{level:>5}"
+        line = f"{begin}{bars.bar(percent, length, is_ascii)} {share}  {text:{number}}"
         room = width - len(line) - 2
         line += f"  {tail(safe(each.where), room)}" if room >= 8 else ""
-        level = bars.level(each.percent)
         span = Span(len(begin), len(begin) + length + 6, level)
         found.append(Line(line, "", (span,) if columns(line) == len(line) else ()))
     return found
+
+
+def _numbers(gauge: Gauge) -> str:
+    return f"{short(gauge.used, gauge.unit)}/{short(gauge.limit, gauge.unit)}"

@@ -29,6 +29,8 @@ CATALOG = CHECKOUT / "fork_trace" / "deploy" / "systemd" / "fork-trace.catalog"
 SCHEMA = CHECKOUT / "fork_trace" / "records.schema.json"
 # A real capture, for the picture of the screen.
 CAPTURE = CHECKOUT / "tests" / "data" / "live.jsonl"
+# A real check, for the picture of its bars.
+CHECK = CHECKOUT / "tests" / "data" / "check.json"
 
 
 def _blocks(schema: Any) -> dict[Path, dict[str, str]]:
@@ -81,6 +83,7 @@ def made() -> dict[Path, str]:
         DOCS / "live.svg": pictures.live(
             CAPTURE.read_text(encoding="utf-8").splitlines(), _how_to_end()
         ),
+        DOCS / "check.svg": pictures.check(json.loads(CHECK.read_text(encoding="utf-8"))),
         DOCS / "overhead.svg": pictures.overhead(json.loads(OVERHEAD.read_text())),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 from bench import table as bench
 
 from fork_trace.model import reading, records
-from fork_trace.output import aggregate
+from fork_trace.output import aggregate, check_bars
 from fork_trace.output.live import screen
 from fork_trace.output.live.line import Line
 from fork_trace.output.live.look import Look
@@ -19,6 +19,7 @@ from fork_trace.output.live.screen import Moment
 from fork_trace.output.live.trends import Trends
 
 _COLUMNS, _LINES = 132, 34
+_CHECK_COLUMNS = 100
 _INTERVAL_NS = 1_000_000_000
 _CHAR, _LEADING, _MARGIN = 8.4, 19, 16
 _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
@@ -67,6 +68,12 @@ def live(lines: Iterable[str], how_to_end: str) -> str:
     size = (_COLUMNS, _LINES)
     drawn = screen.frame(counted, fresh or new, moment, size, look=Look(trends=trends))
     return terminal(drawn, "fork-trace live, a screen", _COLUMNS)
+
+
+def check(found: Mapping[str, Any]) -> str:
+    """Draw what `check` wrote on a terminal, from a check that was kept as JSON."""
+    lines = check_bars.lines(found, False, _CHECK_COLUMNS, is_ascii=False)
+    return terminal(lines, "fork-trace check, on a terminal", _CHECK_COLUMNS)
 
 
 def terminal(lines: Sequence[Line], title: str, columns: int) -> str:

@@ -21,7 +21,7 @@ print("redraws" if terminal.redraws else "appends", terminal.keys_to_end, flush=
 drawn = 0
 try:
     terminal.enter()
-    while "q" not in terminal.keys():
+    while "q" not in terminal.pressed():
         terminal.attend()
         columns, lines = terminal.size()
         terminal.draw([Line("a bar", "bar"), Line(f"{columns} by {lines}"), Line("x" * 500),
