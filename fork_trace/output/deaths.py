@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fork_trace.diagnosis.advice import advise, means
 from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, HOST
 from fork_trace.escape import safe
 from fork_trace.model.places import path_of
@@ -121,6 +120,8 @@ class Deaths:
 
 def advice_of(death: Death) -> tuple[Advice, ...]:
     """Return what to do about a death; it follows from the rest of the record."""
+    from fork_trace.diagnosis.advice import advise  # not on the way to "Watching"
+
     pid = death.fork.parent_pid if death.fork else death.pid
     return advise(death.cause, _evidence(death), death.uid, death.cgroup, pid)
 
@@ -148,6 +149,8 @@ def _told(found: list[Group], names_host: bool) -> Told:
         more = f"... and {count(len(rest), 'more place', 'more places')} with {killed}"
     if cause != COPY_ON_WRITE.slug:
         return Told(f"{safe(cause)}: {in_a_line(first, names_host)}", (), (), lines, more)
+    from fork_trace.diagnosis.advice import means
+
     facts = [in_a_line(first, names_host), *_facts(first.latest)]
     advice = tuple(map(remedy, advice_of(first.latest)))
     return Told(f"{safe(cause)}: {means(cause)}", tuple(facts), advice, lines, more)

@@ -291,6 +291,24 @@ _ADVICE = tuple(
     for version in ("6.1",)
 ) + (Lane("7.2-advice", "7.2", 200, ("test_advice.py",), NAMED, is_strict=True),)
 
+# Processes that the OOM killer ends, under each attach mode that the kernel has; natively, by its own.
+_LATE = (
+    Lane("late", None, 60, ("test_late.py",), NAMED),
+    *(
+        Lane(
+            f"{version}-late",
+            version,
+            240,
+            ("test_late.py",),
+            NAMED,
+            is_strict=version == "7.2",
+            # Natively, where it is installed.
+            deselect=("test_late.py::test_redis_is_told_what_killed_its_snapshot",),
+        )
+        for version in ("5.10", "6.1", "6.12", "7.2")
+    ),
+)
+
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("container", None, 300, ("test_container.py",), NAMED),
@@ -332,5 +350,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_FAULT, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_LATE, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING),
 )
