@@ -59,7 +59,7 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     if request.as_json:
         print(records.to_json(last), flush=True)
         return last
-    if counted.failures and not terminal.redraws:
+    if (counted.failures or counted.incidents.headlines()) and not terminal.redraws:
         print()
     # It may have another size by now.
     shown = request.report._replace(width=terminal.width())

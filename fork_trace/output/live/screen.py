@@ -6,7 +6,7 @@ How a screen gets onto a terminal is `terminal`'s, what a report says is `report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fork_trace.escape import safe
 from fork_trace.output import bars, report, tables, telling
@@ -94,16 +94,18 @@ def frame(
 ) -> list[Line]:
     """Lay out a screen of so many columns and lines: nothing wraps, and no block is cut in two."""
     width, height = max(1, size[0] - 1), size[1]
+    besides = counted.incidents.headlines()
     lines = [
         Line(_bar(moment, width), "bar"),
         Line(_verdict(counted, moment, width), "strong"),
         *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
+        *([Line(report.beside(besides), "strong")] if besides else []),
         Line(_trend(look, width), "trend"),
     ]
     left = height - len(lines)
     if look.page == "help":
         lines += detail.help_lines(width)
-    elif not counted.failures:
+    elif not counted.failures and not besides:
         lines += waiting.lines(moment.forks, width, left, look.is_ascii)
     else:
         rows = rows_of(counted, look)
@@ -112,7 +114,8 @@ def frame(
             row = rows[min(look.chosen or 0, len(rows) - 1)]
             lines += detail.lines(counted, row, look, text_width, left)
         else:
-            lines += _rows(counted, rows, new, moment, (width, left), options, look)
+            if counted.failures:
+                lines += _rows(counted, rows, new, moment, (width, left), options, look)
             lines += _blocks(counted, new, text_width, height - len(lines), options)
     return [line.fitted(width) for line in lines[:height]]
 
@@ -244,6 +247,9 @@ def _blocks(
                 ),
             )
         )
+    for each in counted.incidents.told():
+        forms = [_fitted(part, width) for part in (replace(each, advice=()), each)]
+        told.append(_Block(cut(each.title, width), forms))
     blocks: list[list[str]] = []
     left = height
     for number, block in enumerate(told):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fork_trace.escape import safe
 from fork_trace.model.records import Failure
-from fork_trace.output import telling, times
+from fork_trace.output import report, telling, times
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live import screen
 from fork_trace.output.live.look import GROUPS, Look, pressed
@@ -19,7 +19,7 @@ from fork_trace.output.live.waiting import Forks
 from fork_trace.output.place import Key
 from fork_trace.output.report_options import ReportOptions
 from fork_trace.output.units import count
-from fork_trace.output.wording import WIDTH
+from fork_trace.output.wording import WIDTH, wrap
 
 _MOST_PLACES = 5  # of one cause that are told at one time, each in a line
 _MOST_KNOWN = 4096  # places of which it is remembered that they were told
@@ -129,6 +129,7 @@ class Appended:
         self._changes = screen.Changes()
         self._known: set[Key] = set()
         self._day: str | None = None
+        self._besides: list[str] = []
 
     def show(self, _elapsed_s: float, lost: int, missed: int, _filtered: int = 0) -> None:
         """Append what has changed since the last time."""
@@ -147,6 +148,10 @@ class Appended:
             print(line)
         if new:
             self._introduce(width)
+        besides = counted.incidents.headlines()
+        if besides != self._besides:
+            self._besides = besides
+            print("\n".join(wrap(report.beside(besides), "", "  ", width or WIDTH)))
         if lost != self._lost:
             self._lost = lost
             print(screen.lost(lost, missed, width))

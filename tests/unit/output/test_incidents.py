@@ -13,7 +13,11 @@ from conftest import capture_text, make_death, make_failure, make_header, make_s
 from fork_trace.model import reading, records
 from fork_trace.model.records import INCIDENTS, Death, Level
 from fork_trace.output import formats
+from fork_trace.output.aggregate import Table
 from fork_trace.output.incidents import KINDS
+from fork_trace.output.live import screen
+from fork_trace.output.live.terminal import Terminal
+from fork_trace.output.live.views import Appended
 from fork_trace.output.report_options import PLAIN
 from fork_trace.record.account import Account
 from fork_trace.record.selection import Selection
@@ -178,3 +182,27 @@ def test_a_limit_of_v1_is_named_so() -> None:
     written = shown(of_deaths(replace(make_death(), levels=(level,))))
 
     assert "memory.limit_in_bytes 1.0 GiB of 1.0 GiB of cgroup /redis" in written
+
+
+def test_a_screen_tells_them_while_it_watches() -> None:
+    counted = read(of_deaths(*[make_death()] * 23)).counted
+    lines = screen.frame(counted, {}, screen.Moment("web-1", 5.0, None, "q"), (100, 40))
+    text = "\n".join(line.text for line in lines)
+
+    assert "the OOM killer ended 23 processes (23 by copy-on-write)" in text
+    assert "redis-server[100] forked [120]" in text
+    assert "Waiting for" not in text
+    assert len(lines) <= 40
+    assert all(len(line.text) < 100 for line in lines)
+
+
+def test_lines_are_appended_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    counted = Table()
+    view = Appended(Terminal(wants_lines=True), counted)
+    for _ in range(2):
+        view.show(1.0, 0, 0)
+    counted.incidents.add(make_death())
+    for _ in range(2):
+        view.show(2.0, 0, 0)
+
+    assert 1 == capsys.readouterr().out.count("the OOM killer ended 1 process")
