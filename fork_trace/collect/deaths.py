@@ -170,7 +170,9 @@ class Coroner:
             return None
         mine = {each.pid for _, each in judging.family(killed)}
         mine.add(killed.victim.pid if killed.victim else 0)
-        return total + sum(procfs.anonymous(pid) or 0 for pid in inside if pid not in mine)
+        held = [procfs.anonymous(pid) for pid in inside if pid not in mine]
+        known = [each for each in held if each is not None]
+        return total + sum(known) if len(known) == len(held) else None
 
     def _fork(self, behind: Behind) -> Fork:
         return Fork(

@@ -107,7 +107,11 @@ def _is_of_family(killed: Killed) -> bool:
 
 
 def _matters(fork: Behind, around: Surroundings, part: float) -> bool:
-    if fork.unshared_max is None:
+    """Say whether there was enough to copy: a part of the limit, and more than one of the two has grown by."""
+    parent, child = fork.parent.anon_pages, fork.child.anon_pages
+    if fork.unshared_max is None or parent is None or child is None:
+        return False
+    if abs(parent - child) * around.page_bytes > fork.unshared_max:
         return False
     return around.limit is None or fork.unshared_max >= part * around.limit
 

@@ -355,13 +355,13 @@ def still_shared_kib(pid: int, root: str = "/proc") -> int | None:
 
 
 def anonymous(pid: int, root: str = "/proc") -> int | None:
-    """Return the anonymous memory of a process in bytes, shared or not; None: it is gone, or has none."""
+    """Return the anonymous memory of a process in bytes, shared or not; None: it is gone, or hidden."""
     try:
         status = _read(f"{root}/{pid}/status")
     except OSError:
         return None
     found = re.search(rb"^RssAnon:\s*(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    return int(found[1]) * 1024 if found else 0  # what is dead, or the kernel's, has none
 
 
 def huge_pages(root: str = "/sys") -> str | None:

@@ -95,6 +95,10 @@ def test_of_two_forks_it_is_the_one_by_which_most_is_shared() -> None:
             "parent": replace(PARENT, anon_pages=5 * MIB),
             "victim": replace(CHILD, anon_pages=99 * MIB),
         },
+        {
+            "parent": replace(PARENT, anon_pages=40 * MIB),
+            "victim": replace(CHILD, anon_pages=99 * MIB),
+        },
         {"parent": replace(PARENT, anon_pages=None)},
         {
             "parent": None,
@@ -103,7 +107,15 @@ def test_of_two_forks_it_is_the_one_by_which_most_is_shared() -> None:
         },
         {"allocator_pid": 7},
     ],
-    ids=["executed", "unknown", "shares-little", "unread", "same-memory", "asked-by-another"],
+    ids=[
+        "executed",
+        "unknown",
+        "shares-little",
+        "grew",
+        "unread",
+        "same-memory",
+        "asked-by-another",
+    ],
 )
 def test_without_it_the_copying_is_not_behind_it(changes: dict[str, Any]) -> None:
     assert OTHER == judged(replace(KILLED, **changes), others=None)

@@ -309,3 +309,22 @@ def test_of_mounts_within_one_another_the_inner_one_tells_the_path(tmp_path: Pat
 
     assert "/a" == paths.relative("/sys/fs/cgroup/pids/a")
     paths.close()
+
+
+def test_what_files_and_the_kernel_hold_is_read_of_both_versions(tmp_path: Path) -> None:
+    (tmp_path / "memory.stat").write_text("anon 9\nfile 5\nkernel 3\nslab 2\n")
+    assert 8 == cgroup.files_and_kernel(str(tmp_path))
+    (tmp_path / "memory.stat").write_text("cache 9\ntotal_cache 5\n")
+    assert 5 == cgroup.files_and_kernel(str(tmp_path))
+    (tmp_path / "memory.stat").write_text("anon 9\n")
+    assert cgroup.files_and_kernel(str(tmp_path)) is None
+    assert cgroup.files_and_kernel(str(tmp_path / "none")) is None
+
+
+def test_the_processes_of_a_cgroup_are_those_below_too(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "cgroup.procs").write_text("1\n2\n")
+    assert cgroup.processes(str(tmp_path), 9) is None
+    (tmp_path / "inner/cgroup.procs").write_text("3\n")
+    assert [1, 2, 3] == cgroup.processes(str(tmp_path), 9)
+    assert cgroup.processes(str(tmp_path), 2) is None

@@ -454,3 +454,19 @@ def test_a_container_says_which_host_it_is_on(monkeypatch: pytest.MonkeyPatch) -
     assert "node-7" == procfs.host_name()
     monkeypatch.setenv("FORK_TRACE_HOST", "")
     assert os.uname().nodename == procfs.host_name()
+
+
+def test_anonymous_memory_is_in_the_status_of_whoever_has_some(tmp_path: Path) -> None:
+    for pid, text in ((1, "RssAnon:\t    12 kB\n"), (2, "State:\tZ (zombie)\n")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "status").write_text(text)
+
+    assert [12 << 10, 0, None] == [procfs.anonymous(pid, str(tmp_path)) for pid in (1, 2, 3)]
+
+
+def test_the_mode_of_huge_pages_stands_in_brackets(tmp_path: Path) -> None:
+    assert procfs.huge_pages(str(tmp_path)) is None
+    place = tmp_path / "kernel/mm/transparent_hugepage"
+    place.mkdir(parents=True)
+    (place / "enabled").write_text("always [madvise] never\n")
+    assert "madvise" == procfs.huge_pages(str(tmp_path))
