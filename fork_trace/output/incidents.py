@@ -5,6 +5,7 @@ What one kind is and how it is told stands in the file of its own that KINDS nam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Protocol
 
@@ -17,6 +18,7 @@ class Kind(Protocol):
     """All incidents of one kind so far."""
 
     name: str  # of its list in a report as JSON
+    by_cause: Counter[str]
 
     def add(self, incident: Any) -> None:
         """Count one."""
@@ -46,6 +48,10 @@ class Incidents:
     def add(self, incident: Incident) -> None:
         """Count one."""
         self._kinds[type(incident)].add(incident)
+
+    def counts(self, type_: type[Any]) -> dict[str, int]:
+        """Count those of one type by cause."""
+        return dict(sorted(self._kinds[type_].by_cause.items()))
 
     def is_failure(self) -> bool:
         """Say whether something failed."""

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fork_trace.model.records import Summary
+from fork_trace.model.records import Death, Summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.completeness import Unclosed, added_deaths, number_of, unclosed
 from fork_trace.output.report_options import PLAIN, ReportOptions
+
+UNKNOWN = "unknown"  # of deaths whose record was lost
 
 
 def json_rows(counted: Table, options: ReportOptions = PLAIN) -> list[dict[str, Any]]:
@@ -66,9 +68,18 @@ def merged_summary(
         **added,
         "missed": None if None in missed else sum(number or 0 for number in missed),
         "oom_kills": None if None in killed else sum(number or 0 for number in killed),
-        "deaths": added_deaths(summaries),
+        "deaths": _deaths(counted, summaries),
         "gaps": [
             {"host": gap.host, "kind": gap.kind, "from": gap.from_, "to": gap.to}
             for gap in lacks.gaps
         ],
     }
+
+
+def _deaths(counted: Table, summaries: Sequence[Summary]) -> dict[str, int] | None:
+    """Count the deaths that are in the report, and those that no record tells of; None: not watched."""
+    known = added_deaths(summaries)
+    if known is None:
+        return None
+    lost = known.get(UNKNOWN, 0)
+    return {**counted.incidents.counts(Death), **({UNKNOWN: lost} if lost else {})}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import schema
+from click.testing import CliRunner
 from conftest import capture_text, make_death, make_failure, make_header, make_summary
 
+from fork_trace.commands import cli
 from fork_trace.model import reading, records
 from fork_trace.model.records import INCIDENTS, Death, Level
 from fork_trace.output import formats
@@ -206,3 +209,38 @@ def test_lines_are_appended_as_they_come(capsys: pytest.CaptureFixture[str]) -> 
         view.show(2.0, 0, 0)
 
     assert 1 == capsys.readouterr().out.count("the OOM killer ended 1 process")
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [("copy-on-write", 1), ("memory-cgroup-oom", 0), ("host-oom", 0)]
+)
+def test_report_exits_by_whether_a_fork_is_behind_it(tmp_path: Path, cause: str, code: int) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text(of_deaths(make_death(cause=cause)))
+    done = CliRunner().invoke(cli.cli, ["report", str(file)])
+
+    assert code == done.exit_code
+    assert cause in done.stdout
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_replay_shows_them(tmp_path: Path, more: tuple[str, ...]) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text(of_deaths(make_death()))
+    done = CliRunner().invoke(cli.cli, ["live", "--replay", str(file), *more])
+
+    assert 0 == done.exit_code, done.output
+    assert "copy-on-write" in done.stdout
+    assert "redis-server" in done.stdout
+
+
+def test_a_snapshot_keeps_them_and_counts_what_it_keeps(tmp_path: Path) -> None:
+    file, out = tmp_path / "f.jsonl", tmp_path / "out.jsonl"
+    file.write_text(of_deaths(make_death(), make_death(comm="other")))
+    argv = ["snapshot", "--output", str(out), "--comm", "redis-server", str(file)]
+    done = CliRunner().invoke(cli.cli, argv)
+
+    assert 0 == done.exit_code, done.output
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert ["header", "death", "summary"] == [each["type"] for each in written]
+    assert {"copy-on-write": 1} == written[-1]["deaths"]
