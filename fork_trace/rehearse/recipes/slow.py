@@ -157,12 +157,16 @@ def _swap_out(address: int, size: int) -> None:
 @contextmanager
 def _calm() -> Iterator[None]:
     """Let no child take the processor while its parent takes the time, where that may be asked for."""
+    before = os.sched_getaffinity(0)
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        # And on another one it would be the hypervisor's to share, where there are fewer than it shows.
+        os.sched_setaffinity(0, {min(before)})
     try:
         yield
     finally:
         with suppress(OSError):
+            os.sched_setaffinity(0, before)
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 

@@ -41,6 +41,7 @@ __attribute__((noinline)) static long slow_caller(void)
 int main(int argc, char **argv)
 {
 	struct sched_param first = { .sched_priority = 1 };
+	cpu_set_t one;
 	size_t bytes;
 	char *memory;
 	int i, count;
@@ -57,6 +58,9 @@ int main(int argc, char **argv)
 	memset(memory, 1, bytes);
 	/* No child shall take the processor while the time is taken; not everybody may ask for it. */
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
 	for (i = 0; i < count; i++)
 		printf("%ld\n", slow_caller());
 	return 0;
