@@ -40,7 +40,7 @@ def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: s
 )
 @options.duration
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON Lines, which `report` shows again."
+    "--json", "as_json", is_flag=True, help="Print JSON Lines, which report shows again."
 )
 @click.option(
     "--attach", type=click.Choice(ATTACH_MODES), help="Attach mode. [default: the best available]"
