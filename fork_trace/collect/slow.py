@@ -24,6 +24,7 @@ from fork_trace.stacks import callers
 from fork_trace.stacks.symbols import Symbols
 
 _UNWINDING_S = 0.25
+_TICK_S = 0.25  # the buffer wakes us; somebody may wait at the keyboard
 
 
 class Seen(NamedTuple):
@@ -73,7 +74,6 @@ class SlowWatch:
         self.backend = self._armed(prepared, settings, attach)
         reserve.memory()
         self._clock = clock.started_now()
-        self._is_attaching = False
 
     @staticmethod
     def _armed(prepared: arm.Prepared, settings: Settings, asked: str | None) -> LatencyBackend:
@@ -115,18 +115,17 @@ class SlowWatch:
 
     def tick_s(self) -> float:
         """Say how long `poll` may wait."""
-        return 0.0 if self._is_attaching else 0.25
+        return _TICK_S
 
     def poll(self, timeout_s: float) -> list[Seen]:
         """Wait for slow forks at most this long; the first one lets their waits be watched."""
-        raws = self.backend.poll(0.0 if self._is_attaching else timeout_s)
+        raws = self.backend.poll(timeout_s)
         self._observer.keep_stacks(map(events.decode_stack, self.backend.stacks()))
         forks = [latency.decode(raw) for raw in raws]
         # /proc first, for all of them; names take longer.
         snapshots = [self._observer.look(fork.event) for fork in forks]
-        self._is_attaching = self._is_attaching or bool(forks)
-        if self._is_attaching:
-            self._is_attaching = self.backend.attach_waits()
+        if forks:
+            self.backend.attach_waits()
         seen = []
         for fork, snapshot in zip(forks, snapshots):
             exe = snapshot.exe
@@ -159,7 +158,6 @@ class SlowWatch:
 
     def stop(self) -> list[Seen]:
         """Stop watching and return what is still to be told."""
-        self._is_attaching = False
         self.backend.detach()
         return self.poll(0.0)
 

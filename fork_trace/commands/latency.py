@@ -39,9 +39,7 @@ def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: s
     help="A fork that takes this long or longer is slow.",
 )
 @options.duration
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON Lines, which report shows again."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines, which report shows again.")
 @click.option(
     "--attach", type=click.Choice(ATTACH_MODES), help="Attach mode. [default: the best available]"
 )

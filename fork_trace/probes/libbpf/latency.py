@@ -102,7 +102,6 @@ class LatencyBackend:
         self._events: KprobeEvents | None = None
         self._slow: list[bytes] = []
         self._stacks: list[bytes] = []
-        self._waiting: list[str] | None = None  # programs that see waits, still to be attached
         self._settles_at_s: float | None = None
         self._has_begun = False  # to attach those
         Programs(library)  # lets libbpf find functions quickly
@@ -224,7 +223,9 @@ class LatencyBackend:
         """Attach one program; return why it cannot be done, which is kept as well."""
         if name in self.missing:
             return self.missing[name]
-        handle = self._handles[name]
+        handle = self._handles.get(name)
+        if handle is None:
+            return "not of this attach mode"
         if self._events and name.startswith("kretprobe_"):
             try:
                 number = self._events.add_return(name[len("kretprobe_") :])
@@ -240,23 +241,20 @@ class LatencyBackend:
         self._links.append(link)
         return None
 
-    def attach_waits(self) -> bool:
-        """Attach the next program that sees what forks wait for; False once there is no more to do."""
+    def attach_waits(self) -> None:
+        """Attach what sees for what forks wait; once, and a moment's work."""
+        if self._has_begun or not self._links:
+            return
         self._has_begun = True
-        if self._waiting is None:
-            self._waiting = [*_HELPFUL, *_SLOW_PATHS, *_RECLAIM, *_CONTENTION]
-        if not self._waiting:
-            return False
-        name = self._waiting.pop()
-        if name == _SLOW_PATHS[-1] and not self.missing.keys() & set(_CONTENTION):
-            # The tracepoints see these waits, and those for every other lock.
-            del self._waiting[-len(_SLOW_PATHS) + 1 :]
-            return True
-        if name in self._handles or name in self.missing:
+        for name in (*_CONTENTION, *_RECLAIM):
             self._attach(name)
-        if not self._waiting:
-            self._write(".data.watched_from", time.monotonic_ns() & ~1 | (self.waits == "all"))
-        return bool(self._waiting)
+        if self.missing.keys() & {*_CONTENTION}:
+            # The tracepoints see these waits, and those for every other lock.
+            for name in _SLOW_PATHS:
+                self._attach(name)
+        self._write(".data.watched_from", time.monotonic_ns() & ~1 | (self.waits == "all"))
+        for name in _HELPFUL:
+            self._attach(name)
 
     @property
     def waits(self) -> str:
@@ -340,7 +338,7 @@ class LatencyBackend:
             self._write(".data.phase", PHASE_OFF)
         for link in self._links:
             self._lib.bpf_link__destroy(link)
-        self._links, self._waiting = [], []
+        self._links = []
         if self._events:
             self._events.remove()
             self._events = None
