@@ -76,7 +76,7 @@ def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
     library = Library()
     if not function_params(library, [SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
         pytest.skip("this kernel has no iterator over its symbols: Linux 6.0 has")
-    names = ["copy_process", *FUNCTIONS, *VARIABLES]
+    names = ["copy_process", *FUNCTIONS, *VARIABLES, *kernel.RANGED]
     listed = listed_symbols(library, names)
     told, addresses, ranges = kernel.symbols(names, listed=listed)
     range_ = ranges.get("copy_process")
