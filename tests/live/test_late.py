@@ -18,7 +18,7 @@ from building import PROGRAMS
 
 from fork_trace.rehearse.restore import places
 
-from .conftest import FORK_TRACE, TIMEOUT_S, Captured, capture
+from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, capture
 
 COUNT = 23
 FEW = 5
@@ -44,6 +44,7 @@ def captured(
         program = [sys.executable, str(PROGRAMS / "late.py"), str(cgroup)]
         lines = [rehearse]
         lines += [[*program, name, str(FEW)] for name in ("prefork", "executed", "crossed")]
+        lines += [[*program, "crowded", "1"]] if IS_GUEST else []
         script = place / "all.sh"
         text = "\n".join(" ".join(line) for line in lines)
         script.write_text(f"cd {place} || exit\n{text}\n")
@@ -117,6 +118,19 @@ def test_copies_that_leave_no_room_are_inferred_where_the_kill_comes_by_somethin
     assert FEW == len(found)
     assert {("copy-on-write", "inferred"): FEW} == causes(found)
     assert {"lt-crossed"} == {each["fork"]["parent_comm"] for each in found}
+
+
+def test_where_the_host_is_full_it_is_the_hosts(captured: Captured) -> None:
+    found = deaths(captured, "lt-crowded-grow")
+
+    assert IS_GUEST * 1 == len(found)
+    for death in found:
+        assert ("host-oom", "observed", None) == (
+            death["cause"],
+            death["certainty"],
+            death["fork"],
+        )
+        assert "host" == death["levels"][0]["where"]
 
 
 def test_the_report_tells_all_of_it(captured: Captured) -> None:

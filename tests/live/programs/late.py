@@ -101,6 +101,18 @@ def grow_slowly() -> None:
         KEPT.append(touched(MIB))
 
 
+def crowded(name: str) -> None:
+    """A process takes all memory of the host; nobody else is to be killed for it."""
+
+    def grow_first() -> None:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        while True:
+            KEPT.append(touched(16 * MIB))
+
+    status = os.waitstatus_to_exitcode(os.waitpid(forked(f"{name}-grow", grow_first), 0)[1])
+    os._exit(1 if status == -signal.SIGKILL else 0)
+
+
 KEPT: list[mmap.mmap] = []
 
 # Limit in MiB, and what is done.
@@ -108,6 +120,7 @@ SITUATIONS: dict[str, tuple[int, Callable[[str], object]]] = {
     "prefork": (64, prefork),
     "executed": (64, executed),
     "crossed": (80, crossed),
+    "crowded": (1 << 30, crowded),  # for a virtual machine
 }
 
 
