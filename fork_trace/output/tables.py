@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
 import tabulate
@@ -115,7 +113,7 @@ def rows(
 
     ERRNO goes first where they are too wide, as reports count errnos below; then names are cut, paths
     last. With `drops` columns are left out where they are too many for the width, instead of being cut
-    off. Of `extras` the first with which no name is cut is drawn.
+    off. Of `extras` the first is drawn that has room beside all of these.
     """
     headings, lines = cells(counted, by, times, new, has_days)
     first = headings.index("ERRNO") - len(by)
@@ -123,7 +121,7 @@ def rows(
     names[first : first + len(by)] = by
     alignment = ["right"] * first + ["left"] * (len(headings) - first)
     widths = _widths(lines, headings)
-    extra = _fitting_extra(extras, widths, headings.index("ERRNO"), width)
+    extra = _fitting_extra(extras, widths, width)
     if extra is not None:
         headings = [*headings, *extra.headings]
         alignment += ["left"] * len(extra.headings)
@@ -142,20 +140,12 @@ def rows(
     return draw(lines, headings, alignment)
 
 
-def _fitting_extra(
-    extras: Sequence[Extra], widths: Sequence[int], errno: int, width: int
-) -> Extra | None:
-    """Choose what there is room for: all its columns rather than ERRNO, and beside ERRNO rather than wide ones."""
-    bare = [each for n, each in enumerate(widths) if n != errno]
-    for _, group in groupby(extras, key=attrgetter("headings")):
-        alike = [
-            (extra, _widths([list(each) for each in extra.cells], extra.headings))
-            for extra in group
-        ]
-        for left in (widths, bare):
-            for extra, more in alike:
-                if _over([*left, *more], width) <= 0:
-                    return extra
+def _fitting_extra(extras: Sequence[Extra], widths: Sequence[int], width: int) -> Extra | None:
+    """Choose the first for which there is room."""
+    for extra in extras:
+        more = _widths([list(each) for each in extra.cells], extra.headings)
+        if _over([*widths, *more], width) <= 0:
+            return extra
     return None
 
 
