@@ -70,6 +70,7 @@ def _watch(
                 time.sleep(min(TICK_S, max(0.0, due_s - time.monotonic())))
     finally:
         terminal.leave()
+        signals.let_go()
 
 
 def _lines(found: dict[str, Any], is_all: bool, terminal: Terminal) -> list[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -53,6 +54,7 @@ def command(**given: Any) -> None:
     from fork_trace.commands import live_run
     from fork_trace.commands.startup import open_session
     from fork_trace.commands.stop_signals import StopSignals
+    from fork_trace.output.live.last import linger
 
     request = live_run.LiveRequest(
         by=given["by"],
@@ -70,10 +72,15 @@ def command(**given: Any) -> None:
             option = "--cause" if name == "causes" else f"--{name}"
             raise click.UsageError(f"{option} chooses among what was recorded; it needs --replay.")
     session = open_session(given)
+    signals = StopSignals()
     try:
-        live_run.live(session, StopSignals(), request)
+        live_run.live(session, signals, request)
     finally:
         session.close()
+    # Who ended it is there to read what it says; a signal from elsewhere wants it gone.
+    if signals.signal in (None, signal.SIGINT) and not request.as_json:
+        signals.let_go()
+        linger()
 
 
 def _replay(given: dict[str, Any], request: Any) -> None:

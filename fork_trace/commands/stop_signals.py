@@ -12,8 +12,15 @@ class StopSignals:
     def __init__(self) -> None:
         self.signal: int | None = None
         self.count = 0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+
+    def let_go(self) -> None:
+        """Let them do again what they did before: what follows the run ends by them at once."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number

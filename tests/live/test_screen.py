@@ -37,8 +37,14 @@ def news(text: str) -> list[int]:
     return [int(new) for new in re.findall(r"^[0-9:]{8}Z +\+([0-9]+) fork_kinds ", text, re.M)]
 
 
-def ends(tty: Tty) -> str:
-    """Wait for the end of a run; the terminal is as it was, and shows the summary."""
+def ends(tty: Tty, waits: bool = True) -> str:
+    """Wait for the end of a run; the terminal is as it was, and shows the summary.
+
+    No shell is above it here, so it `waits` for a key: what it says would go with the terminal.
+    """
+    if waits:
+        tty.wait_for("Press any key", TIMEOUT_S)
+        tty.type("x")
     assert tty.end(TIMEOUT_S) == 0
     assert tty.screen.modes[ALTERNATE] is False
     assert tty.modes() == tty.found
@@ -85,7 +91,7 @@ def test_a_signal_gives_the_terminal_back_and_ends_with_the_summary(
 
     tty.kill(number)
 
-    assert "1 cause, 7 failures" in ends(tty)
+    assert "1 cause, 7 failures" in ends(tty, waits=number == signal.SIGINT)
 
 
 def test_a_dumb_terminal_gets_a_line_for_each_change_and_each_cause_once(
