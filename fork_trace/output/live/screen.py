@@ -201,7 +201,9 @@ def _rows(
     for number, (text, row) in enumerate(zip(table[1:], shown)):
         is_old = moment.now_ns is not None and moment.now_ns - row.last_ns > _OLD_NS
         style = "strong" if row.key in new else "dim" if is_old else ""
-        style = "chosen" if number == look.chosen else style
+        if number == look.chosen:
+            # Before a number is room, and not each terminal has colors.
+            style, text = "chosen", f">{text[1:]}" if text.startswith(" ") else text
         lines.append(Line(text, style, moving.spans(table[0], text, row)))
     if len(shown) < len(rows):
         keys = {row.key for row in shown}

@@ -193,6 +193,7 @@ def test_keys_sort_filter_choose_and_open_a_row() -> None:
     assert after(*"/pq").words == "pq"
     chosen = frame(counted, after("down"))
     assert ["chosen", "", ""] == [line.style for line in chosen[4:7]]
+    assert [True, False, False] == [line.text.startswith(">") for line in chosen[4:7]]
     detail = "\n".join(line.text for line in frame(counted, after("down", "enter")))
     assert "held by: java[4121] 498 tasks" in detail
     assert "#0  fork\\x1b[31m in /usr/lib/libc.so.6+0x1234" in detail
