@@ -40,6 +40,14 @@ def test_each_option_takes_what_the_one_below_takes() -> None:
     assert "qemu-system-x86" in vm[0] - usual[0]
 
 
+def test_a_browser_is_installed_only_where_it_is_asked_for() -> None:
+    usual, browser = lists(""), lists("--browser")
+
+    assert {"chromium"} == browser[0] - usual[0]
+    assert usual[1] == browser[1]
+    assert "python3-jinja2" in usual[0]
+
+
 def test_an_unknown_option_is_refused() -> None:
     done = subprocess.run([SETUP, "--frobnicate"], capture_output=True, text=True)
 

@@ -31,6 +31,8 @@ PACKAGES = [
 TOOLS = [
     "click",
     "tabulate",
+    "jinja2",
+    "prometheus_client",
     "pytest",
     "hypothesis",
     "fastjsonschema",
