@@ -323,8 +323,11 @@ ft_inline void read_waits(struct ft_slow *slow, __u32 thread, __u64 begin, __u64
 	since = delays[thread & (SLOTS - 1)];
 	if (is_watched && is_of(since, thread))
 		slow->wait_ns[FT_WAIT_CPU] = (delay_now() - since) & TIME_MASK;
-	slow->cpu_ns = (runtime_now(now) - runtime) & TIME_MASK;
-	slow->cpu_known = is_watched && is_of(runtime, thread) && slow->cpu_ns <= slow->total_ns &&
+	/* It was looked at before the fork's own begin: one that ran all the time seems to have run longer. */
+	since = (runtime_now(now) - runtime) & TIME_MASK;
+	slow->cpu_ns = since < slow->total_ns ? since : slow->total_ns;
+	slow->cpu_known = is_watched && is_of(runtime, thread) &&
+			  since - slow->cpu_ns <= slow->total_ns >> 4 &&
 			  processors[thread & (SLOTS - 1)] == bpf_get_smp_processor_id() &&
 			  bpf_core_field_exists(struct task_struct___runtime, se.exec_start);
 }
