@@ -46,6 +46,7 @@ class Stage:
         self.successes = 0
         self.notes: list[str] = []
         self.times_ms: list[float] = []  # of forks whose own time was taken
+        self.slow = 0  # of these, those that took as long as they were to
         self._borrowed = borrowed
         self._parent = os.getpid()
         self._is_successor = False

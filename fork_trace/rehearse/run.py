@@ -44,12 +44,14 @@ class Outcome:
     count: int
     ended_by: str = ""
     times_ms: tuple[float, ...] = ()  # how long each fork took, where that is what it is about
+    slow: int = 0  # of these, those that took as long as they were to
 
     @property
     def is_as_planned(self) -> bool:
-        """Were exactly `count` forks refused, or processes killed, as the scenario has it? Or none, of one without."""
+        """Were exactly `count` forks refused, or processes killed, as the scenario has it? Or slow, where its cause is that?"""
         if not self.scenario.errno:
-            return not self.failures and self.successes > 0
+            wanted = self.count if self.scenario.cause else 0
+            return not self.failures and self.successes > 0 and self.slow >= wanted
         return self.failures == {self.scenario.errno: self.count}
 
 
@@ -121,6 +123,7 @@ def _in_child(scenario: Scenario, act: Act, stage: Stage) -> Outcome:
         successes=report["successes"],
         notes=report["notes"],
         times_ms=tuple(report["times_ms"]),
+        slow=report["slow"],
         pid=report["pid"],
         comm=scenario.comm,
         count=stage.count,
@@ -165,6 +168,7 @@ def _play(scenario: Scenario, act: Act, stage: Stage, report_to: int) -> NoRetur
             "successes": stage.successes,
             "notes": stage.notes,
             "times_ms": stage.times_ms,
+            "slow": stage.slow,
             "ended_by": stage.ended_by(),
             "error": error,
             "not_here": not_here,

@@ -69,31 +69,35 @@ def slow_cgroup(borrowed: Borrowed) -> Act:
     cgroup = borrowed.plain_cgroup()
 
     def act(stage: Stage) -> None:
+        with _calm():
+            usual_ms = sorted(_fork_ms(stage) for _ in range(_TRIES))[_TRIES // 2]
+        ready_from, ready_to = os.pipe()
         mover = os.fork()
         if mover == 0:
-            _move(cgroup)
+            _move(cgroup, ready_to)
+        os.close(ready_to)
         try:
+            os.read(ready_from, 1)  # nothing, if it could not
             with _calm():
-                _fork_slowly(stage)
+                # On a busy host each fork takes long: those are meant that wait besides.
+                _fork_slowly(stage, max(_SLOW_MS, 3 * usual_ms))
         finally:
+            os.close(ready_from)
             kill([mover])
         stage.notes.append(f"{MOVER} moved itself between {cgroup.shown(cgroup.top)} and the root.")
 
     return act
 
 
-def _fork_slowly(stage: Stage) -> None:
+def _fork_slowly(stage: Stage, least_ms: float = _SLOW_MS) -> None:
     """Fork until `count` forks took as long as they shall; keep each one's own time."""
     left = stage.count * _PATIENCE_FORKS
-    slow = 0
     first = len(stage.times_ms)
-    while slow < stage.count and left and not stage.ended_by():
-        taken_ms = _fork_ms(stage)
-        slow += taken_ms >= _SLOW_MS
+    while stage.slow < stage.count and left and not stage.ended_by():
+        stage.slow += _fork_ms(stage) >= least_ms
         left -= 1
-    stage.notes.append(
-        f"{slow} of {len(stage.times_ms) - first} forks took {_SLOW_MS:g} ms or longer."
-    )
+    forks = len(stage.times_ms) - first
+    stage.notes.append(f"{stage.slow} of {forks} forks took {least_ms:.3g} ms or longer.")
 
 
 def _fork_ms(stage: Stage) -> float:
@@ -170,7 +174,7 @@ def _calm() -> Iterator[None]:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _move(cgroup: PidsCgroups) -> None:
+def _move(cgroup: PidsCgroups, ready_to: int) -> None:
     """Move this process to and fro until it is killed; the more threads it has, the longer each takes."""
     try:
         die_with_parent()
@@ -187,6 +191,7 @@ def _move(cgroup: PidsCgroups) -> None:
             for _ in range(10):
                 for place in places:
                     write_text(place, "0")
+            os.write(ready_to, b"1")
     finally:
         os._exit(1)
 

@@ -137,6 +137,18 @@ def test_only_the_expected_failures_are_as_planned() -> None:
     assert not planned({"EAGAIN": 2, "ENOMEM": 1})
 
 
+def test_of_forks_that_shall_take_long_as_many_must() -> None:
+    scenario = find("slow-page-tables")
+
+    def planned(slow: int, failures: int = 0) -> bool:
+        counter = Counter({"EAGAIN": failures} if failures else {})
+        return Outcome(scenario, 9, counter, 9, [], 1, "", count=3, slow=slow).is_as_planned
+
+    assert planned(3)
+    assert not planned(2)
+    assert not planned(3, failures=1)
+
+
 def test_a_hybrid_host_offers_the_v1_hierarchy_before_v2() -> None:
     mountinfo = (
         "41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n"
