@@ -356,7 +356,8 @@ ft_inline int send_slow(void *ctx, __u64 now, __u64 begin, __u64 total_ns, __s32
 	slow->event.flags =
 		slow->event.key.syscall == FT_SYSCALL_KERNEL ? FT_FLAGS_UNKNOWN : flags_of_call();
 	port_sample(ctx, &slow->event);
-	bpf_ringbuf_submit(slow, BPF_RB_FORCE_WAKEUP);
+	/* The reader looks by itself: to be woken it would take a processor from who forks. */
+	bpf_ringbuf_submit(slow, BPF_RB_NO_WAKEUP);
 	return 0;
 }
 

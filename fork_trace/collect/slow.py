@@ -24,7 +24,7 @@ from fork_trace.stacks import callers
 from fork_trace.stacks.symbols import Symbols
 
 _UNWINDING_S = 0.25
-_TICK_S = 0.25  # the buffer wakes us; somebody may wait at the keyboard
+_TICK_S = 0.1  # the buffer does not wake us
 
 
 class Seen(NamedTuple):
