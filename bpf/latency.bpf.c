@@ -481,8 +481,10 @@ int fexit_copy_process(__u64 *ctx)
 {
 	__u64 result = 0;
 
-	bpf_probe_read_kernel(&result, sizeof(result), &ctx[4]);
-	return end_fork(ctx, IS_ERR_VALUE(result) ? (__s32)result : 0, 1);
+	/* As memory it is a number, and no pointer; of a fork that succeeds nobody asks for it. */
+	if (IS_ERR_VALUE(ctx[4]))
+		bpf_probe_read_kernel(&result, sizeof(result), &ctx[4]);
+	return end_fork(ctx, (__s32)result, 1);
 }
 
 SEC("fexit/dup_fd")

@@ -58,6 +58,7 @@ class SlowWatch:
         over_ns: int,
         stack_bytes: int = events.STACK_BYTES,
         keeps_privileges: bool = False,
+        all_phases: bool = False,
     ) -> None:
         if not keeps_privileges:
             arm.demand_another_user(privileges.why_root_must_stay())
@@ -70,7 +71,7 @@ class SlowWatch:
         self._cgroups = Cgroups(cgroup.CgroupPaths())
         self.sees_all_pids = procfs.is_initial_pid_namespace()
         self._observer = Observer(self._cgroups, self._symbols, {}, self.sees_all_pids)
-        settings = Settings(over_ns, stack_bytes, _lock_addresses(prepared.library))
+        settings = Settings(over_ns, stack_bytes, _lock_addresses(prepared.library), all_phases)
         self.backend = self._armed(prepared, settings, attach)
         reserve.memory()
         self._clock = clock.started_now()

@@ -43,6 +43,11 @@ def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option(
     "--attach", type=click.Choice(ATTACH_MODES), help="Attach mode. [default: the best available]"
 )
+@click.option(
+    "--all-phases",
+    is_flag=True,
+    help="Attach what tells the parts of a fork at start, not at the first slow fork.",
+)
 @options.stack_bytes
 @options.keep_privileges
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -64,7 +69,8 @@ def command(**given: Any) -> None:
 
     child.demand(given["command"])
     over_ns = round(given["over"] * 1e6)
-    watch = SlowWatch(given["attach"], over_ns, given["stack_bytes"], given["keep_privileges"])
+    kept = (given["stack_bytes"], given["keep_privileges"], given["all_phases"])
+    watch = SlowWatch(given["attach"], over_ns, *kept)
     try:
         _run(watch, StopSignals(), given)
     finally:

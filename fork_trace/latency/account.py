@@ -49,9 +49,9 @@ def _ms(ns: float) -> float:
     return round(ns / 1e6, 3)
 
 
-def _worth(fork: SlowFork) -> tuple[bool, bool, int]:
+def _worth(fork: SlowFork) -> tuple[bool, bool, bool, int]:
     """Order forks by how much one of them tells: of those of which most is known, the slowest."""
-    return fork.holder is not None, fork.cpu_ns is not None, fork.total_ns
+    return fork.holder is not None, bool(fork.phases), fork.cpu_ns is not None, fork.total_ns
 
 
 class _Group:

@@ -38,7 +38,7 @@ def _reason(slow: Slow) -> str:
 
 def _phases(slow: Slow) -> str:
     if slow.phases is None:
-        return "not seen: only whole system calls are watched"
+        return "parts not seen (it was the first, or only system calls are watched)"
     return ", ".join(f"{safe(name)} {ms(value)}" for name, value in slow.phases.items())
 
 

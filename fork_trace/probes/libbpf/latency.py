@@ -79,6 +79,7 @@ class Settings(NamedTuple):
     over_ns: int
     stack_bytes: int
     locks: tuple[int, int]  # the addresses of LOCKS; 0: not known
+    all_phases: bool = False  # seen from the first fork on, and not once one was slow
 
 
 def _function_of(name: str) -> str | None:
@@ -195,7 +196,8 @@ class LatencyBackend:
         if self.attach == "kprobe":
             with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
                 self._events = KprobeEvents()
-        for name in (*_MORE[self.attach], *_CORE[self.attach]):
+        more = _MORE[self.attach] if self._settings.all_phases else ()
+        for name in (*more, *_CORE[self.attach]):
             reason = self._attach(name)
             if reason is not None and name in _CORE[self.attach]:
                 raise AttachRefusedError(
@@ -242,11 +244,12 @@ class LatencyBackend:
         return None
 
     def attach_waits(self) -> None:
-        """Attach what sees for what forks wait; once, and a moment's work."""
+        """Attach what sees for what forks wait, and when their phases end; once, and a moment's work."""
         if self._has_begun or not self._links:
             return
         self._has_begun = True
-        for name in (*_CONTENTION, *_RECLAIM):
+        phases = () if self._settings.all_phases else _MORE[self.attach]
+        for name in (*phases, *_CONTENTION, *_RECLAIM):
             self._attach(name)
         if self.missing.keys() & {*_CONTENTION}:
             # The tracepoints see these waits, and those for every other lock.
