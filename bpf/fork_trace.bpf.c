@@ -587,7 +587,7 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 		if (!IS_ERR_VALUE(ctx[slot]))                                                 \
 			return 0;                                                             \
 		if (!IS_FORK_BY_##callers(ctx))                                               \
-			return unshare_refused(ctx, step, error_in(&ctx[slot]),               \
+			return unshare_refused(step, error_in(&ctx[slot]),                    \
 					       number_in(&ctx[SLOT_##saves]), type);          \
 		namespace_refused(step, error_in(&ctx[slot]), number_in(&ctx[SLOT_##saves]),  \
 				  type);                                                      \
@@ -697,6 +697,35 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 		SAVE_##saves(name, #function, FT_STEP_##step)                                 \
 			RETURN_##body(name, #function, returns, FT_STEP_##step, of, callers)
 #include "probes.def"
+
+/* What the functions above refused to unshare. */
+SEC("fexit/unshare_nsproxy_namespaces")
+int fexit_unshare_namespaces(__u64 *ctx)
+{
+	return REFUSED_INT(ctx[4]) ? on_unshare_return(ctx, INT_IN(ctx[4])) : 0;
+}
+
+SEC("fexit/unshare_userns")
+int fexit_unshare_userns(__u64 *ctx)
+{
+	return REFUSED_INT(ctx[2]) ? on_unshare_return(ctx, INT_IN(ctx[2])) : 0;
+}
+
+SEC("kretprobe/unshare_nsproxy_namespaces")
+int kretprobe_unshare_namespaces(struct pt_regs *ctx)
+{
+	__u64 result = RETURNED(ctx);
+
+	return REFUSED_INT(result) ? on_unshare_return(ctx, INT_IN(result)) : 0;
+}
+
+SEC("kretprobe/unshare_userns")
+int kretprobe_unshare_userns(struct pt_regs *ctx)
+{
+	__u64 result = RETURNED(ctx);
+
+	return REFUSED_INT(result) ? on_unshare_return(ctx, INT_IN(result)) : 0;
+}
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")

@@ -44,7 +44,7 @@ struct ft_refusal {
 	ft_u8 step;
 	ft_u8 detail;
 	ft_u8 bits; /* FT_BIT_MEMCG */
-	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack: no copy_process follows */
+	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack, or unshare: no copy_process follows */
 	ft_u32 level_count;
 	ft_u32 is_outer; /* its step hands on what one inside it refused: that one may have been missed */
 	ft_u64 candidates;

@@ -392,15 +392,30 @@ ft_inline __u64 flags_of_unshare(void)
  * unshare makes namespaces by the same functions, and meets the same limits. setns enters those
  * that are there. Of other errnos unshare has tests of its own, which nobody watches.
  */
-ft_inline int unshare_refused(void *ctx, __u32 step, __s32 error, __u64 owner, __u64 type)
+ft_inline int unshare_refused(__u32 step, __s32 error, __u64 owner, __u64 type)
 {
-	__u64 flags = error == -FT_ENOSPC ? flags_of_unshare() : 0;
+	struct ft_refusal *refusal;
 
-	if (!flags)
+	if (error != -FT_ENOSPC || !flags_of_unshare())
 		return 0;
 	namespace_refused(step, error, owner, type);
-	ft_on_other_call(ctx, FT_SYSCALL_UNSHARE, step, FT_BIT_OBSERVED, error, flags,
-			 port_refusal());
+	/* It is counted by one of two programs, not by each of these: each is verified anew. */
+	refusal = port_refusal();
+	if (refusal)
+		refusal->is_of_stack = 1;
+	return 0;
+}
+
+/* int unshare_userns(...) and unshare_nsproxy_namespaces(...): only unshare calls them. */
+ft_inline int on_unshare_return(void *ctx, int error)
+{
+	struct ft_refusal *refusal = error == -FT_ENOSPC ? port_refusal() : 0;
+	__u64 flags = refusal ? flags_of_unshare() : 0;
+
+	if (!flags || !refusal->is_of_stack || refusal->error != error)
+		return 0;
+	ft_on_other_call(ctx, FT_SYSCALL_UNSHARE, refusal->step, FT_BIT_OBSERVED, error, flags,
+			 refusal);
 	port_refusal_drop();
 	return 0;
 }
@@ -409,12 +424,12 @@ ft_inline int unshare_refused(void *ctx, __u32 step, __s32 error, __u64 owner, _
  * The same at a return, which has no arguments: none are kept outside of a fork. A user namespace
  * that this call made has counted nothing yet: its limits are those of the caller's own and up.
  */
-ft_inline int unshare_refused_at_return(void *ctx, __u32 step, __s32 error, __u64 type)
+ft_inline int unshare_refused_at_return(__u32 step, __s32 error, __u64 type)
 {
 	if (is_blind(FT_READER_NAMESPACES))
 		return 0;
-	return unshare_refused(ctx, step, error,
-			       (__u64)BPF_CORE_READ(current_task(), cred, user_ns), type);
+	return unshare_refused(step, error, (__u64)BPF_CORE_READ(current_task(), cred, user_ns),
+			       type);
 }
 #else
 #define unshare_refused(...) 0
@@ -428,7 +443,7 @@ ft_inline int on_create_user_ns(void *ctx, int error, struct cred *new)
 	__u64 owner = (__u64)BPF_CORE_READ(new, user_ns);
 
 	if (!is_inside_fork(ctx))
-		return unshare_refused(ctx, FT_STEP_CREATE_USER_NS, error, owner, type);
+		return unshare_refused(FT_STEP_CREATE_USER_NS, error, owner, type);
 	namespace_refused(FT_STEP_CREATE_USER_NS, error, owner, type);
 	return 0;
 }
@@ -440,7 +455,7 @@ ft_inline int on_create_user_ns_return(void *ctx, __u64 result)
 
 	if (error < 0 && !saved)
 		return unshare_refused_at_return(
-			ctx, FT_STEP_CREATE_USER_NS, error,
+			FT_STEP_CREATE_USER_NS, error,
 			bpf_core_enum_value(enum ucount_type, UCOUNT_USER_NAMESPACES));
 	return saved ? on_create_user_ns(ctx, error, (struct cred *)saved[0]) : 0;
 }
@@ -451,7 +466,7 @@ ft_inline int on_namespace_return(void *ctx, enum ft_step step, __u64 result, __
 	const __u64 *saved = IS_ERR_VALUE(result) ? saved_args(step) : 0;
 
 	if (IS_ERR_VALUE(result) && !saved)
-		return unshare_refused_at_return(ctx, step, INT_IN(result), type);
+		return unshare_refused_at_return(step, INT_IN(result), type);
 	return saved && is_inside_fork(ctx)
 		       ? namespace_refused(step, INT_IN(result), saved[0], type)
 		       : 0;

@@ -105,6 +105,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
 def _functions() -> list[str]:
     """Name the functions that are watched where the kernel has them."""
     watched = [watch.function for step in steps.STEPS for watch in step.watches]
+    watched += [watch.function for watch in steps.UNSHARED]
     return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
 
 

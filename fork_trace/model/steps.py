@@ -77,6 +77,13 @@ MAY_BE_INLINED = ("pidfd_prepare", "set_cred_ucounts")
 # for (mm/memcontrol.c, mem_cgroup_out_of_memory).
 MEMORY_CGROUP = _watch(*step_table.MEMORY_CGROUP)
 
+# Not steps either: what tells that the steps of namespaces refused an unshare (kernel/nsproxy.c,
+# kernel/user_namespace.c). Nothing but unshare calls them.
+UNSHARED = (
+    Watch("unshare_nsproxy_namespaces", 4, "fexit_unshare_namespaces"),
+    Watch("unshare_userns", 2, "fexit_unshare_userns"),
+)
+
 # The tracepoint attach mode's programs, and what `--refused` adds to the upper ones.
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")
 # The same a second time, after them, where the first ones can be left out; see bpf/logic.h.

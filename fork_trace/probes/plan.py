@@ -20,6 +20,7 @@ from fork_trace.model.steps import (
     SECOND_PROGRAMS,
     STEPS,
     SYSCALL_PROGRAMS,
+    UNSHARED,
     Step,
     Watch,
 )
@@ -556,6 +557,9 @@ def _by_function(
         )
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
+    if backend == "libbpf":
+        found = (watch for watch in UNSHARED if why_not(watch, facts) is None)
+        probes += (probe_of(None, watch, _stage(None, request)) for watch in found)
     if attach == "fexit" and facts.preempts.value is not False:
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))

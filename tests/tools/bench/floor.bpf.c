@@ -27,3 +27,16 @@ __u64 errors;
 		return 0;                                                                 \
 	}
 #include "probes.def"
+
+/* Of no step: steps.UNSHARED of fork_trace/model. */
+SEC("fexit/unshare_nsproxy_namespaces")
+int floor_unshare_namespaces(__u64 *ctx)
+{
+	return (int)ctx[4] < 0;
+}
+
+SEC("fexit/unshare_userns")
+int floor_unshare_userns(__u64 *ctx)
+{
+	return (int)ctx[2] < 0;
+}

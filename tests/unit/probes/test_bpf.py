@@ -19,7 +19,11 @@ BPF = CHECKOUT / "bpf"
 TABLE = (BPF / "probes.def").read_text()
 STEPS, WITHOUT_STEP = step_table.parse(TABLE)
 PROBES = [*(probe for step in STEPS for probe in step.probes), *WITHOUT_STEP]
-WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]
+WATCHES = [
+    *(watch for step in steps.STEPS for watch in step.watches),
+    steps.MEMORY_CGROUP,
+    *steps.UNSHARED,
+]
 
 # File -> the files of ours that it includes. Each stands above all that it names.
 INCLUDES: dict[str, set[str]] = {
