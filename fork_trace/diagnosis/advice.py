@@ -36,6 +36,8 @@ VARIANTS: Mapping[str, str] = {
     "a chroot": "caller in a chroot",
     "unmapped ids": "caller with unmapped ids",
     "a security module": "security module",
+    "kernel.unprivileged_userns_clone": "kernel.unprivileged_userns_clone is 0",
+    "kernel.apparmor_restrict_unprivileged_userns": "AppArmor's restriction",
     "overcommit-kbytes": "vm.overcommit_kbytes is set",
 }
 # A number to set is twice what is needed, not infinity; some have a least or a most.

@@ -62,9 +62,9 @@ OVERCOMMIT_HEURISTIC = Cause(
         "grep -E 'MemTotal|SwapTotal' /proc/meminfo",
     ),
     mitigate=do(
-        "Allow overcommit if the child never writes to all of it; or add swap.",
+        "Allow overcommit if the child never writes to all of it; or add swap (mkswap, then swapon). "
+        "With overcommit nothing is refused any more, and the OOM killer decides if memory runs out.",
         "sysctl vm.overcommit_memory=1",
-        "swapon FILE",
     ),
     fix=do(
         "Start programs with posix_spawn or vfork, which copy no mappings; or exclude the large "
@@ -338,8 +338,9 @@ MEMORY_CGROUP = Cause(
             "systemctl --user set-property --runtime {unit} {mem_property}=SIZE",
         ),
         "docker": do(
-            "Raise the container's limit; the container keeps running.",
-            "docker update --memory SIZE --memory-swap SIZE {id}",
+            "Raise the container's limit; the container keeps running. --memory-swap is memory plus "
+            "swap: with both the same the container would have no swap.",
+            "docker update --memory SIZE --memory-swap -1 {id}",
         ),
         "podman": do(
             "Raise the container's limit as the user who runs it (podman 4.4 or newer), or write "

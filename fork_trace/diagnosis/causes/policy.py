@@ -89,8 +89,10 @@ SECURITY_MODULE = Cause(
         "bpftool prog show | grep lsm",
     ),
     mitigate=do(
-        "As a test, switch to permissive mode; or stop whatever loaded a BPF LSM program.",
-        "setenforce 0  # SELinux",
+        "As a test, switch to permissive mode, of one domain before the whole host; or stop whatever "
+        "loaded a BPF LSM program.",
+        "semanage permissive -a DOMAIN_t  # SELinux, one domain",
+        "setenforce 0  # SELinux, the whole host",
         "aa-complain PROFILE  # AppArmor",
     ),
     fix=do(

@@ -55,7 +55,10 @@ DEADLINE_POLICY = Cause(
     aliases=("sched_deadline",),
     rehearsal="deadline",
     verify=do("It is SCHED_DEADLINE, without SCHED_RESET_ON_FORK.", "chrt --pid {pid}"),
-    mitigate=do("Make it a normal task, which may fork.", "chrt --other --pid 0 {pid}"),
+    mitigate=do(
+        "Make it a normal task with all its threads, which may fork then.",
+        "chrt --all-tasks --other --pid 0 {pid}",
+    ),
     fix=do(
         "Set SCHED_FLAG_RESET_ON_FORK in sched_setattr, or create processes and threads before "
         "setting the policy.",

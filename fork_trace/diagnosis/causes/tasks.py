@@ -103,7 +103,8 @@ PIDS_CGROUP = Cause(
         ),
         "systemd-service": do(
             "Raise TasksMax= permanently, or cap the service's threads. A unit without its own "
-            "TasksMax= gets DefaultTasksMax= from /etc/systemd/system.conf.",
+            "TasksMax= gets DefaultTasksMax= from /etc/systemd/system.conf: 15 % of the least of "
+            "kernel.threads-max, kernel.pid_max and the root cgroup's pids.max.",
             "systemctl set-property {unit} TasksMax=N",
         ),
         "systemd-scope": do(

@@ -910,7 +910,8 @@ def test_what_only_proc_tells_says_so(cause: str, expected: tuple[Any, ...]) -> 
 
 
 def test_every_cause_with_numbers_is_tried() -> None:
-    assert set(NUMBERS) == WITH_NUMBERS
+    # Of a user namespace it is a reason, not a number.
+    assert set(NUMBERS) == WITH_NUMBERS - {"user-namespace-denied"}
 
 
 @pytest.mark.parametrize("cause", sorted(NUMBERS))
@@ -1270,6 +1271,15 @@ def test_a_sum_with_an_unread_part_is_unknown(detail: str, name: str) -> None:
     assert is_part == (first.value is None)
 
 
+def test_why_a_user_namespace_was_denied_is_one_reason() -> None:
+    told = told_of("user-namespace-denied", {}, denied=("a chroot", "its root is /x"))
+    by_sysctl = told_of("user-namespace-denied", {}, step="clone_flags", denied=("a chroot", ""))
+
+    assert [("a chroot", None, None, "its root is /x")] == lines(told)
+    assert ["kernel.unprivileged_userns_clone"] == [each.name for each in by_sysctl]
+    assert () == told_of("user-namespace-denied", {})
+
+
 def test_overcommit_shows_the_parent_and_the_mode_beside_the_rule() -> None:
     found = told_of("overcommit-never", {**MODE_2, "data_pages": 2600})
 
@@ -1278,6 +1288,8 @@ def test_overcommit_shows_the_parent_and_the_mode_beside_the_rule() -> None:
         ("one mapping of the parent", 10_240, None, "the forking process"),
         ("address space of the parent", 1_280_000, None, "the forking process"),
         ("accountable memory of the parent", 10_400, None, "the forking process"),
+        ("vm.overcommit_ratio", 50, None, "the whole host"),
+        ("commit limit without swap", 2000000, 4000000, "RAM of the whole host"),
         ("vm.overcommit_memory", 2, None, "the whole host"),
     ] == lines(found)
 
