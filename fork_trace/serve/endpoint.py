@@ -65,6 +65,7 @@ class Endpoint:
         self._clients: dict[int, _Client] = {}  # by descriptor, oldest first
         self._ready = select.epoll()
         self._ready.register(self._listener, select.EPOLLIN)
+        self._deaf_until_s: float | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -77,9 +78,11 @@ class Endpoint:
         return self._ready.fileno()
 
     def patience_s(self) -> float | None:
-        """Say in how many seconds somebody is to be dropped; None: nobody is there."""
+        """Say in how many seconds there is something to do, whatever comes; None: nothing."""
         now_s = self._monotonic()
         ends = [client.deadline_s for client in self._clients.values()]
+        if self._deaf_until_s is not None:
+            ends.append(self._deaf_until_s)
         return max(0.0, min(ends) - now_s) if ends else None
 
     def turn(self) -> None:
@@ -90,6 +93,9 @@ class Endpoint:
             elif fd in self._clients:
                 self._go_on(self._clients[fd])
         now_s = self._monotonic()
+        if self._deaf_until_s is not None and now_s >= self._deaf_until_s:
+            self._deaf_until_s = None
+            self._ready.register(self._listener, select.EPOLLIN)
         for client in [each for each in self._clients.values() if now_s >= each.deadline_s]:
             self._drop(client)
 
@@ -104,8 +110,14 @@ class Endpoint:
         for _ in range(_MOST_ACCEPTED):
             try:
                 connection, _address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return  # nobody is left
             except OSError:
-                return  # nobody is left, or there is no descriptor for him
+                # There is no descriptor or memory for him. He stays there to be accepted, so that asking
+                # again at once would be all that is done.
+                self._ready.unregister(self._listener)
+                self._deaf_until_s = self._monotonic() + PATIENCE_S
+                return
             connection.setblocking(False)
             if len(self._clients) >= MOST_CLIENTS:
                 # Whoever has been there longest had most of his second.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +82,16 @@ def read(client: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return got
+
+
+def fill() -> list[int]:
+    """Take every descriptor that can be had."""
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        return taken
 
 
 def is_dropped(client: socket.socket) -> bool:
@@ -188,9 +200,29 @@ def test_of_many_only_a_few_are_kept_and_the_last_is_served(server: Server) -> N
         client.close()
 
 
-def test_it_can_be_waited_for(server: Server) -> None:
-    import select
+def test_without_a_descriptor_it_waits_a_second_and_does_not_spin(server: Server) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with server.connect() as client:
+        client.sendall(GET)
+        used = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
+        # Below the highest one there can be gaps.
+        filled = fill()
+        try:
+            server.turns()
+            assert 1.0 == server.endpoint.patience_s()
+            assert ([], [], []) == select.select([server.endpoint], [], [], 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in filled:
+                os.close(fd)
+        server.turns(PATIENCE_S)
+        server.turns()
 
+        assert read(client).endswith(b"fine\n")
+
+
+def test_it_can_be_waited_for(server: Server) -> None:
     assert ([], [], []) == select.select([server.endpoint], [], [], 0)
     with server.connect() as client:
         assert select.select([server.endpoint], [], [], 5)[0]
