@@ -28,6 +28,8 @@ _LOOKS_PER_S = 20
 _LIST_AGAIN_S = 1.0
 # Each storage driver of podman and CRI-O has a list of its own.
 _DRIVERS = ("overlay", "vfs", "btrfs", "zfs")
+# Where it lies; with `transient_store` in the one that is gone with the next boot.
+_STORAGES = ("var/lib/containers/storage", "run/containers/storage")
 
 # Annotations of the OCI configuration, by who made it: containerd's CRI, CRI-O, nerdctl; and of Docker's
 # labels under Kubernetes.
@@ -140,12 +142,15 @@ class Names:
                 yield _annotated(config.get("annotations"))
 
     def _storage(self, id_: str) -> str | None:
-        """podman and CRI-O list all of them in one file."""
-        for driver in _DRIVERS:
-            path = f"var/lib/containers/storage/{driver}-containers/containers.json"
-            name: str | None = self._list(path, lambda path: _listed(self._json(path)), {}).get(id_)
-            if name is not None:
-                return name
+        """podman and CRI-O list all of them in a file, and those of `podman run --rm` in another one."""
+        for directory in _STORAGES:
+            for driver in _DRIVERS:
+                for kind in ("containers", "volatile-containers"):
+                    path = f"{directory}/{driver}-containers/{kind}.json"
+                    listed = self._list(path, lambda path: _listed(self._json(path)), {})
+                    name: str | None = listed.get(id_)
+                    if name is not None:
+                        return name
         return None
 
     def _list(self, path: str, read: Callable[[str], Any], none: Any) -> Any:

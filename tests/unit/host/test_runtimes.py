@@ -191,6 +191,21 @@ def test_podman_s_names_are_found_by_whichever_driver_it_stores(
     assert ("batch", None) == named(tmp_path, runtime="podman")
 
 
+@pytest.mark.parametrize("above", ["var/lib/containers/storage", "run/containers/storage"])
+def test_names_of_containers_that_are_to_be_removed_are_found_where_they_are_kept(
+    tmp_path: Path, above: str
+) -> None:
+    others = [{"id": "f" * 64, "names": ["other"]}]
+    write(tmp_path, "var/lib/containers/storage/vfs-containers/containers.json", others)
+    write(
+        tmp_path,
+        f"{above}/vfs-containers/volatile-containers.json",
+        [{"id": ID, "names": ["once"]}],
+    )
+
+    assert ("once", None) == named(tmp_path, runtime="podman")
+
+
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are read from now on."""
     found: list[str] = []
