@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fork_trace import documents
 from fork_trace.probes.privileges import CAPABILITIES
 from fork_trace.record.notify import Notifier
 
@@ -112,3 +113,18 @@ def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) 
     for _ in range(10_000):
         notifier.tell("STATUS=" + "x" * 1000)
     assert manager.recv(4096)
+
+
+@needs_systemd
+def test_systemd_takes_what_the_book_says_of_its_metrics(unit: Path) -> None:
+    (settings,) = re.findall(r"^```\n(\[Service\]\n.*?)^```", documents.text("fleet"), re.M | re.S)
+    place = unit.with_suffix(".service.d")
+    place.mkdir()
+    override = place / "override.conf"
+    override.write_text(settings.replace("/usr/bin/fork-trace", "/bin/true"))
+    assert "--metrics 127.0.0.1:9835" in settings
+    done = analyzed("verify", "--man=no", str(unit))
+
+    assert (0, "") == (done.returncode, done.stderr)
+    override.write_text(override.read_text().replace("PrivateNetwork=", "PrivateNetworks="))
+    assert "PrivateNetworks" in analyzed("verify", "--man=no", str(unit)).stderr
