@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 from fork_trace.model import events
 
 MOST = 4096  # keys; beyond that the rarest of those who have most become their owner's others
-_KEPT = 3 * MOST // 4  # then, so that it is not done again at once
 _MOST_OTHERS = 2048  # owners whose others are kept apart
 _MOST_TOLD = 256  # commands of one owner that are told each by itself at one time
 _T = TypeVar("_T")
@@ -44,8 +43,10 @@ class _Entry(Generic[_T]):
 class Ledger(Generic[_T]):
     """The exact counts, those of the kernel's table apart; verdicts are of any type that can be a key."""
 
-    def __init__(self) -> None:
+    def __init__(self, lean: int = 1) -> None:
         self._entries: dict[bytes, _Entry[_T]] = {}
+        self._most, self._most_others = MOST // lean, _MOST_OTHERS // lean
+        self._kept = 3 * self._most // 4  # then, so that it is not done again at once
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
@@ -82,9 +83,9 @@ class Ledger(Generic[_T]):
         for key in rare:
             self._entry(events.others_of(key)).take_over(self._entries.pop(key))
         others = [key for key in self._entries if events.is_of_others(key)]
-        if len(others) > _MOST_OTHERS:
+        if len(others) > self._most_others:
             others.sort(key=lambda key: self._entries[key].count)
-            for key in others[: len(others) - _MOST_OTHERS // 2]:
+            for key in others[: len(others) - self._most_others // 2]:
                 entry = self._entries.pop(key)
                 self._entry(events.others_of(key, is_folded=True)).take_over(entry)
                 rare.append(key)
@@ -93,13 +94,13 @@ class Ledger(Generic[_T]):
     def _rare(self) -> list[bytes]:
         """Choose what is not kept apart any more: of those who have most keys what was counted least."""
         own = [key for key in self._entries if not events.is_of_others(key)]
-        if len(own) <= MOST:
+        if len(own) <= self._most:
             return []
         by_owner: dict[bytes, list[bytes]] = {}
         for key in own:
             by_owner.setdefault(events.owner_of(key), []).append(key)
-        share = _KEPT
-        while share > 1 and sum(min(len(keys), share) for keys in by_owner.values()) > _KEPT:
+        share = self._kept
+        while share > 1 and sum(min(len(keys), share) for keys in by_owner.values()) > self._kept:
             share //= 2
         rare: list[bytes] = []
         for keys in by_owner.values():
@@ -108,9 +109,9 @@ class Ledger(Generic[_T]):
                 rare += keys[share:]
                 del keys[share:]
         left = [key for keys in by_owner.values() for key in keys]
-        if len(left) > _KEPT:
+        if len(left) > self._kept:
             left.sort(key=lambda key: self._entries[key].count)
-            rare += left[: len(left) - _KEPT]
+            rare += left[: len(left) - self._kept]
         return rare
 
     def _all(self, table: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, int, int]]:

@@ -22,8 +22,10 @@ class Owed:
     `tell` makes a record within a time, and hurries once it is late; None: it gets no record of its own.
     """
 
-    def __init__(self, tell: Callable[[Sample, float, Callable[[], bool]], Failure | None]) -> None:
-        self._tell = tell
+    def __init__(
+        self, tell: Callable[[Sample, float, Callable[[], bool]], Failure | None], lean: int = 1
+    ) -> None:
+        self._tell, self._most = tell, MOST // lean
         self._samples: deque[Sample] = deque()
         self.signals: Callable[[], int] = lambda: 0  # by which the run was told to end
 
@@ -52,7 +54,7 @@ class Owed:
 
         while self._samples:
             left_s = until_s - time.monotonic()
-            is_too_much = len(self._samples) > MOST
+            is_too_much = len(self._samples) > self._most
             if not (left_s > 0 or is_too_much or drains):
                 break
             most_s = _ONE_STACK_S if left_s > 0 and not is_too_much else 0.0

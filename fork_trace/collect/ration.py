@@ -45,7 +45,8 @@ class Ration:
 class Latest:
     """The latest record of each key, for those that are counted and not sampled: few, and of fewer the stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, lean: int = 1) -> None:
+        self._most, self._most_whole = _LATEST // lean, WHOLE // lean
         self._by_key: dict[bytes, Failure] = {}
         self._whole: dict[bytes, None] = {}  # those of them that have their stack, oldest first
 
@@ -61,11 +62,11 @@ class Latest:
         # New cgroups make new keys for ever.
         self._by_key.pop(key, None)
         self._by_key[key] = bounded(failure, SHORT_RECORD_BYTES)
-        if len(self._by_key) > _LATEST:
+        if len(self._by_key) > self._most:
             del self._by_key[next(iter(self._by_key))]
         self._whole.pop(key, None)
         self._whole[key] = None
-        if len(self._whole) > WHOLE:
+        if len(self._whole) > self._most_whole:
             oldest = next(iter(self._whole))
             del self._whole[oldest]
             if oldest in self._by_key:

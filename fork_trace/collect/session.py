@@ -37,6 +37,7 @@ _TICK_S, _QUIET_TICK_S, _PAID_S = 0.1, 1.0, 10.0
 _UNWINDING_S = 0.02
 _ENDING_S = 2.0  # for the samples that still wait at the end
 _SETTLE_S = 1.0  # for programs that still run at the end
+_LEAN = 4
 _MOST_LOOKS = 64  # at the buffer, as a segment ends: in a storm it is never empty
 
 
@@ -72,13 +73,14 @@ class Session:
         self._coroner = Coroner(paths, lambda: self.plan, filter_)
         self._busy_until_s = self._harvest_at_s = 0.0
         self._sampled = 0  # events read so far
+        self._lean = _LEAN if request.is_lean else 1  # by which its tables are smaller
         # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
         # apart: how many records each verdict is in.
-        self._ledger: Ledger[Verdict] = Ledger()
+        self._ledger: Ledger[Verdict] = Ledger(self._lean)
         self._overflowed: Counter[int] = Counter()  # told so far, by step number
-        self._latest = Latest()
+        self._latest = Latest(self._lean)
         self._ration = Ration()
-        self._owed = Owed(self._tell)
+        self._owed = Owed(self._tell, self._lean)
         # Of the run's counters, what earlier segments have told (`renew`).
         self._segment_ns = self._clock.start_ns
         self._before = stretch.NOTHING
@@ -181,7 +183,7 @@ class Session:
     def _harvest(self) -> None:
         """Make room in the kernel's table, before those who have much of it get no more."""
         now_s = time.monotonic()
-        if now_s < self._harvest_at_s or self._backend.used() <= _MOST_USED:
+        if now_s < self._harvest_at_s or self._backend.used() <= _MOST_USED // self._lean:
             return
         self._harvest_at_s = now_s + _HARVEST_S
         for key in self._ledger.take(self._backend.harvest()):
@@ -299,7 +301,7 @@ class Session:
         if self._oom_kills is not None:
             self._oom_kills += summary.oom_kills or 0
         self._before = counters
-        self._ledger = Ledger()
+        self._ledger = Ledger(self._lean)
         self._segment_ns = time.monotonic_ns()
         return failures, summary
 

@@ -254,7 +254,7 @@ def probes_asked_for(options: Mapping[str, Any]) -> plan.Request:
         options["attach"],
         options["backend"],
         frozenset(options["without"]),
-        *(options.get(name, False) for name in ("refused", "all_steps", "on_demand", "few_stacks")),
+        *(options.get(name, False) for name in ("refused", "all_steps", "on_demand", "is_lean")),
     )
 
 

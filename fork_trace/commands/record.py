@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _LEAST_SIZE = 1 << 20
+_TRIM_S = 60.0  # what arming and storms took and freed goes back
 
 
 def _size(_context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -130,7 +132,7 @@ def command(**given: Any) -> None:
     segments = Segments(given["directory"], bounds, new_owner)
     exporter = Exporter(given["metrics"], given["textfile"], new_owner, _tell)
     notifier = Notifier()
-    session = open_session({**given, "few_stacks": True})
+    session = open_session({**given, "is_lean": True})
     signals = _Signals()
     try:
         session.give_up_privileges()
@@ -166,10 +168,13 @@ def _run(
 
     recorder.begin()
     exporter.begin(session)
-    reserve.trim()
     armed = f"armed: {session.header().attach}"
     notifier.tell("READY=1", f"STATUS={armed}")
+    trim_at_s = 0.0
     while not signals.ends:
+        if time.monotonic() >= trim_at_s:
+            trim_at_s = time.monotonic() + _TRIM_S
+            reserve.trim()
         recorder.step(signals.take_renewal())
         exporter.turn()
         notifier.alive(f"{armed}, {recorder.status()}")

@@ -133,8 +133,8 @@ class Request:
     all_steps: bool = False
     # Attach none but copy_process until a fork fails.
     on_demand: bool = False
-    # For whoever stays for weeks: less room for stacks that wait to be unwound.
-    few_stacks: bool = False
+    # For whoever stays for weeks: less room for stacks that wait to be unwound, fewer latest records.
+    is_lean: bool = False
 
 
 class Stage(IntEnum):
@@ -195,7 +195,7 @@ class Plan:
     can_leave_out: bool = False
     # What the programs would read and this kernel does not have; known once they are loaded.
     unread: tuple[Missing, ...] = ()
-    few_stacks: bool = False  # as was asked for
+    is_lean: bool = False  # as was asked for
     # What tells of the OOM killer's deaths; without them no failure is missed.
     late: tuple[Probe, ...] = ()
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # function -> its addresses
@@ -452,7 +452,7 @@ def _built(attach: str, backend: str, facts: KernelFacts, request: Request) -> P
         found = _by_function(attach, backend, facts, request, why_not, _on_return)
     else:
         found = _tracepoint(facts)
-    return replace(found, few_stacks=request.few_stacks)
+    return replace(found, is_lean=request.is_lean)
 
 
 def _plan(

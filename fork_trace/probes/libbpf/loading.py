@@ -228,7 +228,7 @@ class Programs:
             handle = lib.bpf_object__next_program(self._object, handle)
         if wanted.keys() != self._handles.keys():
             raise _other_version()
-        if plan.few_stacks:
+        if plan.is_lean:
             stacks = lib.bpf_object__find_map_by_name(self._object, b"user_stacks")
             lib.bpf_map__set_max_entries(stacks, _FEW_STACKS_BYTES)
         if plan.attach != "kprobe":

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from vm.kernels import KERNELS
 
 from fork_trace.probes.plan import ATTACH_MODES
-from soak import judging
+from soak import judging, recording
 from soak.judging import Measured
 from soak.running import MIX, SoakError, soak
 
@@ -54,6 +54,19 @@ def _parser() -> argparse.ArgumentParser:
         dest="attach",
         choices=ATTACH_MODES,
         help="how to attach (default: as fork-trace does)",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="the recorder instead: ever new commands and cgroups, a full disk and, in a virtual "
+        "machine, a clock that is set back and forth",
+    )
+    parser.add_argument(
+        "--names",
+        type=int,
+        default=recording.NAMES,
+        metavar="N",
+        help="with --record: commands and cgroups (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
@@ -135,9 +148,9 @@ def _span(numbers: list[int] | None) -> str:
     return "?" if numbers is None else " to ".join(str(each) for each in dict.fromkeys(numbers))
 
 
-def _in_guest(kernel: str, seconds: float, attach: str | None) -> dict[str, Any]:
+def _in_guest(kernel: str, seconds: float, more: list[str]) -> dict[str, Any]:
     command = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python -m soak "$@"'
-    options = ["--json", f"--seconds={seconds}", *([f"--attach={attach}"] if attach else [])]
+    options = ["--json", f"--seconds={seconds}", *more]
     timeout_s = seconds + GUEST_EXTRA_S
     done = subprocess.run(
         [
@@ -159,19 +172,25 @@ def main() -> int:
     options = parser.parse_args()
     if not options.seconds >= 10:
         parser.error("--seconds must be 10 or more.")
+    attach = ["--attach", options.attach] if options.attach else []
     try:
         if options.kernel:
-            result = _in_guest(options.kernel, options.seconds, options.attach)
+            more = ["--record", f"--names={options.names}"] if options.record else []
+            result = _in_guest(options.kernel, options.seconds, [*attach, *more])
         elif os.geteuid() != 0:
             raise SoakError("it needs root. Run it with sudo, or give --kernel.")
+        elif options.record:
+            result = recording.recorded(options.seconds, options.names, attach, _note)
         else:
-            attach = ["--attach", options.attach] if options.attach else []
             _note(f"{len(MIX)} rehearsals, storms and successes for {options.seconds:g} s")
             result = _result(soak(options.seconds, attach, _note))
     except SoakError as error:
         print(f"scripts/soak: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result) if options.json else _show(result))
+    if options.json or options.record:
+        print(json.dumps(result))
+    else:
+        print(_show(result))
     return int(bool(result["findings"]))
 
 

@@ -122,7 +122,6 @@ def test_whatever_is_taken_out_when_nothing_is_lost(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "MOST", 32)
-    monkeypatch.setattr(ledger, "_KEPT", 24)
     monkeypatch.setattr(ledger, "_MOST_OTHERS", 8)
     monkeypatch.setattr(ledger, "_MOST_TOLD", 3)
     chance = random.Random(seed)
