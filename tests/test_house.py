@@ -136,6 +136,7 @@ TOUCHES = {
     "host.cgroup_limits": "cgroupfs, below its mounts",
     "commands.cli": "/dev/null",
     "record.segments": "the recorder's own directory",
+    "record.packing": "the recorder's own directory",
     "record.captures": "captures that the user names",
     "serve.textfile": "the textfile that the user names",
     "output.destination": "the capture file that the user names",

@@ -12,6 +12,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from glob import glob, has_magic
 from typing import BinaryIO
@@ -158,10 +159,20 @@ def _opened(path: str) -> BinaryIO:
         if path == STDIN:
             file: BinaryIO = io.BufferedReader(io.FileIO(0, closefd=False), _BUFFER)
         else:
-            file = io.BufferedReader(io.FileIO(path), _BUFFER)
+            file = io.BufferedReader(_there(path), _BUFFER)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     return file
+
+
+def _there(path: str) -> io.FileIO:
+    try:
+        return io.FileIO(path)
+    except FileNotFoundError:
+        if path.endswith(_ENDINGS[0]):
+            with suppress(OSError):
+                return io.FileIO(f"{path}.gz")  # the recorder has packed it meanwhile
+        raise
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

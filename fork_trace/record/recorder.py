@@ -117,6 +117,7 @@ class Recorder:
             self._is_asked = False
             self._renew()
         self._segments.tend(is_now=False)
+        self._segments.pack()
         self._tell_trouble()
 
     def end(self) -> Summary:

@@ -20,15 +20,17 @@ from typing import NamedTuple
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Checkpoint, Failure, Header, Record, to_json
+from fork_trace.record.packing import PACKED, Packer
 
 _SEGMENT = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]+(-\d+)?\.jsonl(\.gz)?")
 _LOCK = ".lock"
-_MOST_WAITING_BYTES = 4 << 20
+_MOST_WAITING_BYTES = 2 << 20
 _LEAST_SEGMENT, _MOST_SEGMENT = 64 << 10, 32 << 20
 _SEGMENTS = 8  # at least as many fit into what the directory may hold
 _DAY_S = 86400.0
 _STEADY_S = 3600.0  # a clock that has just jumped does not decide what is old
 _LOOK_S = 10.0
+_PACK_AGAIN_S = 600.0  # after it failed
 
 
 class Bounds(NamedTuple):
@@ -58,6 +60,8 @@ class Segments:
         except BaseException:
             os.close(self._parent)
             raise
+        self._packer = Packer(self._parent)
+        self._pack_at_s = float("-inf")
         self._fd: int | None = None
         self._name = ""
         self._made: dict[str, int] = {}  # by this run, in their order
@@ -187,6 +191,25 @@ class Segments:
             self.failed = error.strerror or str(error)
         self.flush()
 
+    def pack(self) -> None:
+        """Go on with making closed files smaller: a little, and nothing while lines wait."""
+        if self._waiting or self._is_held:
+            return
+        try:
+            if self._packer.is_busy:
+                name = self._packer.work()
+                if name in self._made:
+                    self._made[name + PACKED] = self._made.pop(name)
+            elif self._monotonic() >= self._pack_at_s:
+                plain = (each for each in self._names() if not each.endswith(PACKED))
+                name = min((each for each in plain if each != self._name), default=None)
+                if name is None:
+                    self._pack_at_s = self._monotonic() + _LOOK_S
+                else:
+                    self._packer.begin(name)
+        except OSError:
+            self._pack_at_s = self._monotonic() + _PACK_AGAIN_S
+
     def _is_over(self) -> bool:
         return 0 < self._others > self._bounds.size - self._written - self._waiting_bytes
 
@@ -196,7 +219,7 @@ class Segments:
             status = os.stat(name, dir_fd=self._parent, follow_symlinks=False)
             known.append((self._made.get(name, -1), name, status.st_size, status.st_mtime))
         known.sort()
-        total = sum(size for _, _, size, _ in known)
+        total = sum(size for _, _, size, _ in known) + self._packer.written
         old_s = self._wall() - self._bounds.age_s
         judges_age = now_s - self._steady_since_s >= _STEADY_S
         while known:
@@ -228,6 +251,7 @@ class Segments:
     def close(self) -> None:
         """Write what can still be written, and close the file."""
         self.flush()
+        self._packer.give_up()
         for fd in (self._fd, self._lock, self._parent):
             if fd is not None:
                 os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -60,9 +61,14 @@ def report(directory: Path, *options: str) -> dict[str, Any]:
     return found
 
 
+def text_of(file: Path) -> str:
+    data = file.read_bytes()
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+
+
 def records(directory: Path) -> list[dict[str, Any]]:
     return [
-        each for file in sorted(directory.glob("*.jsonl")) for each in schema.read(file.read_text())
+        each for file in sorted(directory.glob("*.jsonl*")) for each in schema.read(text_of(file))
     ]
 
 
@@ -125,9 +131,9 @@ def test_files_that_begin_in_a_storm_have_every_failure_once(
     assert 0 == recording.end()
 
     told: Counter[str] = Counter()
-    files = sorted((tmp_path / "log").glob("*.jsonl"))
+    files = sorted((tmp_path / "log").glob("*.jsonl*"))
     for file in files:
-        each = schema.read(file.read_text())
+        each = schema.read(text_of(file))
         records_of = sum(one["count"] for one in each if one["type"] == "failure")
         (summary,) = (one for one in each if one["type"] == "summary")
         assert summary["failures"] == records_of == sum(one["count"] for one in summary["totals"])

@@ -42,8 +42,13 @@ RECORD = f"ExecStart={sys.executable} -m fork_trace record --comm {COMM} --keep-
 
 def systemctl(*words: str) -> str:
     done = subprocess.run(
-        ["systemctl", *words], check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+        ["systemctl", *words], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
     )
+    if done.returncode:
+        said = subprocess.run(
+            ["journalctl", "--no-pager", "-n", "30"], check=True, capture_output=True, text=True
+        )
+        pytest.fail(f"systemctl {' '.join(words)}: {done.stderr}{said.stdout}")
     return done.stdout
 
 
@@ -161,7 +166,7 @@ def test_it_is_a_user_of_its_own_with_no_more_rights_than_the_book_has_reasons_f
     assert 0 == int(status["CapEff"], 16) & ~kept
     assert "1" == status["NoNewPrivs"]
     assert 0o700 == LOGS.stat().st_mode & 0o777
-    assert {0o600} == {each.stat().st_mode & 0o777 for each in LOGS.glob("*.jsonl")}
+    assert {0o600} == {each.stat().st_mode & 0o777 for each in LOGS.glob("*.jsonl*")}
 
 
 def test_killed_outright_it_is_started_again_and_tells_of_the_gap() -> None:
@@ -183,7 +188,7 @@ def test_killed_outright_it_is_started_again_and_tells_of_the_gap() -> None:
 def test_a_new_file_begins_on_request_and_none_is_lost() -> None:
     fail(23)
     systemctl("kill", "--signal=HUP", UNIT)
-    wait_for(lambda: 2 == len(list(LOGS.glob("*.jsonl"))))
+    wait_for(lambda: 2 == len(list(LOGS.glob("*.jsonl*"))))
     fail(7)
     systemctl("stop", UNIT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from fork_trace.output.aggregate import Table
 from fork_trace.record import segments as segments_module
 from fork_trace.record.account import Account
 from fork_trace.record.captures import Captures
+from fork_trace.record.packing import Packer
 from fork_trace.record.recorder import CHECKPOINT_S, Recorder
 from fork_trace.record.segments import Bounds, Segments
 from fork_trace.record.selection import Selection
@@ -142,6 +144,18 @@ def closed(recorder: Recorder) -> None:
     recorder._segments.close()
 
 
+def files(directory: Path) -> list[Path]:
+    """The captures, packed or not, oldest first; nothing else may be there."""
+    found = sorted((directory / "log").glob("*.jsonl*"))
+    assert {file.suffix for file in found} <= {".jsonl", ".gz"}
+    return found
+
+
+def text_of(file: Path) -> str:
+    data = file.read_bytes()
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+
+
 def read(directory: Path, by: str = "command") -> Table:
     account = Account((by,), Selection())
     for _ in account.take(Captures([str(directory)]).read()):
@@ -165,9 +179,10 @@ def test_what_was_recorded_is_what_happened(
 
     assert host.truth == counted(tmp_path / "log")
     assert not read(tmp_path / "log").completeness.is_lower_bound
-    assert 4 == len(list((tmp_path / "log").glob("*.jsonl")))
-    for file in (tmp_path / "log").glob("*.jsonl"):
-        kinds = [each["type"] for each in schema.read(file.read_text())]
+    assert 4 == len(files(tmp_path))
+    assert 2 == len(list((tmp_path / "log").glob("*.jsonl.gz")))
+    for file in files(tmp_path):
+        kinds = [each["type"] for each in schema.read(text_of(file))]
         assert ("header", "summary") == (kinds[0], kinds[-1])
         assert 0o600 == file.stat().st_mode & 0o777
     assert 0o700 == (tmp_path / "log").stat().st_mode & 0o777
@@ -257,31 +272,30 @@ def test_a_full_disk_costs_details_and_no_count(
     assert not counted(tmp_path / "log") - host.truth
     assert "No space left on device" in said[0]
     assert f"{recorder._segments.dropped} records were dropped so far" in said[1]
-    for file in (tmp_path / "log").glob("*.jsonl"):
-        schema.read(file.read_text())  # no line is torn
+    for file in files(tmp_path):
+        schema.read(text_of(file))  # no line is torn
 
 
 def test_the_files_stay_within_their_bounds_and_the_oldest_go_first(
     tmp_path: Path, host: Watched, make: Callable[..., Recorder]
 ) -> None:
-    bounds = Bounds(512 << 10, 30 * 86400.0, 0)
+    bounds = Bounds(256 << 10, 30 * 86400.0, 0)
     recorder = make(bounds)
-    for second in range(1600):
+    for second in range(8000):
         host.fail(f"job{second}")
         recorder.step()
         if second % 200 == 0:
             assert size_of(tmp_path / "log") <= bounds.size
     closed(recorder)
 
-    names = sorted(file.name for file in (tmp_path / "log").glob("*.jsonl"))
-    assert 4 <= len(names) <= 9
+    assert 9 <= len(files(tmp_path))  # packed, more of them fit in
     assert size_of(tmp_path / "log") <= bounds.size
-    assert "job1599" in counted(tmp_path / "log")
-    assert "job0" not in counted(tmp_path / "log")
+    text = "".join(map(text_of, files(tmp_path)))
+    assert '"job7999"' in text and '"job0"' not in text
 
 
 def size_of(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.glob("*.jsonl"))
+    return sum(file.stat().st_size for file in directory.glob("2*"))
 
 
 def test_keep_free_leaves_the_rest_of_the_disk_to_others(
@@ -318,14 +332,14 @@ def test_a_clock_that_was_set_is_marked_and_removes_nothing(
         host.wall_s += ahead_s
         host.jumps = [Jump("clock", 0, round(host.wall_s * 1e9))]
         recorder.step(begins_anew=True)
-    assert 4 == len(list((tmp_path / "log").glob("*.jsonl")))
+    assert 4 == len(files(tmp_path))
 
     # Once it stood still for an hour, it is believed.
     host.now_s += 7200
     recorder._segments.tend()
     closed(recorder)
 
-    assert 1 == len(list((tmp_path / "log").glob("*.jsonl")))
+    assert 1 == len(files(tmp_path))
 
 
 def test_a_suspend_and_a_time_without_a_recorder_are_told(
@@ -465,7 +479,7 @@ def test_a_record_goes_through_every_format(
     closed(make())
     seen = Counter(
         each["type"] if each["type"] != "mark" else each["kind"]
-        for file in sorted((tmp_path / "log").glob("*.jsonl"))
+        for file in files(tmp_path)
         for each in schema.read(file.read_text())
     )
 
@@ -478,3 +492,81 @@ def test_a_record_goes_through_every_format(
             *records, last = schema.read(done.stdout)
             assert (4, 3) == (last["failures"], len(last["gaps"]))
             json.dumps(records)
+
+
+def test_a_file_is_packed_a_little_at_a_time_and_read_all_the_while(
+    tmp_path: Path, host: Watched, make: Callable[..., Recorder]
+) -> None:
+    recorder = make()
+    for number in range(2000):
+        host.fail(f"job{number}")
+        recorder.step(begins_anew=number == 1999)
+    (plain,) = (file for file in files(tmp_path) if file.stat().st_size > 1 << 20)
+    age_ns = plain.stat().st_mtime_ns
+    found = Captures([str(plain)])
+    looks = 0
+    while plain.exists():
+        recorder.step()
+        looks += 1
+        if looks % 4 == 0:
+            assert 2000 == sum(counted(tmp_path / "log").values())
+    packed = plain.with_suffix(".jsonl.gz")
+
+    assert looks > 8
+    assert 10 * packed.stat().st_size < len(text_of(packed))
+    assert (0o600, age_ns) == (packed.stat().st_mode & 0o777, packed.stat().st_mtime_ns)
+    # Who listed the directory before finds it.
+    assert 2000 == sum(each.count for each in found.read() if isinstance(each, Failure))
+
+
+def test_killed_while_it_packs_it_leaves_the_file_and_no_part_of_it(
+    tmp_path: Path, host: Watched, make: Callable[..., Recorder]
+) -> None:
+    recorder = make()
+    for number in range(500):
+        host.fail(f"job{number}")
+        recorder.step(begins_anew=number == 499)
+    for _ in range(3):
+        recorder.step()
+    (part,) = (tmp_path / "log").glob("*.packing")
+    data = part.read_bytes()
+    closed(recorder)
+    part.write_bytes(data)  # as a killed one leaves it
+
+    again = make()
+    assert not list((tmp_path / "log").glob("*.packing"))
+    for _ in range(60):
+        host.now_s += 1
+        again.step()
+    closed(again)
+    assert [".gz", ".gz", ".jsonl"] == [file.suffix for file in files(tmp_path)]
+    assert host.truth == counted(tmp_path / "log")
+
+
+def test_a_disk_without_room_for_a_packed_file_leaves_it_as_it_is(
+    tmp_path: Path,
+    host: Watched,
+    make: Callable[..., Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_self: Packer, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recorder = make()
+    for number in range(50):
+        host.fail(f"job{number}")
+        recorder.step(begins_anew=number == 49)
+    with monkeypatch.context() as changed:
+        changed.setattr(Packer, "_put", full)
+        for _ in range(30):
+            host.now_s += 1
+            recorder.step()
+    assert [".jsonl", ".jsonl"] == [file.suffix for file in (tmp_path / "log").glob("2*")]
+    host.now_s += 3600
+    for _ in range(30):
+        host.now_s += 1
+        recorder.step()
+    closed(recorder)
+
+    assert [".gz", ".jsonl"] == [file.suffix for file in files(tmp_path)]
+    assert host.truth == counted(tmp_path / "log")
