@@ -68,7 +68,7 @@ def command(**given: Any) -> None:
         counted.drop_first_column()
     if len(account.hosts) > MANY_HOSTS and is_default("rows"):
         more = more._replace(rows=ROWS_OF_MANY)
-    counted.completeness.notes += captures.notes()
+    counted.completeness.notes += [*account.unrecorded(), *captures.notes()]
     if timed and format_ in ("table", "markdown"):
         from fork_trace.latency import report
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from fork_trace.model.reading import Ending
 from fork_trace.model.records import INCIDENTS, Failure, Forks, Header, Mark, Record, Slow, Summary
+from fork_trace.output import times
 from fork_trace.output.aggregate import Table
 from fork_trace.output.completeness import Captures, of_unclosed
 from fork_trace.record.selection import Selection
 from fork_trace.record.times import iso_ns
 
+_SLACK_NS = 60 * 10**9  # whom does a minute more or less matter
 _GAPS = ("gap", "resumed", "clock")
 
 
@@ -25,6 +27,7 @@ class Account:
         self._selection = selection
         self._header: Header | None = None
         self._taken = self._read = 0  # failures of the capture that is being read
+        self._first_ns = 0  # when the first capture began
 
     def take(self, items: Iterable[Record | Ending]) -> Iterator[Record]:
         """Count a stream; yield those of its records that are asked for, and each capture's Summary last."""
@@ -57,6 +60,17 @@ class Account:
             elif isinstance(item, Ending):
                 yield from self._end(item)
 
+    def unrecorded(self) -> list[str]:
+        """Say if nobody recorded in the time that was asked for, or at its begin: a gap never looks like calm."""
+        since_ns = self._selection.since_ns
+        if not self._selection.has_times or len(self.hosts) > 1:
+            return []
+        if not self.hosts:
+            return ["nothing was recorded in that time: that it has no failures says nothing"]
+        if since_ns is None or not self._first_ns or since_ns > self._first_ns - _SLACK_NS:
+            return []
+        return [f"nothing was recorded before {times.moment(self._first_ns)}"]
+
     def _end(self, ending: Ending) -> Iterator[Record]:
         header, self._header = self._header, None
         if header is None or ending.is_of_latency:
@@ -78,6 +92,8 @@ class Account:
                 self.counted.add(failure, header.host)
                 yield failure
         self.hosts.add(header.host)
+        if begin_ns is not None:
+            self._first_ns = min(begin_ns, self._first_ns or begin_ns)
         summary = self._summary(ending, begin_ns, end_ns)
         self.captures.add(header, summary)
         yield summary

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,29 @@ def test_a_gap_never_looks_like_calm(tmp_path: Path) -> None:
         assert "not watching on web-1 from 2026-11-28T03:00:00Z to 2026-11-28T04:00:00Z" in text
     (told,) = json.loads(report(str(path), "--json").stdout.splitlines()[-1])["gaps"]
     assert ("web-1", "gap") == (told["host"], told["kind"])
+
+
+def test_a_time_that_nobody_recorded_never_looks_like_calm(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    began = datetime(2026, 11, 28, 3, tzinfo=timezone.utc)
+    path.write_text(
+        capture_text(
+            make_header(time="2026-11-28T03:00:00Z"),
+            make_summary(time="2026-11-28T05:00:00Z", failures=0),
+        )
+    )
+
+    def told(since: float, until: float) -> str:
+        at = began.timestamp()
+        done = report(str(path), "--since", f"@{at + since:.0f}", "--until", f"@{at + until:.0f}")
+        return " ".join(done.stdout.split())
+
+    assert "nothing was recorded in that time: that it has no failures says nothing" in told(
+        -7200, -3600
+    )
+    assert "nothing was recorded before 2026-11-28T03:00:00" in told(-3600, 3600)
+    assert "nothing was recorded" not in told(600, 3600)
+    assert "nothing was recorded" not in report(str(path)).stdout
 
 
 def test_a_fleet_fits_on_two_screens(tmp_path: Path) -> None:
