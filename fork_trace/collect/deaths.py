@@ -21,6 +21,7 @@ from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, Plan
 
 _NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
 _NEAR_PAGES = 64  # MEMCG_CHARGE_BATCH: a full cgroup has less room than that
+_LEAST_FRAMES = 4  # from the kill to the charge that caused it there are more
 _MOST_PROCESSES = 512  # of a full cgroup, that are looked at
 
 
@@ -72,7 +73,7 @@ class Coroner:
             is_memcg, over = _told_by_stack(killed, frames, self._plan().ranges)
         first = levels[over] if over is not None else None
         around = Surroundings(
-            is_copying=any(name in COPIERS for name in frames),
+            is_copying=_is_copying(killed, frames),
             is_memcg=is_memcg,
             page_bytes=self._page_bytes,
             limit=self._limit(killed, is_memcg, first),
@@ -201,6 +202,13 @@ def _functions(frames: Iterable[int], ranges: Mapping[str, tuple[int, int]]) -> 
     return [
         name for address in frames for name, (start, end) in ranges.items() if start < address < end
     ]
+
+
+def _is_copying(killed: Killed, frames: Iterable[str]) -> bool | None:
+    """Say whether a shared page was being copied; None: the kernel gave no stack worth the name."""
+    if len(killed.kernel_frames) < _LEAST_FRAMES:
+        return None
+    return any(name in COPIERS for name in frames)
 
 
 def _told_by_stack(

@@ -23,7 +23,9 @@ _MOST_GROWTH = 1.25  # a child that has more than its parent has memory of its o
 class Surroundings(NamedTuple):
     """What decides beside the death itself."""
 
-    is_copying: bool  # the kernel was copying a shared page, by its stack
+    is_copying: Optional[
+        bool
+    ]  # the kernel was copying a shared page, by its stack; None: there is none
     is_memcg: Optional[bool]  # a memory cgroup was full; None: the host, or not known
     page_bytes: int
     limit: Optional[int]  # of what was full, in bytes
@@ -59,7 +61,9 @@ def judge(killed: Killed, around: Surroundings) -> Judgement:
         if around.is_memcg and _left_over(killed, fork, around):
             return Judgement(COPY_ON_WRITE.slug, INFERRED, fork)
     slug = MEMORY_CGROUP_OOM.slug if around.is_memcg else HOST_OOM.slug
-    return Judgement(slug, INFERRED if around.is_memcg is None else OBSERVED)
+    # What was full is known; without a stack it is not known that nothing was copied.
+    is_known = around.is_memcg is not None and (fork is None or around.is_copying is not None)
+    return Judgement(slug, OBSERVED if is_known else INFERRED)
 
 
 def family(killed: Killed) -> list[tuple[str, Kin]]:

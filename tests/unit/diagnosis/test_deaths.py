@@ -121,6 +121,12 @@ def test_without_it_the_copying_is_not_behind_it(changes: dict[str, Any]) -> Non
     assert OTHER == judged(replace(KILLED, **changes), others=None)
 
 
+def test_without_a_stack_nobody_knows_that_nothing_was_copied() -> None:
+    assert ("memory-cgroup-oom", "inferred", None) == judged(is_copying=None, others=None)
+    alone = replace(KILLED, parent=None, shares_with_parent=False)
+    assert OTHER == judged(alone, is_copying=None, others=None)
+
+
 def test_where_the_host_was_full_it_is_the_hosts() -> None:
     assert ("copy-on-write", "observed") == judged(is_memcg=False, limit=200 << 20)[:2]
     assert ("host-oom", "observed", None) == judged(is_memcg=False, limit=20 << 30)
