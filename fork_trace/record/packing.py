@@ -31,10 +31,13 @@ class Packer:
         """Say whether a file was begun."""
         return bool(self._name)
 
-    def begin(self, name: str) -> None:
-        """Begin with a file; OSError if it cannot be."""
+    def begins(self, name: str) -> bool:
+        """Begin with a file; False if it may not be read. OSError: there is no room."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._in = os.open(name, flags, dir_fd=self._parent)
+        try:
+            self._in = os.open(name, flags, dir_fd=self._parent)
+        except OSError:
+            return False
         self._name, self.written = name, 0
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +46,7 @@ class Packer:
             self.give_up()
             raise
         self._deflate = zlib.compressobj(wbits=_GZIP_WBITS)
+        return True
 
     def work(self) -> str | None:
         """Pack some more; return the file's name once it is done, and is NAME.gz. OSError: it was given up."""

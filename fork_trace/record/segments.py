@@ -62,6 +62,7 @@ class Segments:
             raise
         self._packer = Packer(self._parent)
         self._pack_at_s = float("-inf")
+        self._refused: set[str] = set()  # files of another user, say: not to be packed
         self._fd: int | None = None
         self._name = ""
         self._made: dict[str, int] = {}  # by this run, in their order
@@ -201,12 +202,14 @@ class Segments:
                 if name in self._made:
                     self._made[name + PACKED] = self._made.pop(name)
             elif self._monotonic() >= self._pack_at_s:
-                plain = (each for each in self._names() if not each.endswith(PACKED))
-                name = min((each for each in plain if each != self._name), default=None)
+                done = {self._name, *self._refused}
+                plain = {each for each in self._names() if not each.endswith(PACKED)}
+                name = min(plain - done, default=None)
                 if name is None:
                     self._pack_at_s = self._monotonic() + _LOOK_S
-                else:
-                    self._packer.begin(name)
+                    self._refused &= plain
+                elif not self._packer.begins(name):
+                    self._refused.add(name)
         except OSError:
             self._pack_at_s = self._monotonic() + _PACK_AGAIN_S
 

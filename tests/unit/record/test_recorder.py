@@ -21,7 +21,7 @@ from conftest import make_death, make_evidence, make_failure, make_header, make_
 from fork_trace.collect.clock import Jump
 from fork_trace.commands import cli
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Failure, Frame, Header, Incident, Summary
+from fork_trace.model.records import Failure, Frame, Header, Incident, Summary, to_json
 from fork_trace.output.aggregate import Table
 from fork_trace.record import segments as segments_module
 from fork_trace.record.account import Account
@@ -541,6 +541,22 @@ def test_killed_while_it_packs_it_leaves_the_file_and_no_part_of_it(
     closed(again)
     assert [".gz", ".gz", ".jsonl"] == [file.suffix for file in files(tmp_path)]
     assert host.truth == counted(tmp_path / "log")
+
+
+def test_a_file_that_may_not_be_read_keeps_none_of_the_others_from_being_packed(
+    tmp_path: Path, host: Watched, make: Callable[..., Recorder]
+) -> None:
+    (tmp_path / "log").mkdir(mode=0o700)
+    (tmp_path / "other").write_text(to_json(make_header()) + "\n")
+    (tmp_path / "log" / "20200101T000000Z-b.jsonl").symlink_to(tmp_path / "other")
+    recorder = make()
+    for number in range(50):
+        host.now_s += 1
+        host.fail("sh")
+        recorder.step(begins_anew=number == 20)
+    closed(recorder)
+
+    assert [".jsonl", ".gz", ".jsonl"] == [file.suffix for file in files(tmp_path)]
 
 
 def test_a_disk_without_room_for_a_packed_file_leaves_it_as_it_is(
