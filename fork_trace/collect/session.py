@@ -268,7 +268,7 @@ class Session:
             **stats,
             ended=ended,
             command=command,
-            oom_kills=self._killed_meanwhile(),
+            oom_kills=_killed_since(self._oom_kills),
             deaths=self._coroner.counts(lost, ended == "rotation"),
         )
 
@@ -317,10 +317,6 @@ class Session:
         self.close()
         return summary
 
-    def _killed_meanwhile(self) -> int | None:
-        now = procfs.vmstat("oom_kill")
-        return None if now is None or self._oom_kills is None else now - self._oom_kills
-
     def close(self) -> None:
         """Detach; safe to call twice."""
         self._backend.close()
@@ -330,11 +326,6 @@ class Session:
     def elapsed_s(self) -> float:
         """Seconds since the programs were attached."""
         return self._clock.elapsed_s()
-
-    def lost(self) -> tuple[int, int]:
-        """Samples lost so far, since the buffer was full, and if there are any, calls missed as well."""
-        samples = self._backend.stats()["lost"]
-        return samples, (self._backend.missed() or 0) if samples else 0
 
     def unseen(self) -> tuple[int, int | None]:
         """Samples lost and calls missed since the start; None: the kernel does not count these."""
@@ -347,3 +338,8 @@ class Session:
     def failures(self) -> int:
         """Failures so far, exactly."""
         return self._backend.stats()["failures"]
+
+
+def _killed_since(before: int | None) -> int | None:
+    now = procfs.vmstat("oom_kill")
+    return None if now is None or before is None else now - before

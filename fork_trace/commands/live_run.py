@@ -109,7 +109,8 @@ class _Loop(NamedTuple):
         elapsed_s = self.session.elapsed_s()
         if self.nearest and isinstance(self.view, Redrawn) and not self.counted.failures:
             self.view.forks = _forks(self.nearest.now(elapsed_s))
-        self.view.show(elapsed_s, *self.session.lost(), self.session.filtered())
+        lost, missed = self.session.unseen()
+        self.view.show(elapsed_s, lost, missed or 0, self.session.filtered())
 
     def _take(self, failures: Sequence[Failure]) -> None:
         incidents = self.session.incidents()

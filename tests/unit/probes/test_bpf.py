@@ -65,10 +65,11 @@ INCLUDES: dict[str, set[str]] = {
     "maker.h": {"caller.h", "port.h", "reading.h", "wire.h"},
     "user_stack.h": {"caller.h", "port.h", "reading.h", "wire.h"},
     "latency.h": {"wire.h"},
+    "late.h": {"caller.h", "limits/cgroup.h"},
     # The shells, and what has nothing to do with them.
     "fork_trace.bpf.c": {
-        *("judge.h", "kernel_types.h", "maker.h", "probes.def", "programs.h", "steps.h"),
-        "user_stack.h",
+        *("judge.h", "kernel_types.h", "late.h", "maker.h", "probes.def", "programs.h"),
+        *("steps.h", "user_stack.h"),
     },
     "fork_trace.bcc.c": {"judge.h", "kernel_headers.h", "probes.def", "programs.h", "steps.h"},
     "latency.bpf.c": {"caller.h", "kernel_types.h", "latency.h", "slots.h", "user_stack.h"},
