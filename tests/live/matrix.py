@@ -313,7 +313,7 @@ _LATE = (
 _NAMED = (
     Lane("container", None, 300, ("test_container.py",), NAMED),
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
-    Lane("systemd", "7.2", 250, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
+    Lane("systemd", "7.2", 320, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
     Lane("7.2-btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),
     Lane(
         "python",
