@@ -77,7 +77,7 @@ _NATIVE = (
     Lane(
         "native",
         None,
-        200,
+        220,
         (
             *REHEARSALS,
             *("test_callers.py", "test_callers_real.py", "test_commands.py", "test_check.py"),
@@ -206,7 +206,7 @@ _BETWEEN = (
     Lane(
         "6.1-want",
         "6.1",
-        510,
+        490,
         (
             *("test_conditions.py", "test_privileges.py", "test_on_demand.py"),
             "test_strangers.py",

@@ -20,6 +20,8 @@ from fork_trace.rehearse.restore import places
 
 from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, capture
 
+pytestmark = pytest.mark.live
+
 COUNT = 23
 FEW = 5
 MIB = 1 << 20

@@ -104,7 +104,7 @@ HOST_OOM = Cause(
         "grep -E 'MemAvailable|SwapFree' /proc/meminfo",
         "ps -eo pid,rss,comm --sort=-rss | head",
     ),
-    mitigate=do("Stop or restart what holds most, or add swap.", "swapon FILE"),
+    mitigate=do("Stop or restart what holds most, or add swap (mkswap, then swapon)."),
     fix=do(
         "Give what grows a cgroup with a limit of its own, so that it does not take others along."
     ),
