@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fork_trace.collect.session import Session
     from fork_trace.record.notify import Notifier
     from fork_trace.record.recorder import Recorder
+    from fork_trace.serve import NoExporter
     from fork_trace.serve.exporter import Exporter
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", re.IGNORECASE)
@@ -124,13 +125,12 @@ def command(**given: Any) -> None:
     from fork_trace.record.notify import Notifier
     from fork_trace.record.recorder import Recorder
     from fork_trace.record.segments import Bounds, Segments
-    from fork_trace.serve.exporter import Exporter
 
     bounds = Bounds(given["max_size"], given["max_age"], given["keep_free"])
     changes_user = os.geteuid() == 0 and not given["keep_privileges"]
     new_owner = UNUSED_ID if changes_user else None
     segments = Segments(given["directory"], bounds, new_owner)
-    exporter = Exporter(given["metrics"], given["textfile"], new_owner, _tell)
+    exporter = _exporter(given["metrics"], given["textfile"], new_owner)
     notifier = Notifier()
     session = open_session({**given, "is_lean": True})
     signals = _Signals()
@@ -157,9 +157,21 @@ def command(**given: Any) -> None:
         )
 
 
+def _exporter(
+    address: str | None, textfile: str | None, new_owner: int | None
+) -> Exporter | NoExporter:
+    if address is None and textfile is None:
+        from fork_trace.serve import NoExporter
+
+        return NoExporter()
+    from fork_trace.serve.exporter import Exporter
+
+    return Exporter(address, textfile, new_owner, _tell)
+
+
 def _run(
     recorder: Recorder,
-    exporter: Exporter,
+    exporter: Exporter | NoExporter,
     session: Session,
     notifier: Notifier,
     signals: _Signals,

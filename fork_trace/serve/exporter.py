@@ -43,9 +43,7 @@ class Exporter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen, and make files, while it may be done; ForkTraceError if it cannot be."""
-        self._is_asked = address is not None or textfile is not None
-        if self._is_asked:
-            exposition.demand("--textfile" if address is None else "--metrics")
+        exposition.demand("--textfile" if address is None else "--metrics")
         self._monotonic, self._report = monotonic, report
         self._metrics = Metrics()
         self._session: Watched | None = None
@@ -66,8 +64,7 @@ class Exporter:
 
     def see(self, failures: Sequence[Failure]) -> None:
         """Count what is recorded."""
-        if self._is_asked:
-            self._metrics.add(failures, self._monotonic())
+        self._metrics.add(failures, self._monotonic())
 
     def turn(self) -> None:
         """Do what can be done without waiting."""

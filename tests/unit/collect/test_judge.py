@@ -140,12 +140,16 @@ def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
 GUESSED = failed(errno.ENOMEM, "overcommit", "memcg-limited", detail="overcommit-guess")
 
 
+# Larger than anything that other tests, or the arenas of their threads, map in this process.
+LARGE = 1 << 30
+
+
 def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(procfs, "ram_and_swap", lambda: 1 << 26)
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: LARGE)
 
-    with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
+    with mmap.mmap(-1, LARGE + 4096, flags=mmap.MAP_PRIVATE):
         verdict = judged(observer(tmp_path), sample(GUESSED))
 
     assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.alternatives)

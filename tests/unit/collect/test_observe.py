@@ -131,6 +131,10 @@ def test_stacks_whose_samples_were_lost_are_given_up(tmp_path: Path) -> None:
     assert looking.look(replace(sample(KEY, 1), time_ns=7)).stack is None
 
 
+# Larger than anything that other tests, or the arenas of their threads, map in this process.
+LARGE = 1 << 30
+
+
 class Clock:
     """A clock that stands still until it is moved."""
 
@@ -144,18 +148,18 @@ class Clock:
 def test_a_burst_of_one_process_reads_its_mappings_once_in_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(procfs, "ram_and_swap", lambda: 1 << 26)
+    monkeypatch.setattr(procfs, "ram_and_swap", lambda: LARGE)
     clock = Clock()
     large = LargeMappings(clock)
 
-    with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
+    with mmap.mmap(-1, LARGE + 4096, flags=mmap.MAP_PRIVATE):
         assert large.has_one(sample(ENOMEM)) is True
     clock.now_s += 1
     assert large.has_one(sample(ENOMEM)) is True, "kept"
     clock.now_s += 0.001
     assert large.has_one(sample(ENOMEM)) is False, "read again"
     clock.now_s += 0.999
-    with mmap.mmap(-1, (1 << 26) + 4096, flags=mmap.MAP_PRIVATE):
+    with mmap.mmap(-1, LARGE + 4096, flags=mmap.MAP_PRIVATE):
         assert large.has_one(sample(ENOMEM)) is False, "that was kept, too"
 
 
