@@ -26,8 +26,9 @@ pytestmark = pytest.mark.live
 BTF_KIND_FUNC = 12
 FUNCTIONS = [watch.function for step in steps.STEPS for watch in step.watches]
 ABSENT = ["", "aaaa", "no_such_function_at_all", "copy_process_", "zzzz"]
-# The verifier took 143,310 for one of them before a level of a hierarchy had a function of its own.
-MOST_VERIFIED = 50_000
+# The verifier took 143,310 for one of them before a level of a hierarchy had a function of its own;
+# it takes 71,800 for raw_sys_exit, which judges every call that is told, on Linux 6.18.
+MOST_VERIFIED = 80_000
 
 
 class ProgInfo(ctypes.Structure):

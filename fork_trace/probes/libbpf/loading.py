@@ -34,8 +34,8 @@ from fork_trace.probes.settings import Config, fill
 _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 # Sections of programs on a function's entry and exit -> their way of attaching.
 _TRACES = {"fentry/": 24, "fexit/": 25}
-# Of the ring of user stacks: 108 of the default size, ten times a second.
-_FEW_STACKS_BYTES = 1 << 20
+# Of the ring of user stacks: 54 of the default size, ten times a second.
+_FEW_STACKS_BYTES = 1 << 19
 # Where the kernel's types are.
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 
