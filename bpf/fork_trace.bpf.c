@@ -770,7 +770,7 @@ int fentry_oom_kill_process(__u64 *ctx)
 SEC("fentry/__oom_kill_process")
 int fentry_oom_kill(__u64 *ctx)
 {
-	return on_death(ctx, number_in(&ctx[0]), 0);
+	return on_kill(ctx, number_in(&ctx[0]));
 }
 
 SEC("kprobe/oom_kill_process")
@@ -782,7 +782,7 @@ int kprobe_oom_kill_process(struct pt_regs *ctx)
 SEC("kprobe/__oom_kill_process")
 int kprobe_oom_kill(struct pt_regs *ctx)
 {
-	return on_death(ctx, PASSED_0(ctx), 0);
+	return on_kill(ctx, PASSED_0(ctx));
 }
 
 SEC("raw_tp/mark_victim")

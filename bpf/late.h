@@ -289,6 +289,15 @@ ft_inline int on_death(void *ctx, __u64 victim, __u32 pid)
 	return 0;
 }
 
+/* Of a group (memory.oom.group) the kernel comes by once more for the one that it chose at first. */
+ft_inline int on_kill(void *ctx, __u64 victim)
+{
+	if (!is_blind(FT_READER_LATE) &&
+	    BPF_CORE_READ((struct task_struct *)victim, signal, flags) & SIGNAL_GROUP_EXIT)
+		return 0;
+	return on_death(ctx, victim, 0);
+}
+
 /* void oom_kill_process(struct oom_control *, const char *message): it is about to choose whom to kill. */
 ft_inline int on_oom(void *ctx, __u64 control)
 {

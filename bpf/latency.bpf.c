@@ -630,9 +630,15 @@ ft_inline void read_owner(struct holder *holder, __u64 lock)
 {
 	struct rw_semaphore *sem = (void *)lock;
 	struct task_struct *task;
+	__u64 owner;
 
-	task = (void *)((__u64)BPF_CORE_READ(sem, owner.counter) & ~OWNER_FLAGS);
-	if (!task)
+	/* CONFIG_PREEMPT_RT makes one of a lock of its own. */
+	if (!bpf_core_field_exists(sem->owner))
+		return;
+	owner = BPF_CORE_READ(sem, owner.counter);
+	/* RWSEM_READER_OWNED: of several readers the last one that came, which may be gone. */
+	task = (void *)(owner & ~OWNER_FLAGS);
+	if (!task || owner & 1)
 		return;
 	holder->pid = BPF_CORE_READ(task, tgid);
 	holder->tid = BPF_CORE_READ(task, pid);

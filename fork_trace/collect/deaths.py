@@ -32,7 +32,7 @@ class Coroner:
         self._paths, self._plan, self._filter = paths, plan, filter_
         self._is_pids_v2 = paths.is_pids_v2()
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
-        self._host = os.uname().nodename
+        self._host = procfs.host_name()
         self._told: list[Death] = []
         self._counted: Counter[str] = Counter()
 
@@ -73,7 +73,7 @@ class Coroner:
             is_memcg, over = _told_by_stack(killed, frames, self._plan().ranges)
         first = levels[over] if over is not None else None
         around = Surroundings(
-            is_copying=_is_copying(killed, frames),
+            is_copying=_is_copying(killed, frames, self._plan().ranges),
             is_memcg=is_memcg,
             page_bytes=self._page_bytes,
             limit=self._limit(killed, is_memcg, first),
@@ -110,7 +110,9 @@ class Coroner:
             return True
         if victim is None:
             return False
-        inside = {level.number for level in killed.levels} | {killed.cgroup_id}
+        # In v1 each hierarchy has numbers of its own, and the filter's is one of the pids controller's.
+        is_one = self._is_pids_v2 and killed.hierarchy == 0
+        inside = {killed.cgroup_id, *(level.number for level in killed.levels if is_one)}
         if filter_.cgroup_id is not None and filter_.cgroup_id not in inside:
             directory = self._paths.directory(filter_.cgroup_id, self._is_pids_v2)
             above = None if directory is None else self._paths.relative(directory)
@@ -136,7 +138,8 @@ class Coroner:
         for level in killed.levels:
             path = killed.cgroup_path
             # Else they begin above: the victim's own cgroup lacks the controller.
-            if path is not None and killed.levels[0].number == killed.cgroup_id:
+            is_own = self._is_pids_v2 == is_v2 and killed.levels[0].number == killed.cgroup_id
+            if path is not None and is_own:
                 above = ancestor(path, level.up)
                 if above is not None:
                     self._paths.note(level.number, is_v2, above, "memory")
@@ -204,9 +207,11 @@ def _functions(frames: Iterable[int], ranges: Mapping[str, tuple[int, int]]) -> 
     ]
 
 
-def _is_copying(killed: Killed, frames: Iterable[str]) -> bool | None:
-    """Say whether a shared page was being copied; None: the kernel gave no stack worth the name."""
-    if len(killed.kernel_frames) < _LEAST_FRAMES:
+def _is_copying(
+    killed: Killed, frames: Iterable[str], ranges: Mapping[str, tuple[int, int]]
+) -> bool | None:
+    """Say whether a shared page was being copied; None: no stack worth the name, or nobody knows its functions."""
+    if len(killed.kernel_frames) < _LEAST_FRAMES or ranges.keys().isdisjoint(COPIERS):
         return None
     return any(name in COPIERS for name in frames)
 
@@ -220,7 +225,7 @@ def _told_by_stack(
         for place, level in enumerate(killed.levels)
         if level.limit < _NO_PAGE_LIMIT and level.used + _NEAR_PAGES >= level.limit
     ]
-    if CGROUP_KILLER in ranges:
+    if CGROUP_KILLER in ranges and len(killed.kernel_frames) >= _LEAST_FRAMES:
         is_memcg = CGROUP_KILLER in frames
         return is_memcg, (full[0] if is_memcg and full else None)
     return (True, full[0]) if full else (None, None)

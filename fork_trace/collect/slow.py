@@ -63,6 +63,7 @@ class SlowWatch:
         if not keeps_privileges:
             arm.demand_another_user(privileges.why_root_must_stay())
         self._keeps_privileges = keeps_privileges
+        self.host = procfs.host_name()
         self.descriptors = reserve.Descriptors()
         prepared = arm.prepare(Request(attach, "libbpf"))
         assert prepared.library is not None  # the plan refuses a host without libbpf

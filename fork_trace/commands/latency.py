@@ -79,8 +79,6 @@ def command(**given: Any) -> None:
 
 
 def _run(watch: SlowWatch, signals: StopSignals, given: dict[str, Any]) -> None:
-    import os
-
     # Loaded now: without its privileges the process may not be able to read the package.
     from fork_trace.commands.child import Child
     from fork_trace.errors import ForkTraceError
@@ -88,7 +86,7 @@ def _run(watch: SlowWatch, signals: StopSignals, given: dict[str, Any]) -> None:
     from fork_trace.latency.account import Account
     from fork_trace.model import records
 
-    account = Account(os.uname().nodename, given["over"])
+    account = Account(watch.host, given["over"])
     how = (
         "system calls, without phases"
         if watch.backend.attach == "tracepoint"
@@ -161,8 +159,6 @@ def _watch(
 
 
 def _forks(watch: SlowWatch, given: dict[str, Any], ended: str, child: Child | None) -> Forks:
-    import os
-
     from fork_trace import __version__
     from fork_trace.model.records import Forks
 
@@ -180,7 +176,7 @@ def _forks(watch: SlowWatch, given: dict[str, Any], ended: str, child: Child | N
     )
     return Forks(
         time=watch.now(),
-        host=os.uname().nodename,
+        host=watch.host,
         kernel=watch.release,
         tool=f"fork-trace {__version__}",
         attach=backend.attach,

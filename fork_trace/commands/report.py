@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from fork_trace.commands import options
 from fork_trace.output.formats import FORMATS
+
+if TYPE_CHECKING:
+    from fork_trace.model import records
 
 
 @click.command("report", cls=options.Recorded)
@@ -33,6 +37,7 @@ def command(**given: Any) -> None:
     fork-trace report /srv/fleet/ --cause pids-cgroup
     """
     from fork_trace.commands.recorded import selected
+    from fork_trace.escape import safe
     from fork_trace.model import records
     from fork_trace.output import formats
     from fork_trace.output.report_options import MANY_HOSTS, ROWS_OF_MANY
@@ -59,8 +64,7 @@ def command(**given: Any) -> None:
     else:
         stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
         for record in account.take(stream):
-            if isinstance(record, (records.Slow, records.Forks)):
-                timed.append(record)
+            timed += [record] if isinstance(record, (records.Slow, records.Forks)) else []
             if format_ == "jsonl" and not isinstance(record, records.Summary):
                 print(records.to_json(record))
     counted, found = account.counted, account.captures
@@ -70,11 +74,21 @@ def command(**given: Any) -> None:
         more = more._replace(rows=ROWS_OF_MANY)
     counted.completeness.notes += [*account.unrecorded(), *captures.notes()]
     if timed and format_ in ("table", "markdown"):
-        from fork_trace.latency import report
-
-        sys.stdout.write(report.recorded(timed))
+        _tell_timed(timed, format_)
         if not found.headers:
+            for note in counted.completeness.notes:
+                print(safe(note))
             sys.exit(0)  # of failures nothing is known
     write = formats.writer(format_)
     sys.stdout.write(write(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)
+
+
+def _tell_timed(timed: Sequence[records.Slow | records.Forks], format_: str) -> None:
+    from fork_trace.latency import report
+    from fork_trace.output.formats import markdown
+
+    text = report.recorded(timed)
+    if format_ == "markdown":
+        text = "\n".join(markdown.fenced(text.splitlines())) + "\n\n"
+    sys.stdout.write(text)

@@ -157,7 +157,8 @@ def _number(first: Evidence | None) -> int | None:
     if first is None or first.limit is None:
         return None
     twice = max(2 * max(first.limit, first.value or 0), _LEAST.get(first.name, _LEAST_OF_ALL))
-    return min(twice, _MOST.get(first.name, twice))
+    number = min(twice, _MOST.get(first.name, twice))
+    return number if number > first.limit else None
 
 
 def _commit_numbers(evidence: Sequence[Evidence]) -> dict[str, object]:

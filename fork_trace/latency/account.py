@@ -19,6 +19,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MOST_GROUPS = 1024
 _STEP = math.log(1.01)  # between two times that are told apart in a percentile
 _LEAST_COPIED_NS = 1_000_000
+_CLONE_VM, _FLAGS_UNKNOWN = 0x100, 1 << 63  # include/uapi/linux/sched.h; bpf/wire.h
 
 
 class Times:
@@ -191,7 +192,10 @@ def evidence(fork: SlowFork) -> Iterable[Evidence]:
 
 def _speed(fork: SlowFork) -> int | None:
     """Return how fast the memory was copied, in MB/s, in the phase that does that; None: not known."""
-    copied, ns = copied_bytes(fork), fork.phases.get("memory", 0)
+    if fork.event.flags & (_FLAGS_UNKNOWN | _CLONE_VM):
+        return None  # nothing is copied, or nobody knows
+    copied = copied_bytes(fork)
+    ns = fork.phases.get("memory", 0) - sum(each or 0 for each in fork.waits.values())
     if copied is None or ns < _LEAST_COPIED_NS:
         return None
     return round(copied / ns * 1000)

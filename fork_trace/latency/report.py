@@ -74,7 +74,8 @@ def _told(slow: Slow) -> str:
     reason = BY_SLUG.get(slow.reason, UNKNOWN)
     head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {_name(slow.reason)}"
     lines = [head + (f", {safe(slow.certainty)}" if slow.certainty else ""), f"  {reason.means}."]
-    lines.append(f"  Sample: {ms(slow.sample_ms or 0)} ms: {_phases(slow)}")
+    sample = "?" if slow.sample_ms is None else ms(slow.sample_ms)
+    lines.append(f"  Sample: {sample} ms: {_phases(slow)}")
     lines += [f"  {line}" for line in _numbers(slow)]
     for each in slow.advice:
         lines.append(f"  {_KIND.get(each.kind, safe(each.kind))}: {safe(each.text)}")

@@ -80,7 +80,7 @@ def decode(raw: bytes) -> SlowFork:
     waits = [next(values) for _ in WAITS]
     waits_known, cpu_ns, cpu_known, other_flags, pid, tid, held, comm = values
     seen = {number: ns for number, ns in enumerate(stamps) if stamped >> number & 1}
-    name = comm.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    name = events.text(comm)
     return SlowFork(
         event=event,
         total_ns=total_ns,

@@ -13,6 +13,7 @@ from typing import Any
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import (
+    INCIDENTS,
     VERSION,
     Checkpoint,
     Failure,
@@ -60,6 +61,7 @@ class _Capture:
         self._by_command: Counter[tuple[str, str | None]] = Counter()
         self.unreadable = 0
         self._is_of_latency = False
+        self._has_incidents = False
 
     def take(self, record: Record) -> None:
         if isinstance(record, Failure):
@@ -73,6 +75,8 @@ class _Capture:
             self._last = record
         elif isinstance(record, Forks):
             self._is_of_latency = True
+        elif isinstance(record, INCIDENTS):
+            self._has_incidents = True
         if not isinstance(record, Header):
             self._last_time = record.time
 
@@ -83,7 +87,7 @@ class _Capture:
             self.unreadable,
             tuple(self._uncounted()) if self._last else (),
             self._last_time,
-            self._is_of_latency,
+            self._is_of_latency and not (self._failures or self._has_incidents or self._last),
         )
 
     def _uncounted(self) -> Iterator[Failure]:

@@ -180,7 +180,7 @@ class Mark:
 
     time: str  # as it was written
     host: str
-    # "started", "stopped"; "gap": nothing watched; "resumed": after a suspend; "clock": it was set.
+    # "started", "stopped", "watching"; "gap": nothing watched; "resumed": after a suspend; "clock": it was set.
     kind: str
     from_: str | None = None  # ISO 8601, UTC; None: not known
     to: str | None = None

@@ -163,6 +163,7 @@ def in_a_line(group: Group, names_host: bool = False) -> str:
     how = f" ({how if len(group.certainties) > 1 else safe(death.certainty)})"
     text = f"{group.count} x killed{how if death.cause == COPY_ON_WRITE.slug else ''}: "
     text += _name(death) if group.key.comm is not None else "several commands"
+    text += f"{', the last' if group.count > 1 else ''} at {safe(death.time[:19])}Z,"
     text += f" on {safe(death.host)}" if names_host else ""
     text += f" in cgroup {safe(death.cgroup)}" if death.cgroup is not None else ""
     text += f" at {_limit(death.levels[0])}" if death.levels else ""

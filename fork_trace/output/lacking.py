@@ -115,16 +115,20 @@ def _days(header: Header, summary: Summary) -> str:
 def _killed(summary: Summary) -> list[str]:
     """Say that processes were killed meanwhile: a fork may have succeeded, and its child ended so."""
     seen = sum(value for value in (summary.deaths or {}).values() if type(value) is int)
+    told = []
     if summary.deaths is not None and summary.deaths.get("unknown"):
         lost = count(summary.deaths["unknown"], "process", "processes")
-        return [
+        told.append(
             f"the OOM killer ended {lost} meanwhile of which nothing more is known (see `dmesg`)"
-        ]
+        )
     if (summary.oom_kills or 0) <= seen:
-        return []
+        return told
     killed = count((summary.oom_kills or 0) - seen, "process", "processes")
     killed = killed.replace(" ", " more ", 1) if seen else killed
-    return [f"the OOM killer ended {killed} meanwhile, which is no failed fork (see `dmesg`)"]
+    return [
+        *told,
+        f"the OOM killer ended {killed} meanwhile, which is no failed fork (see `dmesg`)",
+    ]
 
 
 def _command(summary: Summary) -> list[str]:

@@ -45,6 +45,8 @@ def verdict(
         if others:
             other = count(others, "other was", "others were")
             return f"No failure matches; {other} recorded{on}{end}"
+        if duration_s is None and not hosts:
+            return "No failures were looked for in what was recorded."
         if least:
             return f"No fork failed{on} as far as it was recorded; the captures are incomplete{end}"
         return f"No fork failed{on}{span}{end}"

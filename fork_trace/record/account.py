@@ -14,6 +14,7 @@ from fork_trace.record.selection import Selection
 from fork_trace.record.times import iso_ns
 
 _SLACK_NS = 60 * 10**9  # whom does a minute more or less matter
+_QUIET_NS = 600 * 10**9 + _SLACK_NS
 _GAPS = ("gap", "resumed", "clock")
 
 
@@ -55,8 +56,9 @@ class Account:
                     if item.kind in _GAPS:
                         self.counted.completeness.add_gap(item)
                     yield item
-            elif isinstance(item, (Slow, Forks)) and self._header:
-                yield item
+            elif isinstance(item, (Slow, Forks)):
+                if self._header and self._selection.takes_timed(item):
+                    yield item
             elif isinstance(item, Ending):
                 yield from self._end(item)
 
@@ -78,7 +80,9 @@ class Account:
         begin_ns, end_ns = iso_ns(header.time), iso_ns(ending.last_time)
         selection = self._selection
         if selection.has_times and begin_ns and end_ns:
-            is_before = selection.since_ns is not None and end_ns < selection.since_ns
+            # One that goes on says so every WATCHING_S of recorder.py; and a minute is no matter.
+            known_ns = end_ns if ending.is_closed else end_ns + _QUIET_NS
+            is_before = selection.since_ns is not None and known_ns < selection.since_ns
             is_after = selection.until_ns is not None and begin_ns > selection.until_ns
             if (is_before or is_after) and not self._taken:
                 return  # not of that time

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from fork_trace.model.records import Checkpoint, Death, Failure, Header, Record, Summary
 from fork_trace.output.completeness import Unclosed
@@ -35,7 +36,18 @@ def whole(account: Account, captures: Captures) -> Iterator[Record]:
                 record, failures=sum(counts.values()), causes=dict(counts), totals=(), rows=()
             )
             if record.deaths is not None:
-                record = replace(record, deaths=dict(deaths))
+                record = replace(record, **_killed(record, record.deaths, deaths))
             if isinstance(record, Checkpoint):
                 record = replace(record, ended="running")
         yield record
+
+
+def _killed(summary: Summary, known: Mapping[str, Any], kept: Counter[str]) -> dict[str, Any]:
+    """Count the deaths that were kept, and leave out of all kills those that were not asked for."""
+    lost = known.get("unknown", 0)
+    lost = lost if type(lost) is int else 0
+    told = sum(number for number in known.values() if type(number) is int) - lost
+    kills = summary.oom_kills
+    if kills is not None:
+        kills = max(0, kills - (told - sum(kept.values())))
+    return {"oom_kills": kills, "deaths": {**kept, **({"unknown": lost} if lost else {})}}

@@ -23,8 +23,9 @@ class Packer:
         self.written = 0  # bytes of the one that is being written
         # Left by one that was killed.
         for name in os.listdir(parent):
-            if name.endswith(_PART):
-                os.unlink(name, dir_fd=parent)
+            if name.endswith(".jsonl" + _PART):
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=parent)
 
     @property
     def is_busy(self) -> bool:
@@ -59,6 +60,7 @@ class Packer:
             if status.st_nlink:  # it was not removed meanwhile
                 os.utime(self._out, ns=(status.st_atime_ns, status.st_mtime_ns))
                 name = self._name
+                os.fsync(self._out)  # from here on it is the only copy
                 both = {"src_dir_fd": self._parent, "dst_dir_fd": self._parent}
                 os.rename(name + _PART, name + PACKED, **both)
                 os.unlink(name, dir_fd=self._parent)

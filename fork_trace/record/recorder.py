@@ -19,6 +19,7 @@ from fork_trace.record.journal import Journal
 from fork_trace.record.segments import Segments
 
 CHECKPOINT_S = 60.0
+WATCHING_S = 600.0  # how often a file says that nothing happened
 _SETTLE_S = 10.0
 _MOST_TOTALS = 256  # of a checkpoint or summary; the rest is added up by cause
 _WHOSE = ("comm", "uid", "cgroup", "syscall", "creates")
@@ -70,7 +71,7 @@ class Recorder:
         segments: Segments,
         report: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
-        seen: Callable[[Sequence[Failure]], None] = lambda _: None,
+        seen: Callable[[Sequence[Failure], Sequence[Incident]], None] = lambda _, __: None,
         journal: Journal | None = None,
     ) -> None:
         self._session, self._segments, self._report = session, segments, report
@@ -81,7 +82,7 @@ class Recorder:
         self._incidents = 0  # so far
         self._settled = 0  # failures by then
         self._checkpointed = (0, 0)  # failures and incidents by then
-        self._settle_at_s = self._checkpoint_at_s = 0.0
+        self._settle_at_s = self._checkpoint_at_s = self._watching_at_s = 0.0
         self._told_failed: str | None = None
         self._is_asked = False  # for the next file
 
@@ -96,6 +97,7 @@ class Recorder:
             self._mark("gap", clock.iso(last_ns), header.time)
         now_s = self._monotonic()
         self._settle_at_s, self._checkpoint_at_s = now_s + _SETTLE_S, now_s + CHECKPOINT_S
+        self._watching_at_s = now_s + WATCHING_S
 
     def step(self, begins_anew: bool = False) -> None:
         """Wait for failures for a moment, and do what is due."""
@@ -141,14 +143,15 @@ class Recorder:
 
     def _write(self, failures: Sequence[Failure]) -> None:
         now_s = self._monotonic()
-        self._seen(failures)
+        incidents = self._session.incidents()
+        self._seen(failures, incidents)
         for failure in failures:
             self._causes[failure.cause] += failure.count
             if self._journal:
                 self._journal.take(failure, now_s)
             for each in self._folder.take(failure, now_s):
                 self._segments.write(each)
-        for incident in self._session.incidents():
+        for incident in incidents:
             self._incidents += 1
             self._segments.write(incident)
 
@@ -166,8 +169,13 @@ class Recorder:
         self._segments.beat()
         counted = (self._session.failures(), self._incidents)
         if counted == self._checkpointed:
+            if self._monotonic() >= self._watching_at_s:
+                # Readers go by the times in a file: it may have been copied.
+                self._watching_at_s = self._monotonic() + WATCHING_S
+                self._mark("watching")
             return
         self._checkpointed = counted
+        self._watching_at_s = self._monotonic() + WATCHING_S
         self._write(self._session.settle())
         self._release()
         totals = _bounded(self._session.totals("running"))

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Checkpoint, Failure, Header, Record, to_json
+from fork_trace.model.records import INCIDENTS, Checkpoint, Failure, Header, Record, to_json
 from fork_trace.record.packing import PACKED, Packer
 
 _SEGMENT = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]+(-\d+)?\.jsonl(\.gz)?")
@@ -101,7 +101,7 @@ class Segments:
             kept = [first, *(each for each in rest if not each[2])]
             self._waiting = deque(kept)
             self._waiting_bytes = sum(len(each[0]) for each in kept)
-        self._waiting.append((line, isinstance(record, Failure), is_checkpoint))
+        self._waiting.append((line, isinstance(record, (Failure, *INCIDENTS)), is_checkpoint))
         self._waiting_bytes += len(line)
         if self._is_over():
             self.tend()
@@ -110,7 +110,7 @@ class Segments:
             pass
 
     def _drop(self) -> bool:
-        """Drop the oldest failure that waits; of a line that was begun the rest must follow."""
+        """Drop the oldest failure or death that waits; of a line that was begun the rest must follow."""
         for place in range(1 if self._at else 0, len(self._waiting)):
             line, may_go, _ = self._waiting[place]
             if may_go:

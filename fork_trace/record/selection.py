@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import Failure, Header, Incident, Mark
+from fork_trace.model.records import Failure, Forks, Header, Incident, Mark, Slow
 from fork_trace.record.times import iso_ns
 
 _CGROUPS = "/sys/fs/cgroup"
@@ -51,12 +51,22 @@ class Selection:
             and (self.cgroup is None or _is_within(failure.cgroup, self.cgroup))
         )
 
-    def takes_incident(self, incident: Incident) -> bool:
+    def takes_timed(self, record: Slow | Forks) -> bool:
+        """Say whether slow forks, or the totals of all, are asked for: no cause of failures is theirs."""
+        if isinstance(record, Forks):
+            return self._takes_time(record.time) and not self.causes
+        return self.takes_incident(record)
+
+    def _takes_time(self, time: str) -> bool:
+        time_ns = iso_ns(time)
+        return (self.since_ns is None or time_ns is None or time_ns >= self.since_ns) and (
+            self.until_ns is None or time_ns is None or time_ns <= self.until_ns
+        )
+
+    def takes_incident(self, incident: Incident | Slow) -> bool:
         """Say whether what was seen beside refused forks is asked for; of a time that cannot be read it is."""
-        time_ns = iso_ns(incident.time)
         return (
-            (self.since_ns is None or time_ns is None or time_ns >= self.since_ns)
-            and (self.until_ns is None or time_ns is None or time_ns <= self.until_ns)
+            self._takes_time(incident.time)
             and (not self.causes or getattr(incident, "cause", None) in self.causes)
             and (self.comm is None or incident.comm == self.comm)
             and (self.uid is None or getattr(incident, "uid", None) == self.uid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fork_trace.model.records import Failure
+from fork_trace.model.records import Failure, Incident
 
 
 class NoExporter:
@@ -14,7 +14,7 @@ class NoExporter:
     def begin(self, session: Any) -> None:
         """Do nothing."""
 
-    def see(self, failures: Sequence[Failure]) -> None:
+    def see(self, failures: Sequence[Failure], incidents: Sequence[Incident] = ()) -> None:
         """Do nothing."""
 
     def turn(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fork_trace.model.records import Failure, Header
+from fork_trace.model.records import Failure, Header, Incident
 from fork_trace.output import exposition
 from fork_trace.serve.endpoint import Answer, Endpoint, Request
 from fork_trace.serve.metrics import Metrics, Watch
@@ -62,9 +62,10 @@ class Exporter:
             session.wake_by(self.endpoint)
         self.turn()
 
-    def see(self, failures: Sequence[Failure]) -> None:
+    def see(self, failures: Sequence[Failure], incidents: Sequence[Incident] = ()) -> None:
         """Count what is recorded."""
         self._metrics.add(failures, self._monotonic())
+        self._metrics.add_incidents(incidents)
 
     def turn(self) -> None:
         """Do what can be done without waiting."""

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.diagnosis.causes import CAUSES, late
 from fork_trace.diagnosis.causes.state import UNKNOWN
-from fork_trace.model.records import Failure, Header
+from fork_trace.model.records import Death, Failure, Header, Incident
 from fork_trace.output.exposition import Family, label
 from fork_trace.output.place import where_of
 from fork_trace.serve.owners import Owner, Owners, owner_of
@@ -19,7 +19,9 @@ from fork_trace.serve.owners import Owner, Owners, owner_of
 _MOST_LIMITS = 50
 _LIMIT_S = 600.0  # a limit that has refused nothing for so long may be anywhere
 OTHER, NO_ERRNO = "other", "unknown"
-SLUGS = tuple(cause.slug for cause in CAUSES)
+# What a process dies of later is no failed fork.
+DEATHS = (late.COPY_ON_WRITE.slug, late.MEMORY_CGROUP_OOM.slug, late.HOST_OOM.slug)
+SLUGS = tuple(cause.slug for cause in CAUSES if cause.slug not in DEATHS)
 _ANY = tuple(dict.fromkeys(name for cause in CAUSES for name in cause.errnos))
 # Cause -> errnos that have a series; a seccomp filter returns any of 4095.
 ERRNOS = {
@@ -29,6 +31,7 @@ ERRNOS = {
         *((NO_ERRNO,) if cause.slug == UNKNOWN.slug else ()),
     )
     for cause in CAUSES
+    if cause.slug in SLUGS
 }
 
 
@@ -52,6 +55,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._counts = Counter({(slug, name): 0 for slug in SLUGS for name in ERRNOS[slug]})
+        self._deaths = Counter(dict.fromkeys(DEATHS, 0))
         self._owners = Owners()
         self._last_ns: dict[str, int] = {}  # by cause
         self._limits: dict[tuple[str, str], _Limit] = {}  # by cause and where, latest last
@@ -68,6 +72,12 @@ class Metrics:
             self._last_ns[cause] = failure.time_ns
             self._note_limit(cause, failure, now_s)
         self._owners.tend(now_s)
+
+    def add_incidents(self, incidents: Sequence[Incident]) -> None:
+        """Count deaths."""
+        for incident in incidents:
+            if isinstance(incident, Death) and incident.cause in self._deaths:
+                self._deaths[incident.cause] += 1
 
     def _note_limit(self, cause: str, failure: Failure, now_s: float) -> None:
         first = failure.evidence[0] if failure.evidence else None
@@ -105,6 +115,13 @@ class Metrics:
             "When the last one failed.",
             ("cause",),
             [((cause,), time_ns / 1e9) for cause, time_ns in sorted(self._last_ns.items())],
+        )
+        yield Family(
+            "counter",
+            "fork_trace_deaths",
+            "Processes that the OOM killer ended; a fork is behind those of copy-on-write.",
+            ("cause",),
+            [((cause,), count) for cause, count in self._deaths.items()],
         )
         yield from self._full(now_s)
         yield from _watching(watch)

@@ -42,9 +42,9 @@ COPY_ON_WRITE = Cause(
             "systemctl set-property --runtime {unit} {mem_property}=SIZE",
         ),
         "docker": do(
-            "Raise the container's limit; the container keeps running. SWAP is memory and swap "
-            "together.",
-            "docker update --memory SIZE --memory-swap SWAP {id}",
+            "Raise the container's limit; the container keeps running. --memory-swap is memory plus "
+            "swap.",
+            "docker update --memory SIZE --memory-swap -1 {id}",
         ),
         "kubernetes": do(
             "Raise the limit of the container in place (Kubernetes 1.33), or on the node.",

@@ -39,7 +39,7 @@ def write(
         if "cause" in counted.by and any(map(tables.is_inferred, rows)):
             lines += ["", escaped(tables.INFERRED)]
         if options.stacks:
-            lines += ["", *_fenced(report.stacks(rows)[1:])]
+            lines += ["", *fenced(report.stacks(rows)[1:])]
         paragraphs = telling.tell_all(counted, hosts)
     else:
         paragraphs = []
@@ -66,7 +66,7 @@ def _item(remedy: Remedy) -> list[str]:
     """Write a sentence as an item of a list, with its commands in a block to copy."""
     lines = [f"- {_spans(remedy.sentence)}"]
     if remedy.commands:
-        lines += [f"  {line}" for line in _fenced(remedy.commands)]
+        lines += [f"  {line}" for line in fenced(remedy.commands)]
     return lines
 
 
@@ -104,7 +104,7 @@ def _spans(text: str) -> str:
     return "`".join(part if n % 2 else escaped(part) for n, part in enumerate(parts))
 
 
-def _fenced(lines: Sequence[str]) -> list[str]:
+def fenced(lines: Sequence[str]) -> list[str]:
     longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, *lines, fence]

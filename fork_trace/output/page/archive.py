@@ -86,6 +86,10 @@ class Archive:
         found = [
             (each.chunks[0].last_ns, n) for n, each in enumerate(self._captures) if each.chunks
         ]
+        if not found and self._packed > self._most and len(self._captures) > 1:
+            empty = self._captures.pop(0)  # only that it watched is lost with it
+            self._packed -= len(empty.header) + len(empty.end)
+            return True
         if not found or (self._packed <= self._most and min(found)[0] > self._gone_ns):
             return False
         capture = self._captures[min(found)[1]]

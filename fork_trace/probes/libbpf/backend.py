@@ -168,8 +168,8 @@ class LibbpfBackend:
         self._programs.write(".data.generation", generation)
 
     def descriptors(self) -> tuple[int, ...]:
-        """Return the ring buffer's, which can be read once there are events."""
-        return (self._programs.map_fd("events"),)
+        """Return the ring buffers', which can be read once there are events or deaths."""
+        return tuple(self._programs.map_fd(name) for name in ("events", "deaths"))
 
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the events of the last poll, or for the next one."""

@@ -309,7 +309,7 @@ class LatencyBackend:
         for index in range(count.value):
             raw = keys.raw[index * events.COMM_BYTES : (index + 1) * events.COMM_BYTES]
             numbers = _TALLY.unpack_from(values.raw, index * _TALLY.size)
-            comm = raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            comm = events.text(raw)
             total_ns, slow, slow_ns, *buckets = numbers
             found.append(Tally(comm, total_ns, slow, slow_ns, tuple(buckets)))
         return found

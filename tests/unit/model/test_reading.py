@@ -41,6 +41,13 @@ def refusal(text: str | bytes) -> ForkTraceError:
     return raised.value
 
 
+FORKS = records.Forks(
+    *("2026-11-28T03:00:00Z", "web1", "6.1.0", "fork-trace 0.1.0", "fexit", 60.0, 10.0),
+    (),
+    *(0, 0, 0, 0, 0, 0, "all"),
+)
+
+
 def counted(text: str | bytes) -> Counter[str | None]:
     """Count the failures by command, those that only totals tell of included."""
     found: Counter[str | None] = Counter()
@@ -175,6 +182,18 @@ def test_totals_that_make_no_sense_still_add_up(total: dict[str, Any]) -> None:
     checkpoint = make_checkpoint(failures=7, causes={"pids-cgroup": 7}, totals=(total,))
 
     assert 7 == sum(counted(capture_text(make_header(), checkpoint)).values())
+
+
+def test_slow_forks_behind_a_torn_capture_hide_none_of_its_failures() -> None:
+    """`cat torn.jsonl latency.jsonl`: the torn line takes the second header along."""
+    whole = "".join(records.to_json(each) + "\n" for each in (make_header(), make_failure()))
+    told = whole + records.to_json(make_header())[:40] + records.to_json(make_header()) + "\n"
+    told += records.to_json(FORKS) + "\n"
+    (ending,) = endings(told)
+
+    assert not ending.is_of_latency
+    (alone,) = endings(records.to_json(make_header()) + "\n" + records.to_json(FORKS) + "\n")
+    assert alone.is_of_latency
 
 
 def test_a_segment_cut_at_every_byte_never_tells_more_than_happened() -> None:

@@ -12,6 +12,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import schema
@@ -23,6 +24,7 @@ from fork_trace.commands import cli
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Failure, Frame, Header, Incident, Summary, to_json
 from fork_trace.output.aggregate import Table
+from fork_trace.record import recorder as recorder_module
 from fork_trace.record import segments as segments_module
 from fork_trace.record.account import Account
 from fork_trace.record.captures import Captures
@@ -30,6 +32,7 @@ from fork_trace.record.packing import Packer
 from fork_trace.record.recorder import CHECKPOINT_S, Recorder
 from fork_trace.record.segments import Bounds, Segments
 from fork_trace.record.selection import Selection
+from fork_trace.record.times import iso_ns
 
 WIDE = Bounds(64 << 20, 30 * 86400.0, 0)
 
@@ -274,6 +277,50 @@ def test_a_full_disk_costs_details_and_no_count(
     assert f"{recorder._segments.dropped} records were dropped so far" in said[1]
     for file in files(tmp_path):
         schema.read(text_of(file))  # no line is torn
+
+
+def test_a_night_without_a_failure_is_recorded_and_no_gap(
+    tmp_path: Path,
+    host: Watched,
+    make: Callable[..., Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin_ns, begin_s = iso_ns(host.header().time), host.now_s
+    assert begin_ns is not None
+
+    def now_ns() -> int:
+        return begin_ns + round((host.now_s - begin_s) * 1e9)
+
+    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(time_ns=now_ns))
+    recorder = make()
+    while host.now_s < begin_s + 7200:
+        recorder.step()
+
+    for since_s, is_known in ((3600, True), (60, True), (-3600, False)):
+        account = Account(("command",), Selection(since_ns=now_ns() - since_s * 10**9))
+        for _ in account.take(Captures([str(tmp_path / "log")]).read()):
+            pass
+        assert bool(account.unrecorded()) != is_known, since_s
+    size = sum(len(file.read_bytes()) for file in files(tmp_path))
+    closed(recorder)
+    assert size < 10_000
+
+
+def test_deaths_that_wait_for_room_are_dropped_as_failures_are(
+    host: Watched, make: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_module, "_MOST_WAITING_BYTES", 20_000)
+    recorder = make()
+
+    def full(data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recorder._segments, "_put", full)
+    host.deaths = [make_death() for _ in range(230)]
+    recorder.step()
+
+    assert recorder._segments._waiting_bytes <= 20_000
+    assert 0 < recorder._segments.dropped < 230
 
 
 def test_the_files_stay_within_their_bounds_and_the_oldest_go_first(

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from conftest import make_evidence, make_failure, make_header
+from conftest import make_death, make_evidence, make_failure, make_header
 from prometheus_client.parser import text_string_to_metric_families
 
 from fork_trace.diagnosis.causes import CAUSES
@@ -19,12 +19,14 @@ from fork_trace.model import places
 from fork_trace.model.records import Failure
 from fork_trace.output import exposition
 from fork_trace.serve import owners
-from fork_trace.serve.metrics import Metrics, Watch
+from fork_trace.serve.metrics import DEATHS, Metrics, Watch
 
 POD = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 WATCH = Watch(make_header(), 0, 0)
 # Nobody has more series than this, whatever happens on the host.
 MOST_SERIES = 600
+
+FAILURES = [cause for cause in CAUSES if cause.slug not in DEATHS]
 
 
 def text(found: Metrics, now_s: float = 0.0, watch: Watch = WATCH, accept: str = "") -> str:
@@ -59,7 +61,7 @@ def failed(cgroup: str | None, count: int = 1, **changes: Any) -> Failure:
 def test_every_cause_and_errno_is_there_before_anything_fails() -> None:
     found = samples(text(Metrics()))
 
-    for cause in CAUSES:
+    for cause in FAILURES:
         for name in cause.errnos:
             assert 0 == found["fork_trace_failures_total", (cause.slug, name)]
         assert ("fork_trace_failures_total", (cause.slug, "other")) in found
@@ -68,6 +70,23 @@ def test_every_cause_and_errno_is_there_before_anything_fails() -> None:
     }
     assert 1 == found["fork_trace_build_info", ("fexit", "0.1.0")]
     assert len(found) < MOST_SERIES
+
+
+def test_deaths_are_counted_apart_and_are_there_before_any() -> None:
+    metrics = Metrics()
+    assert {(each,): 0 for each in DEATHS} == {
+        labels: value
+        for (name, labels), value in samples(text(metrics)).items()
+        if name == "fork_trace_deaths_total"
+    }
+    metrics.add_incidents([make_death(), make_death(), make_death(cause="host-oom")])
+    found = samples(text(metrics))
+
+    assert 2 == found["fork_trace_deaths_total", ("copy-on-write",)]
+    assert 1 == found["fork_trace_deaths_total", ("host-oom",)]
+    assert 0 == sum(
+        value for (name, _), value in found.items() if name == "fork_trace_failures_total"
+    )
 
 
 def test_what_fails_is_counted_as_often_as_its_record_says() -> None:
@@ -201,7 +220,7 @@ def everybody() -> Iterator[Failure]:
         lambda n: f"/made/by/hand/{n}",
         lambda n: None,
     )
-    causes = [cause.slug for cause in CAUSES]
+    causes = [cause.slug for cause in FAILURES]
     for number in range(100_000):
         where = make_evidence(where=f"/sys/fs/cgroup/{number}", value=number, limit=number)
         cause = causes[number % len(causes)]
