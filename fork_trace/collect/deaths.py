@@ -17,7 +17,7 @@ from fork_trace.model import deaths
 from fork_trace.model.deaths import Killed, Kin
 from fork_trace.model.records import Allocator, Death, Fork, Level, Relative
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, Plan
+from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, TRAMPOLINES, Plan
 
 _NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
 _NEAR_PAGES = 64  # MEMCG_CHARGE_BATCH: a full cgroup has less room than that
@@ -207,13 +207,22 @@ def _functions(frames: Iterable[int], ranges: Mapping[str, tuple[int, int]]) -> 
     ]
 
 
+def _is_whole(killed: Killed, ranges: Mapping[str, tuple[int, int]]) -> bool:
+    """Say whether a function that is not in the stack was not there."""
+    cuts = [ranges[name] for name in TRAMPOLINES if name in ranges]
+    frames = killed.kernel_frames
+    return len(frames) >= _LEAST_FRAMES and not any(
+        start <= frame < end for frame in frames for start, end in cuts
+    )
+
+
 def _is_copying(
     killed: Killed, frames: Iterable[str], ranges: Mapping[str, tuple[int, int]]
 ) -> bool | None:
-    """Say whether a shared page was being copied; None: no stack worth the name, or nobody knows its functions."""
-    if len(killed.kernel_frames) < _LEAST_FRAMES or ranges.keys().isdisjoint(COPIERS):
-        return None
-    return any(name in COPIERS for name in frames)
+    """Say whether a shared page was being copied; None: the stack, or what is known of it, does not tell."""
+    if any(name in COPIERS for name in frames):
+        return True
+    return False if _is_whole(killed, ranges) and not ranges.keys().isdisjoint(COPIERS) else None
 
 
 def _told_by_stack(
@@ -225,7 +234,7 @@ def _told_by_stack(
         for place, level in enumerate(killed.levels)
         if level.limit < _NO_PAGE_LIMIT and level.used + _NEAR_PAGES >= level.limit
     ]
-    if CGROUP_KILLER in ranges and len(killed.kernel_frames) >= _LEAST_FRAMES:
-        is_memcg = CGROUP_KILLER in frames
+    is_memcg = CGROUP_KILLER in frames
+    if is_memcg or (CGROUP_KILLER in ranges and _is_whole(killed, ranges)):
         return is_memcg, (full[0] if is_memcg and full else None)
     return (True, full[0]) if full else (None, None)

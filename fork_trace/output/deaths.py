@@ -168,7 +168,8 @@ def in_a_line(group: Group, names_host: bool = False) -> str:
     text += f" in cgroup {safe(death.cgroup)}" if death.cgroup is not None else ""
     text += f" at {_limit(death.levels[0])}" if death.levels else ""
     if death.cause != COPY_ON_WRITE.slug:
-        text += "; no fork is known to be behind it"
+        is_known = death.certainty == "observed"
+        text += "; no fork is known to be behind it" if is_known else "; a fork may be behind it"
     return text
 
 

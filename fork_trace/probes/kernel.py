@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from fork_trace import files
-from fork_trace.probes.plan import CGROUP_KILLER, COPIERS, KILLER, YES, Fact
+from fork_trace.probes.plan import CGROUP_KILLER, COPIERS, KILLER, TRAMPOLINES, YES, Fact
 
 _CHUNK_BYTES = 1 << 20
 _NAME_AT = 19  # in a line of /proc/kallsyms: 16 digits, a blank, the type, a blank
@@ -128,8 +128,8 @@ _TRACEPOINT_GUARD, _IDLE_GUARD = TRACEPOINT_GUARDS = ("tracepoint_srcu", "srcu_f
 
 # Functions by whose addresses a kernel stack tells what the kernel was at: copying a page that is
 # shared (mm/memory.c, mm/huge_memory.c, mm/hugetlb.c; hugetlb_wp was hugetlb_cow until v6.0), killing,
-# and doing so for a memory cgroup.
-RANGED = COPIERS + (KILLER, CGROUP_KILLER)
+# and doing so for a memory cgroup; and where stacks are cut.
+RANGED = COPIERS + (KILLER, CGROUP_KILLER) + TRAMPOLINES
 
 # Of "none voluntary (full) lazy" one is chosen (kernel/sched/debug.c, sched_dynamic_show).
 _PREEMPTION_MODES = "sys/kernel/debug/sched/preempt"

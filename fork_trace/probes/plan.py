@@ -62,6 +62,9 @@ CGROUP_KILLER = "mem_cgroup_out_of_memory"
 COPIERS: tuple[str, ...] = (
     *("do_wp_page", "wp_page_copy", "do_huge_pmd_wp_page", "hugetlb_wp", "hugetlb_cow"),
 )
+# Where a function with a return probe of ours returns to: here a stack ends for a kernel before Linux
+# commit 19138af1bd88 ("x86/unwind: Recover kretprobe trampoline entry").
+TRAMPOLINES = ("kretprobe_trampoline", "__kretprobe_trampoline")
 MARK_VICTIM = "mark_victim"  # the tracepoint
 
 

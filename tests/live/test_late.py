@@ -64,13 +64,22 @@ def causes(found: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((each["cause"], each["certainty"]) for each in found)
 
 
+def are_cut(captured: Captured) -> bool:
+    """Say whether the kernel cuts a stack at a return probe, so that copies under way are not seen by kprobes."""
+    cuts = " kretprobe_trampoline\n" in Path("/proc/kallsyms").read_text()
+    return cuts and captured.header["attach"] == "kprobe"
+
+
 @pytest.mark.parametrize("comm", ["ft-cow-oom", "ft-cow-oom-par"])
 def test_each_death_of_a_rehearsal_is_told_with_its_fork(captured: Captured, comm: str) -> None:
     found = deaths(captured, comm)
 
     assert COUNT == len(found), captured.done.stdout
-    assert {("copy-on-write", "observed"): COUNT} == causes(found)
     assert COUNT == len({each["pid"] for each in found})
+    if are_cut(captured):
+        assert {("memory-cgroup-oom", "inferred"): COUNT} == causes(found)
+        return
+    assert {("copy-on-write", "observed"): COUNT} == causes(found)
     for death in found:
         fork, first = death["fork"], death["levels"][0]
         side = "parent_pid" if comm == "ft-cow-oom-par" else "child_pid"
@@ -139,8 +148,11 @@ def test_the_report_tells_all_of_it(captured: Captured) -> None:
     told = captured.done.stdout
 
     assert "copy-on-write: fork went through" in told
-    assert f"{COUNT} x killed (observed): ft-cow-oom" in told
     assert "memory-cgroup-oom: " in told
+    if are_cut(captured):
+        assert "a fork may be behind it" in told
+        return
+    assert f"{COUNT} x killed (observed): ft-cow-oom" in told
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server and redis-cli")
