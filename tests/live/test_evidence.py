@@ -189,8 +189,20 @@ def test_the_report_names_every_cause_in_80_columns(watcher: str, captured: Capt
     text = captured.done.stdout
     causes = {failure["cause"] for failure in captured.failures}
 
+    commands = {
+        command
+        for failure in captured.failures
+        for advice in failure["advice"]
+        for command in advice["commands"]
+    }
+
     # A command is a line of its own, indented, and never broken.
-    assert [] == [line for line in text.splitlines() if len(line) > 80 and line[:5].strip()]
+    long = [line for line in text.splitlines() if len(line) > 80]
+    assert [] == [
+        line
+        for line in long
+        if line[:5].strip() and not (line[:2] == "  " and line.strip() in commands)
+    ]
     assert len(causes) > 5
     assert [] == [cause for cause in causes if cause not in text]
 
