@@ -23,6 +23,7 @@ from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, capture
 pytestmark = pytest.mark.live
 
 COUNT = 23
+MOST_OTHERS = 2
 FEW = 5
 MIB = 1 << 20
 
@@ -72,10 +73,14 @@ def are_cut(captured: Captured) -> bool:
 
 @pytest.mark.parametrize("comm", ["ft-cow-oom", "ft-cow-oom-par"])
 def test_each_death_of_a_rehearsal_is_told_with_its_fork(captured: Captured, comm: str) -> None:
-    found = deaths(captured, comm)
+    told = deaths(captured, comm)
+    # While one of the two is still leaving, the other one may be killed as well.
+    others = [each for each in told if each["fork"] is None and each["allocator"] is not None]
+    others = [] if are_cut(captured) else others[:MOST_OTHERS]
+    found = [each for each in told if each not in others]
 
     assert COUNT == len(found), captured.done.stdout
-    assert COUNT == len({each["pid"] for each in found})
+    assert len(told) == len({each["pid"] for each in told})
     if are_cut(captured):
         assert {("memory-cgroup-oom", "inferred"): COUNT} == causes(found)
         return
