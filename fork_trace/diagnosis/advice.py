@@ -41,7 +41,11 @@ VARIANTS: Mapping[str, str] = {
     "overcommit-kbytes": "vm.overcommit_kbytes is set",
 }
 # A number to set is twice what is needed, not infinity; some have a least or a most.
-_LEAST = {"vm.max_map_count": 262144}  # what search engines and JVMs ask for
+_LEAST = {
+    "vm.max_map_count": 262144,  # what search engines and JVMs ask for
+    # 64 MiB: a fork of next to nothing takes some, and limits like these are mistakes.
+    **dict.fromkeys(("memory.max", "memory.limit_in_bytes"), 64 << 10),
+}
 _LEAST_OF_ALL = 32
 _MOST = {"kernel.pid_max": 4194304}  # PID_MAX_LIMIT of 64-bit kernels
 _KIB_PER_MIB = 1024
