@@ -137,7 +137,7 @@ def test_each_variant_lost_every_allocation_of_its_fork_in_turn(made: Made) -> N
         assert numbers == list(range(1, len(numbers) + 1)), name
         # The last one had no more of them to lose, and went through.
         assert (False, 0) == (attempts[-1].is_hit, attempts[-1].errno), name
-        assert len([each for each in attempts if each.errno]) >= 5, name
+        assert len([each for each in attempts if each.errno]) >= 3, name
 
 
 @pytest.mark.parametrize("watcher", CHOSEN)
