@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.live
 DEPLOY = TESTS.parent / "fork_trace" / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "fork-trace.json").read_text())
 MANY, BUSY, COUNT = 3000, 3, 23
-MOST_SERIES, MOST_SCRAPE_S = 600, 0.1
+MOST_SERIES = 600
+# A tenth of a second; of a machine that is told to be slow or busy, as much more.
+MOST_SCRAPE_S = 0.1 * max(1.0, float(os.environ.get("FORK_TRACE_BUDGET_FACTOR") or 1))
 MOST_GROWTH_KB = 48 << 10  # with what the recorder itself keeps of thousands of cgroups
 
 
