@@ -7,6 +7,7 @@ starts a thread or runs a program.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         ringbuf=ringbuf,
         kprobes=kernel.kprobes(root),
         tracepoints=kernel.tracepoints(root),
-        kallsyms=kallsyms,
+        kallsyms=with_variables(kallsyms, addresses),
         params=params,
         voids=voids,
         last_params=last_params,
@@ -107,6 +108,17 @@ def _functions() -> list[str]:
     watched = [watch.function for step in steps.STEPS for watch in step.watches]
     watched += [watch.function for watch in steps.UNSHARED]
     return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
+
+
+def with_variables(kallsyms: Fact, addresses: Mapping[str, int]) -> Fact:
+    """Say of the symbols that no variable is among them: without CONFIG_KALLSYMS_ALL, as in Debian's arm64 kernels before 6.12."""
+    if not kallsyms.value or "nr_threads" in addresses:
+        return kallsyms
+    return Fact(
+        True,
+        "functions only, no variables (no CONFIG_KALLSYMS_ALL): host-wide limits are read from /proc "
+        "after a failure, and causes that need them are inferred",
+    )
 
 
 def _ringbuf(has: bool | None) -> Fact:

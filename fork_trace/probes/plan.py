@@ -430,7 +430,7 @@ def make(facts: KernelFacts, request: Request = Request()) -> Plan:
     fallbacks: list[Fallback] = []
     remedies: dict[str, str] = {}
     for attach, backend, why_not in wanted:
-        refusal = why_not(facts)
+        refusal = why_not(facts) or _why_no_copy_process(attach, backend, facts)
         if refusal is None:
             made = _built(attach, backend, facts, request)
             return replace(made, fallbacks=tuple(fallbacks))
@@ -447,14 +447,30 @@ def make(facts: KernelFacts, request: Request = Request()) -> Plan:
     raise ForkTraceError(f"cannot watch forks on {facts.release}: {why}", remedy)
 
 
+# What says of a function why a way of attaching cannot have it.
+_WHY_NOT: Mapping[tuple[str, str], Callable[[Watch, KernelFacts], str | None]] = {
+    ("fexit", "libbpf"): _why_not,
+    ("kprobe", "libbpf"): _why_not_kprobe,
+    ("kprobe", "bcc"): _why_not_compiled,
+}
+
+
+def _why_no_copy_process(attach: str, backend: str, facts: KernelFacts) -> tuple[str, str] | None:
+    """Say why that way cannot have the one function that it cannot do without, and what to do."""
+    why_not = _WHY_NOT.get((attach, backend))
+    found = _choose(BY_NAME["copy_process"], facts, why_not) if why_not else None
+    if not isinstance(found, Missing):
+        return None
+    return found.reason, "Please report this kernel with the output of `fork-trace doctor --json`."
+
+
 def _built(attach: str, backend: str, facts: KernelFacts, request: Request) -> Plan:
-    if attach == "fexit":
-        found = _by_function(attach, backend, facts, request, _why_not, _on_exit)
-    elif attach == "kprobe":
-        why_not = _why_not_compiled if backend == "bcc" else _why_not_kprobe
-        found = _by_function(attach, backend, facts, request, why_not, _on_return)
-    else:
+    why_not = _WHY_NOT.get((attach, backend))
+    if why_not is None:
         found = _tracepoint(facts)
+    else:
+        probe_of = _on_exit if attach == "fexit" else _on_return
+        found = _by_function(attach, backend, facts, request, why_not, probe_of)
     return replace(found, is_lean=request.is_lean)
 
 
@@ -552,12 +568,6 @@ def _by_function(
             missing.append(Missing(step.name, None, _TOLD_BY_REFUSED))
             continue
         probes.append(probe_of(step.name, watch, _stage(step, request)))
-    if not any(probe.step == "copy_process" for probe in probes):
-        reason = next(gap.reason for gap in missing if gap.step == "copy_process")
-        raise ForkTraceError(
-            f"cannot watch forks on {facts.release}: {reason}",
-            "Please report this kernel with the output of `fork-trace doctor --json`.",
-        )
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
     if backend == "libbpf":

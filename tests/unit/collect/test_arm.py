@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 from samples import PLAN
 
-from fork_trace.collect.arm import Armed, check_filter, demand_another_user, find_filter
+from fork_trace.collect.arm import (
+    Armed,
+    check_filter,
+    demand_another_user,
+    find_filter,
+    with_variables,
+)
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes import settings
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.plan import Stage
+from fork_trace.probes.plan import YES, Fact, Stage
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,15 @@ def test_a_command_is_compared_as_the_kernel_keeps_it(comm: bytes) -> None:
     settings.fill(filled, PLAN, find_filter(os.fsdecode(comm), None, None, None), 50)
 
     assert comm[:15] == filled.filter_comm
+
+
+def test_symbols_without_variables_say_so() -> None:
+    told = with_variables(YES, {"copy_process": 0x1000})
+
+    assert told.value and "CONFIG_KALLSYMS_ALL" in told.why
+    assert YES == with_variables(YES, {"copy_process": 0x1000, "nr_threads": 0x2000})
+    unread = Fact(False, "cannot read /proc/kallsyms")
+    assert unread == with_variables(unread, {})
 
 
 def test_without_wishes_nothing_is_filtered() -> None:

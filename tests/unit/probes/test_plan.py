@@ -304,11 +304,30 @@ def test_where_tracepoints_are_preempted_a_second_program_watches_each(
     assert ["sys_enter", "sys_exit"] * 2 == [probe.function for probe in made.probes[-4:]]
 
 
-def test_without_copy_process_nothing_can_be_watched() -> None:
-    with pytest.raises(
-        ForkTraceError, match=r"6\.1\.0: this kernel's BTF has no function copy_proc"
-    ):
-        plan.make(capable(params=without(capable().params, "copy_process")))
+def test_a_way_that_cannot_have_copy_process_gives_way_to_the_next() -> None:
+    bare = capable(params=without(capable().params, "copy_process"))
+    # As on Debian's arm64 kernel 5.10, whose BTF has no static function at all.
+    made = plan.make(bare)
+
+    assert ("kprobe", "libbpf") == (made.attach, made.backend)
+    assert "copy_process" in watched(made)
+    reason = "this kernel's BTF has no function copy_process that returns something"
+    assert [("fexit", reason)] == [(each.attach, each.reason) for each in made.fallbacks]
+
+    changed = capable(params={**capable().params, "copy_process": 9})
+    made = plan.make(changed)
+
+    assert "tracepoint" == made.attach
+    assert {"fexit", "kprobe"} == {each.attach for each in made.fallbacks}
+    assert "9 parameters" in made.fallbacks[0].reason
+
+
+@pytest.mark.parametrize("attach", ["fexit", "kprobe"])
+def test_who_forces_a_way_that_cannot_have_copy_process_is_told(attach: str) -> None:
+    changed = capable(params={**capable().params, "copy_process": 9})
+
+    with pytest.raises(ForkTraceError, match=r"6\.1\.0: copy_process has 9 parameters"):
+        plan.make(changed, plan.Request(attach=attach))
 
 
 NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every attach mode that there is
