@@ -539,10 +539,8 @@ ft_outline int ft_on_next_call(void *ctx, ft_u8 syscall)
 	if (!port_pending_take(&pending))
 		return 0;
 	if (syscall == FT_SYSCALL_FORK || syscall == FT_SYSCALL_VFORK ||
-	    syscall == FT_SYSCALL_CLONE) {
-		port_stat(FT_STAT_FELL_BACK);
+	    syscall == FT_SYSCALL_CLONE)
 		return 0;
-	}
 	if (!port_config()->is_by_syscall)
 		port_stat(FT_STAT_BEFORE_FORK);
 	ft_count(ctx, &pending.key, 0, -FT_ENOSYS, pending.flags);

@@ -280,10 +280,8 @@ enum ft_stat {
 	FT_STAT_UNRETURNED =
 		11, /* calls of copy_process that were not seen to return; kprobe attach mode */
 	FT_STAT_WITHOUT_STACK = 12, /* samples whose user stack found no room in its buffer */
-	FT_STAT_FELL_BACK =
-		13, /* clone3 answered ENOSYS, and the thread called another: no failure */
-	FT_STAT_DEATHS_LOST = 14, /* deaths that were seen, and found no room in their buffer */
-	FT_STAT_COUNT = 15,
+	FT_STAT_DEATHS_LOST = 13, /* deaths that were seen, and found no room in their buffer */
+	FT_STAT_COUNT = 14,
 };
 
 /*

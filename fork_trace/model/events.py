@@ -132,7 +132,6 @@ STATS: tuple[str, ...] = (
     "before_fork",
     "unreturned",
     "without_stack",
-    "fell_back",
     "deaths_lost",
 )
 
