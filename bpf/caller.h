@@ -98,6 +98,21 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
+/* Did the thread come into the kernel by itself, as it ran, and not by a system call? */
+ft_inline int is_exception(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	long number = 0;
+
+	/* arch/x86/entry/entry_64.S: -1 instead of a system call's number. */
+	return !bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax) && number == -1;
+#elif defined(__TARGET_ARCH_arm64)
+	int number = 0;
+
+	return !bpf_core_read(&number, sizeof(number), &regs->syscallno) && number == -1;
+#endif
+}
+
 /* The registers with which this thread's system call began. */
 ft_inline struct pt_regs *call_registers(void)
 {

@@ -459,6 +459,31 @@ struct task_struct {
 #endif
 };
 
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	struct mm_struct *vm_mm;
+	unsigned long vm_pgoff;
+};
+
+/*
+ * A tail page has where its head is, and the last bit set. Since Linux commit "mm: Rename the
+ * 'compound_head' field in the 'struct page' to 'compound_info'" (v7.2 has it), under another name,
+ * and it can be a mask instead.
+ */
+struct page {
+	struct address_space *mapping;
+	unsigned long compound_head;
+	unsigned long compound_info;
+};
+
+struct vm_fault {
+	struct vm_area_struct *vma;
+	unsigned long pgoff;
+	unsigned long address;
+	struct page *page;
+};
+
 /* include/linux/oom.h */
 enum oom_constraint {
 	CONSTRAINT_NONE

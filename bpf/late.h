@@ -15,8 +15,13 @@
 #define PF_EXITING 0x00000004 /* include/linux/sched.h */
 #define PF_FORKNOEXEC 0x00000040
 #define MM_ANONPAGES 1 /* include/linux/mm_types_task.h */
+#define PAGE_MAPPING_ANON 0x1 /* include/linux/page-flags.h */
+#define PAGE_MAPPING_KSM 0x3
+#define MASK_OF_HEAD 0xffffffff00000000UL /* no page lies there: it is a mask */
 #define MOST_CHILDREN 64 /* that are looked at of each thread */
 #define MOST_THREADS 32 /* of a process, whose children these are */
+#define STACK_WORDS \
+	1024 /* of the allocator's kernel stack, that are looked at from its outer end */
 #define FT_DEATHS_SHIFT 17
 
 /* The death that is put together, and what it is compared with. */
@@ -130,7 +135,6 @@ ft_global int note_children(__u64 thread)
 	head = __builtin_preserve_access_index(&task->children);
 	bpf_core_read(&node, sizeof(node), &head->prev);
 	for (i = 0; i < MOST_CHILDREN && node && node != head; i++) {
-		work->death.kin_total++;
 		note_child((__u64)node - (__u64)__builtin_preserve_access_index(
 						 &((struct task_struct *)0)->sibling));
 		bpf_core_read(&node, sizeof(node), &node->prev);
@@ -259,6 +263,85 @@ ft_global int read_death_cgroups(__u64 victim)
 	return 0;
 }
 
+/* Is this the struct vm_fault of a fault in these mappings? */
+ft_global int is_fault_at(__u64 address, __u64 memory)
+{
+	struct vm_fault *fault = (struct vm_fault *)address;
+	struct vm_area_struct *vma = 0;
+	__u64 start, at;
+
+	if (is_blind(FT_READER_FAULT))
+		return 0;
+	bpf_core_read(&vma, sizeof(vma), &fault->vma);
+	if ((__s64)vma >= 0 || (__u64)BPF_CORE_READ(vma, vm_mm) != memory)
+		return 0;
+	start = BPF_CORE_READ(vma, vm_start);
+	at = BPF_CORE_READ(fault, address);
+	return at >= start && at < BPF_CORE_READ(vma, vm_end) &&
+	       BPF_CORE_READ(fault, pgoff) ==
+		       BPF_CORE_READ(vma, vm_pgoff) + ((at - start) >> port_config()->page_shift);
+}
+
+/* Returns enum ft_copied. */
+ft_inline __u32 kind_of_page(struct page *page)
+{
+	__u64 head = 0, mapping;
+
+	if (!page)
+		return FT_COPIED_NONE;
+	if (has_field(page, compound_info))
+		bpf_core_read(&head, sizeof(head), &page->compound_info);
+	else if (has_field(page, compound_head))
+		bpf_core_read(&head, sizeof(head), &page->compound_head);
+	else
+		return FT_COPIED_UNKNOWN;
+	if (head & 1)
+		head = head >= MASK_OF_HEAD ? (__u64)page & head : head - 1;
+	else
+		head = (__u64)page;
+	mapping = (__u64)BPF_CORE_READ((struct page *)head, mapping);
+	if ((mapping & PAGE_MAPPING_KSM) == PAGE_MAPPING_KSM)
+		return FT_COPIED_KSM;
+	return mapping & PAGE_MAPPING_ANON ? FT_COPIED_ANON : FT_COPIED_FILE;
+}
+
+ft_global int note_copied(__u64 fault)
+{
+	struct ft_dying *work = the_dying();
+
+	if (!is_blind(FT_READER_FAULT) && work)
+		work->death.copied = kind_of_page(BPF_CORE_READ((struct vm_fault *)fault, page));
+	return 0;
+}
+
+/*
+ * What is being copied. The struct vm_fault of a fault lies in the stack of who is in it, in the
+ * frame of __handle_mm_fault, and do_wp_page puts there which page it is about. Outermost first:
+ * a fault of the program's own code is the first thing in the stack, and nothing old is above it.
+ */
+ft_global int read_copied(void)
+{
+	struct ft_dying *work = the_dying();
+	__u64 stack, memory, at;
+	__u32 i;
+
+	if (is_blind(FT_READER_CALL) || is_blind(FT_READER_FAULT) || !work)
+		return 0;
+	memory = (__u64)BPF_CORE_READ(current_task(), mm);
+	stack = (__u64)BPF_CORE_READ(current_task(), stack);
+	if (!memory || !stack)
+		return 0;
+	if (is_exception(call_registers()))
+		work->death.bits |= FT_DEATH_IN_FAULT;
+	at = stack + KERNEL_STACK_BYTES - pt_regs_bytes;
+	for (i = 0; i < STACK_WORDS; i++) {
+		at -= FRAME_BYTES;
+		if (is_fault_at(at, memory))
+			return note_copied(at);
+	}
+	return 0;
+}
+
 /* The OOM killer ends a process. */
 ft_inline int on_death(void *ctx, __u64 victim, __u32 pid)
 {
@@ -280,6 +363,7 @@ ft_inline int on_death(void *ctx, __u64 victim, __u32 pid)
 	bytes = bpf_get_stack(ctx, work->death.kernel_frame, sizeof(work->death.kernel_frame), 0);
 	if (bytes > 0)
 		work->death.kernel_frame_count = bytes / FRAME_BYTES;
+	read_copied();
 	if (victim) {
 		read_family(victim);
 		read_death_cgroups(victim);

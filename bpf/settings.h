@@ -35,7 +35,8 @@
 	X(FLAGS, 15)         \
 	X(NAMESPACES, 16)    \
 	X(STACK, 17)         \
-	X(LATE, 18)
+	X(LATE, 18)          \
+	X(FAULT, 19)
 
 #define FT_READER_ENUM(name, number) FT_READER_##name = number,
 enum ft_reader {

@@ -467,7 +467,17 @@ _Static_assert(sizeof(struct ft_kin) == 40, "ft_kin is part of the wire");
 #define FT_DEATH_HAS_CONTROL 1 /* the kernel's struct oom_control was read: is_memcg is known */
 #define FT_DEATH_MEMCG 2 /* the limit of a memory cgroup was hit */
 #define FT_DEATH_OF_PARENT 4 /* the victim shares memory with its parent, who has forked it */
+#define FT_DEATH_IN_FAULT 8 /* the allocator was in a fault of its own code, in no system call */
 #define FT_NO_LEVEL 0xffffffff
+
+/* What the page is that lies where the allocator writes, and that a copy will replace. */
+enum ft_copied {
+	FT_COPIED_UNKNOWN, /* it writes nowhere, or that could not be read */
+	FT_COPIED_ANON, /* shared by fork: else it would not be copied */
+	FT_COPIED_KSM, /* shared by ksmd */
+	FT_COPIED_FILE, /* of a file that is mapped privately, and was read until now */
+	FT_COPIED_NONE, /* none, or the zero page, which stands for what was read and never written */
+};
 
 /* A process that the OOM killer ends, at that moment. */
 struct ft_death {
@@ -483,7 +493,7 @@ struct ft_death {
 	ft_u32 level_count;
 	ft_u32 over; /* which of the levels is the one that was full; FT_NO_LEVEL: none, or not known */
 	ft_u32 kin_count; /* of those below */
-	ft_u32 kin_total; /* children that were looked at */
+	ft_u32 copied; /* enum ft_copied */
 	ft_u32 kernel_frame_count;
 	ft_u32 cgroup_path_bytes; /* as in ft_event */
 	char allocator_comm[FT_COMM_BYTES];

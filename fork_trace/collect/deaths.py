@@ -14,7 +14,7 @@ from fork_trace.diagnosis.deaths import Behind, Surroundings
 from fork_trace.host import procfs
 from fork_trace.host.cgroup import CgroupPaths, ancestor, files_and_kernel, processes
 from fork_trace.model import deaths
-from fork_trace.model.deaths import Killed, Kin
+from fork_trace.model.deaths import ANONYMOUS, Killed, Kin
 from fork_trace.model.records import Allocator, Death, Fork, Level, Relative
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, TRAMPOLINES, Plan
@@ -219,10 +219,17 @@ def _is_whole(killed: Killed, ranges: Mapping[str, tuple[int, int]]) -> bool:
 def _is_copying(
     killed: Killed, frames: Iterable[str], ranges: Mapping[str, tuple[int, int]]
 ) -> bool | None:
-    """Say whether a shared page was being copied; None: the stack, or what is known of it, does not tell."""
-    if any(name in COPIERS for name in frames):
-        return True
-    return False if _is_whole(killed, ranges) and not ranges.keys().isdisjoint(COPIERS) else None
+    """Say whether a page that a fork had shared was being copied; None: that is not known.
+
+    The zero page, a file's and ksmd's are copied by the same functions, and no fork is behind that.
+    """
+    is_by_stack = any(name in COPIERS for name in frames)
+    is_whole = _is_whole(killed, ranges) and not ranges.keys().isdisjoint(COPIERS)
+    if killed.copied:
+        # Else it may be left in the stack from before.
+        is_live = is_by_stack or (killed.is_in_fault and not is_whole)
+        return killed.copied == ANONYMOUS if is_live else (False if is_whole else None)
+    return False if is_whole and not is_by_stack else None
 
 
 def _told_by_stack(

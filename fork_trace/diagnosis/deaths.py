@@ -130,6 +130,8 @@ def _left_over(killed: Killed, fork: Behind, around: Surroundings) -> bool:
     kin = [each.anon_pages or 0 for _, each in family(killed)]
     if max(kin, default=0) > parent * _MOST_GROWTH or child > parent * _MOST_GROWTH:
         return False  # somebody has memory of its own
-    once = max(parent, child) * around.page_bytes
+    # What one has beyond its parent is its own, whoever else has as much.
+    own = sum(max(0, pages - parent) for pages in kin)
+    once = (max(parent, child) + own) * around.page_bytes
     copies = min(around.used - around.others - once, fork.unshared_max or 0)
     return copies >= _LEAST_INFERRED * around.limit

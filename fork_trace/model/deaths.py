@@ -33,7 +33,10 @@ DEATH_BYTES += LEVEL_BYTES * LEVEL_COUNT + CGROUP_PATH_BYTES
 KIN_THERE, KIN_NO_EXEC, KIN_SAME_PROGRAM, KIN_SAME_MEMORY = 1, 2, 4, 8
 KIN_HAS_MEMORY, KIN_EXITING, KIN_CHILD = 16, 32, 64
 # FT_DEATH_*
-HAS_CONTROL, MEMCG, OF_PARENT = 1, 2, 4
+HAS_CONTROL, MEMCG, OF_PARENT, IN_FAULT = 1, 2, 4, 8
+# enum ft_copied: what lies where the allocator writes. A fork shares anonymous pages.
+ANONYMOUS = "anonymous"
+COPIED: tuple[str, ...] = ("", ANONYMOUS, "ksm", "file", "zero")
 _NO_LEVEL = 0xFFFFFFFF
 # enum oom_constraint, include/linux/oom.h
 CONSTRAINTS: tuple[str, ...] = ("", "cpuset", "memory policy", "memory cgroup")
@@ -81,6 +84,8 @@ class Killed:
     parent: Kin | None
     kin: tuple[Kin, ...]  # the youngest first
     shares_with_parent: bool  # who has forked it
+    copied: str  # of COPIED; "": who asked for memory writes nowhere, or it is not known
+    is_in_fault: bool  # who asked for memory was in a fault of its own code, in no system call
     kernel_frames: tuple[int, ...]
     levels: tuple[Level, ...]
     cgroup_path: str | None
@@ -92,7 +97,7 @@ def decode(raw: bytes) -> Killed:
         raise BadEventError(f"{len(raw)} bytes are no death, which has {DEATH_BYTES}")
     head = _HEAD.unpack_from(raw)
     time_ns, total_pages, cgroup_id, bits, constraint, uid, pid, tid, hierarchy = head[:9]
-    level_count, over, kin_count, _kin_total, frame_count, path_bytes, comm = head[9:]
+    level_count, over, kin_count, copied, frame_count, path_bytes, comm = head[9:]
     at = _HEAD.size
     found = [_kin(raw, at + number * _KIN.size) for number in range(KIN + 2)]
     victim_pid = _KIN.unpack_from(raw, at)[2]
@@ -118,6 +123,8 @@ def decode(raw: bytes) -> Killed:
         parent=found[1],
         kin=tuple(each for each in found[2:][: min(kin_count, KIN)] if each is not None),
         shares_with_parent=bool(bits & OF_PARENT),
+        copied=COPIED[copied] if copied < len(COPIED) else "",
+        is_in_fault=bool(bits & IN_FAULT),
         kernel_frames=frames,
         levels=levels(raw, at, level_count),
         cgroup_path=cgroup_path(path) if path_bytes <= CGROUP_PATH_BYTES else None,

@@ -193,8 +193,7 @@ def _facts(death: Death) -> list[str]:
     if death.certainty == "observed":
         facts.append("observed: the kernel was copying a shared page when it killed")
     if death.thp is not None:
-        what = ": one write can copy 2 MiB" if death.thp == "always" else ""
-        facts.append(f"transparent huge pages: {safe(death.thp)}{what}")
+        facts.append(f"transparent huge pages: {safe(death.thp)}")
     alive = [
         f"{safe(each.comm)}[{each.pid}] ({safe(each.kind)}, {_size(each.anon_bytes)})"
         for each in death.relatives[:_MOST_RELATIVES]

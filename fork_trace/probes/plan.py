@@ -58,10 +58,10 @@ VARIABLES: tuple[str, ...] = (
 # Functions of the OOM killer: the first one chooses, the second one kills, each victim of a group too.
 CHOOSER, KILLER = "oom_kill_process", "__oom_kill_process"
 CGROUP_KILLER = "mem_cgroup_out_of_memory"
-# Functions that copy a page that is shared, as somebody writes to it.
-COPIERS: tuple[str, ...] = (
-    *("do_wp_page", "wp_page_copy", "do_huge_pmd_wp_page", "hugetlb_wp", "hugetlb_cow"),
-)
+# Functions that copy a page that is shared, as somebody writes to it. Not do_huge_pmd_wp_page: since
+# Linux commit 3917c80280c9 ("thp: change CoW semantics for anon-THP") (in v5.8) it splits what is shared,
+# for do_wp_page, and fills in what is not there.
+COPIERS: tuple[str, ...] = ("do_wp_page", "wp_page_copy")
 # Where a function with a return probe of ours returns to: here a stack ends for a kernel before Linux
 # commit 19138af1bd88 ("x86/unwind: Recover kretprobe trampoline entry").
 TRAMPOLINES = ("kretprobe_trampoline", "__kretprobe_trampoline")

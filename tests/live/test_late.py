@@ -26,6 +26,7 @@ COUNT = 23
 MOST_OTHERS = 2
 FEW = 5
 MIB = 1 << 20
+SITUATIONS = ("prefork", "reader", "filer", "executed", "crossed")
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def captured(
     with memory_cgroup() as cgroup:
         program = [sys.executable, str(PROGRAMS / "late.py"), str(cgroup)]
         lines = [rehearse]
-        lines += [[*program, name, str(FEW)] for name in ("prefork", "executed", "crossed")]
+        lines += [[*program, name, str(FEW)] for name in SITUATIONS]
         lines += [[*program, "crowded", "1"]] if IS_GUEST else []
         script = place / "all.sh"
         text = "\n".join(" ".join(line) for line in lines)
@@ -65,25 +66,15 @@ def causes(found: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((each["cause"], each["certainty"]) for each in found)
 
 
-def are_cut(captured: Captured) -> bool:
-    """Say whether the kernel cuts a stack at a return probe, so that copies under way are not seen by kprobes."""
-    cuts = " kretprobe_trampoline\n" in Path("/proc/kallsyms").read_text()
-    return cuts and captured.header["attach"] == "kprobe"
-
-
 @pytest.mark.parametrize("comm", ["ft-cow-oom", "ft-cow-oom-par"])
 def test_each_death_of_a_rehearsal_is_told_with_its_fork(captured: Captured, comm: str) -> None:
     told = deaths(captured, comm)
     # While one of the two is still leaving, the other one may be killed as well.
     others = [each for each in told if each["fork"] is None and each["allocator"] is not None]
-    others = [] if are_cut(captured) else others[:MOST_OTHERS]
-    found = [each for each in told if each not in others]
+    found = [each for each in told if each not in others[:MOST_OTHERS]]
 
     assert COUNT == len(found), captured.done.stdout
     assert len(told) == len({each["pid"] for each in told})
-    if are_cut(captured):
-        assert {("memory-cgroup-oom", "inferred"): COUNT} == causes(found)
-        return
     assert {("copy-on-write", "observed"): COUNT} == causes(found)
     for death in found:
         fork, first = death["fork"], death["levels"][0]
@@ -117,6 +108,14 @@ def test_a_worker_that_takes_memory_of_its_own_is_not_killed_by_its_fork(
     assert FEW == len(found)
     assert {"memory-cgroup-oom"} == {cause for cause, _ in causes(found)}
     assert {None} == {each["fork"] and "fork" for each in found}
+
+
+@pytest.mark.parametrize("comm", ["lt-reader-work", "lt-filer-work"])
+def test_pages_that_no_fork_shared_are_no_copies_of_it(captured: Captured, comm: str) -> None:
+    found = deaths(captured, comm)
+
+    assert FEW == len(found)
+    assert {("memory-cgroup-oom", "observed"): FEW} == causes(found)
 
 
 def test_what_executed_a_program_has_no_fork_behind_it(captured: Captured) -> None:
@@ -154,9 +153,6 @@ def test_the_report_tells_all_of_it(captured: Captured) -> None:
 
     assert "copy-on-write: fork went through" in told
     assert "memory-cgroup-oom: " in told
-    if are_cut(captured):
-        assert "a fork may be behind it" in told
-        return
     assert f"{COUNT} x killed (observed): ft-cow-oom" in told
 
 

@@ -54,15 +54,15 @@ COPY_ON_WRITE = Cause(
     },
     fix=do(
         "Leave room for what is written while the child lives: for Redis, maxmemory well below the "
-        "limit. Exclude buffers that the child does not need with madvise(MADV_DONTFORK), turn "
-        "transparent huge pages off (one write then copies 4 KiB and not 2 MiB), or start programs "
-        "with posix_spawn, which shares nothing.",
-        "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        "limit (half of it, if all keys may change during one save), or let a replica save. Exclude "
+        "buffers that the child does not need with madvise(MADV_DONTFORK), or start programs with "
+        "posix_spawn, which shares nothing.",
     ),
     myths=(
         "A fork that returned has its memory: it has a promise, and pages only when they are written.",
         "RSS of parent and child add up: what both share counts twice there, and once in Pss.",
         "Workers that were forked long ago are a danger: what they share is mostly never written.",
+        "Transparent huge pages make one write copy 2 MiB: since Linux 5.8 it copies 4 KiB of them.",
     ),
 )
 

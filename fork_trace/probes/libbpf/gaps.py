@@ -12,7 +12,7 @@ from collections.abc import Iterable
 READERS: tuple[str, ...] = (
     *("call", "clone-args", "cgroup", "sample", "dying", "supervised", "mark"),
     *("nproc", "pids-cgroup", "memory-cgroup", "descriptors", "memory", "pid-namespace"),
-    *("fs", "sched", "flags", "namespaces", "stack", "late"),
+    *("fs", "sched", "flags", "namespaces", "stack", "late", "fault"),
 )
 ALL = (1 << len(READERS)) - 1
 
@@ -70,12 +70,13 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     ),
     "list_head": ("clone-args", "late"),
     "oom_control": ("late",),
+    **dict.fromkeys(("vm_fault", "vm_area_struct", "page"), ("fault",)),
     "trace_event_raw_mark_victim": ("late",),
     "mm_struct.rss_stat": ("late",),
     "mm_struct.start_code": ("late",),
     "mm_struct.start_stack": ("late",),
     "task_struct.thread_info": ("call",),
-    "task_struct.stack": ("call",),
+    "task_struct.stack": ("call", "fault"),
     **dict.fromkeys(
         (
             *("task_struct.group_leader", "task_struct.children", "task_struct.sibling"),
@@ -93,7 +94,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "task_struct.tgid": ("sample", "late"),
     "task_struct.comm": ("sample", "late"),
     "task_struct.real_parent": ("sample", "late"),
-    "task_struct.mm": ("memory", "stack", "sample", "late"),
+    "task_struct.mm": ("memory", "stack", "sample", "late", "fault"),
     "task_struct.thread": ("stack",),
     "task_struct.cred": ("nproc", "namespaces", "flags", "memory", "stack"),
     "task_struct.thread_pid": ("flags",),
@@ -125,7 +126,7 @@ _CAME_OR_WENT = re.compile(
     r"|kernel_clone_args\.(?:cgroup|set_tid_size|fn|fn_arg|io_thread|user_worker|name)$"
     r"|signal_struct\.autoreap$|pid\.stashed$|mem_cgroup\.(?:kmem|memsw)\b"
     r"|kthread_create_info\b|subprocess_info\b"
-    r"|mm_struct\.rss_stat\b|mm_rss_stat\b|trace_event_raw_mark_victim\b"
+    r"|page\.compound_\w+$|mm_struct\.rss_stat\b|mm_rss_stat\b|trace_event_raw_mark_victim\b"
     r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
     r"|cgroup_subsys_id::"
 )

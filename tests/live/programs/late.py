@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,35 @@ def prefork(name: str) -> None:
     os._exit(1 if status == -signal.SIGKILL else 0)
 
 
+def reader(name: str) -> None:
+    """A worker reads memory of its own before it writes it: what is copied is the zero page."""
+    workers(name, mmap.mmap(-1, 256 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def filer(name: str) -> None:
+    """A worker reads a file that is mapped privately, and then writes there: what is copied is the file's."""
+    with tempfile.TemporaryFile(dir=".") as file:
+        file.truncate(256 * MIB)
+        workers(name, mmap.mmap(file.fileno(), 256 * MIB, flags=mmap.MAP_PRIVATE))
+
+
+def workers(name: str, memory: mmap.mmap) -> None:
+    """One of some workers reads all of that memory and writes it then, part by part."""
+    kept = touched(24 * MIB)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+
+    def read_and_write() -> None:
+        for at in range(0, len(memory), PAGE_BYTES):
+            assert memory[at] == 0
+            memory[at] = 1
+
+    worker = forked(f"{name}-work", read_and_write)
+    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    del kept
+    os._exit(1 if status == -signal.SIGKILL else 0)
+
+
 def executed(name: str) -> None:
     """A child that executed a program takes memory of its own."""
     kept = touched(24 * MIB)
@@ -118,6 +148,8 @@ KEPT: list[mmap.mmap] = []
 # Limit in MiB, and what is done.
 SITUATIONS: dict[str, tuple[int, Callable[[str], object]]] = {
     "prefork": (64, prefork),
+    "reader": (64, reader),
+    "filer": (64, filer),
     "executed": (64, executed),
     "crossed": (80, crossed),
     "crowded": (1 << 30, crowded),  # for a virtual machine
