@@ -45,6 +45,7 @@ const enum ft_syscall *ft_unused_syscall __attribute__((unused));
 const enum ft_number *ft_unused_number __attribute__((unused));
 const enum ft_stat *ft_unused_stat __attribute__((unused));
 const enum ft_reader *ft_unused_reader __attribute__((unused));
+const struct ft_big_fork *ft_unused_big_fork __attribute__((unused));
 const struct ft_death *ft_unused_death __attribute__((unused));
 const enum ft_phase *ft_unused_phase __attribute__((unused));
 
@@ -474,6 +475,8 @@ ft_inline int copied(__u64 *ctx, int is_second)
 
 	if (!IS_ERR_VALUE(ctx[4])) {
 		ft_on_copied();
+		if (!is_second && is_big_fork(ctx))
+			note_big_fork(number_in(&ctx[4]));
 		return 0;
 	}
 	error = error_in(&ctx[4]);

@@ -48,6 +48,11 @@ struct {
 	__uint(max_entries, 1 << FT_DEATHS_SHIFT); /* 60 deaths; each wakes the reader */
 } deaths SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 14); /* as many as there are stacks for */
+} big_forks SEC(".maps");
+
 static const struct ft_death no_death;
 
 ft_inline struct ft_dying *the_dying(void)
@@ -71,6 +76,54 @@ ft_inline void read_anon(struct ft_kin *kin, struct mm_struct *mm)
 		return;
 	kin->anon_pages = pages;
 	kin->bits |= FT_KIN_HAS_MEMORY;
+}
+
+/*
+ * Does copy_process return a child with much memory of its own? Every fork pays for this: the
+ * kernel's memory is read by plain loads, as the verifier allows where it knows the types.
+ */
+ft_inline int is_big_fork(__u64 *ctx)
+{
+	__u32 least = port_config()->big_fork_pages;
+	struct mm_struct *mm;
+
+	if (!least || is_blind(FT_READER_LATE) || is_blind(FT_READER_CLONE_ARGS))
+		return 0;
+	if (((struct kernel_clone_args *)ctx[3])->flags & FT_CLONE_VM)
+		return 0;
+	mm = ((struct task_struct *)ctx[4])->mm;
+	if (has_field(mm_struct, rss_stat[MM_ANONPAGES].count))
+		return mm->rss_stat[MM_ANONPAGES].count >= least;
+	if (has_field(mm_struct___v61, rss_stat.count))
+		return ((struct mm_struct___v61 *)mm)->rss_stat.count[MM_ANONPAGES].counter >=
+		       least;
+	return 0;
+}
+
+/* Who asked for it can be found out now alone. */
+ft_global int note_big_fork(__u64 address)
+{
+	struct task_struct *child = (struct task_struct *)address;
+	struct ft_big_fork *fork;
+
+	if (is_blind(FT_READER_LATE) || port_phase() < FT_PHASE_ALONE)
+		return 0;
+	/* The other half is for the stacks of failures. */
+	if (bpf_ringbuf_query(&user_stacks, BPF_RB_AVAIL_DATA) > USER_STACKS_BYTES / 2)
+		return 0;
+	fork = bpf_ringbuf_reserve(&big_forks, sizeof(*fork), 0);
+	if (!fork)
+		return 0;
+	fork->time_ns = bpf_ktime_get_ns();
+	fork->child_start_ns = BPF_CORE_READ(child, start_time);
+	fork->tid = bpf_get_current_pid_tgid();
+	fork->pid = bpf_get_current_pid_tgid() >> 32;
+	fork->uid = bpf_get_current_uid_gid();
+	fork->child = BPF_CORE_READ(child, tgid);
+	if (port_config()->stack_bytes)
+		send_stack(fork->time_ns);
+	bpf_ringbuf_submit(fork, BPF_RB_NO_WAKEUP);
+	return 0;
 }
 
 /* What is to be told of a process, by its main thread. */

@@ -444,6 +444,17 @@ _Static_assert(sizeof(struct ft_stack) ==
 		       72 + 8 * FT_REGISTERS + FT_EXE_PARTS * FT_EXE_PART_BYTES + FT_ARGUMENT_BYTES,
 	       "ft_stack is part of the wire");
 
+/* A fork that went through, of a parent with much memory. Its stack is sent with the same time and thread. */
+struct ft_big_fork {
+	ft_u64 time_ns; /* CLOCK_MONOTONIC */
+	ft_u64 child_start_ns; /* as in ft_kin */
+	ft_u32 tid; /* who forked */
+	ft_u32 pid;
+	ft_u32 uid;
+	ft_u32 child;
+};
+_Static_assert(sizeof(struct ft_big_fork) == 32, "ft_big_fork is part of the wire");
+
 /* One process of a family whose memory was shared by fork. */
 #define FT_KIN_THERE 1 /* it was found, and this is it */
 #define FT_KIN_NO_EXEC 2 /* PF_FORKNOEXEC: it has executed no program since it was forked */

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from fork_trace.collect.clock import iso
+from fork_trace.collect.forks import Forks
 from fork_trace.diagnosis import deaths as judging
 from fork_trace.diagnosis.causes.late import HOST
 from fork_trace.diagnosis.causes.state import UNKNOWN
@@ -15,6 +16,7 @@ from fork_trace.host import procfs
 from fork_trace.host.cgroup import CgroupPaths, ancestor, files_and_kernel, processes
 from fork_trace.model import deaths
 from fork_trace.model.deaths import ANONYMOUS, Killed, Kin
+from fork_trace.model.events import Stack
 from fork_trace.model.records import Allocator, Death, Fork, Level, Relative
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.plan import CGROUP_KILLER, CHOOSER, COPIERS, KILLER, TRAMPOLINES, Plan
@@ -28,8 +30,11 @@ _MOST_PROCESSES = 512  # of a full cgroup, that are looked at
 class Coroner:
     """Makes the records of deaths."""
 
-    def __init__(self, paths: CgroupPaths, plan: Callable[[], Plan], filter_: Filter) -> None:
+    def __init__(
+        self, paths: CgroupPaths, plan: Callable[[], Plan], filter_: Filter, forks: Forks
+    ) -> None:
         self._paths, self._plan, self._filter = paths, plan, filter_
+        self._forks = forks
         self._is_pids_v2 = paths.is_pids_v2()
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
         self._host = procfs.host_name()
@@ -43,6 +48,10 @@ class Coroner:
             if death is not None:
                 self._counted[death.cause] += 1
                 self._told.append(death)
+
+    def remember(self, raws: Iterable[bytes], stack_of: Callable[[int, int], Stack | None]) -> None:
+        """Keep the forks that came, for the deaths that come of them."""
+        self._forks.take(raws, stack_of)
 
     def told(self) -> list[Death]:
         """Return the records that were not returned yet."""
@@ -184,7 +193,7 @@ class Coroner:
             parent_pid=behind.parent.pid,
             child_pid=behind.child.pid,
             age_s=round(behind.age_s, 3),
-            caller=None,
+            caller=self._forks.caller(behind.child.pid, behind.child.start_ns),
             parent_anon_bytes=self._bytes(behind.parent),
             child_anon_bytes=self._bytes(behind.child),
             unshared_bytes_max=behind.unshared_max,

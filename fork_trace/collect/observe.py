@@ -175,9 +175,13 @@ class Observer:
         for stack in stacks:
             self._stacks[stack.time_ns, stack.tid] = stack
 
+    def stack_of(self, time_ns: int, tid: int) -> events.Stack | None:
+        """Take out the stack that came from this thread at this time; None: none did."""
+        return self._stacks.pop((time_ns, tid), None)
+
     def look(self, event: events.Event) -> ProcessSnapshot:
         """Take down what there is to be seen of a caller, and remember where its cgroups are."""
-        stack = self._stacks.pop((event.time_ns, event.tid), None)
+        stack = self.stack_of(event.time_ns, event.tid)
         if not self._sees_all_pids:
             return ProcessSnapshot(None, (), stack)
         # Where its code lies first: a process that exits has no mappings before it is gone.

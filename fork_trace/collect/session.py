@@ -13,6 +13,7 @@ from typing import Any
 
 from fork_trace.collect import arm, clock, compose, stretch
 from fork_trace.collect.deaths import Coroner
+from fork_trace.collect.forks import Forks
 from fork_trace.collect.judge import calls_for_more, judge
 from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, Observer
@@ -70,7 +71,8 @@ class Session:
         self._backend = self._armed.backend
         self._clock = clock.started_now()
         self._composer = compose.Composer(self._backend, self._clock, self._cgroups, self._symbols)
-        self._coroner = Coroner(paths, lambda: self.plan, filter_)
+        forks = Forks(self._symbols, sees_all_pids)
+        self._coroner = Coroner(paths, lambda: self.plan, filter_, forks)
         self._busy_until_s = self._harvest_at_s = 0.0
         self._sampled = 0  # events read so far
         self._lean = _LEAN if request.is_lean else 1  # by which its tables are smaller
@@ -127,6 +129,7 @@ class Session:
         raws = self._held_back + self._backend.poll(timeout_s if waits else 0.0)
         self._held_back = []
         failures = self._take(raws)
+        self._coroner.remember(self._backend.forks(), self._observer.stack_of)
         self._coroner.take(self._backend.deaths(), self._clock.time_ns)
         self._symbols.rest()
         return failures

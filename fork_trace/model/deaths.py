@@ -24,6 +24,7 @@ KIN = 8  # children that one death tells of
 KERNEL_FRAMES = 32
 _HEAD = struct.Struct(f"=QQQ{12 * 'I'}{COMM_BYTES}s")
 _KIN = struct.Struct(f"=QQII{COMM_BYTES}s")
+_BIG_FORK = struct.Struct("=QQIIII")
 _FRAMES = struct.Struct(f"={KERNEL_FRAMES}Q")
 KIN_BYTES = _KIN.size
 DEATH_BYTES = _HEAD.size + _KIN.size * (KIN + 2) + _FRAMES.size
@@ -40,6 +41,18 @@ COPIED: tuple[str, ...] = ("", ANONYMOUS, "ksm", "file", "zero")
 _NO_LEVEL = 0xFFFFFFFF
 # enum oom_constraint, include/linux/oom.h
 CONSTRAINTS: tuple[str, ...] = ("", "cpuset", "memory policy", "memory cgroup")
+
+
+@dataclass(frozen=True)
+class BigFork:
+    """A fork that went through, of a parent with much memory: struct ft_big_fork of bpf/wire.h."""
+
+    time_ns: int  # with tid: of which stack
+    child_start_ns: int
+    tid: int
+    pid: int
+    uid: int
+    child_pid: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,13 @@ class Killed:
     kernel_frames: tuple[int, ...]
     levels: tuple[Level, ...]
     cgroup_path: str | None
+
+
+def decode_fork(raw: bytes) -> BigFork:
+    """Read one fork; BadEventError if it is none."""
+    if len(raw) < _BIG_FORK.size:
+        raise BadEventError(f"{len(raw)} bytes are no fork, which has {_BIG_FORK.size}")
+    return BigFork(*_BIG_FORK.unpack_from(raw))
 
 
 def decode(raw: bytes) -> Killed:

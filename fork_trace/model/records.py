@@ -203,7 +203,7 @@ class Fork:
     parent_pid: int
     child_pid: int
     age_s: float | None  # from the fork to the kill
-    caller: str | None  # who forked; None: nobody looked at that time
+    caller: str | None  # who forked; None: not known
     parent_anon_bytes: int | None
     child_anon_bytes: int | None
     unshared_bytes_max: int | None  # copied since at most; None: not to be told

@@ -47,6 +47,9 @@ class Backend(Protocol):
     def deaths(self) -> list[bytes]:
         """Return what came of the OOM killer's kills with the last poll."""
 
+    def forks(self) -> list[bytes]:
+        """Return the forks of large parents that came with the last poll."""
+
     def tallies(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
 

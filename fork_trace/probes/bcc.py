@@ -297,6 +297,10 @@ class BccBackend:
         """Return none: its one program has no room for them."""
         return []
 
+    def forks(self) -> list[bytes]:
+        """Return none, for the same reason."""
+        return []
+
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
         return list(self._pairs("tallies", events.KEY_BYTES, events.TALLY_BYTES))

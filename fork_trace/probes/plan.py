@@ -201,6 +201,7 @@ class Plan:
     is_lean: bool = False  # as was asked for
     # What tells of the OOM killer's deaths; without them no failure is missed.
     late: tuple[Probe, ...] = ()
+    notes_forks: bool = False  # that go through, of large parents
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # function -> its addresses
     blind: int = 0  # which of their readers are off for it: bit n for probes.libbpf.gaps.READERS[n]
 
@@ -492,6 +493,8 @@ def _plan(
         has_ringbuf=facts.ringbuf.value is not False,
         header_fields=facts.header_fields,
         late=_late(attach, facts) if backend == "libbpf" else (),
+        # Elsewhere every fork would pay more for it than the bench has room for.
+        notes_forks=(attach, backend) == ("fexit", "libbpf"),
         ranges=facts.ranges,
         can_leave_out=(attach, backend) in (("fexit", "libbpf"), ("kprobe", "libbpf"))
         and facts.preempts.value is not False,

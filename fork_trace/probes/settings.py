@@ -32,6 +32,8 @@ COMM_MARK, MARK_GENERATION = events.COMM_BYTES - 1, 1
 _NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL = {"x86_64": 324, "aarch64": 283}, 1
 _DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
 
+# A fork of less is cheap, and what it shares is not what fills a host.
+_BIG_FORK_BYTES = 64 << 20
 _FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
 
 
@@ -79,6 +81,7 @@ class Config(ctypes.Structure):
         ("stack_bytes", c_uint32),
         ("watches_exec", c_uint32),
         ("blind", c_uint32),
+        ("big_fork_pages", c_uint32),
         ("tells_chosen", c_uint32),
     ]
 
@@ -210,6 +213,8 @@ def fill(
         sees_calls and not any(probe.step == "rlimit_nproc" for probe in plan.probes)
     )
     config.blind = plan.blind
+    if plan.notes_forks:
+        config.big_fork_pages = _BIG_FORK_BYTES // os.sysconf("SC_PAGE_SIZE")
     config.tells_chosen = int(not any(probe.function == KILLER for probe in plan.late))
     config.copies_twice = int(plan.is_copied_twice)
     config.copies_again_at_return = int(

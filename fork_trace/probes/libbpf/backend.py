@@ -58,6 +58,7 @@ class LibbpfBackend:
         self._pending: list[bytes] = []
         self._stacks: list[bytes] = []
         self._deaths: list[bytes] = []
+        self._forks: list[bytes] = []
         self._counters = Counters(library.lib)
         image = files.contents(program("fork_trace.bpf.o"))
         # Each round gives up what this kernel refuses, and says so in the plan: what programs read
@@ -85,6 +86,9 @@ class LibbpfBackend:
                 break
             probe, reason = failed
             self.close()
+            if code is not None and is_vital(probe) and plan.notes_forks:
+                plan = replace(plan, notes_forks=False)
+                continue
             if code is not None and is_vital(probe) and plan.blind != gaps.ALL:
                 # Counting never depends on explaining, whatever the reason.
                 plan = without_nproc(plan.counting_only(gaps.ALL, reason))
@@ -120,11 +124,16 @@ class LibbpfBackend:
         self._on_sample_kept = SampleFn(self._on_sample)
         self._on_stack_kept = SampleFn(self._on_stack)
         self._on_death_kept = SampleFn(self._on_death)
+        self._on_fork_kept = SampleFn(self._on_fork)
         self._ring = self._lib.ring_buffer__new(
             self._programs.map_fd("events"), self._on_sample_kept, None, None
         )
-        # The samples first: a stack is there before its sample, so none is read without its own.
-        others = {"user_stacks": self._on_stack_kept, "deaths": self._on_death_kept}
+        # The samples and forks first: a stack is there before its sample, so none is read without its own.
+        others = {
+            "big_forks": self._on_fork_kept,
+            "user_stacks": self._on_stack_kept,
+            "deaths": self._on_death_kept,
+        }
         if not self._ring or any(
             self._lib.ring_buffer__add(self._ring, self._programs.map_fd(name), taken, None)
             for name, taken in others.items()
@@ -146,6 +155,10 @@ class LibbpfBackend:
 
     def _on_death(self, _context: int, data: int, size: int) -> int:
         self._deaths.append(ctypes.string_at(data, size))
+        return 0
+
+    def _on_fork(self, _context: int, data: int, size: int) -> int:
+        self._forks.append(ctypes.string_at(data, size))
         return 0
 
     def attach_more(self, stage: Stage) -> bool:
@@ -179,6 +192,11 @@ class LibbpfBackend:
     def deaths(self) -> list[bytes]:
         """Return what came of the OOM killer's kills with the last poll."""
         taken, self._deaths = self._deaths, []
+        return taken
+
+    def forks(self) -> list[bytes]:
+        """Return the forks of large parents that came with the last poll."""
+        taken, self._forks = self._forks, []
         return taken
 
     def poll(self, timeout_s: float) -> list[bytes]:

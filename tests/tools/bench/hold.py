@@ -49,10 +49,12 @@ def main() -> None:
     parser.add_argument("what", choices=["floor", "fexit"])
     parser.add_argument("object", nargs="?", type=Path)
     parser.add_argument("--only", metavar="FUNCTION", help="just the program on this function")
+    parser.add_argument("--no-forks", action="store_true", help="forks of large parents not noted")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     facts, library = read_facts(Request())
     plan = make(facts)
+    plan = replace(plan, notes_forks=plan.notes_forks and not options.no_forks)
     assert library is not None
     if options.only:
         probes = tuple(probe for probe in plan.probes if probe.function == options.only)

@@ -192,6 +192,10 @@ def test_an_event_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert events.EVENT_BYTES == btf.find(STRUCT, "ft_event").size_or_type
 
 
+def test_a_fork_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    assert spans(deaths._BIG_FORK) == places(btf.fields("ft_big_fork"))
+
+
 def test_a_death_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     head = spans(deaths._HEAD)
     kin = [each for each in btf.fields("ft_death") if each.name in ("victim", "parent", "kin")]
