@@ -57,8 +57,9 @@ class Session:
             arm.demand_another_user(privileges.why_root_must_stay())
         self.descriptors = reserve.Descriptors()
         prepared = arm.prepare(request)
+        self._lean = _LEAN if request.is_lean else 1  # by which its tables are smaller
         # Everything that a record needs later is opened now, while it can be had.
-        paths = cgroup.CgroupPaths()
+        paths = cgroup.CgroupPaths(lean=self._lean)
         self._cgroups = Cgroups(paths)
         sees_all_pids = procfs.is_initial_pid_namespace()
         arm.check_filter(filter_, sees_all_pids)
@@ -75,7 +76,6 @@ class Session:
         self._coroner = Coroner(paths, lambda: self.plan, filter_, forks)
         self._busy_until_s = self._harvest_at_s = 0.0
         self._sampled = 0  # events read so far
-        self._lean = _LEAN if request.is_lean else 1  # by which its tables are smaller
         # As a sample was judged, so is what it stands for. /proc can tell two samples of one key
         # apart: how many records each verdict is in.
         self._ledger: Ledger[Verdict] = Ledger(self._lean)

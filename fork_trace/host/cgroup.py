@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _FILEID_KERNFS = 0xFE
 _ID_BYTES = 8
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOST_KNOWN = 10_000  # paths that are remembered: container hosts make new cgroups for ever
 
 
 class _FileHandle(ctypes.Structure):
@@ -75,9 +76,10 @@ def _hierarchies(mount: Mount) -> list[str]:
 class CgroupPaths:
     """Finds the directory of a cgroup by its id, and remembers it: short-lived ones vanish."""
 
-    def __init__(self, root: str = "/proc") -> None:
+    def __init__(self, root: str = "/proc", lean: int = 1) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._known: dict[tuple[str, int], str] = {}
+        self._most_known = _MOST_KNOWN // lean
+        self._known: dict[tuple[str, int], str] = {}  # the one asked for longest ago comes first
         self._mounts = mounts(root)
         self._fds: dict[str, int] = {}
         for mount in self._mounts:
@@ -98,8 +100,9 @@ class CgroupPaths:
         In v1 a controller's hierarchy has ids of its own.
         """
         hierarchy = "v2" if is_v2 else controller
-        known = self._known.get((hierarchy, number))
+        known = self._known.pop((hierarchy, number), None)
         if known is not None:
+            self._known[hierarchy, number] = known
             return known
         mount_fd = self._fds.get(hierarchy)
         if mount_fd is None:
@@ -121,9 +124,9 @@ class CgroupPaths:
         return path
 
     def _remember(self, hierarchy: str, number: int, directory: str) -> None:
-        if len(self._known) >= 10_000:  # bounded: container hosts make new ones for ever
-            self._known.clear()
-        self._known[(hierarchy, number)] = directory
+        if len(self._known) >= self._most_known:
+            del self._known[next(iter(self._known))]
+        self._known[hierarchy, number] = directory
 
     def note(self, number: int, is_v2: bool, path: str, controller: str = "pids") -> None:
         """Remember the path, from its hierarchy's root, of a cgroup that is gone when looked for."""

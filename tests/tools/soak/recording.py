@@ -23,6 +23,8 @@ from typing import Any
 
 import own_cgroups
 
+from soak.running import SoakError
+
 NAMES = 100_000
 FIRST = 1_000  # commands after which memory is looked at
 MOST_GROWTH_KIB = 5 * 1024
@@ -67,11 +69,19 @@ def recorded(seconds: float, names: int, options: list[str], note: Callable[[str
         stack.callback(_remove_all, base)
         worker = os.fork()
         if worker == 0:
-            (base / "begin" / "cgroup.procs").write_text("0")
-            os.setuid(UID)
-            os._exit(_fail(base, names, seconds, done))
-        run.watch(worker, note)
-        _, status = os.waitpid(worker, 0)
+            try:
+                (base / "begin" / "cgroup.procs").write_text("0")
+                os.setuid(UID)
+                os._exit(_fail(base, names, seconds, done))
+            finally:
+                os._exit(2)  # what was made for the run is not the worker's to undo
+        try:
+            run.watch(worker, note)
+        except BaseException:
+            os.kill(worker, signal.SIGKILL)
+            raise
+        finally:
+            _, status = os.waitpid(worker, 0)
         recorder.send_signal(signal.SIGTERM)
         said = recorder.communicate(timeout=120)[1]
         return run.result(status, recorder.returncode, said)
@@ -167,6 +177,8 @@ class _Run:
     def _look(self) -> None:
         names = (self._disk / "done").stat().st_atime_ns
         status = Path(f"/proc/{self._pid}/status").read_text()
+        if "VmRSS:" not in status:
+            raise SoakError("the recorder ended in the middle")
         self._resident.append((names, int(status.partition("VmRSS:")[2].split()[0])))
         files = sorted((self._disk / "log").glob("*.jsonl*"))
         self._most_bytes = max(self._most_bytes, sum(_size(each) for each in files))

@@ -25,10 +25,10 @@ OTHERS = (
 )
 
 
-def paths(tmp_path: Path, mountinfo: str) -> cgroup.CgroupPaths:
+def paths(tmp_path: Path, mountinfo: str, lean: int = 1) -> cgroup.CgroupPaths:
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_bytes(os.fsencode(mountinfo))
-    return cgroup.CgroupPaths(str(tmp_path))
+    return cgroup.CgroupPaths(str(tmp_path), lean)
 
 
 def mounts(tmp_path: Path, mountinfo: str) -> list[cgroup.Mount]:
@@ -234,6 +234,20 @@ def test_a_number_is_looked_up_in_the_hierarchy_of_its_controller(tmp_path: Path
         found.directory(7, is_v2=True, controller="memory"),
         found.directory(7, is_v2=False),
         found.directory(7, is_v2=False, controller="memory"),
+    ]
+
+
+def test_of_ever_new_cgroups_those_asked_for_lately_are_remembered(tmp_path: Path) -> None:
+    found = paths(tmp_path, V2, lean=1000)  # ten of them
+    first = 1 << 60  # no cgroup of this host
+
+    for number in range(first, first + 25):
+        found.note(number, True, f"/pod{number - first}")
+        assert "/sys/fs/cgroup/pod0" == found.directory(first)  # it goes on failing
+
+    known = [found.directory(number) for number in range(first, first + 25)]
+    assert [f"/sys/fs/cgroup/pod{number}" for number in (0, *range(16, 25))] == [
+        each for each in known if each is not None
     ]
 
 
