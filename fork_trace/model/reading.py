@@ -7,7 +7,7 @@ lines prove: it is a lower bound.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -155,7 +155,7 @@ def read(
     name: str,
     lines: Iterable[bytes],
     seen: set[int] | None = None,
-    keeps_stack: bool = True,
+    parse: Callable[[bytes], Record] = from_json,
 ) -> Iterator[Record | Ending]:
     """Read the captures of a file, each from its header to its Ending; ForkTraceError if it is none.
 
@@ -167,7 +167,7 @@ def read(
     is_known = False
     for number, line in enumerate(lines, 1):
         try:
-            record = from_json(line, keeps_stack)
+            record = parse(line)
         except (ValueError, TypeError, RecursionError) as error:
             if number == 1:
                 raise _no_capture(name, line, error) from None

@@ -70,8 +70,15 @@ class Advice:
     commands: tuple[str, ...] = ()  # to paste into a shell; words in capitals are to be filled in
 
 
+class _Alike:
+    """What failures have in common that differ in when they were and whose alone: an object, by its identity."""
+
+    __slots__ = ("alike",)  # beside the fields: it is no part of what a record says
+    alike: object
+
+
 @dataclass(frozen=True)
-class Failure:
+class Failure(_Alike):
     """One fork that the kernel refused, or `count` alike of which this is one."""
 
     time: str  # ISO 8601, UTC
@@ -514,6 +521,34 @@ def _failure(values: dict[str, Any], keeps_stack: bool) -> Failure:
 
 def _items(type_: type[_T], items: Sequence[Any]) -> tuple[_T, ...]:
     return tuple(_made(type_, row) for row in _shape(type_).rows(items))
+
+
+def remade(failure: Failure, **changes: Any) -> Failure:
+    """Return a failure with other values, which fit; it is `alike` the first one."""
+    made = object.__new__(Failure)
+    values = vars(made)
+    values.update(vars(failure))
+    values.update(changes)
+    object.__setattr__(made, "alike", failure.alike)
+    return made
+
+
+def are_items(type_: type[Any], text: bytes) -> bool:
+    """Say whether a text is a list of such records."""
+    try:
+        items = _DECODE(text.decode())
+        if type(items) is list:
+            _shape(type_).rows(items)
+            return True
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return False
+
+
+def as_zeros(text: bytes) -> bytes | None:
+    """Return a text with a zero for each digit; None: a number of it is longer than one that fits."""
+    shape = text.translate(_AS_ZEROS)
+    return None if _LONG in shape else shape
 
 
 def _no_number(word: str) -> float:

@@ -12,7 +12,7 @@ from fork_trace.model.records import Evidence, Failure
 from fork_trace.output import times
 from fork_trace.output.completeness import Completeness
 from fork_trace.output.incidents import Incidents
-from fork_trace.output.place import Key, Place, Places, first_of
+from fork_trace.output.place import Key, Place, Places, Remembered, first_of
 
 DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
@@ -176,10 +176,14 @@ class Table:
         self.last_ns: int | None = None
         self.causes: Counter[str] = Counter()
         self._places = Places()
+        self._keys = Remembered(self._key)
+
+    def _key(self, failure: Failure, host: str | None) -> tuple[str | None, ...]:
+        return tuple(column(failure, name, host) for name in self.by)
 
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count one record: as many failures as it stands for."""
-        key = tuple(column(failure, name, host) for name in self.by)
+        key = self._keys.of(failure, host)
         if len(self._rows) >= _MOST and key not in self._rows:
             key = tuple(None if name in _OTHERS else value for name, value in zip(self.by, key))
         if len(self._rows) >= 2 * _MOST and key not in self._rows:

@@ -7,9 +7,9 @@ no clock. What a place is told as is `telling`'s.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Optional
+from typing import Any, Generic, NamedTuple, Optional, TypeVar
 
 from fork_trace.diagnosis.evidence import is_at_limit
 from fork_trace.model import places
@@ -28,6 +28,9 @@ _PROCESS = ("process", "caller", "RAM and swap")
 # Units of what is no number: a rule of the arguments, or why nothing was read.
 _NO_NUMBER = ("rule", "not read")
 OTHERS = "other places"
+
+_MOST_ALIKE = 4096
+_T = TypeVar("_T")
 
 _Caller = tuple[Optional[str], Optional[str], Optional[int]]  # command, cgroup and user
 
@@ -133,7 +136,9 @@ def _telling(one: Failure | None, other: Failure | None) -> Failure | None:
     """Choose the sample that speaks for both: the later one, but rather one with the number that was compared."""
     if one is None or other is None:
         return one or other
-    is_one, is_other = (is_at_limit(each.evidence[0]) for each in (one, other))
+    if one.evidence is other.evidence:
+        return _later(one, other)  # as most of a storm are
+    is_one, is_other = is_at_limit(one.evidence[0]), is_at_limit(other.evidence[0])
     return _later(one, other) if is_one == is_other else one if is_one else other
 
 
@@ -171,10 +176,31 @@ def key_of(failure: Failure, host: str | None) -> Key:
     return Key(failure.cause, host, first.name if first else None, kind, where, pid)
 
 
+class Remembered(Generic[_T]):
+    """What follows from a failure and its host, but for when it was, how often, and its pid."""
+
+    def __init__(self, find: Callable[[Failure, str | None], _T]) -> None:
+        self._find = find
+        self._known: dict[tuple[object, str | None], _T] = {}
+
+    def of(self, failure: Failure, host: str | None) -> _T:
+        """Return it; of one that is `alike` an earlier one without looking again."""
+        alike = getattr(failure, "alike", None)
+        if alike is None:
+            return self._find(failure, host)
+        found = self._known.get((alike, host))
+        if found is None:
+            if len(self._known) >= _MOST_ALIKE:
+                self._known.clear()
+            found = self._known[alike, host] = self._find(failure, host)
+        return found
+
+
 class Places:
     """The places of all failures so far."""
 
     def __init__(self) -> None:
+        self._keys = Remembered(key_of)
         self._placed: dict[Key, Place] = {}
         # Those without a number: counted but not sampled, or of a cause that has none.
         self._unplaced: dict[tuple[str, str | None, _Caller], Place] = {}
@@ -188,7 +214,9 @@ class Places:
         self._sorted = None
         # Nobody looks at their stacks here, and of these there are ever more.
         thin = replace(failure, stack=()) if failure.stack else failure
-        key = key_of(thin, host)
+        key = self._keys.of(thin, host)
+        if key.pid is not None:
+            key = key_of(thin, host)  # its own
         caller = (failure.comm, failure.cgroup, failure.uid)
         if not thin.evidence:
             whose = (failure.cause, host, caller)

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.host import procfs
+from fork_trace.model.alike import Alike
 from fork_trace.model.reading import Ending, read
 from fork_trace.model.records import Header, Record, from_json
 
@@ -52,11 +53,12 @@ class Captures:
         """Read all of them, file by file; ForkTraceError if there is nothing to be read."""
         seen: set[int] = set()
         known = 0
+        parse = from_json if keeps_stack else Alike().from_json
         for path in self._longest(self.files):
             before = len(seen)
             try:
                 with _opened(path) as file:
-                    yield from read(path, _lines(file), seen, keeps_stack)
+                    yield from read(path, _lines(file), seen, parse)
             except ForkTraceError as error:
                 self._refuse(error)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bench import table
+from bench import reading, table
 from bench.counting import FAILING, OPERATIONS
 
 LOOPS = {name: 1000.0 * number for number, name in enumerate(OPERATIONS, 1)}
@@ -73,3 +73,12 @@ def test_the_block_says_kernel_processor_date_and_command() -> None:
 
 def test_the_block_fits_a_terminal() -> None:
     assert max(map(len, table.docs(result()).splitlines())) < 80
+
+
+def test_reading_is_measured_on_captures_that_are_gone_again() -> None:
+    found = reading.measure(3, 5, 2)
+
+    assert (3, 15, 2) == (found["files"], found["records"], found["hosts"])
+    assert "15 failures" in found["first"]
+    assert 0 < found["megabytes_per_second"]
+    assert 10 < found["peak_rss_mb"] < 100

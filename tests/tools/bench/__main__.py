@@ -20,7 +20,7 @@ from docs.__main__ import OVERHEAD
 from docs.__main__ import main as build_docs
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming, checking, table, unwinding
+from bench import arming, checking, reading, table, unwinding
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 DEFAULT_KERNEL = "6.1"
@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--callers", action="store_true", help="only what naming callers costs, natively, as root"
+    )
+    parser.add_argument(
+        "--reading",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help=f"only how fast report reads: N captures (default: {reading.FILES}) "
+        f"of N records ({reading.RECORDS}) of N hosts ({reading.HOSTS})",
     )
     parser.add_argument(
         "--peers",
@@ -139,6 +147,10 @@ def main() -> None:
         measured = unwinding.measure()
         print(json.dumps(measured) if options.json else table.unwound(measured))
         return
+    if options.reading is not None:
+        read = reading.measure(*options.reading[:3])
+        print(json.dumps(read) if options.json else reading.text(read))
+        return
     counted_on = options.kernel or DEFAULT_KERNEL
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
     with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
@@ -158,6 +170,8 @@ def main() -> None:
                 armed["native-bpftrace"] = peer
         _note(f"checking natively beside {checking.TASKS} tasks")
         checked = checking.measure(directory)
+        _note("reading captures natively")
+        read = reading.measure()
         for kernel in armed_on:
             _note(f"arming on Linux {kernel}, by libbpf and by bcc")
             armed[f"vm-{kernel}"] = _in_guest(
@@ -190,6 +204,7 @@ def main() -> None:
         "armed": armed,
         "unwinding": unwound,
         "check": checked,
+        "reading": read,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
     _tell(result, options)
