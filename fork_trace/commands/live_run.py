@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from fork_trace.model import records
 from fork_trace.model.records import Failure, Summary
 from fork_trace.output import check_bars, report, summary
 from fork_trace.output.aggregate import Table
+from fork_trace.output.live.last import is_last
+from fork_trace.output.live.line import Line
+from fork_trace.output.live.screen import QUIET_S
 from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.views import Appended, Redrawn
 from fork_trace.output.live.waiting import Forks
@@ -63,8 +67,12 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
         print()
     # It may have another size by now.
     shown = request.report._replace(width=terminal.width())
-    sys.stdout.write(report.text(counted, [last], [header], shown))
+    text = report.text(counted, [last], [header], shown)
+    sys.stdout.write(text)
     sys.stdout.flush()
+    if isinstance(view, Redrawn) and text.count("\n") > terminal.size()[1] and is_last():
+        # A console keeps no more than it shows: what was last on the screen, and a line that asks for a key.
+        terminal.append([Line(""), *view.final(lines_less=3)])
     return last
 
 
@@ -84,7 +92,9 @@ class _Loop(NamedTuple):
         session.heed(lambda: max(self.signals.count, is_told))
         self._show()
         while not is_over:
-            due_s = session.elapsed_s() + self.request.interval_s
+            # At multiples of the interval: a trend has no gap because of the time that drawing takes.
+            interval_s = self.request.interval_s
+            due_s = (session.elapsed_s() // interval_s + 1) * interval_s
             if duration_s is not None:
                 due_s = min(due_s, duration_s)
             while session.elapsed_s() < due_s and not is_told:
@@ -107,10 +117,15 @@ class _Loop(NamedTuple):
         if self.view is None:
             return
         elapsed_s = self.session.elapsed_s()
-        if self.nearest and isinstance(self.view, Redrawn) and not self.counted.failures:
+        if self.nearest and isinstance(self.view, Redrawn) and self._is_quiet():
             self.view.forks = _forks(self.nearest.now(elapsed_s))
         lost, missed = self.session.unseen()
         self.view.show(elapsed_s, lost, missed or 0, self.session.filtered())
+
+    def _is_quiet(self) -> bool:
+        """Say whether nothing fails, or no more: then there is time to read how near the limits are."""
+        last_ns = self.counted.last_ns
+        return last_ns is None or time.time_ns() - last_ns > QUIET_S * 1e9
 
     def _take(self, failures: Sequence[Failure]) -> None:
         incidents = self.session.incidents()

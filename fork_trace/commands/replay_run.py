@@ -66,10 +66,10 @@ def _show(
         if first_ns is None or due_ns is None:
             first_ns, due_ns = record.time_ns, record.time_ns + interval_ns
         if record.time_ns >= due_ns:
-            elapsed_s = (record.time_ns - first_ns) / 1e9
-            due_ns = record.time_ns + interval_ns
+            shown_ns, due_ns = due_ns, record.time_ns + interval_ns
+            elapsed_s = (shown_ns - first_ns) / 1e9
             if isinstance(view, Redrawn):
-                view.show(elapsed_s, 0, 0, now_ns=record.time_ns)
+                view.show(elapsed_s, 0, 0, now_ns=shown_ns)
                 if _is_told_to_end(request.interval_s, terminal, view, signals):
                     return
             else:

@@ -181,13 +181,17 @@ class Table:
     def _key(self, failure: Failure, host: str | None) -> tuple[str | None, ...]:
         return tuple(column(failure, name, host) for name in self.by)
 
-    def add(self, failure: Failure, host: str | None = None) -> None:
-        """Count one record: as many failures as it stands for."""
-        key = self._keys.of(failure, host)
+    def key_of(self, key: tuple[str | None, ...]) -> tuple[str | None, ...]:
+        """Return the key of the row that counts what has these values: its own, as long as there is room."""
         if len(self._rows) >= _MOST and key not in self._rows:
             key = tuple(None if name in _OTHERS else value for name, value in zip(self.by, key))
         if len(self._rows) >= 2 * _MOST and key not in self._rows:
             key = (None,) * len(self.by)
+        return key
+
+    def add(self, failure: Failure, host: str | None = None) -> tuple[str | None, ...]:
+        """Count one record, as many failures as it stands for; return the key of its row."""
+        key = self.key_of(self._keys.of(failure, host))
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = Row(key, first_ns=failure.time_ns)
@@ -206,6 +210,7 @@ class Table:
         self.last_ns = at_ns if self.last_ns is None else max(self.last_ns, at_ns)
         self.causes[failure.cause] += failure.count
         row.note(*self._places.add(failure, host), failure.count)
+        return key
 
     def drop_first_column(self) -> None:
         """Group no more by the first column."""

@@ -39,6 +39,20 @@ def spark(values: Sequence[float], width: int, is_ascii: bool = False) -> str:
     return " " * (width - len(text)) + text
 
 
+def chart(values: Sequence[float], width: int, height: int, is_ascii: bool = False) -> list[str]:
+    """Draw the last values as columns of so many lines up to the highest of them, the newest at the right."""
+    heights = _ASCII_HEIGHTS if is_ascii else _HEIGHTS
+    shown = list(values)[-width:] if width > 0 else []
+    most = max(shown, default=0) or 1
+    # In parts of a line; what is not nothing shows.
+    parts = [max(round(each / most * height * len(heights)), int(each > 0)) for each in shown]
+    drawn = []
+    for line in reversed(range(height)):
+        over = (min(len(heights), max(0, each - line * len(heights))) for each in parts)
+        drawn.append("".join(heights[each - 1] if each else " " for each in over))
+    return drawn
+
+
 def level(percent: float) -> str:
     """Say how bad a usage is: "full", "near" or "fine"."""
     return "full" if percent >= 100 else "near" if percent >= NEAR else "fine"

@@ -15,6 +15,7 @@ from fork_trace.model.records import Advice, Holder
 from fork_trace.output.units import count
 
 WIDTH = 79
+_LEAST_BROKEN = 40  # columns; in fewer nobody finds a command again
 
 
 def columns(text: str) -> int:
@@ -55,6 +56,17 @@ def middle(path: str, width: int) -> str:
     if columns(shown) > width and parts:
         shown = f".../{parts[-1]}"
     return tail(shown, width)
+
+
+def broken(command: str, indent: str, width: int) -> list[str]:
+    """Write a command in lines that a shell joins again; [] for one with quotes, in which it would not."""
+    if not command.isascii() or any(char in command for char in "'\"\\#") or width < _LEAST_BROKEN:
+        return []
+    lines, rest = [], indent + command
+    while len(rest) > width:
+        lines.append(rest[: width - 1] + "\\")
+        rest = rest[width - 1 :]
+    return [*lines, rest]
 
 
 def cell(text: str | None, width: int) -> str:

@@ -69,7 +69,7 @@ def test_a_screen_marks_what_is_new_and_q_ends_it_with_the_summary(
     assert (row[0], row[2]) == ("8", "fork_kinds")
     assert row[1] in ("+1", "+2", "+3")  # a slow machine sees them come one by one
     assert "rlimit-nproc" in row
-    assert lines[0].endswith("q or Ctrl-C to stop")
+    assert lines[-1].endswith("q stop")
     assert any(line.startswith("  -> Mitigate: ") for line in lines)
     assert max(map(len, lines)) < size[0]
 

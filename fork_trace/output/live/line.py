@@ -16,7 +16,7 @@ class Span(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a screen, which can stand out: as a "bar", "strong", "chosen", "dim" or, ordinarily, not ("")."""
+    """One line of a screen, which can stand out: as a "bar", "heading", "strong", "chosen", "command", "dim" or, ordinarily, not ("")."""
 
     text: str
     style: str = ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Optional
 
 from fork_trace.output.live.trends import Trends
 
+RowKey = tuple[Optional[str], ...]
 SORTS = ("count", "rate", "latest")
 # None: as --by says.
 GROUPS: tuple[tuple[str, ...] | None, ...] = (
@@ -16,7 +19,7 @@ GROUPS: tuple[tuple[str, ...] | None, ...] = (
     ("user", "cause"),
 )
 HELP = (
-    ("up, down", "choose a row"),
+    ("up, down", "choose a row; in a row that is open, move its lines"),
     ("Enter", "its stack, its limit and who holds it; Esc goes back"),
     ("s", "sort by count, rate or latest"),
     ("g", "group as --by says, or by caller, cgroup, cause or user"),
@@ -38,7 +41,8 @@ class Look:
     is_typing: bool = False
     is_paused: bool = False
     page: str = "rows"  # "rows", "detail" or "help"
-    chosen: int | None = None  # the row, from the top
+    chosen: RowKey | None = None  # wherever it stands
+    scrolled: int = 0  # lines of a row that is open, above the screen
     is_ascii: bool = False
     is_slow: bool = False  # a line on which each byte counts
     trends: Trends = field(default_factory=Trends, compare=False)
@@ -58,8 +62,8 @@ class Look:
         return "; ".join(filter(None, parts))
 
 
-def pressed(look: Look, key: str) -> Look:
-    """Return what a key makes of the screen; the key that ends it is not for here."""
+def pressed(look: Look, key: str, rows: Sequence[RowKey] = ()) -> Look:
+    """Return what a key makes of the screen with these rows; the key that ends it is not for here."""
     if look.is_typing:
         return _typed(look, key)
     if key in ("h", "?"):
@@ -67,22 +71,32 @@ def pressed(look: Look, key: str) -> Look:
     if key == "esc":
         if look.page == "rows":
             return replace(look, chosen=None, words="")
-        return replace(look, page="rows")
+        return replace(look, page="rows", scrolled=0)
     if key in ("p", " "):
         return replace(look, is_paused=not look.is_paused)
     if key == "s":
         return replace(look, sort=SORTS[(SORTS.index(look.sort) + 1) % len(SORTS)])
     if key == "g":
-        return replace(look, group=(look.group + 1) % len(GROUPS), chosen=None, page="rows")
+        return replace(
+            look, group=(look.group + 1) % len(GROUPS), chosen=None, page="rows", scrolled=0
+        )
     if key in ("f", "/"):
         return replace(look, is_typing=True, page="rows", chosen=None)
     if key in ("up", "k", "down", "j"):
-        step = -1 if key in ("up", "k") else 1
-        at = 0 if look.chosen is None else max(0, look.chosen + step)
-        return replace(look, chosen=at)
-    if key == "enter":
-        return replace(look, page="detail", chosen=look.chosen or 0)
+        return _moved(look, -1 if key in ("up", "k") else 1, rows)
+    if key == "enter" and look.page == "rows" and rows:
+        chosen = look.chosen if look.chosen in rows else rows[0]
+        return replace(look, page="detail", chosen=chosen)
     return look
+
+
+def _moved(look: Look, step: int, rows: Sequence[RowKey]) -> Look:
+    if look.page == "detail":
+        return replace(look, scrolled=max(0, look.scrolled + step))
+    if look.page == "help" or not rows:
+        return look
+    at = rows.index(look.chosen) + step if look.chosen in rows else 0
+    return replace(look, chosen=rows[min(max(0, at), len(rows) - 1)])
 
 
 def _typed(look: Look, key: str) -> Look:

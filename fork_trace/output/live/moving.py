@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fork_trace.diagnosis.evidence import counted_limit
+from fork_trace.escape import safe
 from fork_trace.output import bars
 from fork_trace.output.aggregate import Row
 from fork_trace.output.live.line import Span
 from fork_trace.output.live.look import Look
 from fork_trace.output.live.trends import MOST, rate_text
 from fork_trace.output.tables import KEPT_BLANK, Extra
-from fork_trace.output.wording import columns
+from fork_trace.output.wording import columns, tail
 
 _BARS = (16, 8)
 _TRENDS = (MOST, 40, 20, 10)
+_WIDEST_PLACE = 60
 
 
 def percent(row: Row) -> float | None:
@@ -50,6 +52,10 @@ def _extras(shown: Sequence[Row], look: Look) -> Iterator[Extra]:
             yield Extra(("SHARE",), [(each,) for each in drawn_bars(width)])
         return
     if not look.is_slow:
+        places = [_place(row) for row in shown]
+        for wide in _TRENDS[:-1]:
+            names = ("SHARE", "RATE/S", "TREND", "WHERE")
+            yield Extra(names, list(zip(drawn_bars(_BARS[0]), rates, drawn_trends(wide), places)))
         for wide in _TRENDS:
             for width in _BARS:
                 yield Extra(
@@ -59,6 +65,13 @@ def _extras(shown: Sequence[Row], look: Look) -> Iterator[Extra]:
         yield Extra(("RATE/S", "TREND"), list(zip(rates, drawn_trends(_TRENDS[-1]))))
     yield Extra(("SHARE", "RATE/S"), list(zip(drawn_bars(_BARS[-1]), rates)))
     yield Extra(("RATE/S",), [(each,) for each in rates])
+
+
+def _place(row: Row) -> str:
+    """Say where the limit is that refused most of a row's failures."""
+    part, _ = row.at()
+    where = part.key.where if part else None
+    return tail(safe((where or "-").replace("cgroup /", "/", 1)), _WIDEST_PLACE)
 
 
 def spans(heading: str, text: str, row: Row) -> tuple[Span, ...]:

@@ -6,12 +6,12 @@ How a screen gets onto a terminal is `terminal`'s, what a report says is `report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fork_trace.escape import safe
-from fork_trace.output import bars, report, tables, telling
+from fork_trace.output import bars, report, tables
 from fork_trace.output.aggregate import Row, Table
-from fork_trace.output.live import detail, moving, waiting
+from fork_trace.output.live import blocks, detail, moving, waiting
 from fork_trace.output.live.line import Line
 from fork_trace.output.live.look import Look
 from fork_trace.output.live.trends import rate_text
@@ -25,17 +25,21 @@ from fork_trace.output.wording import WIDTH, columns, cut
 # So many lines are kept for the causes: one of them in brief takes seven.
 _CAUSES_LINES = 8
 _LEAST_ROWS = 3
-_LEAST_LINES = 3  # of causes that have no room
-_WIDEST_TEXT = 110  # longer lines are hard to read
-_NARROWEST_TEXT = 40
-_SHORT_STACK = 6
+_FOOT_HEIGHT = 20  # lines, from which on one is left for the keys
+QUIET_S = 10.0  # after which one asks whether it is over
+_PEAK = 24  # columns
 _BESIDE = {"command": 15, "cause": 17, "step": 18, "user": 8}
 _BESIDE_ELSE = 24
-_TOO_LONG = "     (a command wider than this screen: in the report at the end)"
 _BEFORE = 16  # the time and what is new
 _OLD_NS = 60 * 10**9
 _SLOW_TREND = 20  # columns, of which each is sent anew with each interval
 _KEYS = "h for help, "
+_FEET = {
+    "rows": "Enter details  s sort  g group  f filter  p pause  h help  q stop",
+    "detail": "up, down move  Esc back  p pause  h help  q stop",
+    "help": "Esc back  q stop",
+}
+_FOOT_TYPING = "Enter keep these rows  Esc show all rows"
 PLAINLY = Look()
 
 
@@ -52,19 +56,6 @@ class Moment:
     filtered: int = 0  # failures that the filter hides
     now_ns: int | None = None  # None: not known, so nothing is old
     forks: Forks = NOTHING
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What can be shown of one cause, by the room that there is."""
-
-    line: str
-    # From brief to whole, each longer than the one before it.
-    forms: Sequence[list[str]]
-
-    @property
-    def brief(self) -> list[str]:
-        return self.forms[0]
 
 
 class Changes:
@@ -95,8 +86,10 @@ def frame(
     """Lay out a screen of so many columns and lines: nothing wraps, and no block is cut in two."""
     width, height = max(1, size[0] - 1), size[1]
     besides = counted.incidents.headlines()
+    foot = _foot(moment, width, height, look)
+    height -= len(foot)
     lines = [
-        Line(_bar(moment, width), "bar"),
+        Line(_bar(moment, width, look, bool(foot)), "bar"),
         Line(_verdict(counted, moment, width), "strong"),
         *([Line(lost(moment.lost, moment.missed, width), "strong")] if moment.lost else []),
         *([Line(report.beside(besides), "strong")] if besides else []),
@@ -107,17 +100,42 @@ def frame(
         lines += detail.help_lines(width)
     elif not counted.failures and not besides:
         lines += waiting.lines(moment.forks, width, left, look.is_ascii)
+    elif look.page == "detail" and (row := row_of(counted, look)):
+        lines += detail.seen(detail.lines(counted, row, look, width, left), look, left)
     else:
-        rows = rows_of(counted, look)
-        text_width = max(_NARROWEST_TEXT, min(width, _WIDEST_TEXT))
-        if look.page == "detail" and rows:
-            row = rows[min(look.chosen or 0, len(rows) - 1)]
-            lines += detail.lines(counted, row, look, text_width, left)
-        else:
-            if counted.failures:
-                lines += _rows(counted, rows, new, moment, (width, left), options, look)
-            lines += _blocks(counted, new, text_width, height - len(lines), options)
-    return [line.fitted(width) for line in lines[:height]]
+        if counted.failures:
+            rows = rows_of(counted, look)
+            lines += _rows(counted, rows, new, moment, (width, left), options, look)
+        near = _nearest(moment, width, (height - len(lines)) // 3, look)
+        lines += blocks.lines(counted, new, width, height - len(lines) - len(near), options)
+        lines += near
+    lines = lines[:height]
+    if foot:
+        lines += [Line("")] * (height - len(lines)) + foot
+    return [line.fitted(width) for line in lines]
+
+
+def _foot(moment: Moment, width: int, height: int, look: Look) -> list[Line]:
+    """Name the keys, where there are any and room."""
+    if height < _FOOT_HEIGHT or not moment.keys_to_end.startswith("q"):
+        return []
+    text = _FOOT_TYPING if look.is_typing else _FEET[look.page]
+    return [Line(f"{text:{width}}", "bar")]
+
+
+def _nearest(moment: Moment, width: int, height: int, look: Look) -> list[Line]:
+    """Show how near the limits are by now, once nothing fails any more."""
+    gauges = moment.forks.gauges[: max(0, height - 2)]
+    if moment.quiet_s is None or moment.quiet_s < QUIET_S or not gauges:
+        return []
+    head = Line("Nearest limits now:", "strong")
+    return [Line(""), head, *waiting.gauges(gauges, width, look.is_ascii)]
+
+
+def row_of(counted: Table, look: Look) -> Row | None:
+    """Return the row that is chosen, or the first; None: there is none."""
+    rows = rows_of(counted, look)
+    return next((row for row in rows if row.key == look.chosen), rows[0] if rows else None)
 
 
 def rows_of(counted: Table, look: Look) -> list[Row]:
@@ -138,11 +156,13 @@ def _trend(look: Look, width: int) -> str:
     values = look.trends.of()
     parts = [look.told] if look.told else []
     if values:
-        parts.append(f"{rate_text(look.trends.rate())} failures per second")
+        parts.append(f"{rate_text(look.trends.rate(), '0')} failures per second")
     text = "; ".join(parts)
-    room = min(_SLOW_TREND if look.is_slow else len(values), width - columns(text) - 2)
-    drawn = bars.spark(values, room, look.is_ascii).rstrip() if room > 4 else ""
-    return f"{text}  {drawn}".rstrip() if drawn else text
+    room = width - columns(text) - 2 - _PEAK
+    if not values or room <= 4:
+        return text
+    room = min(_SLOW_TREND if look.is_slow else len(values), room)
+    return f"{text}, {look.trends.peak_text(room)}  {bars.spark(values, room, look.is_ascii)}"
 
 
 def lost(samples: int, missed: int, width: int | None = None) -> str:
@@ -161,14 +181,16 @@ def _verdict(counted: Table, moment: Moment, width: int) -> str:
     return report.verdict(counted, moment.elapsed_s, width=width, outside=hidden)
 
 
-def _bar(moment: Moment, width: int) -> str:
-    left = f"fork-trace live on {safe(moment.host)}, {span(moment.elapsed_s)}"
-    if moment.filtered:
-        left += f"; {moment.filtered} filtered out"
+def _bar(moment: Moment, width: int, look: Look, has_foot: bool) -> str:
+    left = "PAUSED: " if look.is_paused else ""
+    left += f"fork-trace live on {safe(moment.host)}, {span(moment.elapsed_s)}"
     if moment.quiet_s is not None:
         left += f"; last failure {span(moment.quiet_s)} ago"
-    right = f"  {moment.keys_to_end} to stop"
-    if moment.keys_to_end.startswith("q") and columns(left + right) + len(_KEYS) <= width:
+    if moment.filtered:
+        left += f"; {moment.filtered} filtered out"
+    right = f"  {moment.keys_to_end} to stop" if moment.keys_to_end and not has_foot else ""
+    has_room = columns(left + right) + len(_KEYS) <= width
+    if right and moment.keys_to_end.startswith("q") and has_room:
         right = f"  {_KEYS}{right[2:]}"
     left = cut(left, max(1, width - columns(right)))
     return cut(left + " " * (width - columns(left) - columns(right)) + right, width)
@@ -186,7 +208,7 @@ def _rows(
     width, height = size
     below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
     room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
-    shown = _most_telling(rows, new, room) if look.sort == "count" else rows[:room]
+    shown = _in_sight(rows, new, room, look)
     table = tables.rows(
         shown,
         counted.by,
@@ -197,96 +219,36 @@ def _rows(
         has_days=counted.spans_days(),
         extras=moving.extras(shown, look),
     ).splitlines()
-    lines = [Line(table[0])]
-    for number, (text, row) in enumerate(zip(table[1:], shown)):
+    lines = [Line(table[0], "heading")]
+    for text, row in zip(table[1:], shown):
         is_old = moment.now_ns is not None and moment.now_ns - row.last_ns > _OLD_NS
         style = "strong" if row.key in new else "dim" if is_old else ""
-        if number == look.chosen:
+        if row.key == look.chosen:
             # Before a number is room, and not each terminal has colors.
             style, text = "chosen", f">{text[1:]}" if text.startswith(" ") else text
-        lines.append(Line(text, style, moving.spans(table[0], text, row)))
+        # What is over is no alarm.
+        lines.append(Line(text, style, () if is_old else moving.spans(table[0], text, row)))
     if len(shown) < len(rows):
         keys = {row.key for row in shown}
         lines.append(Line(report.others([row for row in rows if row.key not in keys])))
     return lines + [Line(tables.INFERRED)] * below
 
 
-def _most_telling(
-    rows: list[Row], new: Mapping[tuple[str | None, ...], int], room: int
+def _in_sight(
+    rows: list[Row], new: Mapping[tuple[str | None, ...], int], room: int, look: Look
 ) -> list[Row]:
-    """Choose rows where not all have room: those of most failures, and what has just changed."""
+    """Choose rows where not all have room: those around the chosen one, else the first and what has just changed."""
     if len(rows) <= room:
         return rows
     room -= 1  # a line says how many there are more
+    at = next((number for number, row in enumerate(rows) if row.key == look.chosen), None)
+    if at is not None or look.sort != "count":
+        first = max(0, (at or 0) - room + 1)
+        return rows[first : first + room]
     changed = [number for number in range(room, len(rows)) if rows[number].key in new]
     changed.sort(key=lambda number: -rows[number].last_ns)
     del changed[max(1, room // 3) :]
     return [*rows[: room - len(changed)], *(rows[number] for number in sorted(changed))]
-
-
-def _blocks(
-    counted: Table,
-    new: Mapping[tuple[str | None, ...], int],
-    width: int,
-    height: int,
-    options: ReportOptions,
-) -> list[Line]:
-    """Fill the rest: each cause in brief as long as there is room, and the first ones whole."""
-    told: list[_Block] = []
-    if options.stacks:
-        rows = sorted(counted.rows(), key=lambda row: (row.key not in new, -row.count))
-        for row in rows:
-            lines = report.stacks([row])[1:]
-            told.append(_Block(cut(lines[0], width), (lines[:_SHORT_STACK], lines)))
-    for cause, places in counted.by_cause().items():
-        told.append(
-            _Block(
-                telling.tell_in_a_line(cause, width),
-                (
-                    _fitted(telling.tell_briefly(places), width),
-                    _fitted(telling.tell_briefly(places, lists_others=True), width),
-                    _fitted(telling.tell(places, when=counted.when), width),
-                ),
-            )
-        )
-    for each in counted.incidents.told():
-        forms = [_fitted(part, width) for part in (replace(each, advice=()), each)]
-        told.append(_Block(cut(each.title, width), forms))
-    blocks: list[list[str]] = []
-    left = height
-    for number, block in enumerate(told):
-        # A blank line before it, and after it a line for each that follows, or for all of them.
-        after = len(told) - number - 1
-        if 1 + len(block.brief) + (after and 1 + min(after, _LEAST_LINES)) > left:
-            break
-        blocks.append(block.brief)
-        left -= 1 + len(block.brief)
-    rest = told[len(blocks) :]
-    if rest:
-        room = max(1, left - 1)
-        lines = [block.line for block in rest[: room if len(rest) <= room else room - 1]]
-        if len(lines) < len(rest):
-            others = count(len(rest) - len(lines), "more cause", "more causes")
-            lines.append(f"... {others}; see the summary at the end")
-        left -= 1 + len(lines)
-    # Every place of every cause says more than the whole advice for one.
-    for form in range(1, max((len(block.forms) for block in told), default=1)):
-        for number, block in enumerate(told[: len(blocks)]):
-            longer = len(block.forms[form]) - len(blocks[number]) if form < len(block.forms) else 0
-            if 0 < longer <= left:
-                blocks[number] = block.forms[form]
-                left -= longer
-    blocks += [lines] if rest else []
-    return [Line(text) for block in blocks for text in ("", *block)]
-
-
-def _fitted(told: Told, width: int) -> list[str]:
-    """Write a cause as lines of a screen: a command is there as a whole or not at all."""
-    commands = {each for remedy in (*told.advice, *told.places) for each in remedy.commands}
-    return [
-        _TOO_LONG if columns(line) > width and line.strip() in commands else line
-        for line in told.lines(width)
-    ]
 
 
 def _in_order(by: Sequence[str], width: int | None) -> list[str]:

@@ -33,12 +33,14 @@ _STYLES = {
     "strong": "\033[1m",
     "chosen": "\033[7m",
     "dim": "\033[2m",
+    "heading": "\033[4m",
     "trend": "\033[36m",
+    "command": "\033[36m",
     "full": "\033[31m",
     "near": "\033[33m",
     "fine": "\033[32m",
 }
-_WITHOUT_COLORS = ("bar", "strong", "chosen")  # what a VT100 has as well
+_WITHOUT_COLORS = ("bar", "strong", "chosen", "heading")  # what a VT100 has as well
 # Terminals that may lack the block elements, whatever the locale says.
 _ASCII_ONLY = ("linux", "vt", "ansi", "cons", "sun", "wyse")
 # What Python sets where no locale is (PEP 538).

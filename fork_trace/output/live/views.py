@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from fork_trace.model.records import Failure
 from fork_trace.output import report, telling, times
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live import screen
-from fork_trace.output.live.look import GROUPS, Look, pressed
+from fork_trace.output.live.line import Line
+from fork_trace.output.live.look import GROUPS, Look, RowKey, pressed
 from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.trends import Trends
 from fork_trace.output.live.waiting import Forks
@@ -38,40 +40,33 @@ class Redrawn:
     ) -> None:
         self._terminal, self._counted = terminal, counted
         self._host, self._options = host, options
-        self._interval_s = interval_s
         # By all that the person at the screen can group by.
         wanted = [name for group in GROUPS for name in group or ()]
         self._fine = Table(tuple(dict.fromkeys((*counted.by, "command", *wanted))))
-        self._look = Look(
-            is_ascii=terminal.is_ascii, is_slow=terminal.is_slow, trends=Trends(interval_s)
-        )
-        self._changes = screen.Changes()
-        self._new: dict[tuple[str | None, ...], int] = {}
+        self._look = Look(is_ascii=terminal.is_ascii, is_slow=terminal.is_slow)
+        # By the rows of that table: what came since the last time, what came last, and when.
+        self._coming = Counter[RowKey]()
+        self._new = Counter[RowKey]()
+        self._trends = Trends(interval_s)
         self._moment: screen.Moment | None = None
         self.forks = Forks()
 
     def add(self, failure: Failure, host: str | None = None) -> None:
         """Count a record a second time, by all columns."""
-        self._fine.add(failure, host)
+        self._coming[self._fine.add(failure, host)] += failure.count
 
     def press(self, keys: Sequence[str]) -> bool:
         """Do what keys ask for, at once; say whether one of them ends it all."""
         for key in keys:
             if key in ("q", "Q") and not self._look.is_typing:
                 return True
-            group = self._look.group
-            self._look = pressed(self._look, key)
-            if self._look.group != group:
-                self._regroup()
+            rows = [row.key for row in screen.rows_of(self._shown(), self._look)]
+            before, self._look = self._look, pressed(self._look, key, rows)
+            if self._look.scrolled > before.scrolled and self._frame() == self._frame(before):
+                self._look = before  # nothing is below
         if keys and self._moment is not None:
-            self._draw()
+            self._terminal.draw(self._frame())
         return False
-
-    def _regroup(self) -> None:
-        """Begin to follow other rows: what was counted by now is not new."""
-        self._look = replace(self._look, trends=Trends(self._interval_s))
-        self._changes, self._new = screen.Changes(), {}
-        self._changes.take(self._shown())
 
     def _shown(self) -> Table:
         group = GROUPS[self._look.group]
@@ -86,10 +81,8 @@ class Redrawn:
         now_ns: int | None = None,
     ) -> None:
         """Draw the screen again, unless it is paused."""
-        counted = self._shown()
-        new = self._changes.take(counted)
-        self._look.trends.add(new, elapsed_s)
-        self._new = new or self._new
+        self._trends.add(self._coming, elapsed_s)
+        self._new, self._coming = self._coming or self._new, Counter()
         last_ns = max((row.last_ns for row in self._counted.rows()), default=None)
         now_ns = time.time_ns() if now_ns is None else now_ns
         moment = screen.Moment(
@@ -106,18 +99,32 @@ class Redrawn:
         if self._moment is not None and (self._look.is_paused or self._terminal.is_busy):
             return
         self._moment = moment
-        self._draw(counted)
+        self._terminal.draw(self._frame())
 
-    def _draw(self, counted: Table | None = None) -> None:
-        counted = self._shown() if counted is None else counted
-        if self._look.chosen is not None:
-            most = max(0, len(screen.rows_of(counted, self._look)) - 1)
-            self._look = replace(self._look, chosen=min(self._look.chosen, most))
-        size = self._terminal.size()
-        assert self._moment is not None
-        self._terminal.draw(
-            screen.frame(counted, self._new, self._moment, size, self._options, self._look)
-        )
+    def _frame(self, look: Look | None = None, lines_less: int = 0) -> list[Line]:
+        """Lay out the screen as it is to look like."""
+        if self._moment is None:
+            return []
+        counted, look = self._shown(), look or self._look
+        at = [self._fine.by.index(name) for name in counted.by]
+
+        def row_key(key: RowKey) -> RowKey:
+            return counted.key_of(tuple(key[number] for number in at))
+
+        new = Counter[RowKey]()
+        for key, number in self._new.items():
+            new[row_key(key)] += number
+        look = replace(look, trends=self._trends.grouped(row_key))
+        columns, height = self._terminal.size()
+        size = (columns, height - lines_less)
+        return screen.frame(counted, new, self._moment, size, self._options, look)
+
+    def final(self, lines_less: int) -> list[Line]:
+        """Return what the screen shows in the end, as many lines shorter than the terminal, for nobody to press a key."""
+        if self._moment is not None:
+            self._moment = replace(self._moment, keys_to_end="")
+        look = Look(is_ascii=self._look.is_ascii, is_slow=self._look.is_slow)
+        return self._frame(look, lines_less)
 
 
 class Appended:

@@ -61,7 +61,8 @@ def _activity(forks: Forks, width: int, is_ascii: bool) -> list[Line]:
     text = f"Forks and new threads: {forks.per_second:.1f} per second"
     text += "" if forks.tasks is None else f"; tasks: {forks.tasks}"
     room = min(len(forks.recent), width - len(text) - 2)
-    return [Line(text + ("  " + bars.spark(forks.recent, room, is_ascii) if room > 0 else ""))]
+    drawn = "  " + bars.spark(forks.recent, room, is_ascii) if room > 0 else ""
+    return [Line(text + drawn, "", (Span(len(text), len(text + drawn), "trend"),))]
 
 
 def gauges(shown: Sequence[Gauge], width: int, is_ascii: bool) -> list[Line]:
@@ -69,8 +70,9 @@ def gauges(shown: Sequence[Gauge], width: int, is_ascii: bool) -> list[Line]:
     cause = max(columns(safe(each.cause)) for each in shown)
     numbers = ["-" if each.percent is None else _numbers(each) for each in shown]
     number = max(map(len, numbers))
-    left = width - cause - number - 11
-    length = max(_BAR[0], min(_BAR[1], left // 2))
+    # The place is whole before the bar is long.
+    where = max(columns(safe(each.where)) for each in shown)
+    length = max(_BAR[0], min(_BAR[1], width - cause - number - where - 12))
     found = []
     for each, text in zip(shown, numbers):
         begin = f"{cut(safe(each.cause), cause):{cause}}  "

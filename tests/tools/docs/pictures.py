@@ -30,6 +30,7 @@ _COLORS = {
     "strong": "#ffffff",
     "dim": "#8b949e",
     "trend": "#39c5cf",
+    "command": "#39c5cf",
     "full": "#ff7b72",
     "near": "#e3b341",
     "fine": "#56d364",
@@ -102,7 +103,9 @@ def _run(text: str, at: int, y: int, style: str) -> list[str]:
     if not shown:
         return []
     x = _MARGIN + (at + len(text) - len(text.lstrip())) * _CHAR
-    weight = ' font-weight="bold"' if style == "strong" else ""
+    weight = {"strong": ' font-weight="bold"', "heading": ' text-decoration="underline"'}.get(
+        style, ""
+    )
     return [
         f'<text x="{x:.1f}" y="{y + 14}" fill="{_COLORS.get(style, _INK)}"{weight} '
         f'textLength="{len(shown) * _CHAR:.1f}" lengthAdjust="spacingAndGlyphs" '

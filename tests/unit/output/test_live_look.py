@@ -23,12 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as some
 from ttys import Tty
 
+from fork_trace.model.records import Failure
 from fork_trace.output import aggregate, bars
 from fork_trace.output.live import screen, waiting
 from fork_trace.output.live.line import Line, Span
 from fork_trace.output.live.look import GROUPS, HELP, Look, pressed
 from fork_trace.output.live.trends import MOST, Trends
+from fork_trace.output.live.views import Redrawn
 from fork_trace.output.live.waiting import Forks, Gauge
+from fork_trace.output.report_options import PLAIN
 from fork_trace.output.wording import columns
 
 MOMENT = screen.Moment("alpha", 23.0, 1.0, "q or Ctrl-C")
@@ -45,10 +48,12 @@ def frame(counted: aggregate.Table, look: Look, size: tuple[int, int] = (120, 40
     return screen.frame(counted, {}, MOMENT, size, look=look)
 
 
-def after(*keys: str) -> Look:
+def after(*keys: str, counted: aggregate.Table | None = None) -> Look:
+    """What keys make of a screen; those that choose rows need these."""
     look = Look()
     for key in keys:
-        look = pressed(look, key)
+        rows = screen.rows_of(counted, look) if counted else []
+        look = pressed(look, key, [row.key for row in rows])
     return look
 
 
@@ -134,7 +139,7 @@ def test_no_page_is_wider_or_longer_than_its_terminal(
     size: tuple[int, int], keys: list[str], is_ascii: bool, name: str
 ) -> None:
     counted = table_of(FULL, NEAR, threads_max(), make_failure(comm=name, caller=name))
-    look = after(*keys)
+    look = after(*keys, counted=counted)
     look = replace(look, is_ascii=is_ascii, trends=Trends())
     look.trends.add(screen.Changes().take(counted), 1.0)
     moment = replace(MOMENT, host=name, forks=Forks(GAUGES, None, 2.5, (1.0, 0.0, 23.0), 99))
@@ -155,7 +160,10 @@ def test_while_nothing_fails_the_limits_that_are_nearest_are_bars() -> None:
 
     assert "Forks and new threads: 2.5 per second; tasks: 99   \u2588" == text[4]
     assert ["full", "near", "fine"] == [line.spans[0].style for line in lines[7:10]]
-    assert text[7].split() == ["pids-cgroup", "\u2588" * 25, "100%", "23/23", "/sys/fs/cgroup/app"]
+    # The place is whole before the bar is long.
+    assert text[7].split() == ["pids-cgroup", "\u2588" * 31, "100%", "23/23", "/sys/fs/cgroup/app"]
+    narrow = [line.text for line in screen.frame(table_of(), {}, moment, (60, 24))]
+    assert text[7].split()[2:] == narrow[7].split()[2:]
     why = [
         line.text for line in waiting.lines(Forks((), "this host has 9 processes"), 79, 20, True)
     ]
@@ -191,15 +199,155 @@ def test_keys_sort_filter_choose_and_open_a_row() -> None:
     assert "" == after(*"/NE", "esc").told
     assert "filter: N" == after(*"/NE", "backspace", "enter").told
     assert after(*"/pq").words == "pq"
-    chosen = frame(counted, after("down"))
+    chosen = frame(counted, after("down", counted=counted))
     assert ["chosen", "", ""] == [line.style for line in chosen[4:7]]
     assert [True, False, False] == [line.text.startswith(">") for line in chosen[4:7]]
-    detail = "\n".join(line.text for line in frame(counted, after("down", "enter")))
+    detail = "\n".join(
+        line.text for line in frame(counted, after("down", "enter", counted=counted))
+    )
     assert "held by: java[4121] 498 tasks" in detail
     assert "#0  fork\\x1b[31m in /usr/lib/libc.so.6+0x1234" in detail
-    assert "near" in "\n".join(line.text for line in frame(counted, after("down", "enter", "esc")))
+    assert "near" in "\n".join(
+        line.text for line in frame(counted, after("down", "enter", "esc", counted=counted))
+    )
     helped = "\n".join(line.text for line in frame(counted, after("h")))
     assert all(what in helped for _, what in HELP)
+
+
+def test_what_is_chosen_stays_so_wherever_it_stands_and_is_what_opens() -> None:
+    counted = table_of(*(make_failure(comm=f"c{n}", count=99 - n) for n in range(40)))
+    look = after(*["down"] * 31, counted=counted)
+    new = {counted.rows()[-1].key: 1}
+
+    def marked() -> list[str]:
+        lines = [line.text for line in screen.frame(counted, new, MOMENT, (80, 24), look=look)]
+        return [line.split()[2] for line in lines if line.startswith(">")]
+
+    assert ["c30"] == marked()
+    counted.add(make_failure(comm="c30", count=500))
+    assert "c30" == screen.rows_of(counted, look)[0].key[0]
+    assert ["c30"] == marked()
+    opened = pressed(look, "enter", [row.key for row in screen.rows_of(counted, look)])
+    assert "569 failures: command c30," in frame(counted, opened)[3].text
+
+
+def test_a_row_that_has_no_room_can_be_moved_to_its_end() -> None:
+    counted = table_of(FULL)
+    look = after("enter", counted=counted)
+    whole = [line.text.rstrip() for line in frame(counted, look, (80, 60))]
+    seen = [line.text for line in frame(counted, look, (80, 20))]
+    below = int(seen[-2].split()[1])
+
+    moved = replace(look, scrolled=below)
+    last = [line.text for line in frame(counted, moved, (80, 20))]
+
+    assert seen[-2].endswith("more lines: down")
+    assert [each for each in whole[:-1] if each][-1] == last[-2]
+    assert "#0  fork" in "".join(last)
+    assert "held by" in "".join(whole)
+
+
+class _Drawn:
+    """A terminal that keeps what was drawn last."""
+
+    is_ascii = is_slow = is_busy = False
+    keys_to_end = "q or Ctrl-C"
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self._size = columns, lines
+        self.lines: list[str] = []
+
+    def size(self) -> tuple[int, int]:
+        return self._size
+
+    def draw(self, lines: list[Line]) -> None:
+        self.lines = [line.text for line in lines]
+
+
+def shown_live(size: tuple[int, int], *failures: Failure) -> tuple[Redrawn, _Drawn]:
+    """A screen that a second of failures has come to."""
+    terminal, counted = _Drawn(*size), aggregate.Table()
+    view = Redrawn(terminal, counted, "alpha", PLAIN)  # type: ignore[arg-type]
+    for each in failures:
+        counted.add(each)
+        view.add(each)
+    view.show(1.0, 0, 0, now_ns=TIME_NS)
+    return view, terminal
+
+
+def test_another_group_has_the_same_trend_and_news() -> None:
+    view, terminal = shown_live((160, 40), replace(FULL, count=23), replace(FULL, count=7, uid=7))
+
+    before = terminal.lines
+    view.press(["g"] * 3)
+
+    assert terminal.lines[3].split() == [
+        *("COUNT", "NEW", "CAUSE", "ERRNO", "USED/LIMIT", "SHARE", "RATE/S", "TREND", "WHERE")
+    ]
+    assert terminal.lines[4].split()[:3] == ["30", "+30", "pids-cgroup"]
+    assert before[4].split()[-4:] == terminal.lines[4].split()[-4:]
+    assert "30 failures per second, peak 30 in 1 s" in terminal.lines[2]
+
+
+def test_the_newest_of_too_many_rows_have_a_trend() -> None:
+    trends = Trends()
+    trends.add({(f"c{n}",): 1 for n in range(5000)}, 1.0)
+    trends.add({("(other)",): 23}, 2.0)
+
+    assert [0, 23] == trends.of(("(other)",))
+    assert [5000, 23] == trends.of()
+    assert [] == trends.of(("c0",))
+
+
+def test_the_keys_stand_below_and_a_pause_above() -> None:
+    view, terminal = shown_live((80, 24), FULL)
+
+    assert 24 == len(terminal.lines)
+    assert terminal.lines[-1].startswith("Enter details  s sort  g group  f filter  p pause")
+    view.press(["p"])
+    assert terminal.lines[0].startswith("PAUSED: fork-trace live on alpha")
+    view.press(["f", "x"])
+    assert terminal.lines[-1].startswith("Enter keep these rows")
+    final = [line.text for line in view.final(lines_less=3)]
+    assert final[0].rstrip().endswith("last failure 0 s ago")
+    assert not any("Enter" in line for line in final)
+    assert len(final) <= 21
+
+
+def test_a_row_moves_no_further_than_it_has_lines() -> None:
+    view, terminal = shown_live((80, 20), FULL)
+
+    view.press(["enter", *["down"] * 100])
+    last = terminal.lines
+    view.press(["up"])
+
+    assert last != terminal.lines
+
+
+def test_once_nothing_fails_the_limits_are_shown_again_and_old_rows_are_no_alarm() -> None:
+    counted = table_of(FULL)
+    moment = replace(MOMENT, forks=Forks(GAUGES), now_ns=TIME_NS + 61 * 10**9)
+
+    busy = [line.text for line in screen.frame(counted, {}, moment, (120, 40))]
+    lines = screen.frame(counted, {}, replace(moment, quiet_s=61.0), (120, 40))
+    at = [line.text for line in lines].index("Nearest limits now:")
+
+    assert "Nearest limits now:" not in busy
+    assert ["full", "near", "fine"] == [line.spans[0].style for line in lines[at + 1 : at + 4]]
+    assert ("dim", ()) == (lines[4].style, lines[4].spans)
+
+
+@given(some.lists(some.integers(0, 10**6), min_size=1, max_size=80), some.booleans())
+def test_a_chart_is_as_high_as_asked_where_most_was_and_shows_all_that_is(
+    values: list[int], is_ascii: bool
+) -> None:
+    drawn = bars.chart(values, 60, 4, is_ascii)
+    shown = values[-60:]
+
+    assert [len(shown)] * 4 == [len(each) for each in drawn]
+    assert [each > 0 for each in shown] == [char != " " for char in drawn[-1]]
+    if any(shown):
+        assert drawn[0][shown.index(max(shown))] == ("%" if is_ascii else "\u2588")
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
@@ -209,7 +357,7 @@ def test_no_name_reaches_a_page_raw(text: str) -> None:
     gauge = Gauge(text, 90.0, 1, 2, text, text)
     moment = replace(MOMENT, host=text, forks=Forks((gauge,), text, 1.0, (1.0,), 2))
 
-    lines = [line.text for line in frame(counted, after("enter"), (200, 50))]
+    lines = [line.text for line in frame(counted, after("enter", counted=counted), (200, 50))]
     lines += [line.text for line in screen.frame(table_of(), {}, moment, (200, 50))]
 
     assert all(is_harmless(line) and "\n" not in line for line in lines)
@@ -287,11 +435,11 @@ def test_ten_seconds_of_a_storm_are_a_few_kilobytes(
 @pytest.mark.parametrize(
     ("environ", "is_ascii", "styles"),
     [
-        ({"LANG": "C.UTF-8", "TERM": "xterm"}, False, {"0", "1", "7", "31", "36"}),
+        ({"LANG": "C.UTF-8", "TERM": "xterm"}, False, {"0", "1", "4", "7", "31", "36"}),
         ({"LANG": "C.UTF-8", "TERM": "xterm", "NO_COLOR": "1"}, False, {"0"}),
-        ({"LANG": "", "TERM": "xterm"}, True, {"0", "1", "7", "31", "36"}),
-        ({"LANG": "C.UTF-8", "TERM": "linux"}, True, {"0", "1", "7", "31", "36"}),
-        ({"LANG": "C.UTF-8", "TERM": "vt220"}, True, {"0", "1", "7"}),
+        ({"LANG": "", "TERM": "xterm"}, True, {"0", "1", "4", "7", "31", "36"}),
+        ({"LANG": "C.UTF-8", "TERM": "linux"}, True, {"0", "1", "4", "7", "31", "36"}),
+        ({"LANG": "C.UTF-8", "TERM": "vt220"}, True, {"0", "1", "4", "7"}),
     ],
 )
 def test_a_terminal_gets_what_it_has(

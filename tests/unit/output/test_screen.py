@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -58,11 +59,13 @@ def several(*counts: int) -> aggregate.Table:
 
 
 def test_a_screen_says_where_it_is_how_long_it_watches_and_how_it_ends() -> None:
-    bar, verdict, *_ = frame(table_of(make_failure()))
+    bar, verdict, *_, foot = frame(table_of(make_failure()))
+    low, *_ = frame(table_of(make_failure()), (80, 19))
 
     assert bar.startswith("fork-trace live on alpha, 3 min 20 s; last failure 5 s ago ")
-    assert bar.endswith(" q or Ctrl-C to stop")
-    assert 79 == len(bar)
+    assert foot.rstrip().endswith("  h help  q stop")
+    assert low.endswith(" q or Ctrl-C to stop")
+    assert 79 == len(bar) == len(low)
     assert "1 cause, 1 failure in 200 s; worst: sh in /app.service at pids.max 7/7" == verdict
 
 
@@ -132,7 +135,7 @@ def test_every_cause_on_a_screen_is_whole(size: tuple[int, int], number: int) ->
     counted = several(*range(90, 90 - number, -1))
     width = min(size[0] - 1, 110)
     lines = frame(counted, size)
-    shown = "\n".join(lines)
+    shown = "\n".join(lines[:-1]).rstrip()  # the keys are the last line
 
     blocks = [block.splitlines() for block in shown.split("\n\n")[2:]]
     for block in blocks[:-1] if number > 1 else blocks:
@@ -282,18 +285,23 @@ def test_what_is_appended_tells_each_place_once_and_a_new_day(
     assert "+ 1 x" not in third
 
 
-def test_a_command_that_is_wider_than_the_screen_is_not_cut() -> None:
-    command = "echo N > /sys/fs/cgroup/" + "a" * 60
-    advice = (make_advice(text="Raise it.", commands=("true", command)),)
+def test_a_command_that_is_wider_than_the_screen_is_broken_where_a_shell_joins_it() -> None:
+    command = "echo N /sys/fs/cgroup/" + "a" * 60 + "/" + "b" * 80
+    quoted = f"echo '{'c' * 200}'"
+    advice = (make_advice(text="Raise it.", commands=("true", command, quoted)),)
+    counted = table_of(make_failure(advice=advice))
 
-    lines = frame(table_of(make_failure(advice=advice)))
+    lines = frame(counted)
+    at = next(number for number, line in enumerate(lines) if "echo N" in line)
+    said = subprocess.run(
+        ["sh", "-c", "\n".join(lines[at : at + 3])], capture_output=True, text=True
+    )
 
     assert "     true" in lines
-    assert not [line for line in lines if "echo" in line]
+    assert f"{command[5:]}\n" == said.stdout
+    assert not [line for line in lines if "ccc" in line]
     assert [line for line in lines if "a command wider than this screen" in line]
-    assert [
-        line for line in frame(table_of(make_failure(advice=advice)), (120, 24)) if command in line
-    ]
+    assert [line for line in frame(counted, (180, 24)) if command in line]
 
 
 def test_a_screen_says_that_a_filter_hides_failures() -> None:
