@@ -249,8 +249,11 @@ ft_inline void read_pages(struct ft_slow *slow, struct mm_struct *mm)
 
 ft_inline void read_sizes(struct ft_slow *slow)
 {
-	struct mm_struct *mm = BPF_CORE_READ(current_task(), mm);
+	struct mm_struct *mm;
 
+	if (is_blind(FT_READER_MEMORY))
+		return;
+	mm = BPF_CORE_READ(current_task(), mm);
 	if (!mm)
 		return;
 	if (bpf_core_field_exists(mm->pgtables_bytes))
@@ -292,14 +295,17 @@ ft_inline __u64 runtime_now(__u64 now)
 	return BPF_CORE_READ(task, se.sum_exec_runtime) + now - BPF_CORE_READ(task, se.exec_start);
 }
 
+ft_inline int is_delay_known(void)
+{
+	return bpf_core_field_exists(struct task_struct___runtime, sched_info.run_delay);
+}
+
 /* How long this thread has waited for a processor, in all its life. */
 ft_inline __u64 delay_now(void)
 {
 	struct task_struct___runtime *task = (void *)current_task();
 
-	if (!bpf_core_field_exists(struct task_struct___runtime, sched_info.run_delay))
-		return 0;
-	return BPF_CORE_READ(task, sched_info.run_delay);
+	return is_delay_known() ? BPF_CORE_READ(task, sched_info.run_delay) : 0;
 }
 
 ft_inline void read_waits(struct ft_slow *slow, __u32 thread, __u64 begin, __u64 now)
@@ -321,7 +327,8 @@ ft_inline void read_waits(struct ft_slow *slow, __u32 thread, __u64 begin, __u64
 		__builtin_memcpy(slow->holder_comm, wait->holder.comm, FT_COMM_BYTES);
 	}
 	since = delays[thread & (SLOTS - 1)];
-	if (is_watched && is_of(since, thread))
+	slow->delay_known = is_watched && is_of(since, thread) && is_delay_known();
+	if (slow->delay_known)
 		slow->wait_ns[FT_WAIT_CPU] = (delay_now() - since) & TIME_MASK;
 	/* It was looked at before the fork's own begin: one that ran all the time seems to have run longer. */
 	since = (runtime_now(now) - runtime) & TIME_MASK;
@@ -424,14 +431,14 @@ ft_inline void note_runtime(__u32 thread)
 	delays[thread & (SLOTS - 1)] = word_of(thread, delay_now());
 }
 
-ft_inline int begin_fork(void)
+ft_inline int begin_fork(int is_told_apart)
 {
 	__u32 thread = bpf_get_current_pid_tgid(), index = thread & (SLOTS - 1);
 
 	if (phase < FT_PHASE_MARKING)
 		return 0;
-	/* Another thread's that is under way, or one whose end was not seen. */
-	if (starts[index])
+	/* One whose end was not seen; or another thread's, which counts itself where ends are told apart. */
+	if (starts[index] && (!is_told_apart || is_of(starts[index], thread)))
 		count(FT_LATENCY_UNPAIRED);
 	if (watched_from)
 		note_runtime(thread);
@@ -473,7 +480,7 @@ ft_inline int stamp(enum ft_stamp which)
 SEC("fentry/copy_process")
 int fentry_copy_process(__u64 *ctx)
 {
-	return begin_fork();
+	return begin_fork(1);
 }
 
 SEC("fexit/copy_process")
@@ -508,7 +515,7 @@ int fexit_cgroup_can_fork(__u64 *ctx)
 SEC("kprobe/copy_process")
 int kprobe_copy_process(struct pt_regs *ctx)
 {
-	return begin_fork();
+	return begin_fork(1);
 }
 
 #if defined(__TARGET_ARCH_x86)
@@ -566,7 +573,7 @@ int raw_sys_enter(__u64 *ctx)
 		count(FT_LATENCY_UNMEASURED);
 		return 0;
 	}
-	return begin_fork();
+	return begin_fork(0);
 }
 
 /* TRACE_EVENT_FN(sys_exit, struct pt_regs *regs, long ret) */
@@ -609,13 +616,15 @@ ft_inline enum ft_wait kind_of(__u64 lock)
 		return FT_WAIT_CGROUP;
 	if (lock == latency.uprobes_lock)
 		return FT_WAIT_UPROBES;
-	if (bpf_core_field_exists(struct signal_struct___lock, cgroup_threadgroup_rwsem)) {
+	if (!is_blind(FT_READER_DYING) &&
+	    bpf_core_field_exists(struct signal_struct___lock, cgroup_threadgroup_rwsem)) {
 		signal = (void *)BPF_CORE_READ(current_task(), signal);
 		if (lock ==
 		    (__u64)__builtin_preserve_access_index(&signal->cgroup_threadgroup_rwsem))
 			return FT_WAIT_CGROUP;
 	}
-	if (bpf_core_field_exists(struct mm_struct___lock, mmap_lock)) {
+	if (!is_blind(FT_READER_MEMORY) &&
+	    bpf_core_field_exists(struct mm_struct___lock, mmap_lock)) {
 		mm = (void *)BPF_CORE_READ(current_task(), mm);
 		if (mm && lock == (__u64)__builtin_preserve_access_index(&mm->mmap_lock))
 			return FT_WAIT_MMAP;
@@ -633,7 +642,7 @@ ft_inline void read_owner(struct holder *holder, __u64 lock)
 	__u64 owner;
 
 	/* CONFIG_PREEMPT_RT makes one of a lock of its own. */
-	if (!bpf_core_field_exists(sem->owner))
+	if (is_blind(FT_READER_SAMPLE) || !bpf_core_field_exists(sem->owner))
 		return;
 	owner = BPF_CORE_READ(sem, owner.counter);
 	/* RWSEM_READER_OWNED: of several readers the last one that came, which may be gone. */

@@ -74,6 +74,7 @@ struct ft_slow {
 	ft_u64 sized; /* bit n: enum ft_size: it was read */
 	ft_u64 wait_ns[FT_WAIT_COUNT];
 	ft_u64 waits_known; /* the waits of this fork were watched from its begin */
+	ft_u64 delay_known; /* FT_WAIT_CPU was: it has a way of its own */
 	ft_u64 cpu_ns; /* how long it ran meanwhile */
 	ft_u64 cpu_known;
 	ft_u64 other_flags; /* of the longest wait for another lock: LCB_F_*, trace/events/lock.h */
@@ -84,7 +85,7 @@ struct ft_slow {
 };
 _Static_assert(sizeof(struct ft_slow) ==
 		       sizeof(struct ft_event) +
-			       8 * (8 + FT_STAMP_COUNT + FT_SIZE_COUNT + FT_WAIT_COUNT) + 8 +
+			       8 * (9 + FT_STAMP_COUNT + FT_SIZE_COUNT + FT_WAIT_COUNT) + 8 +
 			       FT_COMM_BYTES,
 	       "ft_slow is part of the wire");
 

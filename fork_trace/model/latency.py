@@ -18,7 +18,7 @@ SIZES = ("pgtables", "file", "anon", "swap", "shmem", "mappings", "virtual")
 WAITS = ("lock", "cgroup-threadgroup-lock", "mmap-lock", "uprobes-lock", "reclaim", "processor")
 
 _SLOW = struct.Struct(
-    f"={1 + _STAMPS + 1 + len(SIZES) + 1 + len(WAITS)}Q4QII Q{events.COMM_BYTES}s".replace(" ", "")
+    f"={1 + _STAMPS + 1 + len(SIZES) + 1 + len(WAITS)}Q5QII Q{events.COMM_BYTES}s".replace(" ", "")
 )
 SLOW_BYTES = events.EVENT_BYTES + _SLOW.size
 
@@ -78,7 +78,7 @@ def decode(raw: bytes) -> SlowFork:
     sizes = [next(values) for _ in SIZES]
     sized = next(values)
     waits = [next(values) for _ in WAITS]
-    waits_known, cpu_ns, cpu_known, other_flags, pid, tid, held, comm = values
+    waits_known, delay_known, cpu_ns, cpu_known, other_flags, pid, tid, held, comm = values
     seen = {number: ns for number, ns in enumerate(stamps) if stamped >> number & 1}
     name = events.text(comm)
     return SlowFork(
@@ -86,7 +86,11 @@ def decode(raw: bytes) -> SlowFork:
         total_ns=total_ns,
         phases=phases(total_ns, seen),
         sizes={name: sizes[at] for at, name in enumerate(SIZES) if sized >> at & 1},
-        waits={name: ns for name, ns in zip(WAITS, waits) if ns or waits_known},
+        waits={
+            name: ns
+            for name, ns in zip(WAITS, waits)
+            if ns or (delay_known if name == "processor" else waits_known)
+        },
         waits_are_all=bool(waits_known),
         cpu_ns=cpu_ns if cpu_known else None,
         other_flags=other_flags,

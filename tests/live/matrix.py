@@ -63,6 +63,7 @@ TYPES = (
 FIELDS = (
     "test_stripped.py::test_without_a_field_every_failure_is_counted",
     "test_stripped.py::test_without_a_field_the_programs_of_the_steps_load",
+    "test_stripped.py::test_whatever_is_unread_each_slow_fork_is_told",
 )
 BY_ITSELF = ("fexit", "fexit-all")
 BY_OTHERS = ("kprobe", "kprobe-all", "tracepoint")

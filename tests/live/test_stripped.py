@@ -24,6 +24,7 @@ from fork_trace.collect.judge import judge
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events
+from fork_trace.model.latency import decode
 from fork_trace.model.steps import COPIED_TWICE
 from fork_trace.probes import privileges
 from fork_trace.probes.backend import program
@@ -31,6 +32,7 @@ from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import FUNCTION_IDS
+from fork_trace.probes.libbpf.latency import LatencyBackend, Settings
 from fork_trace.probes.plan import YES, KernelFacts, Plan, Request, make
 from fork_trace.probes.settings import is_vital
 from fork_trace.rehearse.run import run
@@ -237,6 +239,62 @@ def test_without_a_field_the_programs_of_the_steps_load(
     stripped.write(Path(loading.KERNEL_BTF))
 
     load(kernel, "kprobe")
+
+
+# What bpf/latency.bpf.c names besides.
+TIMED = [
+    *((*type_, "") for type_ in READ),
+    *(
+        (kernel_btf.STRUCT, name, member)
+        for name, member in (
+            *(
+                ("task_struct", each)
+                for each in ("mm", "signal", "tgid", "comm", "se", "sched_info")
+            ),
+            *(("mm_struct", each) for each in ("mmap_lock", "rss_stat", "pgtables_bytes")),
+            *(("rw_semaphore", "owner"), ("signal_struct", "cgroup_threadgroup_rwsem")),
+            *(("sched_entity", "exec_start"), ("sched_info", "run_delay")),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+@pytest.mark.parametrize(
+    ("kind", "name", "member"), TIMED, ids=[".".join(filter(None, each[1:])) for each in TIMED]
+)
+def test_whatever_is_unread_each_slow_fork_is_told(
+    attach: str,
+    kind: int,
+    name: str,
+    member: str,
+    kernel: tuple[KernelFacts, Library],
+    stripped: kernel_btf.KernelBtf,
+) -> None:
+    need(kernel, attach)
+    if member:
+        stripped.without_member(kind, name, member)
+    else:
+        stripped.without_type(kind, name)
+    stripped.write(Path(loading.KERNEL_BTF))
+
+    settings = Settings(over_ns=1, stack_bytes=events.STACK_BYTES, locks=(0, 0), all_phases=True)
+    backend = LatencyBackend(kernel[1], attach, settings)
+    try:
+        backend.attach_waits()
+        for _ in range(COUNT):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        told = [decode(raw) for raw in backend.poll(0)]
+        stats = backend.stats()
+    finally:
+        backend.close()
+    comm = Path("/proc/self/comm").read_text().rstrip("\n")
+    assert COUNT == len([each for each in told if each.event.key.comm == comm])
+    assert all(each.total_ns for each in told)
+    assert (0, 0) == (stats["unsent"], stats["untallied"])
 
 
 # By default on an emulated kernel: what only these attach modes read, what most readers read, and all.

@@ -11,16 +11,13 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from ctypes import c_size_t, c_uint32, c_uint64
+from ctypes import c_uint32, c_uint64
 from typing import NamedTuple
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events
 from fork_trace.probes.backend import AttachRefusedError, program
-from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.btf import function_params
 from fork_trace.probes.libbpf.loading import Programs
@@ -82,10 +79,9 @@ class Settings(NamedTuple):
     all_phases: bool = False  # seen from the first fork on, and not once one was slow
 
 
-def _function_of(name: str) -> str | None:
-    # Of a program on a function of the kernel, by its own name.
-    match = re.fullmatch(r"f(?:entry|exit)_(.+)", name)
-    return match[1] if match else None
+def _function_of(name: str) -> str:
+    """Return what a program is on, by its own name."""
+    return re.sub(r"^(?:fentry|fexit|kprobe|kretprobe|raw)_", "", name)
 
 
 class LatencyBackend:
@@ -93,19 +89,17 @@ class LatencyBackend:
 
     def __init__(self, library: Library, attach: str, settings: Settings) -> None:
         self.attach = attach
-        self.missing: dict[str, str] = {}  # program -> why it does not watch
+        # Program, or what programs would read -> why it does not watch, or they do not.
+        self.missing: dict[str, str] = {}
         self._library, self._lib = library, library.lib
         self._settings = settings
-        self._object: int | None = None
-        self._links: list[int] = []
-        self._handles: dict[str, int] = {}
         self._ring: int | None = None
-        self._events: KprobeEvents | None = None
         self._slow: list[bytes] = []
         self._stacks: list[bytes] = []
+        self._missed: int | None = None  # once the kprobe events are gone
         self._settles_at_s: float | None = None
-        self._has_begun = False  # to attach those
-        Programs(library)  # lets libbpf find functions quickly
+        self._has_begun = False  # to attach what sees waits and phases
+        self._programs = Programs(library)
         try:
             self._load()
             self._start()
@@ -120,82 +114,49 @@ class LatencyBackend:
         return names
 
     def _load(self) -> None:
+        """Load as many of the programs as this kernel takes; ForkTraceError if not those on a fork's ends."""
         names = self._wanted()
-        functions = {name: _function_of(name) for name in names}
-        params, voids, _ = function_params(
-            self._library, {each for each in functions.values() if each}
-        )
+        functions = {name: _function_of(name) for name in names if name.startswith("f")}
+        params, voids, _ = function_params(self._library, set(functions.values()))
         for name, function in functions.items():
-            if function and params.get(function) is None and function not in voids:
+            if params.get(function) is None and function not in voids:
                 self.missing[name] = f"this kernel's BTF has no function {function}"
+        image = files.contents(program("latency.bpf.o"))
+        blind = 0
         while True:
-            refused = self._load_once([name for name in names if name not in self.missing])
-            if refused is None:
+            self._programs = Programs(self._library)
+            self._programs.open(image, {each for each in names if each not in self.missing})
+            self._fill(blind)
+            code = self._programs.put_in()
+            if code is None:
                 return
-            name, reason = refused
-            self.missing[name] = reason
-            self._lib.bpf_object__close(self._object)
-            self._object = None
+            # Each round gives up what this kernel refuses: what programs read, then one program.
+            seeing, lacks = self._programs.blinded(blind, code)
+            if seeing != blind:
+                blind = seeing
+                self.missing.update((each, f"this kernel's BTF has no {each}") for each in lacks)
+            else:
+                self._give_up(code)
+            self._programs.free()
 
-    def _load_once(self, names: Iterable[str]) -> tuple[str, str] | None:
-        """Load these programs; return one that the kernel refuses, and why; None: it has them."""
-        lib, image = self._lib, files.contents(program("latency.bpf.o"))
-        self._library.messages.clear()
-        self._object = lib.bpf_object__open_mem(image, len(image), None)
-        if not self._object:
-            raise ForkTraceError(
-                f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
-                "It is damaged: run scripts/build-bpf, or install fork-trace again.",
-            )
-        self._handles = {}
-        handle = lib.bpf_object__next_program(self._object, None)
-        while handle:
-            name = lib.bpf_program__name(handle).decode()
-            lib.bpf_program__set_autoload(handle, name in names)
-            if name in names:
-                self._handles[name] = handle
-            handle = lib.bpf_object__next_program(self._object, handle)
-        self._fill()
-        if not lib.bpf_object__load(self._object):
-            return None
-        code, text = ctypes.get_errno(), "\n".join(self._library.messages)
-        if code != errno.EPERM:
-            for name in self._handles:
-                pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported).*"
-                if re.search(pattern, text) and name not in _CORE[self.attach]:
-                    return name, Programs._reason(text, code)
-        raise AttachRefusedError(
-            f"cannot load the BPF programs: {Programs._reason(text, code)}", NEEDS[self.attach]
-        )
+    def _give_up(self, code: int) -> None:
+        name, reason = self._programs.refused(code)
+        if code == errno.EPERM or name in _CORE[self.attach]:
+            raise AttachRefusedError(f"cannot load the BPF programs: {reason}", NEEDS[self.attach])
+        self.missing[name] = reason
 
-    def _fill(self) -> None:
-        config = Config.from_address(self._initial(".rodata.config", ctypes.sizeof(Config)))
+    def _fill(self, blind: int) -> None:
+        config = self._programs.settings(".rodata.config", Config)
         config.stack_bytes = (
             -(-self._settings.stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
         )
         config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
-        size = ctypes.sizeof(_LatencyConfig)
-        latency = _LatencyConfig.from_address(self._initial(".rodata.latency", size))
+        config.blind = blind
+        latency = self._programs.settings(".rodata.latency", _LatencyConfig)
         latency.over_ns = self._settings.over_ns
         latency.cgroup_lock, latency.uprobes_lock = self._settings.locks
 
-    def _initial(self, map_: str, wanted: int) -> int:
-        size = c_size_t()
-        found = self._lib.bpf_object__find_map_by_name(self._object, map_.encode())
-        address: int | None = (
-            self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
-        )
-        if not address or size.value != wanted:
-            raise ForkTraceError(
-                "the BPF object and this program are of different versions",
-                "Run scripts/build-bpf, or install fork-trace again.",
-            )
-        return address
-
     def _start(self) -> None:
-        if self.attach == "kprobe":
-            with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
-                self._events = KprobeEvents()
         more = _MORE[self.attach] if self._settings.all_phases else ()
         for name in (*more, *_CORE[self.attach]):
             reason = self._attach(name)
@@ -203,17 +164,18 @@ class LatencyBackend:
                 raise AttachRefusedError(
                     f"this kernel refuses the program {name}: {reason}", NEEDS[self.attach]
                 )
+        map_fd = self._programs.map_fd
         self._on_slow = SampleFn(lambda _context, data, size: self._keep(self._slow, data, size))
         self._on_stack = SampleFn(lambda _context, data, size: self._keep(self._stacks, data, size))
-        self._ring = self._lib.ring_buffer__new(self._map("events"), self._on_slow, None, None)
+        self._ring = self._lib.ring_buffer__new(map_fd("events"), self._on_slow, None, None)
         if not self._ring or self._lib.ring_buffer__add(
-            self._ring, self._map("user_stacks"), self._on_stack, None
+            self._ring, map_fd("user_stacks"), self._on_stack, None
         ):
             raise ForkTraceError(
                 f"cannot open the ring buffer: {os.strerror(ctypes.get_errno())}",
                 "It needs 5 MiB of address space and a few descriptors; see ulimit -v and ulimit -n.",
             )
-        self._write(".data.phase", _PHASE_MARKING)
+        self._programs.write(".data.phase", _PHASE_MARKING)
         self._settles_at_s = time.monotonic() + MARKING_S
 
     @staticmethod
@@ -223,40 +185,27 @@ class LatencyBackend:
 
     def _attach(self, name: str) -> str | None:
         """Attach one program; return why it cannot be done, which is kept as well."""
-        if name in self.missing:
-            return self.missing[name]
-        handle = self._handles.get(name)
-        if handle is None:
-            return "not of this attach mode"
-        if self._events and name.startswith("kretprobe_"):
-            try:
-                number = self._events.add_return(name[len("kretprobe_") :])
-            except OSError as error:
-                self.missing[name] = error.strerror or str(error)
-                return self.missing[name]
-            link = self._library.attach_to_event(handle, number)
-        else:
-            link = self._lib.bpf_program__attach(handle)
-        if not link:
-            self.missing[name] = os.strerror(ctypes.get_errno())
-            return self.missing[name]
-        self._links.append(link)
-        return None
+        if name not in self.missing:
+            reason = self._programs.attach_program(name, _function_of(name))
+            if reason is None:
+                return None
+            self.missing[name] = reason
+        return self.missing[name]
 
     def attach_waits(self) -> None:
         """Attach what sees for what forks wait, and when their phases end; once, and a moment's work."""
-        if self._has_begun or not self._links:
+        if self._has_begun or not self._programs.is_attached:
             return
         self._has_begun = True
         phases = () if self._settings.all_phases else _MORE[self.attach]
         for name in (*phases, *_CONTENTION, *_RECLAIM):
             self._attach(name)
-        if self.missing.keys() & {*_CONTENTION}:
+        if self.attach == "fexit" and self.missing.keys() & {*_CONTENTION}:
             # The tracepoints see these waits, and those for every other lock.
             for name in _SLOW_PATHS:
                 self._attach(name)
-        self._write(".data.watched_from", time.monotonic_ns() & ~1 | (self.waits == "all"))
-        for name in _HELPFUL:
+        self._programs.write(".data.watched_from", time.monotonic_ns() & ~1 | (self.waits == "all"))
+        for name in _HELPFUL if self.attach == "fexit" else ():
             self._attach(name)
 
     @property
@@ -266,22 +215,11 @@ class LatencyBackend:
             return "none"
         return "some" if self.missing.keys() & {*_RECLAIM, *_CONTENTION} else "all"
 
-    def _map(self, name: str) -> int:
-        found = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
-        fd: int = self._lib.bpf_map__fd(found)
-        return fd
-
-    def _write(self, map_: str, number: int) -> None:
-        value = c_uint64(number)  # the phase is the lower half of it
-        self._lib.bpf_map_update_elem(
-            self._map(map_), ctypes.byref(c_uint32(0)), ctypes.byref(value), 0
-        )
-
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for slow forks at most this long and return them (struct ft_slow), oldest first."""
         if self._settles_at_s is not None and time.monotonic() >= self._settles_at_s:
             self._settles_at_s = None
-            self._write(".data.phase", _PHASE_COUNTING)
+            self._programs.write(".data.phase", _PHASE_COUNTING)
         self._lib.ring_buffer__poll(self._ring, max(0, int(timeout_s * 1000)))
         self._lib.ring_buffer__consume(self._ring)
         taken, self._slow[:] = list(self._slow), []
@@ -298,7 +236,15 @@ class LatencyBackend:
         values = ctypes.create_string_buffer(_MOST_TALLIES * _TALLY.size)
         count, cursor = c_uint32(_MOST_TALLIES), ctypes.create_string_buffer(events.COMM_BYTES)
         failed = self._lib.bpf_map_lookup_batch(
-            *(self._map("tallies"), None, cursor, keys, values, ctypes.byref(count), None)
+            *(
+                self._programs.map_fd("tallies"),
+                None,
+                cursor,
+                keys,
+                values,
+                ctypes.byref(count),
+                None,
+            )
         )
         if failed and ctypes.get_errno() != errno.ENOENT:
             raise ForkTraceError(
@@ -320,31 +266,31 @@ class LatencyBackend:
         for index, name in enumerate(STATS):
             value = c_uint64()
             self._lib.bpf_map_lookup_elem(
-                self._map("stats"), ctypes.byref(c_uint32(index)), ctypes.byref(value)
+                self._programs.map_fd("stats"), ctypes.byref(c_uint32(index)), ctypes.byref(value)
             )
             found[name] = value.value
         return found
 
     def missed(self) -> int | None:
         """Count the forks that the programs on their begin and end were left out of; None: not counted."""
-        total = 0
-        for name in _CORE[self.attach]:
-            missed = self._library.recursion_misses(self._handles[name])
-            if missed is None:
-                return None
-            total += missed
-        return total + ((self._events.missed("copy_process") or 0) if self._events else 0)
+        if self._missed is not None:
+            return self._missed
+        misses = self._programs.misses()
+        if misses is None:
+            return None
+        events_ = self._programs.kprobe_events
+        return sum(misses[name] for name in _CORE[self.attach]) + (
+            (events_.missed("copy_process") or 0) if events_ else 0
+        )
 
     def detach(self) -> None:
         """Stop watching; what was counted can still be read."""
-        if self._links and self._object:
-            self._write(".data.phase", PHASE_OFF)
-        for link in self._links:
-            self._lib.bpf_link__destroy(link)
-        self._links = []
-        if self._events:
-            self._events.remove()
-            self._events = None
+        if self._programs.is_attached:
+            self._programs.write(".data.phase", PHASE_OFF)
+        self._programs.detach()
+        if self._programs.kprobe_events:
+            self._missed = self.missed()
+            self._programs.remove_kprobe_events()
 
     def close(self) -> None:
         """Detach every program and free every map."""
@@ -352,6 +298,4 @@ class LatencyBackend:
         if self._ring:
             self._lib.ring_buffer__free(self._ring)
             self._ring = None
-        if self._object:
-            self._lib.bpf_object__close(self._object)
-            self._object = None
+        self._programs.free()

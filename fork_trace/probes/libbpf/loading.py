@@ -9,11 +9,11 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from ctypes import c_size_t, c_uint32, c_void_p
+from ctypes import c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import AttachRefusedError, Filter
@@ -38,6 +38,7 @@ _TRACES = {"fentry/": 24, "fexit/": 25}
 _FEW_STACKS_BYTES = 1 << 19
 # Where the kernel's types are.
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
+_Settings = TypeVar("_Settings", bound=ctypes.Structure)
 
 
 class _TraceHandler:
@@ -164,6 +165,14 @@ class Programs:
         stack_bytes: int,
     ) -> int | None:
         """Load the programs and maps, with their settings; return the errno if it failed."""
+        self.open(image, _programs_of(plan))
+        self._save_room(plan)
+        config = self.settings(".rodata.config", Config)
+        fill(config, plan, filter_, samples_per_second, stack_bytes)
+        return self.put_in()
+
+    def open(self, image: bytes, wanted: Collection[str]) -> None:
+        """Open an object, of which these programs are wanted; nothing of it is in the kernel yet."""
         lib = self._lib
         self._library.messages.clear()
         self._library.unresolved.clear()
@@ -173,16 +182,30 @@ class Programs:
                 f"cannot open the BPF object: {os.strerror(ctypes.get_errno())}",
                 "It is damaged: run scripts/build-bpf, or install fork-trace again.",
             )
-        self._choose(plan)
-        size = c_size_t()
-        map_ = lib.bpf_object__find_map_by_name(self._object, b".rodata.config")
-        address = lib.bpf_map__initial_value(map_, ctypes.byref(size)) if map_ else None
-        if not address or size.value != ctypes.sizeof(Config):
+        handle = lib.bpf_object__next_program(self._object, None)
+        while handle:
+            name = lib.bpf_program__name(handle).decode()
+            lib.bpf_program__set_autoload(handle, name in wanted)
+            if name in wanted:
+                self._handles[name] = handle
+            handle = lib.bpf_object__next_program(self._object, handle)
+        if self._handles.keys() != set(wanted):
             raise _other_version()
-        fill(Config.from_address(address), plan, filter_, samples_per_second, stack_bytes)
-        if lib.bpf_object__load(self._object):
+
+    def settings(self, map_: str, type_: type[_Settings]) -> _Settings:
+        """Return the settings of that name, to be filled in before the programs are put in."""
+        size = c_size_t()
+        found = self._lib.bpf_object__find_map_by_name(self._object, map_.encode())
+        address = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
+        if not address or size.value != ctypes.sizeof(type_):
+            raise _other_version()
+        return type_.from_address(address)
+
+    def put_in(self) -> int | None:
+        """Put the programs and maps into the kernel; return the errno if it failed."""
+        if self._lib.bpf_object__load(self._object):
             return ctypes.get_errno()
-        if any(_is_at_return(probe.program) for probe in plan.probes):
+        if any(map(_is_at_return, self._handles)):
             with suppress(OSError):  # without tracefs perf's own kprobes do, with less room
                 self.kprobe_events = KprobeEvents()
         return None
@@ -197,16 +220,22 @@ class Programs:
 
     def without_readers(self, plan: Plan, code: int | None) -> Plan | None:
         """Return the plan without those who read what the kernel lacks, if the load failed for them; else None."""
-        if code in (None, errno.EPERM, errno.EMFILE, errno.ENFILE):
+        blind, names = self.blinded(plan.blind, code)
+        if blind == plan.blind:
             return None
+        seeing = replace(plan, blind=blind, unread=self.unread(plan, names))
+        return without_nproc(seeing) if gaps.is_blind(blind, "nproc") else seeing
+
+    def blinded(self, blind: int, code: int | None) -> tuple[int, tuple[str, ...]]:
+        """Return `blind` with those who read what the kernel lacks, if the load failed for them; and what it lacks."""
+        if code in (None, errno.EPERM, errno.EMFILE, errno.ENFILE):
+            return blind, ()
         log = "\n".join(self._library.messages)
         # Of what came or went a program can be refused for the lack as well, and tells.
         for names in (gaps.lacking(self._library.unresolved), gaps.reached(log)):
-            blind = plan.blind | gaps.blind(names)
-            if blind != plan.blind:
-                seeing = replace(plan, blind=blind, unread=self.unread(plan, names))
-                return without_nproc(seeing) if gaps.is_blind(blind, "nproc") else seeing
-        return None
+            if gaps.blind(names) & ~blind:
+                return blind | gaps.blind(names), names
+        return blind, ()
 
     def unread(self, plan: Plan, names: Iterable[str] | None = None) -> tuple[Missing, ...]:
         """Return what the programs would read and the kernel does not have, beside what is known already."""
@@ -215,19 +244,9 @@ class Programs:
             known.setdefault(name, Missing(name, None, f"this kernel's BTF has no {name}"))
         return tuple(known.values())
 
-    def _choose(self, plan: Plan) -> None:
-        """Keep what the plan names of the object, and no room in maps that stay empty."""
+    def _save_room(self, plan: Plan) -> None:
+        """Leave no room in maps that stay empty."""
         lib = self._lib
-        wanted = _programs_of(plan)
-        handle = lib.bpf_object__next_program(self._object, None)
-        while handle:
-            name = lib.bpf_program__name(handle).decode()
-            lib.bpf_program__set_autoload(handle, name in wanted)
-            if name in wanted:
-                self._handles[name] = handle
-            handle = lib.bpf_object__next_program(self._object, handle)
-        if wanted.keys() != self._handles.keys():
-            raise _other_version()
         if plan.is_lean:
             stacks = lib.bpf_object__find_map_by_name(self._object, b"user_stacks")
             lib.bpf_map__set_max_entries(stacks, _FEW_STACKS_BYTES)
@@ -242,19 +261,24 @@ class Programs:
     def attach(self, probe: Probe) -> str | None:
         """Attach the programs of one probe; return why it cannot be done."""
         for name in (probe.entry, probe.program):
-            if name is None:
-                continue
-            if self.kprobe_events and _is_at_return(name):
-                try:
-                    number = self.kprobe_events.add_return(probe.function)
-                except OSError as error:
-                    return error.strerror or str(error)
-                link = self._library.attach_to_event(self._handles[name], number)
-            else:
-                link = self._lib.bpf_program__attach(self._handles[name])
-            if not link:
-                return os.strerror(ctypes.get_errno())
-            self._links.append(link)
+            reason = self.attach_program(name, probe.function) if name else None
+            if reason is not None:
+                return reason
+        return None
+
+    def attach_program(self, name: str, function: str) -> str | None:
+        """Attach one program, which is on that function; return why it cannot be done."""
+        if self.kprobe_events and _is_at_return(name):
+            try:
+                number = self.kprobe_events.add_return(function)
+            except OSError as error:
+                return error.strerror or str(error)
+            link = self._library.attach_to_event(self._handles[name], number)
+        else:
+            link = self._lib.bpf_program__attach(self._handles[name])
+        if not link:
+            return os.strerror(ctypes.get_errno())
+        self._links.append(link)
         return None
 
     def map_fd(self, name: str) -> int:
@@ -266,7 +290,8 @@ class Programs:
 
     def write(self, map_: str, number: int) -> None:
         """Set one of the programs' variables, which is a map of one number."""
-        fd, key, value = self.map_fd(map_), c_uint32(0), c_uint32(number)
+        fd, key = self.map_fd(map_), c_uint32(0)
+        value = c_uint64(number)  # of a shorter one the kernel takes the lower half
         if self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0):
             raise ForkTraceError(
                 f"cannot start counting: {os.strerror(ctypes.get_errno())}",
@@ -285,6 +310,11 @@ class Programs:
 
     def culprit(self, plan: Plan, code: int) -> tuple[Probe, str]:
         """Return the probe that the kernel refused and its words; raise if no probe is to blame."""
+        name, reason = self.refused(code)
+        return _programs_of(plan)[name], reason
+
+    def refused(self, code: int) -> tuple[str, str]:
+        """Return the program that the kernel refused and its words; raise if none is to blame."""
         if code in (errno.EMFILE, errno.ENFILE):
             # The lower the attach mode, the fewer it takes.
             raise AttachRefusedError(
@@ -292,11 +322,11 @@ class Programs:
                 "Raise ulimit -n to 256, or fs.nr_open or fs.file-max where these are the limit.",
             )
         text = "\n".join(self._library.messages)
-        for name, probe in _programs_of(plan).items():
+        for name in self._handles:
             pattern = rf"prog '{re.escape(name)}': .*(?:fail|can't|cannot|unsupported)"
             match = re.search(pattern + r".*", text)
             if match:
-                return probe, self._reason(text, code)
+                return name, self._reason(text, code)
         if code == errno.EPERM:
             raise AttachRefusedError(
                 f"cannot load BPF programs: {os.strerror(code)}",

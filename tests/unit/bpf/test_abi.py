@@ -505,7 +505,7 @@ def test_a_slow_fork_lies_as_the_decoder_reads_it(slow: Btf) -> None:
     last = sum(places(fields)[-1])
 
     assert (latency.SLOW_BYTES, events.EVENT_BYTES) == (last, fields[1].offset)
-    sizes = [field.size // 8 for field in fields[1:10]]
+    sizes = [field.size // 8 for field in fields[1:11]]
     assert [
         1,
         len(latency.PHASES) - 1,
@@ -513,12 +513,10 @@ def test_a_slow_fork_lies_as_the_decoder_reads_it(slow: Btf) -> None:
         len(latency.SIZES),
         1,
         len(latency.WAITS),
-        1,
-        1,
-        1,
+        *(1, 1, 1, 1),
     ] == sizes
     names = ["holder_pid", "holder_tid", "holder_wait", "holder_comm"]
-    assert ["other_flags", *names] == [field.name for field in fields[10:]]
+    assert ["other_flags", *names] == [field.name for field in fields[11:]]
     assert slow.fields("ft_event")[-1].name == "maker"
 
 

@@ -14,13 +14,16 @@ def raw(
     stamps: tuple[int, int, int] = (1, 96, 98),
     stamped: int = 7,
     waits_known: int = 1,
+    delay_known: int = 1,
     pid: int = 17,
+    processor: int = 3,
 ) -> bytes:
     """One of 100 ns."""
     numbers = struct.pack(
-        "=Q3QQ7QQ6Q4Q",
+        "=Q3QQ7QQ6Q5Q",
         *(100, *stamps, stamped),
-        *(*range(11, 18), 0b1111101, *(0, 60, 0, 0, 0, 3), waits_known, 40, 1, 18),
+        *(*range(11, 18), 0b1111101, *(0, 60, 0, 0, 0, processor), waits_known, delay_known),
+        *(40, 1, 18),
     )
     held = struct.pack("=IIQ16s", pid, 18, 1, b"evil\x1b[2J\0rest")
     return bytes(events.EVENT_BYTES) + numbers + held
@@ -44,6 +47,14 @@ def test_a_wait_that_was_not_watched_is_absent_and_not_0() -> None:
         raw(waits_known=0)
     ).waits
     assert 0 == latency.decode(raw()).waits["mmap-lock"]
+
+
+def test_how_long_it_waited_for_a_processor_is_known_apart_from_other_waits() -> None:
+    watched, unwatched = raw(waits_known=0, processor=0), raw(delay_known=0, processor=0)
+
+    assert 0 == latency.decode(watched).waits["processor"]
+    assert "processor" not in latency.decode(unwatched).waits
+    assert 0 == latency.decode(unwatched).waits["mmap-lock"]
 
 
 def test_without_a_holder_nothing_is_said_to_be_held() -> None:
