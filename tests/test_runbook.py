@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+from typing import Any
 
 import click
 import pytest
@@ -77,7 +80,7 @@ def test_the_causes_under_a_symptom_can_print_it(symptom: str, table: str) -> No
 
 
 def test_there_is_a_table_for_each_kind_of_symptom() -> None:
-    assert 4 == len(TABLES)
+    assert 5 == len(TABLES)
 
 
 def test_what_the_reports_say_of_a_cause_is_what_the_book_says() -> None:
@@ -92,7 +95,7 @@ def test_what_the_reports_say_of_a_cause_is_what_the_book_says() -> None:
 
 def test_its_advice_is_what_the_causes_say_without_the_numbers() -> None:
     for slug, kind, words in (
-        ("pid-namespace-dead", "mitigate", "Restart the shell or program"),
+        ("pid-namespace-dead", "mitigate", "Leave that shell, or restart that program"),
         ("pids-cgroup", "fix", "Raise pids.max in whatever creates the cgroup"),
         ("rlimit-nproc", "mitigate", "raise the limit of the running process"),
     ):
@@ -100,6 +103,30 @@ def test_its_advice_is_what_the_causes_say_without_the_numbers() -> None:
 
         assert words in offline(kind, remedies)[""].text
         assert words in FLAT
+
+
+CARD = next(block for block in TRANSCRIPTS if "mapfile" in block).splitlines()
+
+
+def test_what_needs_no_fork_works_where_none_can_be_made() -> None:
+    """The whole card, by one shell; what it becomes at the end proves that it could not have forked."""
+    forks = "import os\ntry: os.fork()\nexcept BlockingIOError: print('no fork')"
+    # The limit comes once bash runs. Root, whom RLIMIT_NPROC does not bind, is left before.
+    script = "\n".join(
+        ["ulimit -Su 0", *CARD, "ulimit -u 0", f"exec python3 -c {shlex.quote(forks)}"]
+    )
+    user: dict[str, Any] = (
+        {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd="/", **user
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "no fork" == done.stdout.splitlines()[-1]
+    assert re.search(
+        r"^MemTotal:.*\n(.*\n)*Max processes.*\n(.*\n)*\d+ processes\n1 threads$", done.stdout, re.M
+    )
 
 
 @pytest.mark.parametrize(("page", "number"), [("runbook", 3), ("headroom", 1)])

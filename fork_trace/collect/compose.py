@@ -13,7 +13,7 @@ from fork_trace.collect.clock import Clock, iso
 from fork_trace.collect.judge import watched
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import advise, subject
+from fork_trace.diagnosis.advice import About, advise, subject
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.evidence import gather
@@ -76,6 +76,8 @@ class Composer:
         exe, script = self._program(sample.snapshot, is_late)
         stack, stack_by = self._frames(sample, most_s, is_late)
         cgroup = self._cgroups.own(key, sample.snapshot.cgroups)
+        container = self._container(cgroup, key)
+        errno = errno_name(key.error)
         return Failure(
             time=iso(time_ns),
             time_ns=time_ns,
@@ -88,11 +90,11 @@ class Composer:
             ppid=event.ppid,
             parent_comm=event.parent_comm,
             cgroup=cgroup,
-            container=self._container(cgroup, key),
+            container=container,
             syscall=key.syscall,
             flags=events.flag_names(event.flags),
             creates=key.creates,
-            errno=errno_name(key.error),
+            errno=errno,
             **self._judged(key, verdict),
             evidence=evidence,
             caller=_caller(event, stack, script),
@@ -106,6 +108,7 @@ class Composer:
                 event.numbers.get("nproc_uid", key.uid),
                 cgroup,
                 subject(key.syscall, event.pid, event.ppid),
+                About(key.comm, errno, container),
             )
             + makers.advice(event.maker),
             holders=held.top if held else None,
@@ -115,18 +118,21 @@ class Composer:
     def of_key(self, key: events.Key, verdict: Verdict, count: int) -> Failure:
         """Return the record of failures that were counted under a key, of which no sample is kept."""
         cgroup = self._cgroups.own(key)
+        container = self._container(cgroup, key)
+        errno = errno_name(key.error)
+        about = About(key.command, errno, container)
         return bounded(
             replace(
                 self.of_step(verdict.step, count),
                 comm=key.command,
                 uid=key.user,
                 cgroup=cgroup,
-                container=self._container(cgroup, key),
+                container=container,
                 syscall=key.call,
                 creates=key.creates,
-                errno=errno_name(key.error),
+                errno=errno,
                 **self._judged(key, verdict),
-                advice=advise(verdict.cause, (), key.user, cgroup),
+                advice=advise(verdict.cause, (), key.user, cgroup, about=about),
             )
         )
 

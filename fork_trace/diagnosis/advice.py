@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fork_trace.diagnosis.cause import Remedies, Remedy
 from fork_trace.diagnosis.causes import BY_SLUG
@@ -27,7 +28,11 @@ VARIANTS: Mapping[str, str] = {
     "user-unit": "unit of a user's systemd",
     "docker": "docker",
     "podman": "podman",
+    "containerd": "containerd, nerdctl",
+    "lxc": "LXC, Incus, LXD, Proxmox",
+    "unit-inside": "unit of a service manager inside a container",
     "kubernetes": "kubernetes pod",
+    "kubernetes-systemd": "kubernetes, with the systemd cgroup driver",
     "kubernetes-container": "one container of a pod",
     "kubernetes-node": "all pods of a node",
     "nested": "nested pid namespace",
@@ -39,7 +44,14 @@ VARIANTS: Mapping[str, str] = {
     "kernel.unprivileged_userns_clone": "kernel.unprivileged_userns_clone is 0",
     "kernel.apparmor_restrict_unprivileged_userns": "AppArmor's restriction",
     "overcommit-kbytes": "vm.overcommit_kbytes is set",
+    "v1": "cgroup v1",
+    "by-runtime": "asked by a container runtime",
+    **{name: name for name in ("EBUSY", "EOPNOTSUPP", "EACCES", "ENOENT", "ENODEV", "EBADF")},
+    **{name: name for name in ("EINVAL", "ENOSPC", "EPERM", "ENOSYS", "EAGAIN")},
 }
+# Who starts processes in containers: docker exec and probes are these, by the time they fork.
+_RUNTIME = re.compile(r"(runc|crun|youki|runsc|conmon|conmonrs|kata-agent|nsenter)\b.*")
+_SETS = re.compile(r"sysctl (?P<name>[a-z_.]+)=(?P<value>\S+?)(?P<comment>\s+# .+)?")
 # A number to set is twice what is needed, not infinity; some have a least or a most.
 _LEAST = {
     "vm.max_map_count": 262144,  # what search engines and JVMs ask for
@@ -56,7 +68,20 @@ _N, _SIZE = re.compile(r"\bN\b"), re.compile(r"\bSIZE\b")
 _MEMORY_V2 = ("memory.current", "memory.max", "memory.events")
 _MEMORY_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes", "memory.failcnt")
 _V1_LIMIT = ".limit_in_bytes"
+_V1 = re.compile(r"/sys/fs/cgroup/(?:[a-z_]+,)*(?:pids|memory)(?:,[a-z_]+)*(?:/|$)")
+_PLAIN_NAME = re.compile(r"[a-z0-9.-]+")  # of Kubernetes' own: stands inside JSON
 _SYSCTL = r"user\.max_(user|mnt|uts|ipc|pid|cgroup|net|time)_namespaces"
+
+
+class About(NamedTuple):
+    """What else is known of who failed: what helps can depend on it."""
+
+    comm: str | None = None
+    errno: str | None = None
+    container: Mapping[str, Any] | None = None  # as a record has it
+
+
+_NOTHING_MORE = About()
 
 
 def subject(syscall: str | None, pid: int | None, ppid: int | None) -> int | None:
@@ -76,8 +101,9 @@ def advise(
     uid: int | None = None,
     cgroup: str | None = None,
     pid: int | None = None,
+    about: About = _NOTHING_MORE,
 ) -> tuple[Advice, ...]:
-    """Say what to do about a failure: how to verify the cause, how to mitigate it, how to fix it.
+    """Say what to do about a failure: how to verify, mitigate and fix it, and what that risks.
 
     `cgroup` is the caller's own, by path or directory; `pid` the process that failed. A cause of a
     newer version has no advice.
@@ -87,23 +113,37 @@ def advise(
         return ()
     first = evidence[0] if evidence else None
     place = places.place(cgroup)
+    inside = None
     if cause.is_of_cgroup:
         # That cgroup can stand far above the caller's; what helps is up to whoever made it.
         place = places.place(first.where if first else None)
         if place.inner is not None:
             # A cgroup that the container or unit made for itself: its own setting is not at fault.
+            inside = places.unit_inside(place)
             place = places.PLAIN
-    keys = _keys(place, evidence)
+    keys = _keys(place, evidence, about)
     known = _known(first, uid, pid, place, cgroup)
-    known.update(_commit_numbers(evidence))
-    told = (("verify", cause.verify), ("mitigate", cause.mitigate), ("fix", cause.fix))
-    return tuple(_filled(kind, choose(remedies, keys), known) for kind, remedies in told)
+    known.update(_commit_numbers(evidence), **_names(about.container))
+    if inside is not None:
+        keys, known["unit"] = ("unit-inside", *keys), shell(inside)
+    return tuple(_filled(kind, choose(told, keys), known) for kind, told in cause.remedies())
 
 
 def _filled(kind: str, remedy: Remedy, known: Mapping[str, object]) -> Advice:
     # Names from the host may hold braces; they are values here, never formats.
-    commands = tuple(_with_numbers(command).format_map(known) for command in remedy.commands)
-    return Advice(kind, _with_numbers(remedy.text).format_map(known), commands)
+    commands = [_with_numbers(command).format_map(known) for command in remedy.commands]
+    if kind == "mitigate":
+        commands += [each for command in commands for each in _without_fork(command)]
+    return Advice(kind, _with_numbers(remedy.text).format_map(known), tuple(commands))
+
+
+def _without_fork(command: str) -> Iterator[str]:
+    """Yield what a shell's own echo does as well: where nothing can fork, sysctl cannot be started."""
+    found = _SETS.fullmatch(command)
+    if found:
+        comment = f"{found['comment']}, " if found["comment"] else "  # "
+        path = "/proc/sys/" + found["name"].replace(".", "/")
+        yield f"echo {found['value']} > {path}{comment}no fork left"
 
 
 def _with_numbers(template: str) -> str:
@@ -113,7 +153,7 @@ def _with_numbers(template: str) -> str:
 def offline(kind: str, remedies: Remedies) -> dict[str, Advice]:
     """Return remedies by variant, with words in capitals for what differs."""
     variants = {"": remedies} if isinstance(remedies, Remedy) else remedies
-    known = {**_known(None, None, None, places.PLAIN, None), **_commit_numbers(())}
+    known = {**_known(None, None, None, places.PLAIN, None), **_commit_numbers(()), **_names(None)}
     return {key: _filled(kind, remedy, known) for key, remedy in variants.items()}
 
 
@@ -124,9 +164,12 @@ def choose(remedies: Remedies, keys: Sequence[str]) -> Remedy:
     return next(remedies[key] for key in (*keys, "") if key in remedies)
 
 
-def _keys(place: Place, evidence: Sequence[Evidence]) -> tuple[str, ...]:
+def _keys(place: Place, evidence: Sequence[Evidence], about: About) -> tuple[str, ...]:
     first = evidence[0] if evidence else None
     keys: list[str] = [first.name] if first is not None and first.name else []
+    if about.comm is not None and _RUNTIME.fullmatch(about.comm):
+        keys.append("by-runtime")
+    keys += [about.errno] if about.errno else []
     if first is not None and first.limit == 0:
         keys.insert(0, "switched-off")
     if first is not None and "pid namespace" in first.where and "(level 0)" not in first.where:
@@ -141,9 +184,23 @@ def _keys(place: Place, evidence: Sequence[Evidence]) -> tuple[str, ...]:
             keys.append("kubernetes-container")
         elif place.pod is None:
             keys.append("kubernetes-node")
+        if place.unit is not None:
+            keys.append("kubernetes-systemd")
     if place.user is not None:
         keys.append("user-unit")
-    return (*keys, place.kind)
+    is_v1 = first is not None and _V1.match(first.where) and not first.name.endswith(_V1_LIMIT)
+    return (*keys, place.kind, *(("v1",) if is_v1 else ()))
+
+
+def _names(container: Mapping[str, Any] | None) -> dict[str, object]:
+    """Return the pod's and the container's names for commands; words in capitals where nobody told."""
+    pod, name = (container or {}).get("pod_name"), (container or {}).get("name")
+    namespace, _, own = str(pod or "").rpartition("/")
+    return {
+        "pod": shell(own) if own else "POD",
+        "in_namespace": f" --namespace {shell(namespace)}" if namespace else "",
+        "of_pod": name if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) else "CONTAINER",
+    }
 
 
 def _user_level(item: Evidence | None) -> int | None:
@@ -235,6 +292,7 @@ def _known(
     is_kib = first is not None and first.unit == "KiB"
     size = f"{-(-number // _KIB_PER_MIB)}M" if number is not None and is_kib else "SIZE"
     unit = shell(place.unit) if place.unit is not None else "UNIT"
+    lxc = shell(place.name) if place.kind == "lxc" and place.name else "NAME"
     return {
         "seen": seen,
         "now": now,
@@ -242,6 +300,9 @@ def _known(
         "n": "N" if number is None else number,
         "above": above,
         "size": size,
+        # As Kubernetes, and as Incus and LXD, write what systemd and the kernel call M.
+        "size_mi": size if size == "SIZE" else f"{size}i",
+        "size_mib": size if size == "SIZE" else f"{size}iB",
         "where": "the cgroup" if where is None else where,
         "at": "" if where is None else f" ({where})",
         "dir": _directory(where),
@@ -250,6 +311,7 @@ def _known(
         "pid": "PID" if pid is None else pid,
         "unit": unit,
         "id": place.id[:12] if place.id else "CONTAINER",
+        "lxc": lxc,
         "owner": "UID" if place.user is None else place.user,
         # kernel/ucount.c: /proc/sys/user has the limits of the user namespace of who looks.
         "in_userns": _IN_USERNS.format("PID" if pid is None else pid) if _user_level(first) else "",

@@ -92,3 +92,10 @@ class Cause(NamedTuple):
     rehearsal: str = ""
     is_early: bool = False  # some of it never reaches copy_process: `--refused` shows it
     shown_by: str = ""  # how this tool shows it, where that is not by naming it
+    # What the remedies risk, how to undo them, and whom to ask first; None: nothing.
+    careful: Optional[Remedies] = None
+
+    def remedies(self) -> "tuple[tuple[str, Remedies], ...]":
+        """Return what to do by kind, in the order in which it is done."""
+        careful = () if self.careful is None else (("careful", self.careful),)
+        return ("verify", self.verify), ("mitigate", self.mitigate), ("fix", self.fix), *careful

@@ -252,6 +252,7 @@ def _cause_json(cause: Cause) -> dict[str, Any]:
         "limit": cause.limit.replace("`", ""),
         "steps": list(steps_of(cause)),
         "by_tool": list(by_tool(cause)),
+        "careful": {},
         **{
             kind: {
                 variant: {"text": each.text, "commands": list(each.commands)}
@@ -266,7 +267,7 @@ def _cause_json(cause: Cause) -> dict[str, Any]:
 
 def remedies_of(cause: Cause) -> tuple[tuple[str, Remedies], ...]:
     """Return the remedies of a cause by kind, in the order in which they are tried."""
-    return ("verify", cause.verify), ("mitigate", cause.mitigate), ("fix", cause.fix)
+    return cause.remedies()
 
 
 def _text_json(each: Text) -> dict[str, Any]:

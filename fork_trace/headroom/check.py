@@ -242,10 +242,10 @@ def _advice(headroom: Headroom) -> list[dict[str, Any]]:
     evidence = Evidence(headroom.name, None, setting, headroom.unit, headroom.where, "proc")
     pid = headroom.process.pid if headroom.process else None
     found = advise(headroom.cause, [evidence], headroom.uid, None, pid)
-    # How to verify and mitigate it. What is for a process that failed fits nobody here.
+    # How to verify and mitigate it, and what that risks. What is for a process that failed fits nobody here.
     return [
         asdict(each)
-        for each in found[:2]
+        for each in (each for each in found if each.kind != "fix")
         if not _NO_PID.search(" ".join((each.text, *each.commands)))
     ]
 

@@ -50,20 +50,23 @@ _UNIT = re.compile(r".+\.(service|scope|slice)")
 _USER_SLICE = re.compile(r"user-([0-9]+)\.slice")
 _USER_MANAGER = re.compile(r"user@([0-9]+)\.service")
 _SESSION = re.compile(r"session-[a-z]*[0-9]+\.scope")
+# LXC, and with it LXD, Incus and Proxmox: cgfsng.c makes lxc.payload.NAME; before LXC 4, and on Proxmox
+# to this day, a directory in /lxc.
+_PAYLOAD = re.compile(r"lxc\.payload\.(.+)")
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a cgroup runs; what the path does not tell is None."""
 
-    # "kubernetes", "docker", "podman", "containerd", "crio", "systemd-service", "systemd-scope",
-    # "login-session", "slice" or "plain"
+    # "kubernetes", "docker", "podman", "containerd", "crio", "lxc", "systemd-service",
+    # "systemd-scope", "login-session", "slice" or "plain"
     kind: str
-    runtime: str | None = None  # "containerd", "crio", "docker", "podman" or "systemd"
+    runtime: str | None = None  # "containerd", "crio", "docker", "lxc", "podman" or "systemd"
     id: str | None = None  # of the container
     pod: str | None = None  # its uid
     unit: str | None = None  # the systemd unit, where there is one
-    name: str | None = None  # no path tells it, but its runtime's files can: see `runtimes`
+    name: str | None = None  # LXC's paths tell it, else its runtime's files can: see `runtimes`
     pod_name: str | None = None  # the same: NAMESPACE/POD
     # Whose service manager (user@UID.service) it is below, if any: that user names it as he likes.
     user: int | None = None
@@ -95,6 +98,9 @@ def place(path: str | None) -> Place:
     manager, whose containers are told as that user's, and below any other unit or unknown directory.
     """
     parts = _below_mount(path)
+    system_container = _lxc(parts)
+    if system_container is not None:
+        return system_container
     user: int | None = None
     pods: Place | None = None
     unit: str | None = None  # a service or scope: what is below it is its own
@@ -116,6 +122,39 @@ def place(path: str | None) -> Place:
         elif not part.endswith(".slice") and parts[0] not in _TOPS:
             break
     return pods or _unit(parts)
+
+
+def _lxc(parts: list[str]) -> Place | None:
+    """A container of LXC, at the top of its hierarchy; of a user's own the unit above it is told."""
+    payload = _PAYLOAD.fullmatch(parts[0]) if parts else None
+    if payload:
+        return Place("lxc", "lxc", name=payload[1], inner="/".join(parts[1:]) or None)
+    if len(parts) > 1 and parts[0] == "lxc":
+        return Place("lxc", "lxc", name=parts[1], inner="/".join(parts[2:]) or None)
+    return None
+
+
+def unit_inside(found: Place) -> str | None:
+    """Return the unit that the service manager of a container made: on the host nobody knows it.
+
+    One of a user's service manager in there is none: whose it is, that of the container does not say.
+    """
+    is_container = found.id is not None or found.kind == "lxc" or _is_machine(found)
+    parts = (found.inner or "").split("/") if is_container else []
+    # Proxmox, systemd-nspawn and crun put what the container sees as its root one further down.
+    if parts[:1] in (["ns"], ["payload"], ["container"]):
+        del parts[0]
+    if not parts or any(_USER_MANAGER.fullmatch(part) for part in parts):
+        return None
+    units = [part for part in parts if _UNIT.fullmatch(part)]
+    return units[-1] if units == parts else None
+
+
+def _is_machine(found: Place) -> bool:
+    unit = found.unit or ""
+    return unit.startswith("systemd-nspawn@") or (
+        unit.startswith("machine-") and unit.endswith(".scope")
+    )
 
 
 def _below_mount(path: str | None) -> list[str]:

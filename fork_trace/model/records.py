@@ -65,7 +65,7 @@ class Holder:
 class Advice:
     """One thing to do about a failure."""
 
-    kind: str  # "verify", "mitigate" or "fix"
+    kind: str  # "verify", "mitigate", "fix" or "careful"
     text: str  # whole sentences
     commands: tuple[str, ...] = ()  # to paste into a shell; words in capitals are to be filled in
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import advise, means, subject
+from fork_trace.diagnosis.advice import About, advise, means, subject
 from fork_trace.diagnosis.evidence import counted_limit, is_at_limit
 from fork_trace.escape import safe
 from fork_trace.model.places import path_of
@@ -69,7 +69,8 @@ def advice_of(failure: Failure) -> tuple[Advice, ...]:
     if failure.advice or failure.comm is None:
         return failure.advice
     pid = subject(failure.syscall, failure.pid, failure.ppid)
-    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, pid)
+    about = About(failure.comm, failure.errno, failure.container)
+    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, pid, about)
 
 
 def _whole(told: Told, others: Sequence[Place], names_host: bool, most: int = MOST_LINES) -> Told:
@@ -135,7 +136,8 @@ def in_a_line(place: Place, names_host: bool = False) -> Remedy:
     holder = held_mostly(place.held.holders or ()) if place.held else ""
     text += f"; {holder}" if holder else ""
     found = [each for each in advice_of(place.told) if each.kind == "mitigate"]
-    commands = tuple(safe(command) for each in found for command in each.commands)
+    # The first of alternatives; the place that is told whole has them all.
+    commands = tuple(safe(command) for each in found for command in each.commands[:1])
     return Remedy(text, commands)
 
 

@@ -151,6 +151,7 @@ SET_TID_REFUSED = Cause(
         "user namespace that owns the pid namespace."
     ),
     myths=("Root in a container may choose pids: containers do not have the capability.",),
+    careful=do("A file capability is for everybody who may run the program."),
 )
 
 PID_TAKEN = Cause(
@@ -196,17 +197,60 @@ CGROUP_REFUSED = Cause(
     rehearsal="into-cgroup-busy",
     verify=do(
         "Look at the cgroup asked for. EBUSY: it enables controllers for its children; EOPNOTSUPP: "
-        "it is threaded or invalid; EACCES: cgroup.procs is not writable; ENOENT: it was removed.",
+        "it is threaded or invalid; EACCES: the caller may not write cgroup.procs there, or in the "
+        "ancestor that both have in common; ENOENT: it was removed, or lies outside of the caller's cgroup "
+        "namespace; ENODEV: it was being removed; EBADF: the number is no "
+        "descriptor of a cgroup v2 directory; EINVAL, ENOSPC: its cpuset has no CPU or memory node.",
         "cat CGROUP/cgroup.type CGROUP/cgroup.subtree_control",
+        "ls -ld CGROUP/cgroup.procs",
     ),
-    mitigate=do(
-        "Start the child in a leaf below that cgroup, or make it a leaf by disabling each "
-        "controller that it lists.",
-        "echo -CONTROLLER > CGROUP/cgroup.subtree_control",
-    ),
+    mitigate={
+        "": do("See that the cgroup exists and accepts processes; then call again."),
+        "EBUSY": do(
+            "Start the child in a leaf below that cgroup, or make it a leaf by disabling each "
+            "controller that it lists.",
+            "echo -CONTROLLER > CGROUP/cgroup.subtree_control",
+        ),
+        "EOPNOTSUPP": do(
+            "Start the child in a cgroup whose cgroup.type is domain; a threaded one takes threads only "
+            "of processes that are in its domain already.",
+            "cat CGROUP/cgroup.type",
+        ),
+        "EACCES": do(
+            "Give the caller cgroup.procs of that cgroup, and of the ancestor that both have in common; "
+            "or let whoever owns them start the child.",
+            "chown USER CGROUP/cgroup.procs ANCESTOR/cgroup.procs",
+        ),
+        "ENOENT": do(
+            "It was removed while it was open: make it again, open it, and call again. If it is there, "
+            "it lies outside of the caller's cgroup namespace (cgroup2 is mounted with nsdelegate): "
+            "start the child from outside.",
+            "mkdir CGROUP",
+        ),
+        "ENODEV": do(
+            "It was removed while it was open: make it again, open it, and call again.",
+            "mkdir CGROUP",
+        ),
+        "EBADF": do(
+            "Open the directory of a cgroup v2 (O_DIRECTORY, O_PATH will do) and pass that descriptor; "
+            "one of another file system is refused the same way.",
+            "stat --file-system --format %T CGROUP  # cgroup2fs",
+        ),
+        "EINVAL": do("Give its cpuset CPUs and memory nodes.", "cat CGROUP/cpuset.cpus.effective"),
+        "ENOSPC": do("Give its cpuset CPUs and memory nodes.", "cat CGROUP/cpuset.cpus.effective"),
+    },
     fix=do(
         "Put processes in leaf cgroups only (cgroups(7), no internal processes). Under systemd, set "
         "Delegate=yes and DelegateSubgroup= for units that create cgroups."
     ),
+    careful={
+        "": do(
+            "Under systemd, change only cgroups that were delegated: it writes the others itself."
+        ),
+        "EBUSY": do(
+            "To disable a controller deletes all limits that the children have of it. Under systemd, "
+            "change only cgroups that were delegated."
+        ),
+    },
     myths=("Device or resource busy means a mount or a device: here a cgroup has children.",),
 )

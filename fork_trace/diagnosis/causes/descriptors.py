@@ -36,6 +36,10 @@ FD_TABLE_LIMIT = Cause(
     ),
     aliases=("fs.nr_open",),
     rehearsal="--host-wide fd-table-limit",
+    careful=do(
+        "Each fork copies the whole table, 8 bytes for each number up to the highest open one: keep the "
+        "limit no higher than some program needs."
+    ),
     verify=do(
         "Compare the highest open descriptor with the limit{seen}.",
         "ls /proc/{pid}/fd | sort -n | tail -1",
@@ -50,7 +54,8 @@ FD_TABLE_LIMIT = Cause(
         "or close the high descriptor, which was created by dup2 or F_DUPFD."
     ),
     myths=(
-        "EMFILE from fork means fs.file-max or ulimit -n: fork checks neither.",
+        "EMFILE from fork means fs.file-max or ulimit -n: fork checks neither. From popen, spawn or "
+        "pipe it does mean `ulimit -n`, and fork was not called.",
         "Root is exempt: nobody is, whatever the privileges.",
     ),
 )
@@ -114,7 +119,13 @@ RLIMIT_NOFILE = Cause(
             _DESCRIPTORS,
         ),
     },
-    myths=("A plain fork needs a free descriptor: only CLONE_PIDFD does.",),
+    myths=(
+        "A plain fork needs a free descriptor: only CLONE_PIDFD does. What popen and spawn lack first is "
+        "one for their pipe.",
+    ),
+    careful=do(
+        "Programs that use select() break with descriptors above 1023: raise it for one, not all."
+    ),
 )
 
 
@@ -149,8 +160,12 @@ FILE_MAX = Cause(
     ),
     mitigate=do("Raise the limit{now}; root is not bound by it.", "sysctl fs.file-max=N"),
     fix=do(
-        "Persist fs.file-max=N in /etc/sysctl.d/90-files.conf, and find what holds so many files.",
-        "lsof -nw | cut -d' ' -f1 | sort | uniq -c | sort -n",
+        "Persist fs.file-max=N in /etc/sysctl.d/90-files.conf, and find what holds so many files: lsof "
+        "would take minutes.",
+        "find /proc/[0-9]*/fd -maxdepth 1 -type l 2>/dev/null | cut -d/ -f3 | sort | uniq -c | sort -n",
     ),
-    myths=("Any fork can return ENFILE: only one with CLONE_PIDFD can.",),
+    myths=(
+        "Any fork can return ENFILE: only one with CLONE_PIDFD can. pipe() and open() fail first.",
+    ),
+    careful=do("Each open file takes some 256 bytes of kernel memory that cannot be swapped."),
 )

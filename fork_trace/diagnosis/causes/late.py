@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fork_trace.diagnosis.cause import Cause, Gauge, do
+from fork_trace.diagnosis.causes.memory import RESIZE
 
 # Where the limit of a death stands that is no cgroup's.
 HOST = "host"
@@ -48,7 +49,7 @@ COPY_ON_WRITE = Cause(
         ),
         "kubernetes": do(
             "Raise the limit of the container in place (Kubernetes 1.33), or on the node.",
-            "kubectl patch pod POD --subresource resize --patch PATCH",
+            RESIZE,
             "echo SIZE > {dir}/{mem_max}",
         ),
     },

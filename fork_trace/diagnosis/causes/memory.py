@@ -12,6 +12,22 @@ from fork_trace.model.records import Evidence
 
 _NO_PAGE_LIMIT = 1 << 50  # PAGE_COUNTER_MAX is LONG_MAX in pages
 _VM = "__vm_enough_memory"
+_CHOSEN = (
+    "Somebody chose mode 2, often for a database: ask before leaving it. Note vm.overcommit_ratio and "
+    "vm.overcommit_kbytes first, as setting one resets the other to 0."
+)
+_V1_MEMORY = (
+    "Raise the limit, or end something in the cgroup. Where memory.memsw.limit_in_bytes exists it must "
+    "not be below, or the kernel answers EINVAL: raise it first."
+)
+_REVERT = (
+    "More than the host has moves the shortage to the others on it. What echo writes is undone by the "
+    "next daemon-reload. set-property without --runtime is "
+    "kept in /etc/systemd/system.control and wins over drop-ins; `systemctl revert {unit}` removes it, "
+    "and what `systemctl edit` changed as well."
+)
+# What systemd's own properties do, any echo to the same file does until systemd writes it again.
+_ECHO_MEMORY = "echo SIZE > {dir}/{mem_max}  # no fork left"
 _KEEP_OVERCOMMIT = "/etc/sysctl.d/90-overcommit.conf"
 # Where the kernel allocates memory for the child. ENOMEM from any of them is one of two causes.
 _ALLOCATING = (
@@ -58,12 +74,12 @@ OVERCOMMIT_HEURISTIC = Cause(
     verify=do(
         "The mode is 0, and the largest mapping exceeds MemTotal plus SwapTotal{seen}.",
         "sysctl vm.overcommit_memory",
-        "pmap -x {pid} | sort -n -k2 | tail -3",
+        # Private and writable ones alone are charged.
+        "pmap -x {pid} | grep -F ' rw---' | sort -n -k2 | tail -3",
         "grep -E 'MemTotal|SwapTotal' /proc/meminfo",
     ),
     mitigate=do(
-        "Allow overcommit if the child never writes to all of it; or add swap (mkswap, then swapon). "
-        "With overcommit nothing is refused any more, and the OOM killer decides if memory runs out.",
+        "Allow overcommit if the child never writes to all of it; or add swap (mkswap, then swapon).",
         "sysctl vm.overcommit_memory=1",
     ),
     fix=do(
@@ -72,9 +88,13 @@ OVERCOMMIT_HEURISTIC = Cause(
     ),
     myths=(
         "Mode 0 refuses a fork when RAM is short: since Linux 5.2 it refuses only a single mapping "
-        "that is larger than RAM and swap.",
+        "that is larger than RAM and swap; RHEL 8 (4.18) still compares with what is free.",
         "fork needs as much as the parent's RSS: only private writable mappings are charged, by "
         "their virtual size, and none at all by vfork, posix_spawn or threads.",
+    ),
+    careful=do(
+        "Mode 1 is the whole host's, and refuses nothing: where more is written than there is, the OOM "
+        "killer decides. `sysctl vm.overcommit_memory=0` goes back."
     ),
 )
 
@@ -103,20 +123,18 @@ OVERCOMMIT_NEVER = Cause(
     rehearsal="--host-wide overcommit-never",
     verify=do(
         "The mode is 2, and Committed_AS is close to CommitLimit{seen}.",
-        "sysctl vm.overcommit_memory",
+        "sysctl vm.overcommit_memory vm.overcommit_ratio vm.overcommit_kbytes",
         "grep Commit /proc/meminfo",
     ),
     # Ratio and kbytes reset each other to 0: mm/util.c, overcommit_ratio_handler.
     mitigate={
         "": do(
-            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode "
-            "2, which somebody chose, often for a database.",
+            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode 2.",
             "sysctl vm.overcommit_ratio={ratio}",
             "sysctl vm.overcommit_memory=0  # last resort",
         ),
         "overcommit-kbytes": do(
-            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode "
-            "2, which somebody chose, often for a database.",
+            "Raise the commit limit, so that a copy of the whole parent fits. Last resort: leave mode 2.",
             "sysctl vm.overcommit_kbytes={kbytes}",
             "sysctl vm.overcommit_memory=0  # last resort",
         ),
@@ -131,6 +149,7 @@ OVERCOMMIT_NEVER = Cause(
         "CommitLimit is the bound: admin_reserve_kbytes (not for root) and user_reserve_kbytes are "
         "subtracted from it.",
     ),
+    careful=do(_CHOSEN),
 )
 
 THREAD_STACK = Cause(
@@ -215,46 +234,59 @@ THREAD_STACK = Cause(
             "Lift the limit of the running process.", "prlimit --pid {pid} --memlock=unlimited"
         ),
         "commit charge": do(
-            "Raise the commit limit. Last resort: leave mode 2, which somebody chose.",
+            "Raise the commit limit. Last resort: leave mode 2.",
             "sysctl vm.overcommit_ratio={ratio}",
             "sysctl vm.overcommit_memory=0  # last resort",
         ),
         "overcommit-kbytes": do(
-            "Raise the commit limit. Last resort: leave mode 2, which somebody chose.",
+            "Raise the commit limit. Last resort: leave mode 2.",
             "sysctl vm.overcommit_kbytes={kbytes}",
             "sysctl vm.overcommit_memory=0  # last resort",
         ),
     },
     fix={
         "": do(
-            "Run fewer threads, or use smaller stacks: set `ulimit -s` before the start, -Xss for "
-            "Java, or pthread_attr_setstacksize.",
-            "ulimit -s KIB",
+            "Run fewer threads, or use smaller stacks: set `ulimit -s` (in KiB) before the start, "
+            "LimitSTACK= in a unit, -Xss for Java, or pthread_attr_setstacksize.",
+            "ulimit -s 1024",
         ),
         "vm.max_map_count": do(
-            "Run fewer threads and mappings in one process; persist vm.max_map_count=N in "
-            "/etc/sysctl.d/90-maps.conf."
+            "Run fewer threads and mappings in one process; smaller stacks (-Xss) do not help. Persist "
+            "vm.max_map_count=N in /etc/sysctl.d/90-maps.conf: 262144 is common, and Elasticsearch asks "
+            "for 1048576."
         ),
         "RLIMIT_AS": do(
-            "Remove `ulimit -v` or LimitAS= where the process is started; or use smaller stacks "
-            "(-Xss for Java).",
-            "ulimit -s KIB",
+            "Remove `ulimit -v` or LimitAS= where the process is started; or use smaller stacks (-Xss "
+            "for Java, LimitSTACK= in a unit). A 32-bit program has at most 4 GiB whatever the limit.",
+            "ulimit -s 1024",
         ),
         "RLIMIT_DATA": do(
             "Remove `ulimit -d` or LimitDATA= where the process is started; or use smaller stacks "
-            "(-Xss for Java).",
-            "ulimit -s KIB",
+            "(-Xss for Java, LimitSTACK= in a unit).",
+            "ulimit -s 1024",
         ),
         "RLIMIT_MEMLOCK": do(
             "Raise LimitMEMLOCK= of the unit, or memlock in /etc/security/limits.conf or for the "
             "container; or do without MCL_FUTURE.",
-            "docker run --ulimit memlock=-1",
+            "docker run --ulimit memlock=-1 IMAGE",
         ),
         "commit charge": do(
             "A stack is charged at its full size: use smaller ones (-Xss for Java). Persist the "
             f"sysctls you set in {_KEEP_OVERCOMMIT}.",
-            "ulimit -s KIB",
+            "ulimit -s 1024",
         ),
+    },
+    careful={
+        "": do(
+            "These limits keep one process from taking the whole host: a leak of threads is no reason to "
+            "lift them."
+        ),
+        "vm.max_map_count": do(
+            "It holds for each process of the host; a mapping takes some 200 bytes of kernel memory, and "
+            "a leak of threads takes any number of them."
+        ),
+        "commit charge": do(_CHOSEN),
+        "overcommit-kbytes": do(_CHOSEN),
     },
     myths=(
         "unable to create native thread means that the heap is too small: a larger heap leaves "
@@ -266,6 +298,12 @@ THREAD_STACK = Cause(
 )
 
 
+# https://kubernetes.io: in-place resize, beta since 1.33.
+RESIZE = (
+    "kubectl{in_namespace} patch pod {pod} --subresource resize --patch "
+    '\'{{"spec":{{"containers":[{{"name":"{of_pod}","resources":'
+    '{{"limits":{{"memory":"{size_mi}"}}}}}}]}}}}\''
+)
 # enum ft_memcg_counter: those beside memory.limit_in_bytes, which is told as memory.max.
 _COUNTERS_OF_V1 = {1: "memory.memsw.limit_in_bytes", 2: "memory.kmem.limit_in_bytes"}
 
@@ -317,25 +355,53 @@ MEMORY_CGROUP = Cause(
     ),
     mitigate={
         "": do("Raise the limit, or end something in the cgroup.", "echo SIZE > {dir}/{mem_max}"),
+        # mm/memcontrol-v1.c, mem_cgroup_resize_max.
+        "v1": do(
+            _V1_MEMORY,
+            "echo SIZE > {dir}/memory.memsw.limit_in_bytes",
+            "echo SIZE > {dir}/{mem_max}",
+        ),
+        "unit-inside": do(
+            "Raise {mem_property}= of the unit. A service manager inside a container made it; a unit of "
+            "that name on the host is another one.",
+            "nsenter --target {pid} --all systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            _ECHO_MEMORY,
+        ),
+        "containerd": do(
+            "Raise the container's limit: with nerdctl, or as root in its cgroup.",
+            "nerdctl update --memory SIZE {id}",
+            _ECHO_MEMORY,
+        ),
+        "lxc": do(
+            "Raise the container's limit, by what manages it: Incus, LXD, or neither (LXC, Proxmox), "
+            "where it lasts until the container is restarted.",
+            "incus config set {lxc} limits.memory {size_mib}",
+            "lxc config set {lxc} limits.memory {size_mib}",
+            "echo SIZE > {dir}/{mem_max}",
+        ),
         "systemd-service": do(
             "Raise {mem_property}= of the unit; it takes effect immediately.",
             "systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            _ECHO_MEMORY,
         ),
         "systemd-scope": do(
             "Raise {mem_property}= of the scope; it takes effect immediately.",
             "systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            _ECHO_MEMORY,
         ),
         "slice": do(
             "Raise {mem_property}= of the slice. All units in the slice share it.",
             "systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            _ECHO_MEMORY,
         ),
         "login-session": do(
             "Raise {mem_property}=; it takes effect immediately, in open sessions too.",
             "systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            _ECHO_MEMORY,
         ),
         "user-unit": do(
-            "As uid {owner}, raise {mem_property}= of the unit.",
-            "systemctl --user set-property --runtime {unit} {mem_property}=SIZE",
+            "As root or as uid {owner}, raise {mem_property}= of the unit.",
+            "systemctl --user --machine={owner}@.host set-property --runtime {unit} {mem_property}=SIZE",
         ),
         "docker": do(
             "Raise the container's limit; the container keeps running. --memory-swap is memory plus "
@@ -352,6 +418,17 @@ MEMORY_CGROUP = Cause(
             "On the node, raise the limit as root. It lasts until the kubelet recreates the cgroup "
             "or resizes the pod.",
             "echo SIZE > {dir}/{mem_max}",
+            RESIZE,
+        ),
+        "kubernetes-systemd": do(
+            "On the node, raise the limit. It lasts until the kubelet recreates the cgroup or resizes "
+            "the pod; or resize the pod in place (Kubernetes 1.33).",
+            "systemctl set-property --runtime {unit} {mem_property}=SIZE",
+            RESIZE,
+            _ECHO_MEMORY,
+        ),
+        "kubernetes-node": do(
+            "On the node, raise the limit that all pods share.", "echo SIZE > {dir}/{mem_max}"
         ),
     },
     fix={
@@ -379,17 +456,17 @@ MEMORY_CGROUP = Cause(
             "systemctl daemon-reload",
         ),
         "user-unit": do(
-            "As uid {owner}, raise {mem_property}= permanently.",
-            "systemctl --user set-property {unit} {mem_property}=SIZE",
+            "As root or as uid {owner}, raise {mem_property}= permanently.",
+            "systemctl --user --machine={owner}@.host set-property {unit} {mem_property}=SIZE",
         ),
         "docker": do(
             "Start the container with a higher limit (compose: mem_limit) and without "
             "--oom-kill-disable.",
-            "docker run --memory SIZE",
+            "docker run --memory SIZE IMAGE",
         ),
         "podman": do(
             "Start the container with a higher limit and without --oom-kill-disable.",
-            "podman run --memory SIZE",
+            "podman run --memory SIZE IMAGE",
         ),
         "kubernetes": do(
             "Raise resources.limits.memory of the container (the pod's cgroup has the sum of its "
@@ -406,6 +483,18 @@ MEMORY_CGROUP = Cause(
         "The step that failed is the cause: charges are batched, so which allocation hits the limit "
         "is an accident.",
     ),
+    careful={
+        "": do("More than the host has moves the shortage to the others on it."),
+        "systemd-service": do(_REVERT),
+        "systemd-scope": do(_REVERT),
+        "slice": do(_REVERT),
+        "user-unit": do("More than the host has moves the shortage to the others on it."),
+        "login-session": do(_REVERT),
+        "docker": do(
+            "More than the host has moves the shortage to the others on it; --memory-swap -1 lifts the "
+            "container's limit of swap as well."
+        ),
+    },
 )
 
 KERNEL_MEMORY = Cause(
@@ -447,8 +536,9 @@ KERNEL_MEMORY = Cause(
         "ancestors."
     ),
     fix=do(
-        "Add memory or run fewer tasks: on x86 each takes 16 KiB of kernel stack and more. On old "
-        "kernels, set no kernel memory limit for containers (docker --kernel-memory): it leaks."
+        "Add memory or run fewer tasks: on x86 each takes 16 KiB of kernel stack and more. A fork copies "
+        "the whole table of descriptors, 8 bytes for each number up to the highest open one. Drop "
+        "docker's --kernel-memory where an old setup has it: newer kernels ignore it, older ones leak."
     ),
     myths=(
         "free shows gigabytes, so the kernel is lying: a cgroup's limit, or a pid namespace whose "

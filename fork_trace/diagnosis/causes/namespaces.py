@@ -97,6 +97,10 @@ NAMESPACE_LIMIT = Cause(
         ),
     },
     myths=(f"{_NO_DISK}: from clone and unshare it means too many namespaces.",),
+    careful=do(
+        "A namespace that nobody needs any more is a leak, and takes any limit. User namespaces, where "
+        "they were switched off, open more of the kernel to each user."
+    ),
 )
 
 
@@ -123,7 +127,8 @@ NAMESPACE_DEPTH = Cause(
     evidence=_depth,
     rehearsal="user-namespace-depth",
     verify=do(
-        "NSpid has one number for each pid namespace level; lsns shows user namespaces.",
+        "NSpid has one number for each pid namespace level; lsns shows user namespaces. The errno is "
+        "EUSERS only before Linux 4.9.",
         "grep NSpid /proc/{pid}/status",
         "lsns --type user",
     ),
@@ -177,7 +182,9 @@ USER_NAMESPACE_DENIED = Cause(
     ),
     mitigate={
         "": do(
-            "Enable unprivileged user namespaces, or run it as root.",
+            "Enable unprivileged user namespaces, or run it as root. On Ubuntu 23.10 and newer clone "
+            "mostly succeeds: AppArmor moves the process to its profile unprivileged_userns, where the "
+            "write of uid_map or the mount is what fails.",
             "sysctl kernel.unprivileged_userns_clone=1  # Debian",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
         ),
@@ -199,11 +206,11 @@ USER_NAMESPACE_DENIED = Cause(
         ),
         "a security module": do("Look up which one refused, and change its policy."),
         "docker": do(
-            "On the host, enable unprivileged user namespaces; or start the container without an "
-            "AppArmor profile.",
+            "On the host, enable unprivileged user namespaces: a container without an AppArmor profile "
+            "meets these settings all the same. Mostly docker's seccomp profile answers before; then "
+            "the cause is seccomp.",
             "sysctl kernel.unprivileged_userns_clone=1  # Debian",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
-            "docker run --security-opt apparmor=unconfined IMAGE",
         ),
     },
     fix=do(
@@ -213,6 +220,18 @@ USER_NAMESPACE_DENIED = Cause(
     myths=(
         "Only the kernel's configuration decides: a chroot or an unmapped uid refuses as well.",
     ),
+    careful={
+        "": do(
+            "These settings keep much of the kernel from users who are not root: allow one program by a "
+            "profile before you allow all."
+        ),
+        "a chroot": do(
+            "A sandbox that is switched off protects nothing: do it for trusted input only."
+        ),
+        "unmapped ids": do(
+            "Map only ids that are the user's own: /etc/subuid and /etc/subgid say which."
+        ),
+    },
 )
 
 NAMESPACE_DENIED = Cause(
@@ -257,14 +276,17 @@ NAMESPACE_DENIED = Cause(
         ),
     },
     myths=("Root may create any namespace: root in a container usually lacks CAP_SYS_ADMIN.",),
+    careful=do(
+        "CAP_SYS_ADMIN is nearly root on the host, in a container too: a user namespace gives less away."
+    ),
 )
 
 UNSHARED_NAMESPACE = Cause(
     slug="unshared-namespace",
     errnos=("EINVAL",),
     means="the caller has unshared its pid or time namespace: only a new process can enter the new "
-    "one, not a thread (nor vfork, for time namespaces, before Linux 6.12)",
-    limit="none: after unshare(CLONE_NEWPID) or CLONE_NEWTIME",
+    "one, not a thread (for time namespaces before Linux 6.2: neither a thread nor vfork)",
+    limit="none: after unshare(CLONE_NEWPID), or before Linux 6.2 CLONE_NEWTIME",
     steps=("clone_flags", "copy_pid_ns"),
     # kernel/pid_namespace.c, copy_pid_ns: the caller's children are to be in another one already.
     refusals=(Refusal("copy_pid_ns", errno.EINVAL),),
@@ -272,7 +294,8 @@ UNSHARED_NAMESPACE = Cause(
     fits=(Fit(errno.EINVAL, "unshared", "clone_flags", place=2),),
     rehearsal="thread-after-unshare",
     verify=do(
-        "The two links differ (or ns/time and ns/time_for_children do).",
+        # Until 2b5f9dad32ed ("fs/exec: switch timens when a task gets a new mm") (in v6.2).
+        "The two links differ; before Linux 6.2 ns/time and ns/time_for_children can be it as well.",
         "readlink /proc/{pid}/ns/pid /proc/{pid}/ns/pid_for_children",
     ),
     mitigate=do("Fork first, and create threads in the child.", "unshare --pid --fork COMMAND"),
@@ -324,23 +347,19 @@ PID_NAMESPACE_DEAD = Cause(
         "free -m",
     ),
     mitigate={
-        "": do("Restart the shell or program: a dead pid namespace cannot be revived."),
-        "docker": do(
-            "Restart the container: a dead pid namespace cannot be revived. Its log says why its "
-            "first process exited.",
-            "docker restart {id}",
-            "docker logs {id}",
+        "": do(
+            "Leave that shell, or restart that program: a dead pid namespace cannot be revived. A "
+            "container or pod around it need not be restarted."
         ),
-        "podman": do(
-            "Restart the container: a dead pid namespace cannot be revived. Its log says why its "
-            "first process exited.",
-            "podman restart {id}",
-            "podman logs {id}",
+        "by-runtime": do(
+            "The container was ending while its runtime started a process in it (docker exec, a "
+            "probe): see why it ended. If it is to run, start it again.",
+            "docker inspect {id}",
         ),
         "kubernetes": do(
-            "Delete the pod: a dead pid namespace cannot be revived. Its log says why its first "
-            "process exited.",
-            "kubectl logs --previous POD",
+            "If a runtime (runc, crun) asked, the container was ending: see why. Else restart the "
+            "program only that made the namespace, not the pod.",
+            "kubectl{in_namespace} describe pod {pod}",
         ),
     },
     fix=do(
@@ -354,26 +373,38 @@ PID_NAMESPACE_DEAD = Cause(
     ),
 )
 
+
+# fs/namespace.c: copy_mnt_ns counts what it copies and compares it with nothing, from 5.10 to 7.2;
+# count_mounts, which compares, is asked by what attaches mounts. The detail stays for a kernel that does.
 MOUNT_LIMIT = Cause(
     slug="mount-limit",
     errnos=("ENOSPC",),
-    means="a new mount namespace would hold more mounts than fs.mount-max allows",
-    limit="`fs.mount-max`, for CLONE_NEWNS",
+    means="a mount namespace holds as many mounts as fs.mount-max allows; mount(2) answers that, and no "
+    "known kernel does when it copies the namespace for a fork",
+    limit="`fs.mount-max`, for each mount namespace",
     steps=("copy_mnt_ns",),
     refusals=(Refusal("", detail="mounts"),),
     aliases=("fs.mount-max",),
     verify=do(
-        "Compare the number of mounts with the limit{seen}.",
+        "Compare the number of mounts with the limit. If there is room, ENOSPC of a new namespace is "
+        "namespace-limit.",
         "wc -l < /proc/{pid}/mountinfo",
         "sysctl fs.mount-max",
     ),
     mitigate=do(
-        "Raise the limit{now}, or unmount whatever is mounted over and over.",
+        "Unmount whatever is mounted over and over, or raise the limit{now}.",
         "sysctl fs.mount-max=N",
     ),
     fix=do(
-        "Find the leak, or persist fs.mount-max=N in /etc/sysctl.d/90-mounts.conf.",
+        "Find the leak: a mount point that is there many times. Or persist fs.mount-max in "
+        "/etc/sysctl.d/90-mounts.conf; the default is 100000.",
         "cut -d' ' -f5 /proc/{pid}/mountinfo | sort | uniq -c | sort -n",
     ),
-    myths=(f"{_NO_DISK}: here it means too many mounts.",),
+    myths=(
+        f"{_NO_DISK}: from mount it means too many mounts.",
+        "Too many mounts keep a container from starting in clone or unshare: it is its mounts that fail.",
+    ),
+    careful=do(
+        "Each mount is copied into each new mount namespace: many of them make every one slow."
+    ),
 )

@@ -22,17 +22,19 @@ SECCOMP = Cause(
     rehearsal="seccomp",
     is_early=True,
     verify=do(
-        "Mode 2 is a filter; the call never reaches copy_process.",
+        "Mode 2 is a filter; the call never reaches copy_process. By errno: EPERM of pthread_create is a "
+        "container runtime older than its image; EPERM of a call with namespace flags, a container "
+        "without SYS_ADMIN, as intended; ENOSYS of clone3 is normal, as libc then calls clone.",
         "grep Seccomp /proc/{pid}/status",
     ),
     mitigate={
         "": do("Run it briefly without the filter, to see whether the filter is to blame."),
         "docker": do(
-            "As a test, run the container without a profile.",
+            "As a test, run a copy of the container without a profile.",
             "docker run --security-opt seccomp=unconfined IMAGE",
         ),
         "podman": do(
-            "As a test, run the container without a profile.",
+            "As a test, run a copy of the container without a profile.",
             "podman run --security-opt seccomp=unconfined IMAGE",
         ),
         "kubernetes": do(
@@ -50,11 +52,13 @@ SECCOMP = Cause(
         ),
         "docker": do(
             _OLD_PROFILE.replace("{what}", "to docker 20.10.10 or newer with a recent libseccomp")
+            + " Its profile denies the namespace flags of clone without SYS_ADMIN: that is intended."
         ),
         "podman": do(_OLD_PROFILE.replace("{what}", "containers-common and libseccomp")),
         "kubernetes": do(
             _OLD_PROFILE.replace("{what}", "the container runtime and libseccomp")
-            + " Or use a localhost profile that allows clone3."
+            + " Or use a Localhost profile that allows clone3. RuntimeDefault is the runtime's own; with "
+            "the kubelet's seccompDefault pods get it unasked."
         ),
         "systemd-service": do(
             "Add @process and clone3 to SystemCallFilter=, and the namespace's type to "
@@ -65,6 +69,9 @@ SECCOMP = Cause(
         "EPERM from pthread_create is a missing privilege: old container profiles answer EPERM for "
         "clone3, and new C libraries expect ENOSYS.",
         "The kernel log would show it: only filters that log do.",
+    ),
+    careful=do(
+        "Unconfined is for a trial copy, never for what serves: the filter keeps a break-in inside."
     ),
 )
 
@@ -98,6 +105,12 @@ SECURITY_MODULE = Cause(
     fix=do(
         "Change the policy for this program: SELinux process:fork, the AppArmor profile, or the BPF "
         "program."
+    ),
+    careful=do(
+        "Permissive mode allows all that the policy denies, until it is taken back; setenforce 0 does for "
+        "every program of the host.",
+        "semanage permissive -d DOMAIN_t",
+        "setenforce 1",
     ),
     myths=(
         "Permission denied is about a file: fork opens none.",
@@ -141,5 +154,8 @@ SCHED_EXT = Cause(
         "echo S > /proc/sysrq-trigger",
     ),
     fix=do("Correct the scheduler's ops.init_task, or load another one."),
+    careful=do(
+        "SysRq-S ends the BPF scheduler for the whole host: all tasks go back to the kernel's own."
+    ),
     myths=("A scheduler has no say in a fork: ops.init_task of a BPF scheduler does.",),
 )

@@ -30,7 +30,11 @@ EXEC_IN_PROGRESS = Cause(
         "In the program, do not create threads while a sibling calls execve: fork first and call "
         "execve in the child; or retry on EAGAIN."
     ),
-    myths=("EAGAIN means that a limit was reached: here none was, and no setting helps.",),
+    myths=(
+        "EAGAIN means that a limit was reached: here none was, and no setting helps.",
+        "The thread that was refused can tell of it: an execve that succeeds ends all other threads. One "
+        "that lives on shows that the execve failed.",
+    ),
 )
 
 
@@ -62,7 +66,10 @@ DEADLINE_POLICY = Cause(
     fix=do(
         "Set SCHED_FLAG_RESET_ON_FORK in sched_setattr, or create processes and threads before "
         "setting the policy.",
-        "chrt --reset-on-fork --deadline",
+        "chrt --reset-on-fork --deadline --sched-runtime NS --sched-period NS 0 COMMAND",
+    ),
+    careful=do(
+        "As a normal task it loses its guarantees until chrt gives the policy back: note it first."
     ),
     myths=("Root is exempt: nobody is, whatever the privileges.",),
 )

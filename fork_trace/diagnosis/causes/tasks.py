@@ -11,6 +11,19 @@ from fork_trace.model.records import Evidence
 
 _NO_PIDS_LIMIT = 4194304  # PID_MAX_LIMIT, include/linux/threads.h; pids.max "max" is one more
 _NO_TASK_LIMIT = 1 << 62  # RLIM_INFINITY, or LONG_MAX in a user namespace
+# What systemd's own properties do, any echo to the same file does until systemd writes it again.
+_ECHO_PIDS = "echo N > {dir}/pids.max  # no fork left"
+_TWICE = (
+    "Set twice what is needed, not infinity: this limit keeps one leak from taking the whole host."
+)
+_REVERT = (
+    " What echo writes is undone by the next daemon-reload. set-property without --runtime is kept in /etc/systemd/system.control and wins over drop-ins; "
+    "`systemctl revert {unit}` removes it, and what `systemctl edit` changed as well."
+)
+_FREEZE = (
+    " If a leak or a fork bomb filled it, stop that first: cgroup.freeze halts all of it and keeps its "
+    "state (0 lets it go on), cgroup.kill (Linux 5.14) ends all of it."
+)
 _RAISE_THREADS = "Persist kernel.threads-max=N in /etc/sysctl.d/90-threads.conf on the host"
 _RAISE_PIDS = "keep kernel.pid_max=4194304 in /etc/sysctl.d/90-pid.conf on the host"
 
@@ -64,22 +77,34 @@ PIDS_CGROUP = Cause(
         "systemd-service": do(
             "Raise TasksMax= of the unit{above}; it takes effect immediately.",
             "systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
         "systemd-scope": do(
             "Raise TasksMax= of the scope{above}; it takes effect immediately.",
             "systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
         "slice": do(
             "Raise TasksMax= of the slice{above}. All units in the slice share it.",
             "systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
         "login-session": do(
             "Raise TasksMax={above}; it takes effect immediately, in open sessions too.",
             "systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
+        # systemctl(1), --machine: user@.host, by name or number, since systemd 248.
         "user-unit": do(
-            "As uid {owner}, raise TasksMax= of the unit{above}.",
-            "systemctl --user set-property --runtime {unit} TasksMax=N",
+            "As root or as uid {owner}, raise TasksMax= of the unit{above}.",
+            "systemctl --user --machine={owner}@.host set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
+        ),
+        "unit-inside": do(
+            "Raise TasksMax= of the unit{above}. A service manager inside a container made it; a unit "
+            "of that name on the host is another one.",
+            "nsenter --target {pid} --all systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
         "docker": do(
             "Raise the container's limit{above}; the container keeps running.",
@@ -91,9 +116,26 @@ PIDS_CGROUP = Cause(
             "podman update --pids-limit N {id}",
             "echo N > {dir}/pids.max",
         ),
+        "containerd": do(
+            "Raise the container's limit{above}: with nerdctl, or as root in its cgroup.",
+            "nerdctl update --pids-limit N {id}",
+            _ECHO_PIDS,
+        ),
+        "lxc": do(
+            "Raise the container's limit{above}, by what manages it: Incus, LXD, or neither (LXC, "
+            "Proxmox), where it lasts until the container is restarted.",
+            "incus config set {lxc} limits.processes N",
+            "lxc config set {lxc} limits.processes N",
+            "echo N > {dir}/pids.max",
+        ),
         "kubernetes": do(
             "On the node, raise the limit as root{above}. It lasts until the cgroup is recreated.",
             "echo N > {dir}/pids.max",
+        ),
+        "kubernetes-systemd": do(
+            "On the node, raise the limit{above}. It lasts until the cgroup is recreated.",
+            "systemctl set-property --runtime {unit} TasksMax=N",
+            _ECHO_PIDS,
         ),
     },
     fix={
@@ -104,7 +146,7 @@ PIDS_CGROUP = Cause(
         "systemd-service": do(
             "Raise TasksMax= permanently, or cap the service's threads. A unit without its own "
             "TasksMax= gets DefaultTasksMax= from /etc/systemd/system.conf: 15 % of the least of "
-            "kernel.threads-max, kernel.pid_max and the root cgroup's pids.max.",
+            "kernel.threads-max, kernel.pid_max and the root cgroup's pids.max. Slices have no default.",
             "systemctl set-property {unit} TasksMax=N",
         ),
         "systemd-scope": do(
@@ -118,28 +160,45 @@ PIDS_CGROUP = Cause(
         "login-session": do(
             "For all users, set TasksMax=N under [Slice] in "
             "/etc/systemd/system/user-.slice.d/50-tasks.conf and reload (before systemd 239: "
-            "UserTasksMax= in /etc/systemd/logind.conf).",
+            "UserTasksMax= in /etc/systemd/logind.conf). systemd's own drop-in gives a user's slice 33 %.",
             "systemctl daemon-reload",
         ),
         "user-unit": do(
-            "As uid {owner}, raise TasksMax= permanently. The limits of user@{owner}.service and "
-            "user-{owner}.slice apply on top of it.",
-            "systemctl --user set-property {unit} TasksMax=N",
+            "As root or as uid {owner}, raise TasksMax= permanently. The limits of "
+            "user@{owner}.service and user-{owner}.slice apply on top of it.",
+            "systemctl --user --machine={owner}@.host set-property {unit} TasksMax=N",
         ),
         "docker": do(
             "Start the container with a higher limit (compose: pids_limit), or cap its threads. "
+            "Always give a number: without one, or with -1, systemd's DefaultTasksMax= is the limit. "
             "If it has no init, --init reaps zombies, which count as well.",
-            "docker run --pids-limit N",
-            "docker run --init",
+            "docker run --pids-limit N IMAGE",
+            "docker run --init IMAGE",
+        ),
+        "containerd": do(
+            "Start the container with a higher limit, or cap its threads. Always give a number: "
+            "without one systemd's DefaultTasksMax= is the limit.",
+            "nerdctl run --pids-limit N IMAGE",
+        ),
+        "lxc": do(
+            "With Incus and LXD the setting stays. With LXC put lxc.cgroup2.pids.max = N into "
+            "/var/lib/lxc/{lxc}/config; with Proxmox into /etc/pve/lxc/{lxc}.conf, as "
+            "lxc.cgroup2.pids.max: N."
+        ),
+        "unit-inside": do(
+            "Inside the container, raise TasksMax= permanently. DefaultTasksMax= in there is 15 % of "
+            "the container's own limit.",
+            "nsenter --target {pid} --all systemctl set-property {unit} TasksMax=N",
         ),
         "podman": do(
             "Start the container with a higher limit, or set pids_limit under [containers] in "
             "/etc/containers/containers.conf (2048 if unset).",
-            "podman run --pids-limit N",
+            "podman run --pids-limit N IMAGE",
         ),
         "kubernetes": do(
-            "Raise podPidsLimit in /var/lib/kubelet/config.yaml and restart the kubelet (new pods "
-            "get it), or run fewer threads in the pod."
+            "Raise podPidsLimit in /var/lib/kubelet/config.yaml and restart the kubelet, or run fewer "
+            "threads in the pod. Only new pods get it; on managed nodes that file is overwritten, and the "
+            "provider's node configuration has the setting. A limit for one pod alone is KEP-6063."
         ),
         "kubernetes-container": do(
             "This is the container runtime's limit: pids_limit in /etc/crio/crio.conf (CRI-O), or "
@@ -159,7 +218,20 @@ PIDS_CGROUP = Cause(
         "forked, wherever the limit is.",
         "pids.max counts processes: it counts threads, and zombies.",
     ),
+    careful={
+        "": do(_TWICE + _FREEZE, "echo 1 > {dir}/cgroup.freeze"),
+        "systemd-service": do(_TWICE + _FREEZE + _REVERT, "echo 1 > {dir}/cgroup.freeze"),
+        "systemd-scope": do(_TWICE + _FREEZE + _REVERT, "echo 1 > {dir}/cgroup.freeze"),
+        # All that the slice holds would be frozen, the shell that does it too.
+        "slice": do(_TWICE + _REVERT),
+        "user-unit": do(_TWICE),
+        "login-session": do(_TWICE + _REVERT),
+        "v1": do(_TWICE),
+    },
 )
+
+
+_EACH_NPROC = "for p in $(cat {own_dir}/cgroup.procs); do prlimit --pid $p --nproc=N:N; done"
 
 
 def _nproc(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
@@ -222,9 +294,14 @@ RLIMIT_NPROC = Cause(
     ),
     mitigate={
         "": do(
-            "As root, raise the limit of the running process, which its children inherit; or end "
-            "some tasks of uid {uid}.",
+            "As root, raise the limit of the running process, which its future children inherit, but "
+            "nothing else does; or end some tasks of uid {uid}.",
             "prlimit --pid {pid} --nproc=N:N",
+        ),
+        "systemd-service": do(
+            "As root, raise the limit of each process of the unit: one process's is inherited by its "
+            "future children alone. Or end some tasks of uid {uid}.",
+            _EACH_NPROC,
         ),
         # kernel/ucount.c, is_rlimit_overlimit: of the levels above, ns->rlimit_max, which
         # create_user_ns took from its maker.
@@ -255,7 +332,8 @@ RLIMIT_NPROC = Cause(
             "ulimit -u N",
         ),
         "systemd-service": do(
-            "Set LimitNPROC=N under [Service] and restart the unit, or give it its own User=.",
+            "Set LimitNPROC=N under [Service] and restart the unit, or give it its own User=. Without "
+            "it systemd's DefaultLimitNPROC= holds, which is the kernel's default: threads-max / 2.",
             "systemctl edit {unit}",
         ),
         "systemd-scope": do(
@@ -264,18 +342,20 @@ RLIMIT_NPROC = Cause(
             "ulimit -u N",
         ),
         "login-session": do(
-            "Add a line `NAME - nproc N` to /etc/security/limits.d/90-nproc.conf and log in again. "
-            "In a shell inside a container, the container's limit applies."
+            "Add a line `NAME - nproc N` to /etc/security/limits.d/90-nproc.conf and log in again; a "
+            "user's line wins over one with `*` (CentOS 7 has 4096 for all in 20-nproc.conf). With "
+            "lingering a new login does not renew user@{uid}.service: restart that. In a shell inside a "
+            "container, the container's limit applies.",
         ),
         "docker": do(
             "Start the container with a higher limit, or set default-ulimits in "
             "/etc/docker/daemon.json; better still, give each container its own uid (--user).",
-            "docker run --ulimit nproc=N:N",
+            "docker run --ulimit nproc=N:N IMAGE",
         ),
         "podman": do(
             "Start the container with a higher limit. Rootless containers can go up to the user's "
             "hard limit, which is set in /etc/security/limits.conf.",
-            "podman run --ulimit nproc=N:N",
+            "podman run --ulimit nproc=N:N IMAGE",
         ),
         "kubernetes": do(
             "Set LimitNPROC=infinity in the container runtime's unit, from which pods inherit it, "
@@ -287,6 +367,10 @@ RLIMIT_NPROC = Cause(
         "uid, across the whole host or user namespace.",
         "Root is never limited: root on the host is exempt, root inside a user namespace is not.",
         "EAGAIN from fork means ulimit -u: at least six limits answer EAGAIN.",
+    ),
+    careful=do(
+        "Set twice what is needed, not unlimited: this limit keeps one user's leak from taking the pids "
+        "of all others."
     ),
 )
 
@@ -343,8 +427,8 @@ PID_MAX = Cause(
     ),
     mitigate={
         "": do(
-            "Raise the limit{now}, at most 4194304; since Linux 6.14 each pid namespace has its own "
-            "as well. Zombies disappear when their parent ends.",
+            "Raise the limit{now}, at most 4194304 (32768 on 32-bit kernels); since Linux 6.14 each pid "
+            "namespace has its own as well. Zombies disappear when their parent ends.",
             "sysctl kernel.pid_max=N",
         ),
         "nested": do(
@@ -360,13 +444,11 @@ PID_MAX = Cause(
         ),
         "docker": do(
             f"Reap zombies with --init and limit each container with --pids-limit; {_RAISE_PIDS}.",
-            "docker run --init",
-            "docker run --pids-limit N",
+            "docker run --init --pids-limit 4096 IMAGE",
         ),
         "podman": do(
             f"Reap zombies with --init and limit each container with --pids-limit; {_RAISE_PIDS}.",
-            "podman run --init",
-            "podman run --pids-limit N",
+            "podman run --init --pids-limit 4096 IMAGE",
         ),
         "kubernetes": do(
             "Run an init such as tini as the container's first process so that zombies are reaped, "
@@ -378,6 +460,12 @@ PID_MAX = Cause(
         "RHEL 7; today ENOMEM from alloc_pid means a dead pid namespace or a real lack of memory.",
         "pid_max - 1 processes are possible: threads, zombies, groups and sessions hold numbers, "
         "300 are reserved, and each namespace level needs one.",
+        "pid_max is 32768: systemd 243 and RHEL 8.2 raised it to 4194304, and kernel.threads-max is "
+        "reached first there.",
+    ),
+    careful=do(
+        "What took all numbers takes the new ones too, if it is a leak: look for it first. Programs that "
+        "keep pids in 16 bits, or print them in five columns, are rare and break."
     ),
 )
 
@@ -418,7 +506,8 @@ THREADS_MAX = Cause(
         "cat /proc/sys/kernel/threads-max",
     ),
     mitigate=do(
-        "Raise the limit{now}; all containers and root share it.",
+        "End what leaks threads, if something does. Else raise the limit{now}; all containers and root "
+        "share it.",
         "sysctl kernel.threads-max=N",
     ),
     fix={
@@ -426,13 +515,22 @@ THREADS_MAX = Cause(
             f"{_RAISE_THREADS}, and find what holds so many threads.",
             "ps -eLo comm= | sort | uniq -c | sort -n",
         ),
-        "docker": do(f"{_RAISE_THREADS}, and limit the container.", "docker run --pids-limit N"),
-        "podman": do(f"{_RAISE_THREADS}, and limit the container.", "podman run --pids-limit N"),
+        "docker": do(
+            f"{_RAISE_THREADS}, and limit the container.", "docker update --pids-limit 4096 {id}"
+        ),
+        "podman": do(
+            f"{_RAISE_THREADS}, and limit the container.", "podman update --pids-limit 4096 {id}"
+        ),
         "kubernetes": do(f"{_RAISE_THREADS}, and limit pods with the kubelet's podPidsLimit."),
         "systemd-service": do(f"{_RAISE_THREADS}, and limit the unit with TasksMax=."),
     },
     myths=(
         "Each container has its own kernel.threads-max: it belongs to the host, and to no namespace.",
         "Root is exempt: nobody is, whatever the privileges.",
+    ),
+    # kernel/fork.c, set_max_threads: their stacks are to take an eighth of RAM at most.
+    careful=do(
+        "The default, one thread for each 128 KiB of RAM, is already high: to reach it usually means a "
+        "leak. Each thread takes 16 KiB and more of kernel memory, which no swap holds."
     ),
 )

@@ -110,7 +110,7 @@ def _holders(holders: Sequence[Holder], total: int | None) -> list[dict[str, Any
 
 def _remedy(remedy: Remedy) -> dict[str, Any]:
     kind, colon, rest = remedy.sentence.partition(": ")
-    is_kind = bool(colon) and kind in ("Verify", "Mitigate", "Fix")
+    is_kind = bool(colon) and kind in ("Verify", "Mitigate", "Fix", "Careful")
     return {
         "kind": kind if is_kind else "",
         "text": rest if is_kind else remedy.sentence,

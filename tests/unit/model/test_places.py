@@ -200,11 +200,16 @@ FORGED = [
             inner=f"payload/system.slice/docker-{VICTIM}.scope",
         ),
     ),
-    (f"/lxc.payload.web1/system.slice/docker-{VICTIM}.scope", PLAIN),
-    (f"/lxc.payload.web1/kubepods/burstable/pod{POD}/{VICTIM}", PLAIN),
-    # an inner unit is none of the host's
-    ("/lxc.payload.web1/system.slice/nginx.service", PLAIN),
-    ("/lxc/web1/system.slice/nginx.service", PLAIN),
+    # an inner unit is none of the host's, nor is a container in there
+    *(
+        (f"/{above}/{inner}", Place("lxc", "lxc", name="web1", inner=inner))
+        for above in ("lxc.payload.web1", "lxc/web1")
+        for inner in (
+            f"system.slice/docker-{VICTIM}.scope",
+            f"kubepods/burstable/pod{POD}/{VICTIM}",
+            "system.slice/nginx.service",
+        )
+    ),
     # a user's own: the id is what that user says, the pod is not believed
     (
         f"{USER}/app.slice/docker-{VICTIM}.scope",
@@ -239,8 +244,10 @@ UNKNOWN = [
     "/",
     "/..",
     "/app",
-    "/lxc/web",
-    "/lxc.payload.web/x",
+    "/lxc",
+    "/lxc.monitor.web",
+    "/lxc.payload.",
+    "/x/lxc.payload.web/x",
     f"/{ID}",
     f"/ecs/task/{ID}",
     f"/default/{ID}",
@@ -289,3 +296,26 @@ def test_a_record_has_its_seven_keys(path: str, place: Place) -> None:
 @pytest.mark.parametrize("name", ["{}", "a\nb.service", "$(id).service", "-x.service", "\ud800"])
 def test_a_hostile_name_is_no_error(name: str) -> None:
     assert places.place(f"/system.slice/{name}").kind in ("slice", "systemd-service")
+
+
+@pytest.mark.parametrize(
+    ("path", "unit"),
+    [
+        ("/lxc.payload.web/system.slice/a.service", "a.service"),
+        ("/lxc/101/ns/system.slice/a.service", "a.service"),
+        ("/lxc.payload.web/a.slice", "a.slice"),
+        (f"/system.slice/docker-{ID}.scope/system.slice/a.service", "a.service"),
+        ("/machine.slice/systemd-nspawn@web.service/payload/system.slice/a.service", "a.service"),
+        ("/machine.slice/machine-web.scope/payload/a.slice", "a.slice"),
+        # what the host's own service manager made, or a program in the container, or another manager
+        ("/system.slice/a.service", None),
+        ("/system.slice/a.service/b.service", None),
+        ("/lxc.payload.web", None),
+        ("/lxc.payload.web/workers", None),
+        ("/lxc.payload.web/system.slice/a.service/workers", None),
+        ("/lxc.payload.web/user.slice/user-1000.slice/user@1000.service/b.service", None),
+        (f"/docker/{ID}/workers", None),
+    ],
+)
+def test_a_unit_of_a_service_manager_inside_is_told_apart(path: str, unit: str | None) -> None:
+    assert unit == places.unit_inside(places.place(path))

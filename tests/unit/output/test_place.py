@@ -548,7 +548,7 @@ def test_what_a_recorder_leaves_out_follows_from_the_rest() -> None:
     found = {told.title.partition(":")[0]: told for told in telling.tell_all(counted)}
 
     told = found["pids-cgroup"]
-    assert ["Verify", "Mitigate", "Fix"] == [
+    assert ["Verify", "Mitigate", "Fix", "Careful"] == [
         each.sentence.partition(":")[0] for each in told.advice
     ]
     assert ("echo 32 > /sys/fs/cgroup/pids/web/pids.max",) == told.advice[1].commands
