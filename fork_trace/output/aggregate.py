@@ -215,6 +215,7 @@ class Table:
     def drop_first_column(self) -> None:
         """Group no more by the first column."""
         self.by = self.by[1:]
+        self._keys = Remembered(self._key)
         rows, self._rows = self._rows, {}
         for key, row in rows.items():
             row.key = key[1:]

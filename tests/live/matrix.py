@@ -113,7 +113,7 @@ _NEWEST = (
     Lane(
         "7.2-more",
         "7.2",
-        450,
+        380,
         (
             *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
             *("test_arming.py", "test_callers.py", "test_stripped.py", "test_asked.py"),
@@ -127,7 +127,7 @@ _NEWEST = (
     Lane(
         "7.2-want",
         "7.2",
-        330,
+        230,
         ("test_conditions.py", "test_privileges.py", "test_on_demand.py"),
         is_strict=True,
         select=_TAKEN,
@@ -135,11 +135,11 @@ _NEWEST = (
     Lane("7.2-faults", "7.2", 90, ("test_faults.py",), is_strict=True, module=FAIL_ALLOC),
 )
 _OLDEST = (
-    Lane("5.10", "5.10", 400, REHEARSALS),
+    Lane("5.10", "5.10", 340, REHEARSALS),
     Lane(
         "5.10-more",
         "5.10",
-        320,
+        250,
         ("test_kprobe.py", "test_holders.py", "test_dying.py"),
         # By tracepoints it is killed natively, by kprobes in test_kprobe.py.
         select="not test_dying or fexit",
@@ -151,7 +151,7 @@ _REST = (
     Lane(
         "5.10-rest",
         "5.10",
-        300,
+        370,
         (
             "test_callers.py",
             "test_arming.py",
@@ -163,7 +163,7 @@ _REST = (
     Lane(
         "5.10-bcc",
         "5.10",
-        300,
+        400,
         (*REHEARSALS, "test_bcc.py"),
         ALL,
         watchers=("bcc",),
