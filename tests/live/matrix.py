@@ -3,8 +3,8 @@
 Oldest and newest kernel by default, the two between in --all. The newest must show all that can depend
 on the kernel (`is_strict`: nothing may be skipped). What is the tool's own, screens, formats, commands,
 is seen natively. What is the same thing again is in --all: by default the oldest kernel shows every attach
-mode, the newest the one that it takes by itself. `tests/tools/test_matrix.py` holds that every live file is
-in here, and every attach mode of every kernel.
+mode but bcc's, which compiles for a minute, the newest the one that it takes by itself.
+`tests/tools/test_matrix.py` holds that every live file is in here, and every attach mode of every kernel.
 """
 
 from __future__ import annotations
