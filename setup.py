@@ -19,7 +19,8 @@ except ImportError:  # before setuptools 70.1
 
 ROOT = Path(__file__).resolve().parent
 CARRIED = (
-    *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "rehearse_lsm.bpf.o", "latency.bpf.o"),
+    *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "kernel_sysctls.bpf.o"),
+    *("rehearse_lsm.bpf.o", "latency.bpf.o"),
     # What bcc compiles on the host.
     *("fork_trace.bcc.c", "caller.h", "judge.h", "kernel_headers.h", "logic.h", "port.h"),
     *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "slots.h", "steps.h"),

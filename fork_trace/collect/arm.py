@@ -19,7 +19,12 @@ from fork_trace.probes import headers, kernel, privileges, reserve
 from fork_trace.probes.backend import AttachRefusedError, Backend, Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
-from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
+from fork_trace.probes.libbpf.btf import (
+    SYMBOL_ITERATOR,
+    function_params,
+    listed_symbols,
+    sysctl_addresses,
+)
 from fork_trace.probes.plan import (
     CHOOSER,
     KILLER,
@@ -65,11 +70,10 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         ringbuf = _ringbuf(library.has_ringbuf())
     names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
     names += kernel.RANGED
-    listed = None
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
-    if library and may_load.value and has_iterator and root == "/":
-        listed = listed_symbols(library, names)
+    asked = library if may_load.value and root == "/" else None
+    listed = listed_symbols(asked, names) if asked and has_iterator else None
     kallsyms, addresses, ranges = kernel.symbols(names, root, listed)
     if not library and addresses:
         ringbuf = _ringbuf(_RINGBUF in addresses)
@@ -91,6 +95,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         voids=voids,
         last_params=last_params,
         addresses=addresses,
+        sysctls=_sysctls(asked, addresses, request),
         copy_process_range=ranges.get("copy_process"),
         ranges=ranges,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
@@ -110,14 +115,22 @@ def _functions() -> list[str]:
     return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
 
 
+def _sysctls(
+    library: Library | None, addresses: Mapping[str, int], request: Request
+) -> dict[str, int]:
+    """Find what sysctls show where the symbols have no variables: without CONFIG_KALLSYMS_ALL, as Debian's arm64 kernels before 6.12."""
+    has_variables = "nr_threads" in addresses and "kallsyms" not in request.without
+    return {} if library is None or has_variables else sysctl_addresses(library)
+
+
 def with_variables(kallsyms: Fact, addresses: Mapping[str, int]) -> Fact:
-    """Say of the symbols that no variable is among them: without CONFIG_KALLSYMS_ALL, as in Debian's arm64 kernels before 6.12."""
+    """Say of symbols without variables what that means."""
     if not kallsyms.value or "nr_threads" in addresses:
         return kallsyms
     return Fact(
         True,
-        "functions only, no variables (no CONFIG_KALLSYMS_ALL): host-wide limits are read from /proc "
-        "after a failure, and causes that need them are inferred",
+        "functions only, no variables (no CONFIG_KALLSYMS_ALL): how many threads there are and how much "
+        "memory is promised is read from /proc, after a failure",
     )
 
 

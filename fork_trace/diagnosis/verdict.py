@@ -278,7 +278,11 @@ def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) ->
     found = strong + unread if strong else contradicted + possible
     if not strong and doubtful and not contradicted:
         found = doubtful + possible
-    return _first_of(found) if found else Verdict(UNKNOWN.slug, INFERRED)
+    if found:
+        return _first_of(found)
+    # The threads that were there could not be counted; now there are few.
+    rest = (THREADS_MAX.slug,) if "threads-unknown" in key.fits else ()
+    return Verdict(UNKNOWN.slug, INFERRED, alternatives=rest)
 
 
 def _first_of(found: Sequence[Verdict]) -> Verdict:

@@ -100,6 +100,8 @@ class KernelFacts:
     voids: frozenset[str] = frozenset()  # functions that BTF has, and that return nothing
     # Symbol -> address, for the functions of `steps` and for VARIABLES.
     addresses: Mapping[str, int] = field(default_factory=dict)
+    # Of VARIABLES, those found by their files below /proc/sys, where symbols have no variables.
+    sysctls: Mapping[str, int] = field(default_factory=dict)
     copy_process_range: tuple[int, int] | None = None
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of kernel.RANGED
     max_map_count: int | None = None
@@ -482,12 +484,13 @@ def _plan(
     probes: Sequence[Probe],
     missing: Sequence[Missing],
 ) -> Plan:
+    known = {**facts.sysctls, **facts.addresses}
     return Plan(
         attach=attach,
         backend=backend,
         probes=tuple(probes),
         missing=tuple(missing),
-        addresses={name: facts.addresses[name] for name in VARIABLES if name in facts.addresses},
+        addresses={name: known[name] for name in VARIABLES if name in known},
         copy_process_range=facts.copy_process_range,
         max_map_count=facts.max_map_count,
         has_ringbuf=facts.ringbuf.value is not False,

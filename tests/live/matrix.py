@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from accuracy.watching import WITHOUT_SYMBOLS
+
 # In the default run; in --all too; instead of both by --quick; only by --lane.
 DEFAULT, ALL, QUICK, NAMED = "default", "all", "quick", "named"
 
@@ -338,6 +340,15 @@ _LATE = (
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("container", None, 300, ("test_container.py",), NAMED),
+    Lane(
+        "symbols",
+        "6.1",
+        300,
+        ("test_rehearsals.py",),
+        NAMED,
+        watchers=tuple(WITHOUT_SYMBOLS),
+        select="not without_refused",
+    ),
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
     Lane("systemd", "7.2", 320, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
     Lane("7.2-btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),

@@ -31,7 +31,7 @@ ALL = tuple(watching.WATCHERS)
 NAMED = tuple(filter(None, os.environ.get("FORK_TRACE_WATCHERS", "").split(",")))
 CHOSEN = NAMED or tuple(each for each in ALL if each != "bcc")
 # Those that see what never reaches copy_process.
-SEES_EARLY = ("fexit-all", "kprobe-all", "tracepoint", "bcc")
+SEES_EARLY = ("fexit-all", "kprobe-all", "tracepoint", "tracepoint-without-symbols", "bcc")
 MADE = tuple(each for each in SCENARIOS if IS_GUEST or not each.host_wide)
 
 # What newer kernels cannot be made to refuse, by design: (scenario, in the reason why not).
@@ -157,7 +157,8 @@ def make_pass(place: Path, build: Callable[[str], str]) -> Pass:
     printed = {}
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"}
     programs = _programs(place, build)
-    with watching.watching(place, {name: watching.WATCHERS[name] for name in CHOSEN}) as seen:
+    by_name = {**watching.WATCHERS, **watching.WITHOUT_SYMBOLS}
+    with watching.watching(place, {name: by_name[name] for name in CHOSEN}) as seen:
         told, trouble = watching.rehearse(
             place / "told.jsonl", [each.name for each in MADE], host_wide=IS_GUEST
         )

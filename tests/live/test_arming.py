@@ -18,6 +18,7 @@ from fork_trace.probes.libbpf.btf import (
     SYMBOL_ITERATOR,
     function_params,
     listed_symbols,
+    sysctl_addresses,
 )
 from fork_trace.probes.plan import VARIABLES, Request
 
@@ -85,3 +86,15 @@ def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
     assert (told, addresses, ranges) == kernel.symbols(names)
     assert told.value
     assert range_ is not None and range_[0] == addresses["copy_process"] < range_[1]
+
+
+def test_sysctls_are_found_where_the_symbols_say_that_they_are() -> None:
+    found = sysctl_addresses(Library())
+    _, addresses, _ = kernel.symbols(tuple(found))
+    # Since Linux commit 7863dcc72d0f ("pid: allow pid_max to be set per pid namespace"), no variable.
+    found.pop("pid_max", None)
+
+    assert {"sysctl_overcommit_memory", "sysctl_overcommit_kbytes", "sysctl_nr_open"} <= set(found)
+    if "sysctl_nr_open" not in addresses:
+        pytest.skip("this kernel's symbols have no variables")
+    assert found == {name: addresses[name] for name in found}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from accuracy.judging import COUNT, INFERRED, RIGHT, judge
+from accuracy.watching import WITHOUT_SYMBOLS
 
 from fork_trace.model.steps import BY_NAME
 from fork_trace.rehearse.scenarios import Scenario
@@ -56,6 +57,11 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
         return  # `of` has seen that nothing failed
 
     unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
+    if unknown and watcher in WITHOUT_SYMBOLS and scenario.cause == "threads-max":
+        # No file shows where the kernel counts its threads, and by now there are few again.
+        assert {("threads-max",)} == {tuple(each["alternatives"]) for each in failures}
+        assert COUNT == unknown == captured.exact(scenario.comm)
+        return
     if scenario.is_early and preempts() and 0 < unknown <= MOST_PASSED_OVER:
         # At a system call's end no state tells what a step did not.
         assert captured.summary["missed"] >= unknown

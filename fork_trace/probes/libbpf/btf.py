@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ctypes import c_uint32
 from typing import Any, ClassVar
 
@@ -22,6 +23,20 @@ _BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
 # The function of bpf/kernel_symbols.bpf.c's iterator: who has it can list its symbols.
 SYMBOL_ITERATOR = "bpf_iter_ksym"
 _PREFIX_BYTES, _FOUND = 8, struct.Struct("=Q64s")  # bpf/kernel_symbols.bpf.c
+_SYSCTL = struct.Struct("=QQ")  # bpf/kernel_sysctls.bpf.c
+_BLOCK_BYTES = 36_864  # of what an iterator writes: whole ones of either
+# Of plan.VARIABLES, those that a file below /proc/sys shows.
+SYSCTLS = {
+    "sysctl_overcommit_memory": "vm/overcommit_memory",
+    "sysctl_overcommit_ratio": "vm/overcommit_ratio",
+    "sysctl_overcommit_kbytes": "vm/overcommit_kbytes",
+    "sysctl_admin_reserve_kbytes": "vm/admin_reserve_kbytes",
+    "sysctl_user_reserve_kbytes": "vm/user_reserve_kbytes",
+    "sysctl_max_map_count": "vm/max_map_count",
+    "sysctl_nr_open": "fs/nr_open",
+    "pid_max": "kernel/pid_max",
+    "unprivileged_userns_clone": "kernel/unprivileged_userns_clone",
+}
 
 # Where the functions that were asked for are in the kernel's BTF.
 FUNCTION_IDS: dict[str, int] = {}
@@ -134,30 +149,67 @@ def listed_symbols(library: Library, names: Iterable[str]) -> list[tuple[int, by
 
     An address is 0 where the kernel shows none. None: it does not let its symbols be listed so.
     """
+
+    def want(object_: int) -> bool:
+        map_ = library.lib.bpf_map__fd(
+            library.lib.bpf_object__find_map_by_name(object_, b"prefixes")
+        )
+        one = ctypes.byref(ctypes.c_uint8(1))
+        prefixes = (name.encode()[: _PREFIX_BYTES - 1] for name in names)
+        return not any(
+            library.lib.bpf_map_update_elem(
+                map_, ctypes.create_string_buffer(prefix, _PREFIX_BYTES), one, 0
+            )
+            for prefix in prefixes
+        )
+
+    found = _iterated(library, "kernel_symbols.bpf.o", want)
+    if found is None:
+        return None
+    return [(address, name.rstrip(b"\0")) for address, name in _FOUND.iter_unpack(found)]
+
+
+def sysctl_addresses(library: Library) -> dict[str, int]:
+    """Find where the kernel keeps what the files of SYSCTLS show, by variable; those that it tells.
+
+    Source: fs/proc/proc_sysctl.c, proc_sys_make_inode; by bpf/kernel_sysctls.bpf.c.
+    """
+    by_fd: dict[int, str] = {}
+    try:
+        for name, path in SYSCTLS.items():
+            with suppress(OSError):  # not on this kernel
+                by_fd[os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)] = name
+        found = _iterated(library, "kernel_sysctls.bpf.o")
+        told = _SYSCTL.iter_unpack(found) if found is not None else ()
+        return {by_fd[fd]: address for address, fd in told if address and fd in by_fd}
+    finally:
+        for fd in by_fd:
+            os.close(fd)
+
+
+def _iterated(
+    library: Library, image: str, prepare: Callable[[int], bool] = lambda _object: True
+) -> bytes | None:
+    """Read what the iterator of one of our objects writes; None: the kernel does not have it so."""
     lib = library.lib
-    image = files.contents(program("kernel_symbols.bpf.o"))
+    text = files.contents(program(image))
     library.messages.clear()
-    object_ = lib.bpf_object__open_mem(image, len(image), None)
+    object_ = lib.bpf_object__open_mem(text, len(text), None)
     if not object_:
         return None
     link = None
     try:
-        if lib.bpf_object__load(object_):
+        if lib.bpf_object__load(object_) or not prepare(object_):
             return None
-        map_ = lib.bpf_map__fd(lib.bpf_object__find_map_by_name(object_, b"prefixes"))
-        for name in names:
-            prefix = ctypes.create_string_buffer(name.encode()[: _PREFIX_BYTES - 1], _PREFIX_BYTES)
-            if lib.bpf_map_update_elem(map_, prefix, ctypes.byref(ctypes.c_uint8(1)), 0):
-                return None
         link = lib.bpf_program__attach_iter(lib.bpf_object__next_program(object_, None), None)
         fd = lib.bpf_iter_create(lib.bpf_link__fd(link)) if link else -1
         if fd < 0:
             return None
         with open(fd, "rb", buffering=0) as file:
             found = bytearray()
-            while block := file.read(_FOUND.size * 512):
+            while block := file.read(_BLOCK_BYTES):
                 found += block
-        return [(address, name.rstrip(b"\0")) for address, name in _FOUND.iter_unpack(found)]
+        return bytes(found)
     except OSError:
         return None
     finally:

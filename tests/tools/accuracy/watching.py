@@ -41,6 +41,11 @@ WATCHERS: Mapping[str, Sequence[str]] = {
     "tracepoint": ("--attach", "tracepoint"),
     "bcc": ("--backend", "bcc", "--refused", *_WITHOUT_STACKS),
 }
+# The same without an address of any of the kernel's variables, as where CONFIG_KALLSYMS_ALL is not set.
+WITHOUT_SYMBOLS: Mapping[str, Sequence[str]] = {
+    f"{name}-without-symbols": (*WATCHERS[name], "--without", "kallsyms")
+    for name in ("fexit", "kprobe", "tracepoint")
+}
 
 
 class Watched(NamedTuple):

@@ -74,6 +74,7 @@ INCLUDES: dict[str, set[str]] = {
     "fork_trace.bcc.c": {"judge.h", "kernel_headers.h", "probes.def", "programs.h", "steps.h"},
     "latency.bpf.c": {"caller.h", "kernel_types.h", "latency.h", "slots.h", "user_stack.h"},
     "kernel_symbols.bpf.c": {"kernel_types.h"},
+    "kernel_sysctls.bpf.c": {"kernel_types.h"},
     "rehearse_lsm.bpf.c": {"kernel_types.h"},
 }
 HEADERS = [name for name in INCLUDES if name.endswith(".h") and name != "kernel_headers.h"]
