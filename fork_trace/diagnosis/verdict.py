@@ -122,7 +122,7 @@ def _diagnose(key: Key, watched: Collection[str], after: ProcReadings) -> Verdic
     if BY_NUMBER.get(key.step) is None or (not is_seen and name != "copy_process"):
         return Verdict(UNKNOWN.slug, INFERRED, name)
     if not is_seen:
-        return _judged_by_state(key, watched, after)
+        return _of_user_namespace(_judged_by_state(key, watched, after), key, watched)
     certainty = OBSERVED if key.is_observed else INFERRED
     inside = _refused_inside(key, watched, after)
     if inside is not None:
@@ -251,6 +251,17 @@ def _contradicted(key: Key, watched: Collection[str]) -> list[Verdict]:
         and not fit.later_step
         and cause is not OVERCOMMIT_NEVER
     ]
+
+
+def _of_user_namespace(verdict: Verdict, key: Key, watched: Collection[str]) -> Verdict:
+    """Leave open which namespace was refused where a new user namespace, counted before all others, is one of them."""
+    is_of_count = (verdict.step, key.error) == ("copy_namespaces", errno.ENOSPC)
+    if not is_of_count or "asked-newuser" not in key.fits or "create_user_ns" in watched:
+        return verdict
+    if "asked-namespace" not in key.fits:
+        return verdict._replace(step="create_user_ns")
+    steps = ("create_user_ns", "copy_namespaces")
+    return verdict._replace(step="copy_process", possible_steps=steps)
 
 
 def _judged_by_state(key: Key, watched: Collection[str], after: ProcReadings) -> Verdict:

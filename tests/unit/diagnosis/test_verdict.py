@@ -375,7 +375,7 @@ STATE = [
     # Not all of the counts could be read; all of them could, and had room.
     (errno.ENOSPC, ["asked-newuser"], "kernel-memory", "create_user_ns", ("namespace-limit",)),
     (errno.ENOSPC, ["asked-namespace"], "kernel-memory", "copy_namespaces", ("namespace-limit",)),
-    (errno.ENOSPC, ["asked-newuser", "ns-room"], "kernel-memory", "copy_namespaces", ()),
+    (errno.ENOSPC, ["asked-newuser", "ns-room"], "kernel-memory", "create_user_ns", ()),
     (
         errno.ENOSPC,
         ["asked-newuser", "ns-near"],
@@ -704,6 +704,38 @@ def test_memory_that_nobody_was_seen_to_refuse_is_judged_by_the_overcommit_rule(
 
     cause, step, alternatives = expected or ("kernel-memory", "copy_process", ())
     assert Verdict(cause, INFERRED, step, alternatives) == of_any_step(verdict)
+
+
+ANY_OF_BOTH = ("create_user_ns", "copy_namespaces")
+
+
+@pytest.mark.parametrize(
+    ("fits", "watched", "step", "possible"),
+    [
+        (["asked-namespace"], [], "copy_namespaces", ()),
+        (["asked-newuser"], [], "create_user_ns", ()),
+        (["asked-newuser", "asked-namespace"], [], "copy_process", ANY_OF_BOTH),
+        # It was silent.
+        (["asked-newuser", "asked-namespace"], ["create_user_ns"], "copy_namespaces", ()),
+    ],
+)
+@pytest.mark.parametrize(
+    ("cause", "detail"), [("kernel-memory", "ns-room"), ("namespace-limit", "")]
+)
+def test_a_user_namespace_that_is_asked_for_as_well_can_be_what_was_refused(
+    fits: list[str],
+    watched: list[str],
+    step: str,
+    possible: tuple[str, ...],
+    cause: str,
+    detail: str,
+) -> None:
+    fits = [*fits, "ns-limit"] if not detail else fits
+    failed = key("copy_process", errno.ENOSPC, detail, False, fits=fits)
+
+    told = diagnose(failed, watched)
+
+    assert (cause, step, possible) == (told.cause, told.step, told.possible_steps)
 
 
 def test_a_watched_overcommit_rule_is_not_inferred() -> None:
