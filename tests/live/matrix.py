@@ -330,8 +330,6 @@ _LATE = (
             ("test_late.py",),
             NAMED,
             is_strict=version == "7.2",
-            # Natively, where it is installed.
-            deselect=("test_late.py::test_redis_is_told_what_killed_its_snapshot",),
         )
         for version in ("5.10", "6.1", "6.12", "7.2")
     ),

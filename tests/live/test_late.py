@@ -26,7 +26,7 @@ COUNT = 23
 MOST_OTHERS = 2
 FEW = 5
 MIB = 1 << 20
-SITUATIONS = ("prefork", "reader", "filer", "executed", "crossed")
+SITUATIONS = ("prefork", "reader", "filer", "executed", "crossed", "grouped")
 
 
 @contextmanager
@@ -118,6 +118,18 @@ def test_pages_that_no_fork_shared_are_no_copies_of_it(captured: Captured, comm:
     assert {("memory-cgroup-oom", "observed"): FEW} == causes(found)
 
 
+def test_of_a_group_that_is_killed_as_a_whole_each_one_is_told(captured: Captured) -> None:
+    found = deaths(captured, "lt-grouped", "lt-grouped-copy")
+    if places(Path("/proc/self/mountinfo").read_text(), "memory")[0][0] == 1:
+        assert FEW <= len(found)  # v1 kills no cgroup as a whole, and takes either
+        return
+
+    assert {"lt-grouped": FEW, "lt-grouped-copy": FEW} == Counter(each["comm"] for each in found)
+    assert {("copy-on-write", "observed"): 2 * FEW} == causes(found)
+    assert 2 * FEW == len({each["pid"] for each in found})
+    assert {"lt-grouped"} == {each["fork"]["parent_comm"] for each in found}
+
+
 def test_what_executed_a_program_has_no_fork_behind_it(captured: Captured) -> None:
     found = deaths(captured, "lt-executed-gro", "lt-executed-grow")
 
@@ -154,6 +166,24 @@ def test_the_report_tells_all_of_it(captured: Captured) -> None:
     assert "copy-on-write: fork went through" in told
     assert "memory-cgroup-oom: " in told
     assert f"{COUNT} x killed (observed): ft-cow-oom" in told
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_a_worker_of_nginx_that_grows_is_not_killed_by_its_fork(tmp_path: Path) -> None:
+    case = PROGRAMS / "nginx_worker.sh"
+    with memory_cgroup() as cgroup:
+        command = ("sh", str(case), str(cgroup), str(tmp_path), str(FEW))
+        made = capture(tmp_path / "nginx.jsonl", *command)
+    found = deaths(made, "nginx")
+
+    assert FEW == len(found), made.done.stdout + made.done.stderr
+    assert {("memory-cgroup-oom", "observed")} == set(causes(found))
+    for death in found:
+        assert death["fork"] is None
+        # That it shares memory with its master is known, and taken for no proof.
+        parent = death["relatives"][0]
+        assert ("nginx", "parent") == (parent["comm"], parent["kind"])
+        assert 20 * MIB <= parent["anon_bytes"]
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server and redis-cli")

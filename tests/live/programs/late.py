@@ -126,6 +126,14 @@ def crossed(name: str) -> None:
     os._exit(1 if status == -signal.SIGKILL else 0)
 
 
+def grouped(name: str) -> None:
+    """A child copies what it shares; where one of them is killed, so is the whole cgroup."""
+    memory = touched(40 * MIB)
+    child = forked(f"{name}-copy", lambda: write(memory, 40 * MIB))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(1 if status == -signal.SIGKILL else 0)
+
+
 def grow_slowly() -> None:
     for _ in range(256):
         KEPT.append(touched(MIB))
@@ -151,6 +159,7 @@ SITUATIONS: dict[str, tuple[int, Callable[[str], object]]] = {
     "reader": (64, reader),
     "filer": (64, filer),
     "executed": (64, executed),
+    "grouped": (64, grouped),
     "crossed": (80, crossed),
     "crowded": (1 << 30, crowded),  # for a virtual machine
 }
@@ -165,6 +174,8 @@ def main() -> None:
     swap = place / ("memory.swap.max" if is_v2 else "memory.swappiness")
     if swap.exists():
         swap.write_text("0")
+    if situation == "grouped" and is_v2:
+        (place / "memory.oom.group").write_text("1")
     name = f"lt-{situation}"
     program = Path(f"{name}-grow")
     if situation == "executed":
@@ -172,7 +183,7 @@ def main() -> None:
     killed = 0
     try:
         for _ in range(int(count)):
-            killed += first_to_die(act, place, name) == 1
+            killed += first_to_die(act, place, name) in (1, -signal.SIGKILL)
     finally:
         program.unlink(missing_ok=True)
     print(killed)
