@@ -3,7 +3,7 @@ set -u
 cgroup=$1
 cd "$2" || exit
 if [ -f "$cgroup/memory.max" ]; then limit=memory.max; else limit=memory.limit_in_bytes; fi
-echo 110M > "$cgroup/$limit"
+echo 130M > "$cgroup/$limit"
 [ -f "$cgroup/memory.swap.max" ] && echo 0 > "$cgroup/memory.swap.max"
 sh -c "echo \$\$ > $cgroup/cgroup.procs; exec redis-server --port 7779 --save '' --appendonly no --logfile log" &
 server=$!
@@ -21,10 +21,10 @@ for n in range(int(sys.argv[2])):
     except OSError:
         break
 P
-python3 fill.py x 330
+python3 fill.py x 400
 redis-cli -p 7779 config set rdb-key-save-delay 20000
 redis-cli -p 7779 bgsave
-python3 fill.py y 330
+python3 fill.py y 400
 sleep 3
 grep -E "signal|fork|Background|Can't" log
 redis-cli -p 7779 shutdown nosave > ping 2>&1
