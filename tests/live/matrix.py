@@ -326,7 +326,7 @@ _LATE = (
         Lane(
             f"{version}-late",
             version,
-            240,
+            400,
             ("test_late.py",),
             NAMED,
             is_strict=version == "7.2",

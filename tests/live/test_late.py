@@ -52,7 +52,9 @@ def captured(
         script = place / "all.sh"
         text = "\n".join(" ".join(line) for line in lines)
         script.write_text(f"cd {place} || exit\n{text}\n")
-        made = capture(place / "late.jsonl", "sh", str(script), options=takes_each)
+        made = capture(
+            place / "late.jsonl", "sh", str(script), options=takes_each, timeout_s=5 * TIMEOUT_S
+        )
     yield made
 
 
