@@ -123,10 +123,11 @@ def advice_of(death: Death) -> tuple[Advice, ...]:
     from fork_trace.diagnosis.advice import advise  # not on the way to "Watching"
 
     pid = death.fork.parent_pid if death.fork else death.pid
-    return advise(death.cause, _evidence(death), death.uid, death.cgroup, pid)
+    return advise(death.cause, evidence_of(death), death.uid, death.cgroup, pid)
 
 
-def _evidence(death: Death) -> tuple[Evidence, ...]:
+def evidence_of(death: Death) -> tuple[Evidence, ...]:
+    """Return the limit that was hit, as evidence of a failure has it; (): it is no cgroup's."""
     first = death.levels[0] if death.levels else None
     if first is None or not first.where.startswith("/"):
         return ()

@@ -153,6 +153,8 @@ class Recorder:
                 self._segments.write(each)
         for incident in incidents:
             self._incidents += 1
+            if self._journal:
+                self._journal.take_death(incident, now_s)
             self._segments.write(incident)
 
     def _release(self) -> None:

@@ -37,7 +37,8 @@ UNITS = Path("/run/systemd/system")
 LOGS = Path("/var/log/fork-trace")
 UNIT = "fork-trace.service"
 COMM = "ft-rlimit-nproc"
-RECORD = f"ExecStart={sys.executable} -m fork_trace record --comm {COMM} --keep-free 0"
+KILLED = "ft-cow-oom"
+RECORD = f"ExecStart={sys.executable} -m fork_trace record --keep-free 0"
 
 
 def systemctl(*words: str) -> str:
@@ -74,12 +75,12 @@ def journal(*options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def fail(count: int, unit: str = "app.service") -> None:
-    """Have a service of that name refused so often."""
+def fail(count: int, unit: str = "app.service", rehearsal: str = "rlimit-nproc") -> None:
+    """Have a service of that name refused, or killed, so often."""
     (UNITS / unit).write_text(
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\n"
         f"WorkingDirectory={ROOT}\nEnvironment=HOME=/root\n"
-        f"ExecStart={' '.join(FORK_TRACE)} rehearse --count {count} rlimit-nproc\n"
+        f"ExecStart={' '.join(FORK_TRACE)} rehearse --count {count} {rehearsal}\n"
     )
     systemctl("daemon-reload")
     systemctl("start", unit)
@@ -98,12 +99,13 @@ def report() -> dict[str, Any]:
     return found
 
 
-def installed(*more: str) -> None:
-    """Install the unit with the checkout's program, and with more settings."""
+def installed(*more: str, comm: str = COMM) -> None:
+    """Install the unit with the checkout's program, for one command, and with more settings."""
     shutil.copy(DEPLOY / UNIT, UNITS)
     changes = UNITS / f"{UNIT}.d"
     changes.mkdir(exist_ok=True)
-    lines = ["[Service]", f"WorkingDirectory={ROOT}", "ExecStart=", RECORD, "RestartSec=1", *more]
+    lines = ["[Service]", f"WorkingDirectory={ROOT}", "ExecStart="]
+    lines += [f"{RECORD} --comm {comm}", "RestartSec=1", *more]
     (changes / "checkout.conf").write_text("\n".join(lines) + "\n")
     systemctl("daemon-reload")
 
@@ -150,6 +152,25 @@ def test_it_is_ready_once_it_watches_and_the_journal_explains_what_it_saw() -> N
     ).stdout
     assert "Subject: The kernel refused a fork: rlimit-nproc" in text
     assert "Mitigate: As root, raise the limit of the running process" in text
+
+
+def test_the_journal_tells_of_processes_that_were_killed_after_a_fork() -> None:
+    systemctl("stop", UNIT)
+    installed(comm=KILLED)
+    systemctl("start", UNIT)
+
+    fail(3, rehearsal="cow-oom")
+    time.sleep(2)
+    systemctl("stop", UNIT)
+
+    deaths = report()["death_places"]
+    assert {("copy-on-write", KILLED)} == {(each["cause"], each["comm"]) for each in deaths}
+    told = journal("FORK_TRACE_CAUSE=copy-on-write")
+    assert 3 == sum(int(each["FORK_TRACE_COUNT"]) for each in told)
+    for each in told:
+        assert (KILLED, UNIT) == (each["FORK_TRACE_COMM"], each["_SYSTEMD_UNIT"])
+        assert each["FORK_TRACE_PID"] == each["FORK_TRACE_CHILD_PID"]
+        assert each["FORK_TRACE_LIMIT_NAME"] == "memory.max"
 
 
 def test_it_is_a_user_of_its_own_with_no_more_rights_than_the_book_has_reasons_for() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from docs.blocks import wrapped
 from fork_trace.diagnosis import advice, lookup
 from fork_trace.diagnosis.cause import Cause
+from fork_trace.diagnosis.causes.late import COPY_ON_WRITE
 from fork_trace.output.wording import WIDTH, remedy
-from fork_trace.record.journal import message_id
+from fork_trace.record.entries import message_id
 
 
 def catalog(causes: Sequence[Cause]) -> str:
@@ -24,7 +25,9 @@ def catalog(causes: Sequence[Cause]) -> str:
 def _entry(cause: Cause) -> Iterator[str]:
     yield ""
     yield f"-- {message_id(cause.slug)}"
-    what = "The kernel refused a fork" if cause.steps else "A fork went through and did harm later"
+    what = "The kernel refused a fork"
+    if not cause.steps:
+        what = f"A process was killed{' after a fork' if cause is COPY_ON_WRITE else ''}"
     yield f"Subject: {what}: {cause.slug}"
     yield "Defined-By: fork-trace"
     yield "Documentation: man:fork-trace-causes(7)"

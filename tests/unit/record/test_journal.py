@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_advice, make_evidence, make_failure
+from conftest import make_advice, make_death, make_evidence, make_failure
 
 from fork_trace.diagnosis.causes import CAUSES
+from fork_trace.model.records import Level
 from fork_trace.record import journal as journal_module
-from fork_trace.record.journal import Journal, message_id
+from fork_trace.record.entries import message_id
+from fork_trace.record.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[3]
 CATALOG = ROOT / "fork_trace" / "deploy" / "systemd" / "fork-trace.catalog"
@@ -134,6 +136,57 @@ def test_an_entry_has_the_numbers_and_whose_unit_it_was(journald: Journald) -> N
     } == told
 
 
+def test_a_death_is_told_with_the_fork_behind_it(journald: Journald) -> None:
+    cgroup = "/system.slice/redis.service"
+    level = Level(f"/sys/fs/cgroup{cgroup}", 110 << 20, 110 << 20)
+    Journal(journald.path).take_death(make_death(cgroup=cgroup, levels=(level,)), 0.0)
+
+    (entry,) = journald.entries()
+    assert message_id("copy-on-write") == entry["MESSAGE_ID"]
+    assert "copy-on-write: redis-server[120] killed for lack of memory, memory.max 110 MiB of " \
+        "110 MiB, cgroup /system.slice/redis.service" == entry["MESSAGE"]  # fmt: skip
+    told = {name[11:].lower(): value for name, value in entry.items() if name[:11] == "FORK_TRACE_"}
+    assert {"verify", "fix"}.isdisjoint(told)
+    assert "systemctl set-property --runtime redis.service MemoryMax=220M" in told.pop("mitigate")
+    assert {
+        "cause": "copy-on-write",
+        "certainty": "observed",
+        "count": "1",
+        "where": f"cgroup {cgroup}",
+        "limit_name": "memory.max",
+        "used": "112640",
+        "limit": "112640",
+        "comm": "redis-server",
+        "pid": "120",
+        "uid": "999",
+        "cgroup": cgroup,
+        "unit": "redis.service",
+        "parent_pid": "100",
+        "child_pid": "120",
+    } == told
+
+
+def test_deaths_of_a_place_are_one_entry_a_minute_and_none_is_untold(journald: Journald) -> None:
+    journal = Journal(journald.path)
+    for second in range(150):
+        journal.take_death(make_death(pid=second), second)
+        journal.take_death(
+            make_death(cause="host-oom", fork=None, levels=(), certainty="inferred"), second
+        )
+        journal.due(second)
+    journal.due(150, is_all=True)
+
+    told = journald.entries()
+    counts: Counter[str] = Counter()
+    for each in told:
+        counts[each["FORK_TRACE_CAUSE"]] += int(each["FORK_TRACE_COUNT"])
+    assert {"copy-on-write": 150, "host-oom": 150} == counts
+    assert 8 == len(told)
+    messages = [each["MESSAGE"] for each in told if each["FORK_TRACE_CAUSE"] == "copy-on-write"]
+    assert messages[1].startswith("copy-on-write: redis-server[60] and 59 more before killed")
+    assert not any("FORK_TRACE_WHERE" in each for each in told if "host-oom" in each["MESSAGE"])
+
+
 def test_what_is_not_known_is_left_out_and_what_is_inferred_says_so(journald: Journald) -> None:
     failure = make_failure(
         **dict.fromkeys(("comm", "pid", "uid", "cgroup", "caller", "errno", "creates")),
@@ -247,3 +300,19 @@ def test_ever_new_places_are_few_entries_and_no_failure_is_untold(journald: Jour
     others = [each for each in told if each["FORK_TRACE_WHERE"] == "other places"]
     assert others and "FORK_TRACE_UNIT" not in others[0]
     assert "refused at other places" in others[0]["MESSAGE"]
+
+
+def test_deaths_at_ever_new_places_are_few_entries_and_none_is_untold(journald: Journald) -> None:
+    journal = Journal(journald.path)
+    told: list[dict[str, str]] = []
+    for number in range(5_000):
+        level = Level(f"/sys/fs/cgroup/run-{number}.scope", 1 << 20, 1 << 20)
+        journal.take_death(make_death(levels=(level,), pid=number), number / 100)
+        told += journald.entries()
+    for second in range(300, 1800):
+        journal.due(second)
+        told += journald.entries()
+
+    assert 5_000 == sum(int(each["FORK_TRACE_COUNT"]) for each in told)
+    others = [each for each in told if each["FORK_TRACE_WHERE"] == "other places"]
+    assert "processes killed for lack of memory at other places" in others[0]["MESSAGE"]
