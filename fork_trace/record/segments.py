@@ -41,6 +41,15 @@ class Bounds(NamedTuple):
     free: int  # bytes, or -percent of the file system, that are left to others
 
 
+class _Line(NamedTuple):
+    """A record that waits to be written."""
+
+    data: bytes
+    may_go: bool  # if there is no room: totals count it all the same
+    is_checkpoint: bool
+    is_header: bool
+
+
 class Segments:
     """The files of a directory: the one that is written to, and those that are removed for it."""
 
@@ -69,7 +78,7 @@ class Segments:
         self._written = self._others = 0  # bytes of the current one, and of all others
         self._begun_s = self._looked_s = float("-inf")
         self._steady_since_s = self._monotonic()
-        self._waiting: deque[tuple[bytes, bool, bool]] = deque()  # line, may be dropped, checkpoint
+        self._waiting: deque[_Line] = deque()
         self._waiting_bytes = self._at = 0
         self._is_held = False  # to leave others their room
         self.failed: str | None = None
@@ -82,12 +91,9 @@ class Segments:
         return max(found, default=None)
 
     def begin(self, header: Header) -> None:
-        """Begin a new file; the old one was closed by its summary."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        """Begin a new file, once everything was written that belongs to the old one: its summary comes last."""
         self._boot = (header.boot_id or "unknown").replace("-", "") or "unknown"
-        self._written, self._begun_s = 0, time.monotonic()
+        self._begun_s = self._monotonic()
         self.write(header)
         self.tend()
 
@@ -98,10 +104,11 @@ class Segments:
         if is_checkpoint and len(self._waiting) > 1:
             # An earlier one that still waits has nothing to add.
             first, *rest = self._waiting
-            kept = [first, *(each for each in rest if not each[2])]
+            kept = [first, *(each for each in rest if not each.is_checkpoint)]
             self._waiting = deque(kept)
-            self._waiting_bytes = sum(len(each[0]) for each in kept)
-        self._waiting.append((line, isinstance(record, (Failure, *INCIDENTS)), is_checkpoint))
+            self._waiting_bytes = sum(len(each.data) for each in kept)
+        may_go = isinstance(record, (Failure, *INCIDENTS))
+        self._waiting.append(_Line(line, may_go, is_checkpoint, isinstance(record, Header)))
         self._waiting_bytes += len(line)
         if self._is_over():
             self.tend()
@@ -112,10 +119,10 @@ class Segments:
     def _drop(self) -> bool:
         """Drop the oldest failure or death that waits; of a line that was begun the rest must follow."""
         for place in range(1 if self._at else 0, len(self._waiting)):
-            line, may_go, _ = self._waiting[place]
-            if may_go:
+            line = self._waiting[place]
+            if line.may_go:
                 del self._waiting[place]
-                self._waiting_bytes -= len(line)
+                self._waiting_bytes -= len(line.data)
                 self.dropped += 1
                 return True
         return False
@@ -126,9 +133,9 @@ class Segments:
             return
         try:
             while self._waiting:
-                if self._fd is None:
-                    self._fd = self._created()
-                line = self._waiting[0][0]
+                line = self._waiting[0].data
+                if self._fd is None or (self._waiting[0].is_header and not self._at):
+                    self._switch()
                 done = self._put(line[self._at :])
                 self._at += done
                 self._written += done
@@ -139,6 +146,13 @@ class Segments:
             self.failed = None
         except OSError as error:
             self.failed = error.strerror or str(error)
+
+    def _switch(self) -> None:
+        """Go on in a new file; of the old one nothing waits any more. OSError: there is no room for one."""
+        created = self._created()
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._written = created, 0
 
     def _put(self, data: bytes) -> int:
         assert self._fd is not None

@@ -279,6 +279,43 @@ def test_a_full_disk_costs_details_and_no_count(
         schema.read(text_of(file))  # no line is torn
 
 
+@pytest.mark.parametrize("room", [0, 1, 700, 3_000, 6_000, 9_000, 12_000, 15_000])
+def test_a_disk_that_fills_up_while_a_file_ends_costs_neither_of_the_two(
+    tmp_path: Path,
+    host: Watched,
+    make: Callable[..., Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    """What has no room any more belongs to the old file, and none of it into the new one before its header."""
+    recorder = make(report=lambda _: None)
+    put, is_full, left = recorder._segments._put, False, [room]
+
+    def until_full(data: bytes) -> int:
+        done = put(data[: left[0]] if is_full else data)
+        left[0] -= done if is_full else 0
+        return done or _no_room()
+
+    def _no_room() -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recorder._segments, "_put", until_full)
+    for second in range(60):
+        is_full = 30 <= second < 45
+        for number in range(5):
+            host.fail(f"job{number}")
+            host.fail(f"counted{number}", sampled=False)
+        recorder.step(begins_anew=second in (30, 50))
+    closed(recorder)
+
+    assert host.truth == counted(tmp_path / "log")
+    assert not read(tmp_path / "log").completeness.is_lower_bound
+    assert 3 == len(files(tmp_path))
+    for file in files(tmp_path):
+        kinds = [each["type"] for each in schema.read(text_of(file))]
+        assert ("header", "summary") == (kinds[0], kinds[-1])
+
+
 def test_a_night_without_a_failure_is_recorded_and_no_gap(
     tmp_path: Path,
     host: Watched,
