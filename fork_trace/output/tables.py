@@ -24,7 +24,7 @@ TIMES_WIDTH = 36  # of the three columns that --times adds
 # Of a path its end tells most.
 _PATHS = ("cgroup", "container")
 # Cut in a table that is too wide. A cut cause would be another one.
-_NARROWABLE = ("command", "caller", "cgroup", "container", "parent", "host")
+NARROWABLE = ("command", "caller", "cgroup", "container", "parent", "host")
 # On a screen that is narrower still these go, in this order, then what --by names, from its end; never
 # COUNT and the cause.
 _DROPPED = ("ERRNO", "USED/LIMIT", "NEW", "FIRST", "PER S", "LAST")
@@ -202,7 +202,7 @@ def _least(
     widths: Sequence[int], headings: Sequence[str], names: Sequence[str | None]
 ) -> list[int]:
     return [
-        min(each, max(_LEAST, len(heading))) if name in _NARROWABLE else each
+        min(each, max(_LEAST, len(heading))) if name in NARROWABLE else each
         for each, heading, name in zip(widths, headings, names)
     ]
 
@@ -236,6 +236,6 @@ def _narrow(
         widths[max(wide, key=lambda n: widths[n])] -= 1
         over -= 1
     for n, name in enumerate(names):
-        if name in _NARROWABLE:
+        if name in NARROWABLE:
             for line in lines:
                 line[n] = (tail if name in _PATHS else cut)(line[n], widths[n])

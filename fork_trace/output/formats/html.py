@@ -90,6 +90,7 @@ def _values(
         "timeline": parts.timeline(kept.timeline, counted),
         "headings": headings,
         "rows": cells,
+        "names": [n for n, each in enumerate(headings) if each.lower() in tables.NARROWABLE],
         "notes_on_rows": [*rest, *([tables.INFERRED] if is_inferred else [])],
         "causes": places.causes(counted, hosts),
         "incidents": places.incidents(counted, hosts),

@@ -81,7 +81,14 @@
   }
 
   // On paper nothing can be unfolded.
+  var unfolded = [];
   addEventListener("beforeprint", function () {
-    document.querySelectorAll("details").forEach(function (each) { each.open = true; });
+    unfolded = unfolded.concat(
+      Array.prototype.slice.call(document.querySelectorAll("details:not([open])")));
+    unfolded.forEach(function (each) { each.open = true; });
+  });
+  addEventListener("afterprint", function () {
+    unfolded.forEach(function (each) { each.open = false; });
+    unfolded = [];
   });
 })();

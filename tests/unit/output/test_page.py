@@ -225,7 +225,7 @@ def test_nothing_but_this_page_is_run_or_asked_for(incident: Path) -> None:
     assert 1 == page.count("<script") == page.count("</script")
     assert "default-src 'none'" in page
     assert "unsafe" not in page
-    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert not re.search(r"(?:src|href)=\"(?!data:|#cause-c\d)", page)
     assert not re.search(
         r"<[^>]*\son[a-z]+=", re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     )
@@ -317,6 +317,56 @@ def test_the_keyboard_reaches_all_and_the_search_leaves_what_fits(
     shown = browser.ask("document.querySelectorAll('.stack:not([hidden])[open]').length")
     assert 1 == shown
     assert browser.ask("matches.textContent").startswith("1 of ")
+
+
+@needs_browser
+def test_on_paper_nothing_is_cut_off_or_folded_and_no_word_of_a_heading_is_broken(
+    browser: Browser, tmp_path: Path
+) -> None:
+    name = "std::vector<" + "a_name_without_blanks::" * 12 + ">"
+    wide = named(name, cgroup="/kubepods.slice/" + "pod7c1e" * 20, comm="a-long-command1")
+    lines: list[records.Record] = [make_header(host="h" * 64), wide, make_failure()]
+    lines.append(make_summary(failures=2))
+    path = tmp_path / "page.html"
+    path.write_text(
+        page_of(write(tmp_path / "x.jsonl", lines), "--by", "host,command,caller,cause")
+    )
+    browser.open(path, 718, "dark")  # what A4 has between its margins
+    folded = browser.ask("document.querySelectorAll('details:not([open])').length")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+
+    browser.ask("dispatchEvent(new Event('beforeprint'))")
+    assert 0 == browser.ask("document.querySelectorAll('details:not([open])').length") < folded
+    assert 718 == browser.ask("document.documentElement.scrollWidth")
+    assert [] == browser.ask(
+        "Array.from(document.querySelectorAll('pre, .wide, article, table'))"
+        ".filter(each => each.getBoundingClientRect().right > 718"
+        " || each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 99))"
+    )
+    assert {1} == set(
+        browser.ask(
+            "Array.from(document.querySelectorAll('.fails th')).map(each =>"
+            " { const range = new Range(); range.selectNodeContents(each);"
+            " return range.getClientRects().length })"
+        )
+    )
+    assert "rgb(255, 255, 255)" == browser.ask("getComputedStyle(document.body).backgroundColor")
+    assert b"%PDF" == base64.b64decode(browser.call("Page.printToPDF")["data"])[:4]
+    browser.ask("dispatchEvent(new Event('afterprint'))")
+    assert folded == browser.ask("document.querySelectorAll('details:not([open])').length")
+
+
+@needs_browser
+def test_a_cause_of_the_legend_leads_to_its_part(browser: Browser, opened: Path) -> None:
+    browser.open(opened)
+
+    told = browser.ask(
+        "Array.from(document.querySelectorAll('.legend a')).map(each =>"
+        " [each.textContent, document.querySelector(each.hash).querySelector('h2').textContent])"
+    )
+
+    assert {"pids-cgroup", "threads-max", "rlimit-nofile"} == {cause for cause, _ in told}
+    assert all(title.strip().startswith(f"{cause}: ") for cause, title in told)
 
 
 @needs_browser
