@@ -83,4 +83,4 @@ def _screen(found: dict[str, Any], is_all: bool, terminal: Terminal) -> list[Lin
     right = f"  {terminal.keys_to_end} to stop"
     room = max(1, columns - 1 - len(right))
     bar = Line(f"{cut(left, room):{room}}{right}", "bar")
-    return [bar, *_lines(found, is_all, terminal)][:height]
+    return [bar, *check_bars.screen(_lines(found, is_all, terminal), columns - 1, height - 1)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fork_trace.escape import safe
 from fork_trace.model.records import Advice, Holder
+from fork_trace.output.bars import NEAR
 from fork_trace.output.tables import draw
 from fork_trace.output.units import amount, count, short
 from fork_trace.output.wording import WIDTH, held, remedy, tail, wrap
@@ -165,9 +166,21 @@ def _zombies(found: Mapping[str, Any]) -> list[str]:
     return wrap(text + ", ".join(parts), "", "  ")
 
 
+def title(pool: Mapping[str, Any]) -> list[str]:
+    """Name a limit that is near or full, above what is told of it."""
+    return wrap(f"{safe(pool['cause'])}, {pool['level']}: {place(pool)}", "", "  ")
+
+
+def few_left(pool: Mapping[str, Any]) -> str:
+    """Say what makes a limit near of which not much is used: there is room for so few tasks."""
+    is_few = pool["level"] == "near" and pool["percent"] is not None and pool["percent"] < NEAR
+    return f" ({pool['tasks_left']} left)" if is_few and pool["tasks_left"] is not None else ""
+
+
 def _near(pool: dict[str, Any]) -> list[str]:
-    lines = wrap(f"{safe(pool['cause'])}, {pool['level']}: {place(pool)}", "", "  ")
+    lines = title(pool)
     numbers = safe(pool["refuses"]) if pool["refuses"] else used_of(pool)
+    numbers += few_left(pool)
     lines += wrap(f"{safe(pool['name'])}: {numbers}", "  ", "    ")
     facts = [pool["note"], pool["why"]]
     if place(pool) != safe(pool["where"]) and not pool["where"].startswith("process "):

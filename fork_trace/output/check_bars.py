@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fork_trace.escape import safe
 from fork_trace.output import check
 from fork_trace.output.live import waiting
 from fork_trace.output.live.line import Line
 from fork_trace.output.live.waiting import Gauge
+from fork_trace.output.units import count
+from fork_trace.output.wording import broken, columns
 
 _MOST_FINE = 12  # the fullest of each cause
 _NO_LIMIT = 1 << 53  # fs.file-max is 2^63 - 1 where systemd raised it
@@ -22,7 +25,30 @@ def lines(found: Mapping[str, Any], is_all: bool, width: int, is_ascii: bool) ->
     gauges = [gauge(each) for each in _shown(found, is_all)]
     if gauges:
         drawn += [Line(""), *waiting.gauges(gauges, width, is_ascii)]
-    return drawn + [Line(text) for text in check.details(found, is_all)]
+    return drawn + [_styled(text, found) for text in check.details(found, is_all)]
+
+
+def _styled(text: str, found: Mapping[str, Any]) -> Line:
+    for pool in check.bad(found):
+        if text in check.title(pool):
+            return Line(text, "strong")
+        if any(text.strip() == safe(each) for one in pool["advice"] for each in one["commands"]):
+            return Line(text, "command")
+    return Line(text)
+
+
+def screen(drawn: Sequence[Line], width: int, height: int) -> list[Line]:
+    """Return as many lines as a screen has: no command is cut, and what is below is counted."""
+    whole: list[Line] = []
+    for line in drawn:
+        indent = line.text[: len(line.text) - len(line.text.lstrip())]
+        is_long = line.style == "command" and columns(line.text) > width
+        parts = broken(line.text.strip(), indent, width) if is_long else []
+        whole += [Line(each, "command") for each in parts] or [line]
+    if len(whole) <= height:
+        return whole
+    below = count(len(whole) - height + 1, "more line", "more lines")
+    return [*whole[: height - 1], Line(f"... {below}: `fork-trace check` shows all", "dim")]
 
 
 def _shown(found: Mapping[str, Any], is_all: bool) -> Iterator[Mapping[str, Any]]:
@@ -47,4 +73,4 @@ def gauge(pool: Mapping[str, Any]) -> Gauge:
     values = {name: pool[name] for name in names}
     if pool["refuses"]:
         values["percent"] = None
-    return Gauge(where=check.place(pool), **values)
+    return Gauge(where=check.place(pool) + check.few_left(pool), **values)

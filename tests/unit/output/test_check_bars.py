@@ -82,6 +82,36 @@ def test_below_the_bars_are_the_same_words(busy: MadeHost) -> None:
     ]
 
 
+def test_a_screen_cuts_no_command_and_counts_what_is_below(made_host: MadeHost) -> None:
+    made_host.cgroup("full-" + "a" * 60, 23, "23", hits=7)
+    lines = drawn(made_host)
+    title, *_ = (line.text for line in lines if line.style == "strong")
+    commands = [line.text.strip() for line in lines if line.style == "command"]
+
+    whole = check_bars.screen(lines, 79, 200)
+    shown = [line.text for line in whole]
+    cut = [line.text for line in check_bars.screen(lines, 79, 15)]
+
+    assert title.startswith("pids-cgroup, full: ")
+    assert max(map(len, commands)) > 79
+    assert 79 >= max(len(line.text) for line in whole if line.style == "command")
+    joined = "\n".join(shown).replace("\\\n", "")
+    assert all(command in joined for command in commands)
+    assert shown[:14] == cut[:14]
+    assert f"... {len(shown) - 14} more lines: `fork-trace check` shows all" == cut[14]
+
+
+def test_a_limit_with_room_for_few_tasks_says_so(made_host: MadeHost) -> None:
+    made_host.cgroup("small", 5, "50")
+    made_host.cgroup("near", 90, "100")
+    lines = [line.text for line in drawn(made_host, 119)]
+
+    (bar,) = (line for line in lines if line.startswith("pids-cgroup ") and "10%" in line)
+    assert bar.endswith("/small (45 left)")
+    assert "  pids.max: 5 of 50 tasks (45 left)" in lines
+    assert not any("(10 left)" in line for line in lines)
+
+
 def test_what_has_no_number_is_told_by_its_level(busy: MadeHost) -> None:
     found = examined(busy)
     pool = found["limits"][0]
