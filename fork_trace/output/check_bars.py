@@ -14,6 +14,7 @@ from fork_trace.output.units import count
 from fork_trace.output.wording import broken, columns
 
 _MOST_FINE = 12  # the fullest of each cause
+_TOO_LONG = "(a command wider than this screen: `fork-trace check` shows it)"
 _NO_LIMIT = 1 << 53  # fs.file-max is 2^63 - 1 where systemd raised it
 _STYLES = {"full": "full", "near": "near", "unknown": "near"}
 
@@ -42,9 +43,11 @@ def screen(drawn: Sequence[Line], width: int, height: int) -> list[Line]:
     whole: list[Line] = []
     for line in drawn:
         indent = line.text[: len(line.text) - len(line.text.lstrip())]
-        is_long = line.style == "command" and columns(line.text) > width
-        parts = broken(line.text.strip(), indent, width) if is_long else []
-        whole += [Line(each, "command") for each in parts] or [line]
+        if line.style == "command" and columns(line.text) > width:
+            parts = broken(line.text.strip(), indent, width)
+            whole += [Line(each, "command") for each in parts] or [Line(indent + _TOO_LONG)]
+        else:
+            whole.append(line)
     if len(whole) <= height:
         return whole
     below = count(len(whole) - height + 1, "more line", "more lines")

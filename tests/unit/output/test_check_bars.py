@@ -92,7 +92,7 @@ def test_a_screen_cuts_no_command_and_counts_what_is_below(made_host: MadeHost) 
     shown = [line.text for line in whole]
     cut = [line.text for line in check_bars.screen(lines, 79, 15)]
 
-    assert title.startswith("pids-cgroup, full: ")
+    assert title.startswith("pids-cgroup, full:")
     assert max(map(len, commands)) > 79
     assert 79 >= max(len(line.text) for line in whole if line.style == "command")
     joined = "\n".join(shown).replace("\\\n", "")
