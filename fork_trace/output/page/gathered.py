@@ -14,6 +14,7 @@ from fork_trace.output.page.timeline import Timeline
 
 _MOST_STACKS = 2000  # different ones
 _MOST_OTHERS = 200
+_MOST_SINCE = 4096
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Gathered:
         self.others: list[dict[str, Any]] = []
         self.more_others = 0
         self._host = "?"
+        # Of commands and causes: since when failures of them may be only counted, and their last record.
+        self._since: dict[Any, tuple[int, int]] = {}
 
     def take(self, record: Record) -> None:
         """Take in one record, in the order of the stream."""
@@ -52,7 +55,7 @@ class Gathered:
         if failure.pid is None:
             self.timeline.untimed += failure.count
         else:
-            self.timeline.add(failure.time_ns, failure.cause, failure.count)
+            self._place_in_time(failure)
         if not failure.stack:
             self.without_stack += failure.count
             return
@@ -66,6 +69,22 @@ class Gathered:
             stack = self.stacks[key] = Stack(failure)
         stack.count += failure.count
         stack.hosts[self._host] += failure.count
+
+    def _place_in_time(self, failure: Failure) -> None:
+        """Put a failure where it was, and those that were only counted between this record and the one before."""
+        key = (self._host, failure.comm, failure.uid, failure.cgroup, failure.step, failure.cause)
+        at = failure.time_ns
+        first, last = self._since.get(key, (at, at))
+        if failure.count == 1:
+            self.timeline.add(at, failure.cause, 1)
+        else:
+            # At the end of a capture, as the last sample says again: all that came since the first, or
+            # since what was counted so before.
+            begin = first if last == at else last
+            self.timeline.add_between(min(begin, at), at, failure.cause, failure.count)
+            first = at
+        if key in self._since or len(self._since) < _MOST_SINCE:
+            self._since[key] = first, at
 
     def _take_other(self, record: Any) -> None:
         if len(self.others) < _MOST_OTHERS:

@@ -72,6 +72,7 @@ def timeline(line: Timeline, counted: Table) -> dict[str, Any] | None:
         "middle": instant((begin_ns + end_ns) // 2),
         "end": instant(end_ns),
         "untimed": line.untimed,
+        "spread": line.spread,
     }
 
 
@@ -80,6 +81,8 @@ def _column(
 ) -> list[dict[str, Any]]:
     bars, base = [], 100.0
     for cause, failures in sorted(causes.items(), key=lambda item: ranks.get(item[0], COLORS)):
+        if not failures:
+            continue
         height = 100.0 * failures / peak
         base -= height
         bars.append(

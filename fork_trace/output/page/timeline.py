@@ -19,16 +19,32 @@ class Timeline:
         self._counts: dict[int, Counter[str]] = {}
         self._causes: set[str] = set()
         self.untimed = 0  # counted without a sample: nobody knows when they were
+        self.spread = 0  # counted between two instants: nobody knows when in between
 
     def add(self, time_ns: int, cause: str, count: int) -> None:
         """Count failures at an instant."""
+        number = time_ns // self.width_ns
+        self._counts.setdefault(number, Counter())[self._named(cause)] += count
+        while max(self._counts) - min(self._counts) >= _MOST:
+            self._halve()
+
+    def add_between(self, begin_ns: int, end_ns: int, cause: str, count: int) -> None:
+        """Count failures evenly over the time in which they were."""
+        self.spread += count
+        self.add(end_ns, cause, 0)  # with the width that there is then
+        self.add(begin_ns, cause, 0)
+        first, last = begin_ns // self.width_ns, end_ns // self.width_ns
+        each, rest = divmod(count, last - first + 1)
+        for number in range(first, last + 1):
+            one_more = number > last - rest
+            if each or one_more:
+                self._counts.setdefault(number, Counter())[self._named(cause)] += each + one_more
+
+    def _named(self, cause: str) -> str:
         if cause not in self._causes:
             cause = cause if len(self._causes) < _MOST_CAUSES else REST
             self._causes.add(cause)
-        number = time_ns // self.width_ns
-        self._counts.setdefault(number, Counter())[cause] += count
-        while max(self._counts) - min(self._counts) >= _MOST:
-            self._halve()
+        return cause
 
     def _halve(self) -> None:
         self.width_ns *= 2

@@ -171,6 +171,29 @@ def test_a_time_line_has_few_intervals_and_every_failure_in_any_order() -> None:
     assert all(begin % line.width_ns == 0 for begin, _ in intervals)
 
 
+def test_what_was_counted_between_two_instants_is_no_peak_at_the_last() -> None:
+    kept, second = Gathered(), 10**9
+    kept.take(make_header())
+    for number in range(23):
+        kept.take(make_failure(time_ns=TIME_NS + number * second))
+    # As a capture ends: the last sample again, with all that were not sampled.
+    kept.take(make_failure(time_ns=TIME_NS + 22 * second, count=230))
+    heights = [sum(causes.values()) for _, causes in kept.timeline.intervals()]
+
+    assert 253 == sum(heights)
+    assert 230 == kept.timeline.spread
+    assert max(heights) <= 1 + 2 * 230 / len(heights)
+
+    # As a recorder writes: what came since the record before.
+    kept.take(make_failure(time_ns=TIME_NS + 32 * second, count=10))
+    late = [
+        sum(causes.values())
+        for begin, causes in kept.timeline.intervals()
+        if begin > TIME_NS + 22 * second
+    ]
+    assert 9 <= sum(late) <= 10 >= max(late) * 5
+
+
 def test_what_was_counted_but_not_sampled_has_no_place_in_time(tmp_path: Path) -> None:
     total = {"cause": "pids-cgroup", "comm": "sh", "count": 24}
     end = make_summary(failures=24, causes={"pids-cgroup": 24}, totals=(total,))
