@@ -65,7 +65,7 @@ def test_a_screen_marks_what_is_new_and_q_ends_it_with_the_summary(
 
     # What moves is there if it has room.
     assert HEADING == [each for each in lines[3].split() if each in HEADING]
-    assert {"SHARE", "RATE/S", "TREND"} >= set(lines[3].split()) - set(HEADING)
+    assert {"SHARE", "RATE/S", "TREND", "WHERE"} >= set(lines[3].split()) - set(HEADING)
     assert (row[0], row[2]) == ("8", "fork_kinds")
     assert row[1] in ("+1", "+2", "+3")  # a slow machine sees them come one by one
     assert "rlimit-nproc" in row

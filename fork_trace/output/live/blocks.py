@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fork_trace.output import report, telling
@@ -36,14 +36,17 @@ class _Block:
 def lines(
     counted: Table,
     new: Mapping[tuple[str | None, ...], int],
-    width: int,
-    height: int,
+    size: tuple[int, int],
     options: ReportOptions,
+    causes: Collection[str] | None = None,
 ) -> list[Line]:
-    """Fill so many lines: each cause in brief as long as there is room, and the first ones whole."""
-    told = _told(counted, new, width, options)
+    """Fill so many columns and lines: each cause in brief as long as there is room, and the first ones whole.
+
+    With `causes` only of these.
+    """
+    width, left = size
+    told = _told(counted, new, width, options, causes)
     blocks: list[list[Line]] = []
-    left = height
     for number, block in enumerate(told):
         # A blank line before it, and after it a line for each that follows, or for all of them.
         after = len(told) - number - 1
@@ -69,6 +72,7 @@ def _told(
     new: Mapping[tuple[str | None, ...], int],
     width: int,
     options: ReportOptions,
+    causes: Collection[str] | None,
 ) -> list[_Block]:
     """Tell of all that failed, the worst first."""
     told: list[_Block] = []
@@ -79,6 +83,8 @@ def _told(
             stack = [Line(text) for text in report.stacks([row])[1:]]
             told.append(_Block(cut(stack[0].text, text_width), (stack[:_SHORT_STACK], stack)))
     for cause, places in counted.by_cause().items():
+        if causes is not None and cause not in causes:
+            continue
         forms = (
             telling.tell_briefly(places),
             telling.tell_briefly(places, lists_others=True),

@@ -103,11 +103,13 @@ def frame(
     elif look.page == "detail" and (row := row_of(counted, look)):
         lines += detail.seen(detail.lines(counted, row, look, width, left), look, left)
     else:
+        rows = rows_of(counted, look)
         if counted.failures:
-            rows = rows_of(counted, look)
             lines += _rows(counted, rows, new, moment, (width, left), options, look)
         near = _nearest(moment, width, (height - len(lines)) // 3, look)
-        lines += blocks.lines(counted, new, width, height - len(lines) - len(near), options)
+        causes = {each for row in rows for each in row.causes} if look.words else None
+        room = height - len(lines) - len(near)
+        lines += blocks.lines(counted, new, (width, room), options, causes)
         lines += near
     lines = lines[:height]
     if foot:
@@ -206,6 +208,8 @@ def _rows(
     look: Look,
 ) -> list[Line]:
     width, height = size
+    if not rows:
+        return [Line("No row has these letters.")]
     below = 1 if "cause" in counted.by and any(map(tables.is_inferred, rows)) else 0
     room = max(_LEAST_ROWS, height - 1 - below - 1 - _CAUSES_LINES)
     shown = _in_sight(rows, new, room, look)

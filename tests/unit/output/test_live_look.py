@@ -196,6 +196,11 @@ def test_keys_sort_filter_choose_and_open_a_row() -> None:
     assert "java" == screen.rows_of(counted, after("s", "s"))[0].key[0]
     assert ["near"] == [row.key[0] for row in screen.rows_of(counted, after(*"/NEA"))]
     assert "filter: NEA_" == after(*"/NEA").told
+    only_java = "\n".join(line.text for line in frame(counted, after(*"/java")))
+    assert "\nthreads-max: " in only_java
+    assert "\npids-cgroup: " not in only_java
+    none = [line.text for line in frame(counted, after(*"/no such"))]
+    assert "No row has these letters." in none
     assert "" == after(*"/NE", "esc").told
     assert "filter: N" == after(*"/NE", "backspace", "enter").told
     assert after(*"/pq").words == "pq"
