@@ -59,6 +59,7 @@ class SlowWatch:
         stack_bytes: int = events.STACK_BYTES,
         keeps_privileges: bool = False,
         all_phases: bool = False,
+        is_lean: bool = False,
     ) -> None:
         if not keeps_privileges:
             arm.demand_another_user(privileges.why_root_must_stay())
@@ -72,7 +73,8 @@ class SlowWatch:
         self._cgroups = Cgroups(cgroup.CgroupPaths())
         self.sees_all_pids = procfs.is_initial_pid_namespace()
         self._observer = Observer(self._cgroups, self._symbols, {}, self.sees_all_pids)
-        settings = Settings(over_ns, stack_bytes, _lock_addresses(prepared.library), all_phases)
+        locks = _lock_addresses(prepared.library)
+        settings = Settings(over_ns, stack_bytes, locks, all_phases, is_lean)
         self.backend = self._armed(prepared, settings, attach)
         reserve.memory()
         self._clock = clock.started_now()
@@ -157,6 +159,12 @@ class SlowWatch:
     def tallies(self) -> list[Tally]:
         """Return all forks so far, by command."""
         return self.backend.tallies()
+
+    def timing(self) -> tuple[list[int], int]:
+        """Return how many forks took how long, as a Tally has it, and all of their time in ns."""
+        found = self.tallies()
+        sums = [sum(column) for column in zip(*(each.buckets for each in found))]
+        return sums, sum(each.total_ns for each in found)
 
     def stop(self) -> list[Seen]:
         """Stop watching and return what is still to be told."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +15,10 @@ if TYPE_CHECKING:
     from fork_trace.commands.child import Child
     from fork_trace.commands.stop_signals import StopSignals
     from fork_trace.latency.account import Account
-    from fork_trace.model.records import Forks
-
-_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
-
-
-def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|)", value)
-    found = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not 0.001 <= found <= 1e6:
-        raise click.BadParameter("give a time such as 10ms, 500us or 1s, up to 1000s")
-    return found
 
 
 @click.command("latency", context_settings={"allow_interspersed_args": False})
-@click.option(
-    "--over",
-    default="10ms",
-    show_default=True,
-    metavar="TIME",
-    callback=_milliseconds,
-    help="A fork that takes this long or longer is slow.",
-)
+@options.over
 @options.duration
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines, which report shows again.")
 @click.option(
@@ -84,6 +65,7 @@ def _run(watch: SlowWatch, signals: StopSignals, given: dict[str, Any]) -> None:
     from fork_trace.errors import ForkTraceError
     from fork_trace.latency import report
     from fork_trace.latency.account import Account
+    from fork_trace.latency.recording import Totals
     from fork_trace.model import records
 
     account = Account(watch.host, given["over"])
@@ -113,7 +95,7 @@ def _run(watch: SlowWatch, signals: StopSignals, given: dict[str, Any]) -> None:
         child.end(signals)
     for seen in watch.stop():
         account.add(seen)
-    forks = _forks(watch, given, ended, child)
+    forks = Totals(watch, given["over"]).take(ended, child.as_json() if child else None)
     slow = account.records({each["comm"]: each["count"] for each in forks.commands})
     if given["as_json"]:
         print(records.to_json(watch.header()))
@@ -156,41 +138,3 @@ def _watch(
         for each in seen:
             account.add(each)
     return ended
-
-
-def _forks(watch: SlowWatch, given: dict[str, Any], ended: str, child: Child | None) -> Forks:
-    from fork_trace import __version__
-    from fork_trace.model.records import Forks
-
-    stats, backend = watch.backend.stats(), watch.backend
-    commands = tuple(
-        {
-            "comm": each.comm,
-            "count": sum(each.buckets),
-            "total_ms": round(each.total_ns / 1e6, 3),
-            "slow": each.slow,
-            "slow_ms": round(each.slow_ns / 1e6, 3),
-            "buckets": list(each.buckets),
-        }
-        for each in sorted(watch.tallies(), key=lambda each: -each.total_ns)
-    )
-    return Forks(
-        time=watch.now(),
-        host=watch.host,
-        kernel=watch.release,
-        tool=f"fork-trace {__version__}",
-        attach=backend.attach,
-        duration_s=round(watch.elapsed_s(), 3),
-        over_ms=given["over"],
-        commands=commands,
-        slow=stats["slow"],
-        lost=stats["unsent"],
-        unpaired=stats["unpaired"],
-        missed=backend.missed(),
-        untallied=stats["untallied"],
-        unmeasured=stats["unmeasured"],
-        waits=backend.waits,
-        missing=tuple({"program": name, "reason": why} for name, why in backend.missing.items()),
-        ended=ended,
-        command=child.as_json() if child else None,
-    )

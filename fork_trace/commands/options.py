@@ -74,6 +74,25 @@ def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return apply
 
 
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
+
+
+def _milliseconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|)", value)
+    found = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0.001 <= found <= 1e6:
+        raise click.BadParameter("give a time such as 10ms, 500us or 1s, up to 1000s")
+    return found
+
+
+over = click.option(
+    "--over",
+    default="10ms",
+    show_default=True,
+    metavar="TIME",
+    callback=_milliseconds,
+    help="A fork that takes this long or longer is slow.",
+)
 duration = click.option(
     "--duration",
     type=float,

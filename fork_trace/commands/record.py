@@ -17,8 +17,11 @@ from fork_trace.errors import ForkTraceError
 
 if TYPE_CHECKING:
     from fork_trace.collect.session import Session
+    from fork_trace.collect.slow import SlowWatch
+    from fork_trace.latency.recording import Recording
     from fork_trace.record.notify import Notifier
     from fork_trace.record.recorder import Recorder
+    from fork_trace.record.segments import Segments
     from fork_trace.serve import NoExporter
     from fork_trace.serve.exporter import Exporter
 
@@ -102,6 +105,12 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> f
     is_flag=True,
     help="Leave the systemd journal alone; else each cause and place is told there, once a minute.",
 )
+@click.option(
+    "--latency",
+    is_flag=True,
+    help="Record forks that take long, too: `fork-trace latency`, which each fork pays for.",
+)
+@options.over
 @options.filters
 @options.stack_bytes
 @options.coverage
@@ -134,7 +143,9 @@ def command(**given: Any) -> None:
     notifier = Notifier()
     session = open_session({**given, "is_lean": True})
     signals = _Signals()
+    watch: SlowWatch | None = None
     try:
+        watch = _slow_watch(given)
         session.give_up_privileges()
         session.heed(lambda: signals.ends)
         journal = None if given["no_journal"] else Journal()
@@ -145,9 +156,12 @@ def command(**given: Any) -> None:
             file=sys.stderr,
             flush=True,
         )
-        _run(recorder, exporter, session, notifier, signals)
+        slow = _recording(watch, given["over"], segments, exporter)
+        _run(recorder, exporter, session, notifier, signals, slow)
     finally:
         session.close()
+        if watch:
+            watch.close()
         exporter.close()
         segments.close()
     if segments.failed:
@@ -169,12 +183,36 @@ def _exporter(
     return Exporter(address, textfile, new_owner, _tell)
 
 
+def _slow_watch(given: dict[str, Any]) -> SlowWatch | None:
+    if not given["latency"]:
+        return None
+    from fork_trace.collect.slow import SlowWatch
+
+    kept = (given["stack_bytes"], given["keep_privileges"])
+    return SlowWatch(given["attach"], round(given["over"] * 1e6), *kept, is_lean=True)
+
+
+def _recording(
+    watch: SlowWatch | None,
+    over_ms: float,
+    segments: Segments,
+    exporter: Exporter | NoExporter,
+) -> Recording | None:
+    if watch is None:
+        return None
+    from fork_trace.latency.recording import Recording
+
+    exporter.time(watch.timing)
+    return Recording(watch, over_ms, segments.write, exporter.see_slow)
+
+
 def _run(
     recorder: Recorder,
     exporter: Exporter | NoExporter,
     session: Session,
     notifier: Notifier,
     signals: _Signals,
+    slow: Recording | None,
 ) -> None:
     from fork_trace.probes import reserve
 
@@ -188,10 +226,14 @@ def _run(
             trim_at_s = time.monotonic() + _TRIM_S
             reserve.trim()
         recorder.step(signals.take_renewal())
+        if slow:
+            slow.turn()
         exporter.turn()
         notifier.alive(f"{armed}, {recorder.status()}")
     notifier.tell("STOPPING=1")
     exporter.stop()
+    if slow:
+        slow.end()
     recorder.end()
     exporter.end()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,7 @@ from fork_trace.commands import options
 from fork_trace.output.formats import FORMATS
 
 if TYPE_CHECKING:
-    from fork_trace.model import records
+    from fork_trace.latency.adding import Runs
 
 
 @click.command("report", cls=options.Recorded)
@@ -38,6 +37,7 @@ def command(**given: Any) -> None:
     """
     from fork_trace.commands.recorded import selected
     from fork_trace.escape import safe
+    from fork_trace.latency.adding import Runs
     from fork_trace.model import records
     from fork_trace.output import formats
     from fork_trace.output.report_options import MANY_HOSTS, ROWS_OF_MANY
@@ -55,7 +55,7 @@ def command(**given: Any) -> None:
     adds_host = is_default("by") and format_ != "jsonl"
     account = Account(("host", *by) if adds_host else by, selected(given, captures))
     more = options.report_options(given)
-    timed: list[records.Slow | records.Forks] = []
+    timed = Runs()
     gathered = formats.gathered(format_)
     if gathered is not None:
         more = more._replace(gathered=gathered)
@@ -64,7 +64,7 @@ def command(**given: Any) -> None:
     else:
         stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
         for record in account.take(stream):
-            timed += [record] if isinstance(record, (records.Slow, records.Forks)) else []
+            timed.take(record)
             if format_ == "jsonl" and not isinstance(record, records.Summary):
                 print(records.to_json(record))
     counted, found = account.counted, account.captures
@@ -76,15 +76,14 @@ def command(**given: Any) -> None:
     if timed and format_ in ("table", "markdown"):
         _tell_timed(timed, format_)
         if not found.headers:
-            for note in counted.completeness.notes:
-                print(safe(note))
+            sys.stdout.writelines(f"{safe(note)}\n" for note in counted.completeness.notes)
             sys.exit(0)  # of failures nothing is known
     write = formats.writer(format_)
     sys.stdout.write(write(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)
 
 
-def _tell_timed(timed: Sequence[records.Slow | records.Forks], format_: str) -> None:
+def _tell_timed(timed: Runs, format_: str) -> None:
     from fork_trace.latency import report
     from fork_trace.output.formats import markdown
 

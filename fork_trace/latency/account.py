@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,39 +11,14 @@ from dataclasses import replace
 from fork_trace.collect.slow import Seen
 from fork_trace.diagnosis.slow import BY_SLUG, UNKNOWN, Judged, judge
 from fork_trace.diagnosis.verdict import INFERRED, OBSERVED
+from fork_trace.latency.times import MOST_GROUPS, OTHERS, Times
 from fork_trace.model import events
 from fork_trace.model.latency import WAITS, SlowFork
 from fork_trace.model.records import Evidence, Slow
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_MOST_GROUPS = 1024
-_STEP = math.log(1.01)  # between two times that are told apart in a percentile
 _LEAST_COPIED_NS = 1_000_000
 _CLONE_VM, _FLAGS_UNKNOWN = 0x100, 1 << 63  # include/uapi/linux/sched.h; bpf/wire.h
-
-
-class Times:
-    """How often which time was seen: percentiles to a hundredth of their value, whatever the number."""
-
-    def __init__(self) -> None:
-        self.count = self.total_ns = self.max_ns = 0
-        self._buckets: Counter[int] = Counter()
-
-    def add(self, ns: int) -> None:
-        """Take in one time."""
-        self.count += 1
-        self.total_ns += ns
-        self.max_ns = max(self.max_ns, ns)
-        self._buckets[round(math.log(max(1, ns)) / _STEP)] += 1
-
-    def percentile_ns(self, part: float) -> float:
-        """Return the time that so many of all are no longer than, by the nearest rank."""
-        rank, seen = max(1, math.ceil(part * self.count)), 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
-            if seen >= rank:
-                return min(self.max_ns, math.exp(bucket * _STEP))
-        return 0.0
 
 
 def _ms(ns: float) -> float:
@@ -88,17 +63,20 @@ class _Group:
 class Account:
     """The slow forks of a run."""
 
-    def __init__(self, host: str, over_ms: float) -> None:
-        self._host, self._over_ms = host, over_ms
+    def __init__(self, host: str, over_ms: float, most_groups: int = MOST_GROUPS) -> None:
+        self._host, self._over_ms, self._most_groups = host, over_ms, most_groups
         self._groups: dict[tuple[str, str | None], _Group] = {}
+        self.count = 0
 
-    def add(self, seen: Seen) -> None:
-        """Take in one slow fork."""
+    def add(self, seen: Seen) -> str:
+        """Take in one slow fork; return why it took long."""
+        self.count += 1
         key = (seen.fork.event.key.comm, seen.caller)
-        if key not in self._groups and len(self._groups) >= _MOST_GROUPS:
-            # The names of commands are anybody's: what is too many is told together.
-            key = ("(others)", None)
-        self._groups.setdefault(key, _Group()).add(seen, judge(seen.fork, _PAGE_BYTES))
+        if key not in self._groups and len(self._groups) >= self._most_groups:
+            key = OTHERS
+        judged = judge(seen.fork, _PAGE_BYTES)
+        self._groups.setdefault(key, _Group()).add(seen, judged)
+        return judged.reason.slug
 
     def records(self, forks: Mapping[str, int]) -> list[Slow]:
         """Return a record for each command and caller, the longest stall first; `forks` are all of a command."""
@@ -131,6 +109,7 @@ class Account:
             over_ms=self._over_ms,
             sample_ms=_ms(fork.total_ns),
             reasons={name: each.count for name, each in sorted(group.reasons.items())},
+            times_ms=times.as_ms(),
             holder=_holder(fork),
             forks=forks,
             exe=seen.exe,
@@ -140,14 +119,20 @@ class Account:
             flags=events.flag_names(fork.event.flags),
             stack=seen.stack,
             advice=tuple(
-                replace(each, commands=tuple(_filled(text, fork) for text in each.commands))
+                replace(each, commands=tuple(_filled(text, seen) for text in each.commands))
                 for each in BY_SLUG[slug].advice
             ),
         )
 
 
-def _filled(command: str, fork: SlowFork) -> str:
-    return command.replace("/proc/PID/", f"/proc/{fork.event.pid}/")
+def _filled(command: str, seen: Seen) -> str:
+    command = command.replace("/proc/PID/", f"/proc/{seen.fork.event.pid}/")
+    path = seen.cgroup
+    if path is None or not path.startswith("/") or shlex.quote(path) != path:
+        return command  # a name that a shell would not take as it stands
+    units = [each for each in path.split("/") if each.endswith((".service", ".scope"))]
+    command = command.replace(" UNIT ", f" {units[-1]} ") if units else command
+    return command.replace("/sys/fs/cgroup/PATH/", f"/sys/fs/cgroup{path.rstrip('/')}/")
 
 
 def _holder(fork: SlowFork) -> dict[str, object] | None:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from fork_trace.diagnosis.slow import BY_SLUG, UNKNOWN
 from fork_trace.diagnosis.verdict import INFERRED
 from fork_trace.escape import cut, safe
+from fork_trace.latency.adding import Runs
 from fork_trace.model.records import Forks, Slow
 from fork_trace.output import tables
 from fork_trace.output.units import amount, count
+from fork_trace.output.wording import wrap
 
 _MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
 # The words of redis' own LATENCY DOCTOR for how many GB of memory are forked in a second
 # (src/latency.c, createLatencyReport): less than so many MB/s.
 _REDIS_WORDS = ((10_000, "terrible"), (25_000, "poor"), (100_000, "good"))
+_LEAST_WAIT_US = 50  # what is shown as 0.0 ms says nothing
 _KIND = {"verify": "Verify", "mitigate": "Mitigate", "fix": "Fix"}
 
 
@@ -36,9 +39,11 @@ def _reason(slow: Slow) -> str:
     return cut(safe(slow.reason), _MOST_NAME) + ("*" if slow.certainty == INFERRED else "")
 
 
-def _phases(slow: Slow) -> str:
+def _phases(slow: Slow, attach: str) -> str:
+    if slow.phases is None and attach == "tracepoint":
+        return "parts not seen, as only system calls are watched"
     if slow.phases is None:
-        return "parts not seen (it was the first, or only system calls are watched)"
+        return "parts not seen, as it was the first"
     return ", ".join(f"{safe(name)} {ms(value)}" for name, value in slow.phases.items())
 
 
@@ -60,7 +65,7 @@ def _numbers(slow: Slow) -> list[str]:
     waits = [
         f"{safe(name[len('wait_') :]).replace('_', '-')} {ms((each.value or 0) / 1000)} ms"
         for name, each in known.items()
-        if name.startswith("wait_") and each.value
+        if name.startswith("wait_") and (each.value or 0) >= _LEAST_WAIT_US
     ]
     if waits:
         lines.append(f"Waited: {', '.join(waits)}")
@@ -70,16 +75,19 @@ def _numbers(slow: Slow) -> list[str]:
     return lines
 
 
-def _told(slow: Slow) -> str:
+def _told(slow: Slow, attach: str) -> str:
     reason = BY_SLUG.get(slow.reason, UNKNOWN)
     head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {_name(slow.reason)}"
-    lines = [head + (f", {safe(slow.certainty)}" if slow.certainty else ""), f"  {reason.means}."]
+    lines = [head + (f", {safe(slow.certainty)}" if slow.certainty else "")]
     sample = "?" if slow.sample_ms is None else ms(slow.sample_ms)
-    lines.append(f"  Sample: {sample} ms: {_phases(slow)}")
-    lines += [f"  {line}" for line in _numbers(slow)]
+    told = [f"{reason.means}.", f"Sample: {sample} ms: {_phases(slow, attach)}", *_numbers(slow)]
+    for line in told:
+        lines += wrap(line, "  ", "    ")
     for each in slow.advice:
-        lines.append(f"  {_KIND.get(each.kind, safe(each.kind))}: {safe(each.text)}")
-        lines += [f"    {safe(command)}" for command in each.commands]
+        lines += wrap(
+            f"-> {_KIND.get(each.kind, safe(each.kind))}: {safe(each.text)}", "  ", "     "
+        )
+        lines += [f"     {safe(command)}" for command in each.commands]
     return "\n".join(lines)
 
 
@@ -143,21 +151,16 @@ def text(slow: Sequence[Slow], forks: Forks) -> str:
         parts[-1] += "\n* inferred from the phase and the numbers of the process, not observed"
     if len(slow) > _MOST_ROWS:
         parts[-1] += f"\nand {len(slow) - _MOST_ROWS} rows more: --json shows all"
-    parts += [_told(each) for each in slow[:_MOST_TOLD]]
+    parts += [_told(each, forks.attach) for each in slow[:_MOST_TOLD]]
     unseen = _unseen(forks)
     parts += ["\n".join(unseen)] if unseen else []
     return "\n\n".join(parts) + "\n"
 
 
-def recorded(records: Sequence[Slow | Forks]) -> str:
-    """Write the reports of runs that were kept: of each its rows, then its last record."""
-    parts: list[str] = []
-    slow: list[Slow] = []
-    for record in records:
-        if isinstance(record, Slow):
-            slow.append(record)
-            continue
-        when = f"{safe(record.host)}, Linux {safe(record.kernel)}, until {safe(record.time)}"
-        parts.append(f"{when}, by {safe(record.attach)}\n{text(slow, record)}")
-        slow = []
+def recorded(runs: Runs) -> str:
+    """Write the reports of runs that were kept, one for each host."""
+    parts = []
+    for slow, forks in runs.records():
+        when = f"{safe(forks.host)}, Linux {safe(forks.kernel)}, until {safe(forks.time)}"
+        parts.append(f"{when}, by {safe(forks.attach)}\n{text(slow, forks)}")
     return "\n".join(parts)

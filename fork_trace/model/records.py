@@ -277,6 +277,8 @@ class Slow:
     over_ms: float = 0.0
     sample_ms: float | None = None
     reasons: dict[str, Any] = field(default_factory=dict)  # how many were slow for each
+    # Milliseconds, to a hundredth -> how many took so long: records of one command can be added up.
+    times_ms: dict[str, Any] = field(default_factory=dict)
     holder: dict[str, Any] | None = None  # comm, pid, tid, of: who held what it waited for longest
     forks: int | None = None  # all forks of that command, slow or not
     exe: str | None = None
@@ -611,7 +613,7 @@ def from_json(line: str | bytes, keeps_stack: bool = True) -> Record:
 
 def _slow(record: Slow) -> Slow:
     """Make of a record's lists and numbers what the report computes with; ValueError."""
-    for numbers in (record.phases or {}, record.reasons):
+    for numbers in (record.phases or {}, record.reasons, record.times_ms):
         if not all(_fits(value, "float") for value in numbers.values()):
             raise ValueError("a time or a count is no number")
     rows = _shape(Advice).rows(record.advice)

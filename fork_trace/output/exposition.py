@@ -16,14 +16,21 @@ from fork_trace.escape import cut, safe
 _MOST_NAME = 200  # characters
 
 
+class Buckets(NamedTuple):
+    """A histogram's numbers: how many were no more than each bound, the last of which is "+Inf", and their sum."""
+
+    up_to: Sequence[tuple[str, float]]
+    total: float
+
+
 class Family(NamedTuple):
     """One metric: the values of its labels, with a number each."""
 
-    kind: str  # "counter" or "gauge"
+    kind: str  # "counter" or "gauge"; "histogram" has Buckets
     name: str
     what: str
     labels: tuple[str, ...]
-    samples: Sequence[tuple[tuple[str, ...], float]]
+    samples: Sequence[tuple[tuple[str, ...], float | Buckets]]
 
 
 def gauge(name: str, what: str, number: float) -> Family:
@@ -52,17 +59,26 @@ def demand(option: str, instead: str = "") -> None:
 def write(families: Iterable[Family], accept: str = "") -> tuple[bytes, str]:
     """Write metrics in the format that an Accept header asks for; return them with their Content-Type."""
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
     from prometheus_client.exposition import choose_encoder
 
-    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    kinds = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+    }
 
     class _Found:
         def collect(self) -> Iterator[Any]:
             for kind, name, what, labels, samples in families:
                 family = kinds[kind](name, what, labels=labels)
                 for values, number in samples:
-                    family.add_metric(values, number)
+                    told = number if isinstance(number, Buckets) else (number,)
+                    family.add_metric(values, *told)
                 yield family
 
     registry = CollectorRegistry(auto_describe=False)

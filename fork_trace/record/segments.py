@@ -19,11 +19,26 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from fork_trace.errors import ForkTraceError
-from fork_trace.model.records import INCIDENTS, Checkpoint, Failure, Header, Record, to_json
+from fork_trace.model.records import (
+    INCIDENTS,
+    Checkpoint,
+    Failure,
+    Forks,
+    Header,
+    Record,
+    Slow,
+    to_json,
+)
 from fork_trace.record.packing import PACKED, Packer
 
 _SEGMENT = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]+(-\d+)?\.jsonl(\.gz)?")
 _LOCK = ".lock"
+_MAY_GO = (
+    Failure,
+    Slow,
+    Forks,
+    *INCIDENTS,
+)  # where there is no room: the totals count failures all the same
 _MOST_WAITING_BYTES = 2 << 20
 _LEAST_SEGMENT, _MOST_SEGMENT = 64 << 10, 32 << 20
 _SEGMENTS = 8  # at least as many fit into what the directory may hold
@@ -107,7 +122,7 @@ class Segments:
             kept = [first, *(each for each in rest if not each.is_checkpoint)]
             self._waiting = deque(kept)
             self._waiting_bytes = sum(len(each.data) for each in kept)
-        may_go = isinstance(record, (Failure, *INCIDENTS))
+        may_go = isinstance(record, _MAY_GO)
         self._waiting.append(_Line(line, may_go, is_checkpoint, isinstance(record, Header)))
         self._waiting_bytes += len(line)
         if self._is_over():

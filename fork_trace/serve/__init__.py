@@ -17,6 +17,12 @@ class NoExporter:
     def see(self, failures: Sequence[Failure], incidents: Sequence[Incident] = ()) -> None:
         """Do nothing."""
 
+    def time(self, timing: Any) -> None:
+        """Do nothing."""
+
+    def see_slow(self, forks: Sequence[tuple[str, float]]) -> None:
+        """Do nothing."""
+
     def turn(self) -> None:
         """Do nothing."""
 

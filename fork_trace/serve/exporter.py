@@ -9,7 +9,7 @@ from typing import Protocol
 from fork_trace.model.records import Failure, Header, Incident
 from fork_trace.output import exposition
 from fork_trace.serve.endpoint import Answer, Endpoint, Request
-from fork_trace.serve.metrics import Metrics, Watch
+from fork_trace.serve.metrics import Metrics, Timing, Watch
 from fork_trace.serve.textfile import Textfile
 
 _WRITE_S = 5.0  # a textfile that has changed
@@ -48,6 +48,7 @@ class Exporter:
         self._metrics = Metrics()
         self._session: Watched | None = None
         self._last: Watch | None = None  # of a session that has ended
+        self._timing: Callable[[], Timing] | None = None
         self._texts: dict[str, tuple[float, bytes, str]] = {}  # by Accept; when it was written
         self._written = b""
         self._written_at_s = self._due_s = float("-inf")
@@ -66,6 +67,14 @@ class Exporter:
         """Count what is recorded."""
         self._metrics.add(failures, self._monotonic())
         self._metrics.add_incidents(incidents)
+
+    def time(self, timing: Callable[[], Timing]) -> None:
+        """Tell how long forks take as well, by what this returns."""
+        self._timing = timing
+
+    def see_slow(self, forks: Sequence[tuple[str, float]]) -> None:
+        """Count forks that took long: why, and how many seconds."""
+        self._metrics.add_slow(forks)
 
     def turn(self) -> None:
         """Do what can be done without waiting."""
@@ -131,6 +140,7 @@ class Exporter:
         now_s = self._monotonic()
         found = self._texts.get(accept)
         if found is None or now_s - found[0] >= _FRESH_S:
-            families = self._metrics.families(self._look(), now_s)
+            timing = self._timing() if self._timing else None
+            families = self._metrics.families(self._look(), now_s, timing)
             found = self._texts[accept] = (now_s, *exposition.write(families, accept))
         return found[1:]

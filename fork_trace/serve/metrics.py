@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from fork_trace.diagnosis.causes import CAUSES, late
 from fork_trace.diagnosis.causes.state import UNKNOWN
+from fork_trace.diagnosis.slow import REASONS
 from fork_trace.model.records import Death, Failure, Header, Incident
-from fork_trace.output.exposition import Family, label
+from fork_trace.output.exposition import Buckets, Family, label
 from fork_trace.output.place import where_of
 from fork_trace.serve.owners import Owner, Owners, owner_of
 
@@ -33,6 +34,14 @@ ERRNOS = {
     for cause in CAUSES
     if cause.slug in SLUGS
 }
+
+
+# Of the histogram: powers of two, from 33 microseconds to 34 seconds, each of which is a bound of the kernel's.
+_FIRST_BOUND, _LAST_BOUND = 15, 35
+
+
+# How many forks took less than 2 ** (n + 1) ns and no less than half of that, for each n; all of their time in ns.
+Timing = tuple[Sequence[int], int]
 
 
 class Watch(NamedTuple):
@@ -59,6 +68,8 @@ class Metrics:
         self._owners = Owners()
         self._last_ns: dict[str, int] = {}  # by cause
         self._limits: dict[tuple[str, str], _Limit] = {}  # by cause and where, latest last
+        self._slow = Counter(dict.fromkeys((each.slug for each in REASONS), 0))
+        self._slow_s: dict[str, float] = dict.fromkeys(self._slow, 0.0)
 
     def add(self, failures: Sequence[Failure], now_s: float) -> None:
         """Count records: each stands for so many failures."""
@@ -79,6 +90,12 @@ class Metrics:
             if isinstance(incident, Death) and incident.cause in self._deaths:
                 self._deaths[incident.cause] += 1
 
+    def add_slow(self, forks: Sequence[tuple[str, float]]) -> None:
+        """Count forks that took long: why, and how many seconds."""
+        for reason, taken_s in forks:
+            self._slow[reason] += 1
+            self._slow_s[reason] += taken_s
+
     def _note_limit(self, cause: str, failure: Failure, now_s: float) -> None:
         first = failure.evidence[0] if failure.evidence else None
         if first is None or first.value is None or first.limit is None:
@@ -93,8 +110,10 @@ class Metrics:
         factor = 1024 if first.unit == "KiB" else 1
         self._limits[key] = _Limit(first.value * factor, first.limit * factor, now_s)
 
-    def families(self, watch: Watch, now_s: float) -> Iterator[Family]:
-        """Return all metrics."""
+    def families(
+        self, watch: Watch, now_s: float, timing: Timing | None = None
+    ) -> Iterator[Family]:
+        """Return all metrics; those of how long forks take where that is watched."""
         yield Family(
             "counter",
             "fork_trace_failures",
@@ -124,7 +143,36 @@ class Metrics:
             [((cause,), count) for cause, count in self._deaths.items()],
         )
         yield from self._full(now_s)
+        if timing is not None:
+            yield from self._timed(timing)
         yield from _watching(watch)
+
+    def _timed(self, timing: Timing) -> Iterator[Family]:
+        buckets, total_ns = timing
+        bounds = range(_FIRST_BOUND, _LAST_BOUND + 1)
+        up_to = [(repr(2.0**bound / 1e9), float(sum(buckets[:bound]))) for bound in bounds]
+        up_to.append(("+Inf", float(sum(buckets))))
+        yield Family(
+            "histogram",
+            "fork_trace_fork_duration_seconds",
+            "How long forks took that succeeded or failed.",
+            (),
+            [((), Buckets(up_to, total_ns / 1e9))],
+        )
+        yield Family(
+            "counter",
+            "fork_trace_slow_forks",
+            "Forks that took as long as --over or longer, by what took most of the time.",
+            ("reason",),
+            [((reason,), count) for reason, count in self._slow.items()],
+        )
+        yield Family(
+            "counter",
+            "fork_trace_slow_forks_seconds",
+            "How long these took together.",
+            ("reason",),
+            [((reason,), total_s) for reason, total_s in self._slow_s.items()],
+        )
 
     def _full(self, now_s: float) -> Iterator[Family]:
         for key in [key for key, each in self._limits.items() if now_s - each.seen_at_s > _LIMIT_S]:

@@ -20,7 +20,7 @@ from fork_trace.model import events
 from fork_trace.probes.backend import AttachRefusedError, program
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.btf import function_params
-from fork_trace.probes.libbpf.loading import Programs
+from fork_trace.probes.libbpf.loading import FEW_STACKS_BYTES, Programs
 from fork_trace.probes.settings import MARKING_S, NEEDS, PHASE_OFF, Config
 
 _PHASE_MARKING, _PHASE_COUNTING = 1, 3  # enum ft_phase
@@ -28,6 +28,7 @@ STATS = ("unpaired", "unsent", "untallied", "unmeasured", "slow")  # enum ft_lat
 BUCKETS = 40
 _TALLY = struct.Struct(f"={3 + BUCKETS}Q")
 _MOST_TALLIES = 2048
+_FEW_EVENTS_BYTES = 1 << 17  # 45 slow forks a second, and more of them are counted
 
 # Attach mode -> what sees a fork begin and end; what sees a phase end; what else helps where it is there.
 _CORE = {
@@ -77,6 +78,7 @@ class Settings(NamedTuple):
     stack_bytes: int
     locks: tuple[int, int]  # the addresses of LOCKS; 0: not known
     all_phases: bool = False  # seen from the first fork on, and not once one was slow
+    is_lean: bool = False  # smaller buffers, for who stays
 
 
 def _function_of(name: str) -> str:
@@ -127,6 +129,9 @@ class LatencyBackend:
             self._programs = Programs(self._library)
             self._programs.open(image, {each for each in names if each not in self.missing})
             self._fill(blind)
+            if self._settings.is_lean:
+                self._programs.resize("user_stacks", FEW_STACKS_BYTES)
+                self._programs.resize("events", _FEW_EVENTS_BYTES)
             code = self._programs.put_in()
             if code is None:
                 return

@@ -35,7 +35,7 @@ _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 # Sections of programs on a function's entry and exit -> their way of attaching.
 _TRACES = {"fentry/": 24, "fexit/": 25}
 # Of the ring of user stacks: 54 of the default size, ten times a second.
-_FEW_STACKS_BYTES = 1 << 19
+FEW_STACKS_BYTES = 1 << 19
 # Where the kernel's types are.
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 _Settings = TypeVar("_Settings", bound=ctypes.Structure)
@@ -246,17 +246,17 @@ class Programs:
 
     def _save_room(self, plan: Plan) -> None:
         """Leave no room in maps that stay empty."""
-        lib = self._lib
         if plan.is_lean:
-            stacks = lib.bpf_object__find_map_by_name(self._object, b"user_stacks")
-            lib.bpf_map__set_max_entries(stacks, _FEW_STACKS_BYTES)
+            self.resize("user_stacks", FEW_STACKS_BYTES)
         if plan.attach != "kprobe":
-            # Nobody writes there: no megabyte for it.
-            attempts = lib.bpf_object__find_map_by_name(self._object, b"attempts")
-            lib.bpf_map__set_max_entries(attempts, 1)
+            self.resize("attempts", 1)  # nobody writes there: no megabyte for it
         if not plan.can_leave_out:
-            marks = lib.bpf_object__find_map_by_name(self._object, b"marks")
-            lib.bpf_map__set_max_entries(marks, 1)
+            self.resize("marks", 1)
+
+    def resize(self, map_: str, entries: int) -> None:
+        """Give a map of an object that is not loaded yet another size."""
+        found = self._lib.bpf_object__find_map_by_name(self._object, map_.encode())
+        self._lib.bpf_map__set_max_entries(found, entries)
 
     def attach(self, probe: Probe) -> str | None:
         """Attach the programs of one probe; return why it cannot be done."""

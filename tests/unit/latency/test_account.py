@@ -15,7 +15,8 @@ from conftest import make_header
 from fork_trace.collect.slow import Seen
 from fork_trace.commands import cli
 from fork_trace.latency import report
-from fork_trace.latency.account import Account, Times
+from fork_trace.latency.account import Account
+from fork_trace.latency.times import Times
 from fork_trace.model import events, records
 from fork_trace.model.latency import WAITS, SlowFork, Who
 from fork_trace.model.records import Advice, Evidence, Forks, Frame

@@ -331,3 +331,27 @@ def test_every_failure_is_in_one_series_and_no_series_goes_back() -> None:
         latest.update(units(found))
 
     assert len(latest) > 2 * owners.MOST
+
+
+def test_how_long_forks_take_is_there_where_it_is_watched() -> None:
+    metrics = Metrics()
+    assert not [name for name, _ in samples(text(metrics)) if "duration" in name or "slow" in name]
+
+    buckets = [0] * 40
+    buckets[14], buckets[15], buckets[20], buckets[39] = 1, 10, 100, 1000
+    metrics.add_slow([("swap", 0.5), ("swap", 1.5)])
+    families = metrics.families(WATCH, 0.0, (buckets, 3_000_000_000))
+    found = samples(exposition.write(families)[0].decode())
+
+    name = "fork_trace_fork_duration_seconds"
+    up_to = {
+        float(labels[0]): value for (each, labels), value in found.items() if "_bucket" in each
+    }
+    assert sorted(up_to.values()) == [up_to[bound] for bound in sorted(up_to)]
+    assert (1, 11, 111, 1111) == tuple(
+        up_to[bound] for bound in (2**15 / 1e9, 2**16 / 1e9, 2**21 / 1e9, float("inf"))
+    )
+    assert (1111, 3.0) == (found[f"{name}_count", ()], found[f"{name}_sum", ()])
+    assert 2 == found["fork_trace_slow_forks_total", ("swap",)]
+    assert 2.0 == found["fork_trace_slow_forks_seconds_total", ("swap",)]
+    assert 0 == found["fork_trace_slow_forks_total", ("page-tables",)]
