@@ -5,16 +5,16 @@ Making the cgroup and giving it back is borrowed's; asking and counting is stage
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from fork_trace import files
 from fork_trace.errors import NotHereError
 from fork_trace.rehearse.child import Stage
-from fork_trace.rehearse.restore import Borrowed, write_text
+from fork_trace.rehearse.restore import Borrowed, places, write_text
 
 _PAGE_BYTES = mmap.PAGESIZE
 # What one table of the lowest level maps: 8 bytes an entry on every 64-bit architecture.
@@ -38,7 +38,50 @@ _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
 
+# What a cgroup may take: each limit, and what is used of it.
+_ROOM = {
+    ("memory", 2): (("memory.max", "memory.current"), ("memory.high", "memory.current")),
+    ("memory", 1): (_FILES[1],),
+    ("swap", 2): (("memory.swap.max", "memory.swap.current"),),
+    ("swap", 1): (),
+}
+
 Act = Callable[[Stage], None]
+
+
+def room_bytes(what: str, most_bytes: int) -> int:
+    """Return how much "memory" or "swap" this process may still take by its cgroups; at most so many bytes."""
+    own = files.text("/proc/self/cgroup").splitlines()
+    for version, mount in places(files.text("/proc/self/mountinfo"), "memory"):
+        for _, controllers, path in (line.split(":", 2) for line in own):
+            if (version == 2 and not controllers) or "memory" in controllers.split(","):
+                found = room_below(mount, path, _ROOM[what, version])
+                most_bytes = most_bytes if found is None else min(most_bytes, found)
+    return most_bytes
+
+
+def room_below(mount: str, path: str, pairs: Sequence[tuple[str, str]]) -> int | None:
+    """Return the least that is left by these limits in a cgroup and all above it; None: none of them has one."""
+    left: list[int] = []
+    parts = [each for each in path.split("/") if each]
+    # In a container the path can be the host's: then the cgroup that is seen as the top is its own.
+    for depth in range(len(parts), -1, -1):
+        directory = os.path.join(mount, *parts[:depth])
+        for limit, usage in pairs:
+            with suppress(OSError, ValueError):  # "max", or no such file at the top
+                most = int(files.text(os.path.join(directory, limit)))
+                used = int(files.text(os.path.join(directory, usage)))
+                left.append(max(0, most - max(0, used - _cached(directory))))
+    return min(left, default=None)
+
+
+def _cached(directory: str) -> int:
+    # Of what is charged, what the kernel drops first when more is needed.
+    with suppress(OSError):
+        stat = files.text(os.path.join(directory, "memory.stat"))
+        lines = dict(line.split()[:2] for line in stat.splitlines() if len(line.split()) == 2)
+        return int(lines.get("inactive_file", "0"))
+    return 0
 
 
 def memory_cgroup(borrowed: Borrowed) -> Act:
@@ -59,7 +102,7 @@ def memory_cgroup(borrowed: Borrowed) -> Act:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         tables = _TABLES_BYTES // _PAGE_BYTES
         with mmap.mmap(-1, tables * _TABLE_SPAN_BYTES, flags=flags) as spread:
-            with contextlib.suppress(OSError, AttributeError):
+            with suppress(OSError, AttributeError):
                 # A huge page would need no table of its own; a kernel without them says EINVAL.
                 spread.madvise(mmap.MADV_NOHUGEPAGE)
             # One page for each table: fork copies the tables, whatever they map.

@@ -17,6 +17,7 @@ from fork_trace import files
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.rehearse.child import Stage, die_with_parent, kill, name_process
 from fork_trace.rehearse.recipes.limits import map_memory
+from fork_trace.rehearse.recipes.memory import room_bytes
 from fork_trace.rehearse.recipes.threads import create_idle
 from fork_trace.rehearse.restore import Borrowed, PidsCgroups, write_text
 from fork_trace.rehearse.syscalls import prepared_clone
@@ -38,7 +39,7 @@ def slow_page_tables(borrowed: Borrowed) -> Act:
 
     def act(stage: Stage) -> None:
         with _calm():
-            size = _grown(stage, _kib("/proc/meminfo", "MemAvailable") * 1024 // 4, _touch)
+            size = _grown(stage, _most_memory() // 4, _touch)
             _fork_slowly(stage)
         stage.notes.append(f"The process had {size // _MIB} MiB without huge pages.")
 
@@ -47,11 +48,11 @@ def slow_page_tables(borrowed: Borrowed) -> Act:
 
 def slow_swap(borrowed: Borrowed) -> Act:
     """Fork a process of which nearly all memory is swapped out."""
-    room = _kib("/proc/meminfo", "SwapFree") * 1024
+    room = room_bytes("swap", _kib("/proc/meminfo", "SwapFree") * 1024)
     if room < 128 * _MIB:
         raise NotHereError(
-            f"this host has {room // _MIB} MiB of free swap, which takes 128 MiB.",
-            "Rehearse it where swap is on (`swapon --show`).",
+            f"there are {room // _MIB} MiB of free swap for it, and it takes 128 MiB.",
+            "Rehearse it where swap is on (`swapon --show`; memory.swap.max of the cgroup).",
         )
 
     def act(stage: Stage) -> None:
@@ -87,6 +88,11 @@ def slow_cgroup(borrowed: Borrowed) -> Act:
         stage.notes.append(f"{MOVER} moved itself between {cgroup.shown(cgroup.top)} and the root.")
 
     return act
+
+
+def _most_memory() -> int:
+    """Return how much memory there is for this process: on the host, and by its cgroups."""
+    return room_bytes("memory", _kib("/proc/meminfo", "MemAvailable") * 1024)
 
 
 def _fork_slowly(stage: Stage, least_ms: float = _SLOW_MS) -> None:
@@ -127,10 +133,11 @@ def _grown(stage: Stage, most_bytes: int, fill: Callable[[int, int], None]) -> i
         # The quickest of a few: anything can make one of them slow.
         if min(_fork_ms(stage) for _ in range(_TRIES)) >= 1.2 * _SLOW_MS:
             return size
-        step = max(step, size // 2 // _MIB * _MIB)
+        step = max(step, min(size // 2, most_bytes - size) // _MIB * _MIB)
     raise ForkTraceError(
         f"with {size // _MIB} MiB a fork does not take {_SLOW_MS:g} ms here.",
-        "Rehearse it on a host with more free memory, or a slower one.",
+        "Rehearse it where there is more memory for it (memory.max of its cgroups counts), or on a "
+        "slower host.",
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from fork_trace.errors import ForkTraceError, NotHereError
 from fork_trace.rehearse import child, restore
 from fork_trace.rehearse.recipes import memory
+from fork_trace.rehearse.recipes.memory import room_below
 from fork_trace.rehearse.run import Outcome, run
 from fork_trace.rehearse.scenarios import SCENARIOS, find
 
@@ -451,3 +452,33 @@ def test_a_count_that_cannot_be_read_is_waited_for_and_is_no_refused_fork(
     assert time.monotonic() - begin >= 0.01
     file.write_text("24\n")
     assert memory._charged(str(file), 23) == 24
+
+
+MEMORY = (("memory.max", "memory.current"), ("memory.high", "memory.current"))
+
+
+def level(directory: Path, most: str, used: int, high: str = "max", cache: int = 0) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "memory.max").write_text(most + "\n")
+    (directory / "memory.high").write_text(high + "\n")
+    (directory / "memory.current").write_text(f"{used}\n")
+    (directory / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\nactive_file 7\n")
+
+
+def test_room_is_what_the_tightest_of_all_cgroups_leaves(tmp_path: Path) -> None:
+    assert None is room_below(str(tmp_path), "/a/b", MEMORY)
+    level(tmp_path / "a", "1000", 400)
+    assert 600 == room_below(str(tmp_path), "/a/b", MEMORY)
+    level(tmp_path / "a" / "b", "max", 300)
+    assert 600 == room_below(str(tmp_path), "/a/b", MEMORY)
+    level(tmp_path / "a" / "b", "500", 300, cache=50)
+    assert 250 == room_below(str(tmp_path), "/a/b", MEMORY)
+    level(tmp_path / "a" / "b", "500", 300, high="200")
+    assert 0 == room_below(str(tmp_path), "/a/b", MEMORY)
+    assert 600 == room_below(str(tmp_path), "/a/elsewhere", MEMORY)
+
+
+def test_in_a_container_the_cgroup_at_the_top_is_its_own(tmp_path: Path) -> None:
+    level(tmp_path, "1000", 900)
+
+    assert 100 == room_below(str(tmp_path), "/kubepods/pod7/x", MEMORY)
