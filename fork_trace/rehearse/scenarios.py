@@ -29,11 +29,11 @@ class Scenario:
 
     name: str
     title: str
-    cause: str
-    step: str
-    errno: str
     comm: str
     prepare: Callable[[Borrowed], limits.Act] = field(repr=False, compare=False)
+    cause: str = ""  # of a fork that takes long its reason, and its phase as the step
+    step: str = ""
+    errno: str = ""  # of a process that is killed later its signal
     host_wide: bool = False
     needs_root: bool = True
     # As the record must name them.
@@ -612,14 +612,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )
 
-# Forks that go through: what is counted are the processes that are killed later, by their signal.
+# Forks that go through: what is counted are the processes that are killed later.
 LATE: tuple[Scenario, ...] = (
     Scenario(
         name="cow",
         title="what a fork of 100 MiB costs as the child writes; nothing fails",
-        cause="",
-        step="",
-        errno="",
         comm="ft-cow",
         prepare=late.cow,
         needs_root=False,
@@ -628,7 +625,6 @@ LATE: tuple[Scenario, ...] = (
         name="cow-oom",
         title="a child is killed as it writes what it shares with its parent",
         cause="copy-on-write",
-        step="",
         errno="SIGKILL",
         comm="ft-cow-oom",
         prepare=late.cow_oom,
@@ -637,7 +633,6 @@ LATE: tuple[Scenario, ...] = (
         name="cow-oom-parent",
         title="a parent is killed as it writes what it shares with its child",
         cause="copy-on-write",
-        step="",
         errno="SIGKILL",
         comm="ft-cow-oom-par",
         prepare=late.cow_oom_parent,
@@ -645,14 +640,13 @@ LATE: tuple[Scenario, ...] = (
 )
 
 
-# Forks that succeed and take long, for `fork-trace latency`: their cause is its reason, their step the phase.
+# Forks that succeed and take long, for `fork-trace latency`.
 SLOW: tuple[Scenario, ...] = (
     Scenario(
         name="slow-page-tables",
         title="a large process without huge pages forks slowly",
         cause="page-tables",
         step="memory",
-        errno="",
         comm="ft-slow-tables",
         prepare=slow.slow_page_tables,
         needs_root=False,
@@ -662,7 +656,6 @@ SLOW: tuple[Scenario, ...] = (
         title="a process that is swapped out forks slowly",
         cause="swap",
         step="memory",
-        errno="",
         comm="ft-slow-swap",
         prepare=slow.slow_swap,
         needs_root=False,
@@ -672,7 +665,6 @@ SLOW: tuple[Scenario, ...] = (
         title="forks wait while a process is moved between cgroups",
         cause="cgroup-threadgroup-lock",
         step="cgroup",
-        errno="",
         comm="ft-slow-cgroup",
         prepare=slow.slow_cgroup,
     ),
