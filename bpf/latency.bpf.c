@@ -792,12 +792,10 @@ int raw_memcg_reclaim_end(__u64 *ctx)
 
 /* Who takes one of the two locks for writing: only then does anybody wait for it. */
 
-ft_inline struct holder *writer_of(__u64 *slot)
+ft_inline struct holder *writer_of(__u64 lock)
 {
-	__u64 lock = 0;
 	__u32 kind;
 
-	bpf_probe_read_kernel(&lock, sizeof(lock), slot);
 	if (!lock)
 		return 0;
 	if (lock == latency.cgroup_lock)
@@ -821,21 +819,44 @@ ft_inline void set_writer(struct holder *writer)
 }
 
 /* Who waits for it makes others wait too, unless somebody has it. */
-SEC("fentry/percpu_down_write")
-int fentry_percpu_down_write(__u64 *ctx)
+ft_inline int begin_write(__u64 lock)
 {
-	struct holder *writer = writer_of(&ctx[0]);
+	struct holder *writer = writer_of(lock);
 
 	if (writer && (!writer->pid || writer->until_ns))
 		set_writer(writer);
 	return 0;
 }
 
+ft_inline int end_write(__u64 lock)
+{
+	struct holder *writer = writer_of(lock);
+
+	if (writer)
+		writer->until_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* As memory it is a number, and no pointer. */
+ft_inline __u64 passed(__u64 *slot)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), slot);
+	return value;
+}
+
+SEC("fentry/percpu_down_write")
+int fentry_percpu_down_write(__u64 *ctx)
+{
+	return begin_write(passed(&ctx[0]));
+}
+
 /* Several can want it, but one has it: the last one that got it. */
 SEC("fexit/percpu_down_write")
 int fexit_percpu_down_write(__u64 *ctx)
 {
-	struct holder *writer = writer_of(&ctx[0]);
+	struct holder *writer = writer_of(passed(&ctx[0]));
 
 	if (writer)
 		set_writer(writer);
@@ -845,9 +866,18 @@ int fexit_percpu_down_write(__u64 *ctx)
 SEC("fentry/percpu_up_write")
 int fentry_percpu_up_write(__u64 *ctx)
 {
-	struct holder *writer = writer_of(&ctx[0]);
+	return end_write(passed(&ctx[0]));
+}
 
-	if (writer)
-		writer->until_ns = bpf_ktime_get_ns();
-	return 0;
+/* A return probe does not know of which lock it is: of several that want it, only the first is known. */
+SEC("kprobe/percpu_down_write")
+int kprobe_percpu_down_write(struct pt_regs *ctx)
+{
+	return begin_write(PASSED_0(ctx));
+}
+
+SEC("kprobe/percpu_up_write")
+int kprobe_percpu_up_write(struct pt_regs *ctx)
+{
+	return end_write(PASSED_0(ctx));
 }

@@ -14,16 +14,16 @@ from fork_trace.output.units import amount, count
 from fork_trace.output.wording import wrap
 
 _MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
-# The words of redis' own LATENCY DOCTOR for how many GB of memory are forked in a second
-# (src/latency.c, createLatencyReport): less than so many MB/s.
-_REDIS_WORDS = ((10_000, "terrible"), (25_000, "poor"), (100_000, "good"))
+# The words of redis' own LATENCY DOCTOR for how many GB of memory, of 2 ** 30 bytes, are forked in a
+# second (src/latency.c, createLatencyReport): less than so many.
+_REDIS_WORDS = ((10, "terrible"), (25, "poor"), (100, "good"))
 _LEAST_WAIT_US = 50  # what is shown as 0.0 ms says nothing
 _KIND = {"verify": "Verify", "mitigate": "Mitigate", "fix": "Fix"}
 
 
-def redis_word(mb_per_s: int) -> str:
+def redis_word(gib_per_s: float) -> str:
     """Return what redis calls that speed."""
-    return next((word for limit, word in _REDIS_WORDS if mb_per_s < limit), "excellent")
+    return next((word for limit, word in _REDIS_WORDS if gib_per_s < limit), "excellent")
 
 
 def ms(value: float) -> str:
@@ -61,7 +61,8 @@ def _numbers(slow: Slow) -> list[str]:
     lines = [f"Memory: {', '.join(memory)}"] if memory else []
     speed = known["copied_per_second"].value if "copied_per_second" in known else None
     if speed is not None:
-        lines.append(f"Copied: {speed / 1000:.1f} GB/s ({redis_word(speed)}, as redis calls it)")
+        gib = speed * 1e6 / (1 << 30)
+        lines.append(f"Copied: {gib:.1f} GiB/s ({redis_word(gib)}, as redis calls it)")
     waits = [
         f"{safe(name[len('wait_') :]).replace('_', '-')} {ms((each.value or 0) / 1000)} ms"
         for name, each in known.items()

@@ -51,7 +51,12 @@ _RECLAIM = (
     *("raw_direct_reclaim_begin", "raw_direct_reclaim_end"),
     *("raw_memcg_reclaim_begin", "raw_memcg_reclaim_end"),
 )
-_HELPFUL = (*("fentry_percpu_down_write", "fexit_percpu_down_write", "fentry_percpu_up_write"),)
+# Who takes a lock that makes all forks wait.
+_HELPFUL = {
+    "fexit": ("fentry_percpu_down_write", "fexit_percpu_down_write", "fentry_percpu_up_write"),
+    "kprobe": ("kprobe_percpu_down_write", "kprobe_percpu_up_write"),
+    "tracepoint": (),
+}
 # The locks whose address tells them apart.
 LOCKS = ("cgroup_threadgroup_rwsem", "dup_mmap_sem")
 
@@ -111,8 +116,9 @@ class LatencyBackend:
 
     def _wanted(self) -> list[str]:
         names = [*_CORE[self.attach], *_MORE[self.attach], *_CONTENTION, *_RECLAIM]
+        names += _HELPFUL[self.attach]
         if self.attach == "fexit":
-            names += [*_SLOW_PATHS, *_HELPFUL]
+            names += _SLOW_PATHS
         return names
 
     def _load(self) -> None:
@@ -210,7 +216,7 @@ class LatencyBackend:
             for name in _SLOW_PATHS:
                 self._attach(name)
         self._programs.write(".data.watched_from", time.monotonic_ns() & ~1 | (self.waits == "all"))
-        for name in _HELPFUL if self.attach == "fexit" else ():
+        for name in _HELPFUL[self.attach]:
             self._attach(name)
 
     @property

@@ -200,8 +200,8 @@ def test_a_record_that_is_none_is_refused(bad: dict[str, object]) -> None:
 def test_the_speed_is_told_in_the_words_of_redis() -> None:
     (record,) = account(seen(1000)).records({})
 
-    assert "9.5 GB/s (terrible, as redis calls it)" in report.text([record], forks(1))
-    words = [report.redis_word(each) for each in (9_999, 10_000, 24_999, 25_000, 99_999, 100_000)]
+    assert "8.9 GiB/s (terrible, as redis calls it)" in report.text([record], forks(1))
+    words = [report.redis_word(each) for each in (9.99, 10, 24.9, 25, 99.9, 100)]
     assert ["terrible", "poor", "poor", "good", "good", "excellent"] == words
 
 
