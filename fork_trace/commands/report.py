@@ -78,8 +78,8 @@ def command(**given: Any) -> None:
         if not found.headers:
             sys.stdout.writelines(f"{safe(note)}\n" for note in counted.completeness.notes)
             sys.exit(0)  # of failures nothing is known
-    write = formats.writer(format_)
-    sys.stdout.write(write(counted, found.summaries, found.headers, more))
+    more = more._replace(timed=timed.all())
+    sys.stdout.write(formats.writer(format_)(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)
 
 

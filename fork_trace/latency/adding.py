@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from fork_trace.latency.times import MOST_GROUPS, OTHERS, Times
 from fork_trace.model.records import Forks, Record, Slow
 
+_NONE = {"count": 0, "total_ms": 0, "slow": 0, "slow_ms": 0}
 _SUMS = ("slow", "lost", "unpaired", "untallied", "unmeasured")
 
 
@@ -96,8 +98,16 @@ class _Host:
         name = str(command.get("comm"))
         if name not in self._commands and len(self._commands) >= MOST_GROUPS:
             name = OTHERS[0]
-        known = self._commands.setdefault(name, {"comm": name, "count": 0})
-        known["count"] += command["count"] if _is_count(command.get("count")) else 0
+        known = self._commands.setdefault(name, {"comm": name, **_NONE})
+        for each in _NONE:
+            value = command.get(each)
+            if _is_number(value):
+                known[each] = round(known[each] + value, 3)
+        buckets = command.get("buckets")
+        if isinstance(buckets, (list, tuple)) and all(map(_is_count, buckets)):
+            sums = zip_longest(known.get("buckets", ()), buckets, fillvalue=0)
+            known["buckets"] = [a + b for a, b in sums]
+        known.setdefault("buckets", [])
 
     def records(self) -> tuple[list[Slow], Forks] | None:
         if self._forks is None:
@@ -130,6 +140,13 @@ class Runs:
     def __bool__(self) -> bool:
         return bool(self._hosts)
 
+    def all(self) -> tuple[Slow | Forks, ...]:
+        """Return the records of all hosts."""
+        found: list[Slow | Forks] = []
+        for slow, forks in self.records():
+            found += [*slow, forks]
+        return tuple(found)
+
     def records(self) -> Iterator[tuple[list[Slow], Forks]]:
         """Yield for each host its rows, the longest stall first, and what is known of all forks."""
         for (name, *_), host in self._hosts.items():
@@ -155,4 +172,8 @@ def _worth(slow: Slow) -> tuple[bool, bool, float]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fork_trace.model.records import Forks, Slow
     from fork_trace.output.page.gathered import Gathered
 
 # Who else failed is seldom worth a second screen; a fork bomb can have thousands of names.
@@ -21,6 +24,7 @@ class ReportOptions(NamedTuple):
     rows: int = MOST_ROWS  # for people; 0: all
     width: int | None = None  # columns of the terminal; None: it is none
     gathered: Gathered | None = None  # what a page shows beyond the counts
+    timed: Sequence[Slow | Forks] = ()  # forks that took long, for other programs
 
 
 PLAIN = ReportOptions()

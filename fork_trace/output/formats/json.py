@@ -11,7 +11,7 @@ from typing import Any
 from fork_trace.diagnosis.advice import means
 from fork_trace.escape import json_line
 from fork_trace.model import records
-from fork_trace.model.records import Failure, Header, Summary
+from fork_trace.model.records import Failure, Forks, Header, Record, Slow, Summary
 from fork_trace.output import report, telling, times
 from fork_trace.output.aggregate import Table
 from fork_trace.output.place import Place, first_of
@@ -64,7 +64,14 @@ def whole(
         **json.loads(json_line(counted.incidents.as_json())),
         "not_watched": as_json(unwatched(headers)),
         "notes": list(counted.completeness.notes),
+        "slow": [_plain(each) for each in options.timed if isinstance(each, Slow)],
+        "forks": [_plain(each) for each in options.timed if isinstance(each, Forks)],
     }
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(records.to_json(record))
+    return found
 
 
 def _causes(places: Sequence[Place]) -> list[dict[str, Any]]:
@@ -81,7 +88,7 @@ def _causes(places: Sequence[Place]) -> list[dict[str, Any]]:
                 "host": key.host,
                 "count": 0,
                 "means": means(key.cause),
-                "latest": json.loads(records.to_json(_advised(place.told))),
+                "latest": _plain(_advised(place.told)),
             },
         )
         known["count"] += place.count
@@ -121,7 +128,7 @@ def _place(place: Place) -> dict[str, Any]:
         "advice": [
             {**vars(each), "commands": list(each.commands)} for each in telling.advice_of(told)
         ],
-        "latest": json.loads(records.to_json(_advised(place.latest))),
+        "latest": _plain(_advised(place.latest)),
     }
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import schema
+from click.testing import CliRunner
 from conftest import make_header
 from test_account import MS, account, forks, seen
 
+from fork_trace.commands import cli
 from fork_trace.latency import report
 from fork_trace.latency.adding import Runs
 from fork_trace.latency.recording import Recording
 from fork_trace.latency.times import Times
-from fork_trace.model.records import Forks, Slow
+from fork_trace.model.records import Forks, Slow, to_json
 from fork_trace.probes.libbpf.latency import STATS, Tally
 
 MINUTE_S = 61.0
@@ -183,3 +188,20 @@ def test_rows_of_anybodys_names_are_bounded() -> None:
     assert len(slows) <= 1025 and len(totals.commands) <= 1025
     assert 3000 == sum(each.count for each in slows)
     assert 3000 == sum(each["count"] for each in totals.commands)
+
+
+def test_the_json_of_a_report_has_them_as_the_schema_says(tmp_path: Path) -> None:
+    written, _, _ = recorded([20, 30, 1], [40])
+    file = tmp_path / "slow.jsonl"
+    file.write_text("".join(to_json(each) + "\n" for each in (make_header(), *written)))
+
+    done = CliRunner().invoke(cli.cli, ["report", "--format", "json", str(file)])
+    assert 0 == done.exit_code, done.output
+    report_ = json.loads(done.output)
+    assert schema.validate(report_)
+    ((row,), (totals,)) = report_["slow"], report_["forks"]
+    assert (3, 90.0, "page-tables") == (row["count"], row["total_ms"], row["reason"])
+    (command,) = totals["commands"]
+    # What minute by minute is in several records is one number of each again.
+    assert (5, 5, 3) == (command["count"], sum(command["buckets"]), command["slow"])
+    assert 94.0 == command["total_ms"]
