@@ -6,6 +6,7 @@ Off unless asked for. As in a session, nothing here forks, starts a thread or ru
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -76,6 +77,12 @@ class SlowWatch:
         locks = _lock_addresses(prepared.library)
         settings = Settings(over_ns, stack_bytes, locks, all_phases, is_lean)
         self.backend = self._armed(prepared, settings, attach)
+        # Held back once the rest is given up: it takes more to attach kprobes than to watch.
+        self._lends = (
+            not keeps_privileges
+            and self.backend.attach == "kprobe"
+            and kernel.perf_paranoia() is not None
+        )
         reserve.memory()
         self._clock = clock.started_now()
 
@@ -107,7 +114,13 @@ class SlowWatch:
     def give_up_privileges(self, may_signal: bool = False) -> None:
         """Give up whatever watching does not need, unless told to keep it; ForkTraceError if that fails."""
         if not self._keeps_privileges:
-            arm.demand_another_user(privileges.give_up(may_signal))
+            arm.demand_another_user(privileges.give_up(may_signal, self._lends))
+
+    def attach_now(self) -> None:
+        """Attach what waits for a slow fork, where that takes what somebody else is about to give up."""
+        if self._lends:
+            self._lends = False
+            self.backend.attach_waits()
 
     def elapsed_s(self) -> float:
         """Seconds since the programs were attached."""
@@ -129,7 +142,11 @@ class SlowWatch:
         # /proc first, for all of them; names take longer.
         snapshots = [self._observer.look(fork.event) for fork in forks]
         if forks:
-            self.backend.attach_waits()
+            with privileges.lent() if self._lends else nullcontext():
+                self.backend.attach_waits()
+            if self._lends:
+                privileges.give_back()
+                self._lends = False
         seen = []
         for fork, snapshot in zip(forks, snapshots):
             exe = snapshot.exe

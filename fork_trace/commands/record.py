@@ -189,7 +189,9 @@ def _slow_watch(given: dict[str, Any]) -> SlowWatch | None:
     from fork_trace.collect.slow import SlowWatch
 
     kept = (given["stack_bytes"], given["keep_privileges"])
-    return SlowWatch(given["attach"], round(given["over"] * 1e6), *kept, is_lean=True)
+    watch = SlowWatch(given["attach"], round(given["over"] * 1e6), *kept, is_lean=True)
+    watch.attach_now()  # the session gives up privileges for both
+    return watch
 
 
 def _recording(

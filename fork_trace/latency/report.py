@@ -18,6 +18,7 @@ _MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
 # second (src/latency.c, createLatencyReport): less than so many.
 _REDIS_WORDS = ((10, "terrible"), (25, "poor"), (100, "good"))
 _LEAST_WAIT_US = 50  # what is shown as 0.0 ms says nothing
+_ON_PARTS = ("dup_fd", "alloc_pid", "cgroup_can_fork")
 _KIND = {"verify": "Verify", "mitigate": "Mitigate", "fix": "Fix"}
 
 
@@ -118,6 +119,10 @@ def _unseen(forks: Forks) -> list[str]:
             f"{count(forks.unmeasured, 'vfork', 'vforks')} not measured: in this attach mode they "
             "cannot be told from waiting for the child."
         )
+    parts = [each for each in forks.missing if str(each.get("program")).endswith(_ON_PARTS)]
+    if forks.slow and parts:
+        name, why = (safe(str(parts[0].get(key))) for key in ("program", "reason"))
+        told.append(f"Not every part of a fork is told apart: {name}: {why}.")
     if forks.slow and forks.waits != "all":
         told.append("Not every lock that a fork can wait for is watched on this kernel.")
     return told

@@ -213,3 +213,6 @@ def test_what_was_not_seen_is_told() -> None:
     for part in ("3 slow forks are not", "Of 1 fork", "does not count", "2 vforks not measured"):
         assert part in text
     assert 1 == report.text([], forks(0)).count("\n")
+    lacks = ({"program": "kretprobe_dup_fd\x1b", "reason": "no\n"}, {"program": "kretprobe_dup_fd"})
+    text = report.text([], replace(forks(1), missing=lacks))
+    assert "Not every part of a fork is told apart: kretprobe_dup_fd: None." in text
