@@ -489,6 +489,10 @@ ft_inline void port_sample(void *ctx, struct ft_event *event)
 		parent = BPF_CORE_READ(current_task(), real_parent);
 		event->ppid = BPF_CORE_READ(parent, tgid);
 		bpf_core_read(event->parent_comm, sizeof(event->parent_comm), &parent->comm);
+		/* Who holds a pool is read later: a program that aborts has ended by then. */
+		event->number[FT_NUMBER_OWN_THREADS] =
+			BPF_CORE_READ(current_task(), signal, nr_threads);
+		event->have |= 1ULL << FT_NUMBER_OWN_THREADS;
 	}
 	event->cgroup_path_bytes = read_path(own_css(), event->cgroup_path);
 #ifndef FT_INLINED_WHOLE

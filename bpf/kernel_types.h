@@ -116,6 +116,7 @@ struct list_head {
 };
 
 struct signal_struct {
+	int nr_threads;
 	unsigned int flags;
 	struct list_head thread_head;
 	unsigned autoreap : 1; /* CLONE_AUTOREAP, since v7.1 */

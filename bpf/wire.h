@@ -176,11 +176,12 @@ enum ft_candidate {
 	X(FLAG_RULES, 44)           \
 	X(NOFILE_LIMIT, 45)         \
 	X(MOVED, 46)                \
-	X(MEMCG_COUNTER, 47)
+	X(MEMCG_COUNTER, 47)        \
+	X(OWN_THREADS, 48)
 
 #define FT_NUMBER_ENUM(name, number) FT_NUMBER_##name = number,
 enum ft_number {
-	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 48
+	FT_NUMBERS(FT_NUMBER_ENUM) FT_NUMBER_COUNT = 49
 };
 #undef FT_NUMBER_ENUM
 

@@ -28,7 +28,20 @@ def gather(cause: Cause, seen: KernelReadings, host: HostReadings) -> tuple[Evid
     )
     moved = _moved(seen, cause)
     # Numbers that are all missing say less than why they are.
-    return moved if moved and not has_numbers else found if seen.numbers or has_numbers else ()
+    if moved and not has_numbers:
+        return moved
+    if not has_numbers and not seen.numbers.keys() - {"own_threads"}:
+        return ()
+    return (*found, *_own_threads(seen, cause))
+
+
+def _own_threads(seen: KernelReadings, cause: Cause) -> tuple[Evidence, ...]:
+    """Say how much of a pool the caller itself held: by the time /proc is read it can have ended."""
+    threads = seen.numbers.get("own_threads", 0)
+    if not cause.pool or threads < 2:
+        return ()
+    where = "the calling process, at the refusal"
+    return (Evidence("threads of the caller", threads, None, "threads", where, "kernel"),)
 
 
 def _moved(seen: KernelReadings, cause: Cause) -> tuple[Evidence, ...]:

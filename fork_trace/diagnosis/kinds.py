@@ -309,7 +309,7 @@ _RULES: Mapping[str, str] = {
         r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|"
         r"(?<![a-z/-])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
         r"exec container process|executable (?:file )?\S+ not found|(?:^|: )exec \S+: |execute process|"
-        r"failed to run command|cannot start ['/.]|execution of|cannot exec|could not exec"
+        r"failed to run command|cannot start ['/.]|execution of (?!the program)|cannot exec|could not exec"
     ),
     "user": (
         r"set(?:res|re|e|fs)?[ug]ids?(?![a-z])|set[_ ](?:the )?(?:real |effective )?(?:user|group)(?: ?id|s|\b)|"

@@ -65,6 +65,7 @@ NUMBERS: tuple[str, ...] = (
     "nofile_limit",
     "moved",
     "memcg_counter",
+    "own_threads",
 )
 
 # enum ft_moved: kernel structures that have other fields than expected, by bit of `moved`.

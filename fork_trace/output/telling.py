@@ -28,7 +28,7 @@ _LINES_OF_MANY = 3  # the same of many hosts
 _MOST_COMMANDS, _MOST_ERRNOS, _MOST_STEPS, _MOST_LIMITS = 4, 6, 3, 4
 _MOST_POSSIBLE = 6  # steps; more than that say no more than their number
 # bpf/logic.h, ft_count: FT_STAT_OVERFLOWED. Else the user's commands alone had no room.
-_NO_ROOM = "unknown: more commands failed than can be tracked; the rest are counted by step only"
+_NO_ROOM = "more commands failed than can be tracked; the rest are counted by step only"
 # Units of what has no number: a rule that was broken, and why a number is missing.
 _NO_NUMBER = ("rule", "not read")
 
@@ -51,15 +51,15 @@ def tell(
 
     `when` writes an instant, or nothing where all of them are close to each other.
     """
-    place, others = found[0], found[1:]
-    if _has_only_steps(place):
-        facts = [_steps(place)]
-        facts += [_steps(each) for each in others if _has_only_steps(each)]
-        rest = [each for each in others if not _has_only_steps(each)]
-        return _whole(Told(_NO_ROOM, tuple(facts), ()), rest, names_host, most)
+    unknown = [_steps(each) for each in found if _has_only_steps(each)]
+    known = [each for each in found if not _has_only_steps(each)]
+    if not known:
+        return Told(f"unknown: {_NO_ROOM}", tuple(unknown), ())
+    place, others = known[0], known[1:]
     facts = [_headline(place, names_host, when(place.latest.time_ns)), *_who(place)]
     facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place)]
     facts += [*holders(place), *_fallback(place), *_other_call(place)]
+    facts += [f"{each}; {_NO_ROOM}" for each in unknown]
     advice = tuple(remedy(each) for each in advice_of(place.told))
     return _whole(Told(title(place.key.cause), tuple(facts), advice), others, names_host, most)
 

@@ -46,6 +46,7 @@ _RULES = (
     "CLONE_INTO_CGROUP with a number that is no descriptor, or with a size below 88",
 )
 _NEWIPC_SYSVSEM = 1 << 6
+_CLONE_PIDFD = 0x1000
 _CLONE_NEWIPC, _CLONE_SYSVSEM, _CLONE_EMPTY_MNTNS = 0x08000000, 0x00040000, 0x2000000000
 
 
@@ -55,6 +56,10 @@ def _rules(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
         # kernel/nsproxy.c: the one rule that it asks for.
         asked = seen.flags & (_CLONE_NEWIPC | _CLONE_SYSVSEM)
         rules = _NEWIPC_SYSVSEM if asked == _CLONE_NEWIPC | _CLONE_SYSVSEM else None
+    if rules is None and seen.step == "copy_process" and seen.flags & _CLONE_PIDFD:
+        # kernel/fork.c: all that copy_process itself writes for the caller is the number of the pidfd.
+        text = "the address for the pidfd cannot be written (parent_tid of clone, pidfd of clone3)"
+        return (Evidence("arguments", None, None, "rule", text, "kernel"),)
     if rules is None:
         return ()
     words = dict(enumerate(_RULES))

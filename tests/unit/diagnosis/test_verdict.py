@@ -1341,3 +1341,36 @@ def test_the_overcommit_mode_says_where_it_was_read(
 )
 def test_an_errno_has_its_name_and_an_unknown_one_its_number(number: int, name: str) -> None:
     assert name == verdict.errno_name(number)
+
+
+@pytest.mark.parametrize(
+    ("cause", "threads", "is_told"),
+    [
+        ("rlimit-nproc", 24, True),
+        ("pids-cgroup", 24, True),
+        # one of a single thread tells nothing; of a limit that is no pool's, threads are beside the point
+        ("rlimit-nproc", 1, False),
+        ("fd-table-limit", 24, False),
+    ],
+)
+def test_what_the_caller_held_itself_was_counted_at_the_refusal(
+    cause: str, threads: int, is_told: bool
+) -> None:
+    found = told_of(cause, {**NUMBERS[cause], "own_threads": threads})
+    told = [each for each in found if each.name == "threads of the caller"]
+
+    assert [(24, None, "threads", "kernel")] * is_told == [
+        (each.value, each.limit, each.unit, each.read) for each in told
+    ]
+    assert found[0].name != "threads of the caller"
+
+
+def test_with_nothing_but_the_caller_s_threads_there_are_no_numbers() -> None:
+    assert () == told_of("fd-table-limit", {"own_threads": 24})
+
+
+@pytest.mark.parametrize(("flags", "is_told"), [(0x1000, True), (0x100, False)])
+def test_of_an_address_that_cannot_be_written_the_rule_is_told(flags: int, is_told: bool) -> None:
+    found = told_of("invalid-flags", {}, step="copy_process", flags=flags)
+
+    assert is_told == ("the address for the pidfd cannot be written" in "".join(map(str, found)))

@@ -295,6 +295,18 @@ def test_what_found_no_room_among_the_keys_is_told_by_its_step_and_not_to_be_rep
     assert () == told.advice
 
 
+def test_of_a_cause_with_some_that_found_no_room_the_others_are_told_whole() -> None:
+    folded = make_failure(
+        comm=None, uid=None, errno=None, step="copy_process", evidence=(), count=221
+    )
+
+    told = told_of(folded, make_failure(count=5))
+
+    assert told.title.startswith(make_failure().cause)
+    assert told.advice
+    assert "221 x rejected in copy_process; more commands failed" in told.facts[-1]
+
+
 def test_the_commands_of_one_user_that_had_no_room_apart_are_told_with_their_cause() -> None:
     several = make_failure(comm=None, pid=None, syscall=None, uid=1000, cause="rlimit-nproc")
 
