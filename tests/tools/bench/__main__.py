@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds", type=int, default=3, metavar="N", help="turns of each tracer (default: 3)"
     )
     parser.add_argument(
+        "--edges",
+        action="store_true",
+        help="only what execve, unshare and the stacks of musl cost while nothing is refused",
+    )
+    parser.add_argument(
         "--callers", action="store_true", help="only what naming callers costs, natively, as root"
     )
     parser.add_argument(
@@ -152,6 +157,9 @@ def main() -> None:
         print(json.dumps(read) if options.json else reading.text(read))
         return
     counted_on = options.kernel or DEFAULT_KERNEL
+    if options.edges:
+        _edges(counted_on, options.rounds)
+        return
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
     with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
         directory = Path(name)
@@ -208,6 +216,15 @@ def main() -> None:
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
     _tell(result, options)
+
+
+def _edges(kernel: str, rounds: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
+        directory = Path(name)
+        _build(directory)
+        only = [f"--only={each}" for each in ("floor", "fexit-default", "fexit-refused")]
+        counting = ["bench.counting", "/run/share", "--edges", f"--rounds={rounds}", *only]
+        print(json.dumps(_in_guest(directory, kernel, ["--icount"], counting)))
 
 
 def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:

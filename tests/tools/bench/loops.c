@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <grp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,41 @@ static int map_and_unmap(void)
 	return 0;
 }
 
+/* As musl makes a thread's stack: mapped without access, then opened but for its guard. */
+static int map_stack(void)
+{
+	char *pages = mmap(NULL, 3 * page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages == MAP_FAILED)
+		return 1;
+	if (mprotect(pages + page_bytes, 2 * page_bytes, PROT_READ | PROT_WRITE))
+		give_up("mprotect");
+	munmap(pages, 3 * page_bytes);
+	return 0;
+}
+
+static int execute_once(void)
+{
+	pid_t pid = vfork();
+
+	if (pid < 0)
+		return 1;
+	if (!pid) {
+		execl("/proc/self/exe", "loops", "nothing", (char *)NULL);
+		_exit(1);
+	}
+	if (waitpid(pid, NULL, 0) != pid)
+		give_up("waitpid");
+	return 0;
+}
+
+static int unshare_once(void)
+{
+	if (unshare(CLONE_NEWUTS))
+		give_up("unshare");
+	return 0;
+}
+
 static int ask_parent(void)
 {
 	/* The library has no cache of it, but a plain system call is what is meant. */
@@ -129,6 +165,9 @@ static const struct {
 	{ "mmap-pair", NULL, map_and_unmap },
 	{ "getppid", NULL, ask_parent },
 	{ "failing-fork", limit_tasks, fork_in_vain },
+	{ "exec", NULL, execute_once },
+	{ "unshare", NULL, unshare_once },
+	{ "stack-pair", NULL, map_stack },
 };
 
 int main(int argc, char **argv)
@@ -137,6 +176,8 @@ int main(int argc, char **argv)
 	long count, i, failures = 0;
 	unsigned int found;
 
+	if (argc == 2 && !strcmp(argv[1], "nothing"))
+		return 0;
 	/* The base moves by 4 % with the layout of the address space: always the same one. */
 	if (!(personality(0xffffffff) & ADDR_NO_RANDOMIZE)) {
 		personality(ADDR_NO_RANDOMIZE);
