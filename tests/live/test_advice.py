@@ -45,7 +45,8 @@ THROUGH_ON_HOST = {
 TWICE = {"two-causes", "rlimit-and-pids"}
 # What an operator has to fill in, which no machine can: a name, a file, an image, a number that is not known.
 _PLACEHOLDER = re.compile(
-    r"\b(?:N|PROGRAM|CONTROLLER|FILE|PROFILE|IMAGE|COMMAND|DOMAIN_t|CONTAINER|UNIT|PATH|NAME|PID)\b"
+    r"\b(?:N|PROGRAM|CONTROLLER|FILE|PROFILE|IMAGE|COMMAND|DOMAIN_t|CONTAINER|UNIT|PATH|NAME|PID"
+    r"|CGROUP|USER|ANCESTOR)\b"
 )
 _ONLY_SHOWS = ("uname",)  # a mitigation that is a choice of the program's
 _PATIENCE_S = 60.0
