@@ -51,7 +51,7 @@ VARIANTS: Mapping[str, str] = {
 }
 # Who starts processes in containers: docker exec and probes are these, by the time they fork.
 _RUNTIME = re.compile(r"(runc|crun|youki|runsc|conmon|conmonrs|kata-agent|nsenter)\b.*")
-_SETS = re.compile(r"sysctl (?P<name>[a-z_.]+)=(?P<value>\S+?)(?P<comment>\s+# .+)?")
+_SETS = re.compile(r"sysctl (?P<name>[a-z_.-]+)=(?P<value>\S+?)(?P<comment>\s+# .+)?")
 # A number to set is twice what is needed, not infinity; some have a least or a most.
 _LEAST = {
     "vm.max_map_count": 262144,  # what search engines and JVMs ask for
@@ -124,6 +124,8 @@ def advise(
     keys = _keys(place, evidence, about)
     known = _known(first, uid, pid, place, cgroup)
     known.update(_commit_numbers(evidence), **_names(about.container))
+    inspect = _INSPECT.get(place.kind, _INSPECT["docker"])
+    known["inspect"] = inspect.format_map({**known, "runtime": place.runtime or "docker"})
     if inside is not None:
         keys, known["unit"] = ("unit-inside", *keys), shell(inside)
     return tuple(_filled(kind, choose(told, keys), known) for kind, told in cause.remedies())
@@ -154,6 +156,7 @@ def offline(kind: str, remedies: Remedies) -> dict[str, Advice]:
     """Return remedies by variant, with words in capitals for what differs."""
     variants = {"": remedies} if isinstance(remedies, Remedy) else remedies
     known = {**_known(None, None, None, places.PLAIN, None), **_commit_numbers(()), **_names(None)}
+    known["inspect"] = _INSPECT["docker"].format_map({**known, "runtime": "docker"})
     return {key: _filled(kind, remedy, known) for key, remedy in variants.items()}
 
 
@@ -190,6 +193,14 @@ def _keys(place: Place, evidence: Sequence[Evidence], about: About) -> tuple[str
         keys.append("user-unit")
     is_v1 = first is not None and _V1.match(first.where) and not first.name.endswith(_V1_LIMIT)
     return (*keys, place.kind, *(("v1",) if is_v1 else ()))
+
+
+_INSPECT: Mapping[str, str] = {
+    **dict.fromkeys(("docker", "podman"), "{runtime} inspect {id}"),
+    "containerd": "nerdctl inspect {id}",
+    "kubernetes": "kubectl{in_namespace} describe pod {pod}",
+    "lxc": "lxc info {lxc}",
+}
 
 
 def _names(container: Mapping[str, Any] | None) -> dict[str, object]:
@@ -303,7 +314,7 @@ def _known(
         # As Kubernetes, and as Incus and LXD, write what systemd and the kernel call M.
         "size_mi": size if size == "SIZE" else f"{size}i",
         "size_mib": size if size == "SIZE" else f"{size}iB",
-        "where": "the cgroup" if where is None else where,
+        "pidns": "that pid namespace" if where is None else where,
         "at": "" if where is None else f" ({where})",
         "dir": _directory(where),
         "own_dir": _directory(cgroup),

@@ -65,6 +65,10 @@ COPY_ON_WRITE = Cause(
         "Workers that were forked long ago are a danger: what they share is mostly never written.",
         "Transparent huge pages make one write copy 2 MiB: since Linux 5.8 it copies 4 KiB of them.",
     ),
+    careful=do(
+        "More than the host has moves the shortage to the others on it. Huge pages are set for the whole "
+        "host: programs that like them get slower."
+    ),
 )
 
 MEMORY_CGROUP_OOM = Cause(

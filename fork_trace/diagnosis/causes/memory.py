@@ -141,7 +141,7 @@ OVERCOMMIT_NEVER = Cause(
     },
     fix=do(
         "Make the parent ask for less: posix_spawn and vfork copy no mappings, and "
-        f"madvise(MADV_DONTFORK) excludes one. Persist the sysctls you set in {_KEEP_OVERCOMMIT}."
+        f"madvise(MADV_DONTFORK) excludes one. Or add swap, which counts in full. Persist the sysctls you set in {_KEEP_OVERCOMMIT}."
     ),
     myths=(
         "There is free memory, so it cannot be memory: the commit limit counts promises, not use.",
@@ -412,7 +412,7 @@ MEMORY_CGROUP = Cause(
             "Raise the container's limit as the user who runs it (podman 4.4 or newer), or write "
             "it to the cgroup as root.",
             "podman update --memory SIZE {id}",
-            "echo SIZE > {dir}/{mem_max}",
+            _ECHO_MEMORY,
         ),
         "kubernetes": do(
             "On the node, raise the limit as root. It lasts until the kubelet recreates the cgroup "
@@ -579,5 +579,9 @@ MAPPING_LIMIT = Cause(
     myths=(
         "The stack that libc maps is all that a thread needs: with shadow stacks, the kernel maps "
         "another one inside clone.",
+    ),
+    careful=do(
+        "Without shadow stacks the program lacks a defence against overwritten return addresses; the "
+        "other limits keep one process from taking the whole host."
     ),
 )

@@ -354,7 +354,7 @@ PID_NAMESPACE_DEAD = Cause(
         "by-runtime": do(
             "The container was ending while its runtime started a process in it (docker exec, a "
             "probe): see why it ended. If it is to run, start it again.",
-            "docker inspect {id}",
+            "{inspect}",
         ),
         "kubernetes": do(
             "If a runtime (runc, crun) asked, the container was ending: see why. Else restart the "

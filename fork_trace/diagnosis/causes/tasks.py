@@ -65,7 +65,7 @@ PIDS_CGROUP = Cause(
     rehearsal="pids-cgroup",
     verify=do(
         "Compare the cgroup's task count with its limit{seen}. Tasks in its descendant cgroups "
-        "count as well.",
+        "count as well. Since Linux 6.1 pids.peak has the most so far.",
         "cat {dir}/pids.current",
         "cat {dir}/pids.max",
     ),
@@ -109,12 +109,13 @@ PIDS_CGROUP = Cause(
         "docker": do(
             "Raise the container's limit{above}; the container keeps running.",
             "docker update --pids-limit N {id}",
+            _ECHO_PIDS,
         ),
         "podman": do(
             "Raise the container's limit as the user who runs it (podman 4.4 or newer), or write "
             "it to the cgroup as root.",
             "podman update --pids-limit N {id}",
-            "echo N > {dir}/pids.max",
+            _ECHO_PIDS,
         ),
         "containerd": do(
             "Raise the container's limit{above}: with nerdctl, or as root in its cgroup.",
@@ -432,7 +433,7 @@ PID_MAX = Cause(
             "sysctl kernel.pid_max=N",
         ),
         "nested": do(
-            "Raise the limit{now} of {where} from a shell that runs inside it, by `echo N > "
+            "Raise the limit{now} of {pidns} from a shell that runs inside it, by `echo N > "
             "/proc/sys/kernel/pid_max`: nothing new can start there, nsenter included. Before Linux "
             "6.14 only the host has one. Zombies disappear when their parent ends."
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as some
 from test_verdict import LATE, SLUGS
 
 from fork_trace.diagnosis import lookup
-from fork_trace.diagnosis.advice import VARIANTS, advise, means, offline, shell
+from fork_trace.diagnosis.advice import VARIANTS, About, advise, means, offline, shell
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.headroom import check
@@ -558,3 +559,77 @@ def test_every_kind_of_place_has_advice_on_every_cause() -> None:
 
 def test_quoting_is_the_standard_library_s_where_it_serves() -> None:
     assert shlex.quote("a b") == shell("a b")
+
+
+@pytest.mark.parametrize(
+    ("comm", "place", "now"),
+    [
+        ("runc:[2:INIT]", "docker", "docker inspect 0123456789ab"),
+        ("crun", "podman", "podman inspect 0123456789ab"),
+        ("runc", "pod's container", "kubectl --namespace web describe pod front-1"),
+        # a program in a container that made the namespace itself: the container need not be restarted
+        ("bash", "docker", "Leave that shell, or restart that program"),
+        ("bash", "service", "Leave that shell, or restart that program"),
+    ],
+)
+def test_a_container_that_was_ending_is_told_from_a_shell_that_cannot_go_on(
+    comm: str, place: str, now: str
+) -> None:
+    about = About(comm, "ENOMEM", {"pod_name": "web/front-1", "name": "app"})
+
+    mitigate = advise("pid-namespace-dead", [], 0, PLACES[place], 42, about)[1]
+
+    assert now in said(mitigate)
+
+
+@pytest.mark.parametrize(
+    ("errno", "words"),
+    [
+        ("EBUSY", "echo -CONTROLLER"),
+        ("ENOENT", "nsdelegate"),
+        ("EACCES", "the ancestor that both have in common"),
+        ("EBADF", "cgroup2fs"),
+        ("EOPNOTSUPP", "cgroup.type is domain"),
+    ],
+)
+def test_a_cgroup_that_takes_no_child_has_advice_by_its_errno(errno: str, words: str) -> None:
+    advice = advise("cgroup-refused", [], 0, None, 42, About(errno=errno))
+
+    assert words in said(advice[1])
+    assert ("deletes all limits" in said(advice[3])) == (errno == "EBUSY")
+
+
+def test_a_pod_is_resized_in_place_by_its_names() -> None:
+    about = About("app", "ENOMEM", {"pod_name": "web/front-1", "name": "app"})
+    where = PLACES["pod's container"]
+    evidence = make_evidence(name="memory.max", value=65536, limit=65536, unit="KiB", where=where)
+
+    mitigate = advise("memory-cgroup", [evidence], 0, where, 42, about)[1]
+
+    patch = next(each for each in mitigate.commands if each.startswith("kubectl"))
+    assert "--namespace web patch pod front-1 --subresource resize" in patch
+    (container,) = json.loads(shlex.split(patch)[-1])["spec"]["containers"]
+    assert ("app", "128Mi") == (container["name"], container["resources"]["limits"]["memory"])
+
+
+def test_what_a_shell_can_do_without_a_fork_is_printed_too() -> None:
+    evidence = make_evidence(name="kernel.threads-max", value=100, limit=100)
+
+    mitigate = advise("threads-max", [evidence])[1]
+
+    assert (
+        "sysctl kernel.threads-max=200",
+        "echo 200 > /proc/sys/kernel/threads-max  # no fork left",
+    ) == mitigate.commands
+
+
+def test_each_cause_that_is_mitigated_by_a_setting_says_what_that_risks() -> None:
+    risky = {
+        cause.slug
+        for cause in CAUSES
+        for each in offline("mitigate", cause.mitigate).values()
+        if any(word in " ".join(each.commands) for word in ("sysctl", "echo", "set-property"))
+    }
+
+    assert [] == [slug for slug in risky if BY_SLUG[slug].careful is None]
+    assert len(risky) > 10
