@@ -229,7 +229,6 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 	int cap_sys_admin, error = INT_IN(result);
 	struct pt_regs *regs;
 	const __u64 *saved;
-	long number;
 	__u64 pages;
 
 	if (error >= 0)
@@ -243,8 +242,7 @@ ft_inline int on_vm_enough_memory_return(void *ctx, __u64 result)
 		if (!maps_memory() || is_blind(FT_READER_MEMORY))
 			return 0;
 		regs = call_registers();
-		number = syscall_number_in(regs);
-		pages = pages_of(ARGUMENT_1(regs, number));
+		pages = pages_of(ARGUMENT_1(regs, syscall_number_in(regs)));
 		cap_sys_admin = has_sys_admin(BPF_CORE_READ(current_task(), cred));
 	}
 	return on_vm_enough_memory(
