@@ -11,6 +11,7 @@
 
 #include "caller.h"
 #include "limits/cgroup.h"
+#include "user_stack.h"
 
 #define PF_EXITING 0x00000004 /* include/linux/sched.h */
 #define PF_FORKNOEXEC 0x00000040

@@ -40,6 +40,14 @@ def test_each_option_takes_what_the_one_below_takes() -> None:
     assert "qemu-system-x86" in vm[0] - usual[0]
 
 
+def test_another_architecture_is_emulated_only_for_who_asks_for_it() -> None:
+    vm, arm64 = lists("--vm"), lists("--arm64")
+
+    assert {"qemu-system-arm"} == arm64[0] - vm[0]
+    assert vm[0] < arm64[0]
+    assert vm[1] == arm64[1]
+
+
 def test_a_browser_is_installed_only_where_it_is_asked_for() -> None:
     usual, browser = lists(""), lists("--browser")
 

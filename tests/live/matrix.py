@@ -335,6 +335,25 @@ _LATE = (
     ),
 )
 
+# Another architecture, whose older kernels tell less: no trampolines before 6.12, before that no addresses
+# of variables, and in 5.10 no static functions in BTF.
+_ARM64 = tuple(
+    Lane(
+        f"{version}-arm64",
+        f"arm64-{version}",
+        700,
+        (*REHEARSALS, "test_callers.py", "test_conditions.py"),
+        NAMED,
+        watchers=watchers,
+    )
+    for version, watchers in (
+        ("5.10", ("kprobe", "tracepoint")),
+        ("6.1", ("kprobe", "tracepoint")),
+        ("6.12", ("fexit", "kprobe", "tracepoint")),
+        ("7.2", ("fexit", "kprobe", "tracepoint")),
+    )
+)
+
 # Run before a release, and when what they are about changes.
 _NAMED = (
     Lane("container", None, 300, ("test_container.py",), NAMED),
@@ -385,5 +404,5 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
-    *(*_NAMED, *_SUITES, *_FAULT, *_LATE, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING),
+    *(*_NAMED, *_SUITES, *_FAULT, *_LATE, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING, *_ARM64),
 )

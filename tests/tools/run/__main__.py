@@ -15,7 +15,7 @@ import building
 from live import matrix
 from live.matrix import Lane
 from pythons import __main__ as pythons
-from vm import fetch, initramfs, module
+from vm import fetch, initramfs, module, roots
 from vm.cache import VmError
 from vm.kernels import KERNELS, named
 
@@ -105,7 +105,9 @@ def _check_workers(options: argparse.Namespace) -> int:
 
 def _prepare(lanes: Sequence[Lane]) -> None:
     """Install and download whatever is missing: no lane's time is spent on that."""
-    setup = [str(CHECKOUT / "scripts" / "setup"), *(["--vm"] if lanes else [])]
+    wanted = {kernel for kernel in map(named, {lane.kernel or "" for lane in lanes}) if kernel}
+    option = "--vm" if all(map(roots.is_own, wanted)) else "--arm64"
+    setup = [str(CHECKOUT / "scripts" / "setup"), *([option] if lanes else [])]
     if subprocess.run(setup).returncode:
         sys.exit(2)
     try:

@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["systemd"],
         help="make the host's systemd the guest's first process, with its journal, and COMMAND a service",
     )
+    parser.add_argument(
+        "--cpu",
+        default="",
+        metavar="MODEL",
+        help="another processor of QEMU's, where it is emulated: max,pauth=off, say",
+    )
     parser.add_argument("--append", default="", metavar="ARGS", help="more kernel parameters")
     parser.add_argument(
         "--timeout", type=float, default=1200, metavar="SECONDS", help="end it after; default: 1200"
@@ -112,6 +118,7 @@ def main() -> int:
             options.cgroup,
             options.module,
             options.init,
+            options.cpu,
         )
         if options.kernel != "all":
             kernel = named(options.kernel)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import cache
 from .cache import VmError
-from .kernels import Kernel
+from .kernels import AMD64, Architecture, Kernel
 
 SECURITY = "-security"
 # The packages of an image: since 7.x a kernel is split into these.
@@ -47,7 +47,7 @@ def headers(kernel: Kernel, root: Path) -> Path | None:
         if place.is_dir():
             return place
         print(f"vm: fetching the headers of Linux {name} once", file=sys.stderr, flush=True)
-        work = cache.directory() / "apt" / f"headers-{kernel.suite}"
+        work = cache.directory() / "apt" / f"headers-{kernel.version}"
         try:
             _unpack(work, kernel, f"linux-headers-{name}", HEADERS).rename(_below(place))
         except VmError as error:
@@ -67,17 +67,23 @@ _BUILD_TOOLS = "dash,bash,coreutils,sed,grep,mawk,findutils,make,diffutils"
 
 def build_tree(work: Path, kernel: Kernel, release: str) -> Path:
     """Make a root directory of that kernel's suite that can build modules for it; 370 MB, 20 s."""
-    _private_apt(work, kernel.suite)
+    return extracted(work, kernel.suite, AMD64, f"linux-headers-{release},{_BUILD_TOOLS}")
+
+
+def extracted(work: Path, suite: str, architecture: Architecture, packages: str) -> Path:
+    """Make a root directory of these packages, none of them set up: of any architecture, without running it."""
+    _private_apt(work, suite, architecture)
     tree = work / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     lists = sorted((work / "sources").iterdir())
     _run(
         [
-            *("mmdebstrap", "--quiet", "--variant=extract"),
+            *("mmdebstrap", "--quiet", "--variant=extract", "--skip=check/qemu"),
+            f"--arch={architecture.name}",
             # The machine's own apt may be told so; mmdebstrap reads none of its settings.
             "--aptopt=Acquire::Check-Valid-Until false",
-            f"--include=linux-headers-{release},{_BUILD_TOOLS}",
-            *(kernel.suite, str(tree), str(lists[0])),
+            f"--include={packages}",
+            *(suite, str(tree), str(lists[0])),
         ],
         work,
     )
@@ -114,12 +120,12 @@ def modules(root: Path) -> Path:
 
 
 def _fetch(kernel: Kernel, root: Path) -> None:
-    work = cache.directory() / "apt" / kernel.suite
+    work = cache.directory() / "apt" / kernel.version
     unpacked = _unpack(work, kernel, kernel.package, PARTS)
     _fill_boot(unpacked)
     base = modules(unpacked).parent.parent.parent
     _run(["depmod", "-b", str(base), release(unpacked)], work)
-    if not release(unpacked).startswith(kernel.version.removesuffix("-rt") + "."):
+    if not release(unpacked).startswith(kernel.release):
         print(
             f"vm: Debian {kernel.suite} now carries Linux {release(unpacked)} "
             f"in place of {kernel.version}",
@@ -131,7 +137,7 @@ def _fetch(kernel: Kernel, root: Path) -> None:
 
 def _unpack(work: Path, kernel: Kernel, package: str, parts: re.Pattern[str]) -> Path:
     """Download what a package's name stands for and unpack it, aside: a run cut short leaves no half."""
-    apt = _private_apt(work, kernel.suite)
+    apt = _private_apt(work, kernel.suite, kernel.architecture)
     # One archive may be missing (a security suite of unstable, say); what counts
     # is whether the package is found afterwards.
     update = subprocess.run(
@@ -228,7 +234,7 @@ def _concrete(package: str, parts: re.Pattern[str], apt: list[str]) -> list[str]
     return found
 
 
-def _private_apt(work: Path, suite: str) -> list[str]:
+def _private_apt(work: Path, suite: str, architecture: Architecture = AMD64) -> list[str]:
     """Prepare apt directories that know only that suite, and return the options naming them."""
     for name in ("sources", "lists/partial", "cache/archives/partial"):
         (work / name).mkdir(parents=True, exist_ok=True)
@@ -244,7 +250,8 @@ def _private_apt(work: Path, suite: str) -> list[str]:
         f"-oDir::Cache={work}/cache",
         # As root, apt would download as a user who may not write to the cache.
         "-oAPT::Sandbox::User=root",
-        "-oAPT::Architecture=amd64",
+        f"-oAPT::Architecture={architecture.name}",
+        f"-oAPT::Architectures={architecture.name}",
     ]
 
 

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# First process of the guest. Puts a writable layer over the host's root, which is
-# seen read-only through 9p, and hands over to guest_session.sh there.
+# First process of the guest. Puts a writable layer over the host's root, which is seen
+# read-only through 9p, or over a root of another architecture that the host keeps, and hands over to guest_session.sh there.
 # /job holds the variables and the command, written by machine.py.
 
 b=/bin/busybox
@@ -55,7 +55,7 @@ $b mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose root
 	give_up "cannot mount the host's root"
 $b mount -t tmpfs -o mode=0755 tmpfs /upper
 $b mkdir /upper/data /upper/work
-$b mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay $root ||
+$b mount -t overlay -o "lowerdir=/lower$tree,upperdir=/upper/data,workdir=/upper/work" overlay $root ||
 	give_up "cannot put a writable layer over the host's root"
 
 $b mkdir -p $root/proc $root/sys $root/dev $root/run $root/tmp $root/boot
@@ -78,6 +78,8 @@ $b ln -s fd/1 $root/dev/stdout
 $b ln -s fd/2 $root/dev/stderr
 
 uncover "$checkout" checkout
+# Another architecture's, over the machine's own.
+[ -z "$objects" ] || $b cp "/lower$objects"/*.o "$root$checkout/bpf/"
 $b mkdir -p "$root/lib/modules/$release" $root/run/vm $root/tmp/home
 layers=/lower$modules
 if [ -n "$headers" ]; then

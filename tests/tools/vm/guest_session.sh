@@ -102,9 +102,11 @@ echo "vm-guest: running the command"
 	done
 	cd "$checkout" || exit 125
 	# The host's programs from here on: busybox would put its own sh in place of the host's.
+	# Where the root is another's, the venv's packages are of the wrong architecture.
 	exec /usr/bin/env -i "PATH=$path" HOME=/tmp/home USER=root LOGNAME=root LANG=C.UTF-8 TERM=dumb \
 		"FORK_TRACE_VM=$version" ${share:+"FORK_TRACE_VM_SHARE=$share"} \
 		${module:+"FORK_TRACE_VM_MODULE=$module"} \
+		${tree:+"PYTHONPATH=$checkout:/usr/lib/python3/dist-packages"} \
 		/usr/bin/setsid "$@"
 ) >/run/vm/out 2>/run/vm/err
 status=$?

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 import struct
 from pathlib import Path
 
-from . import cache, fetch
+from . import cache, fetch, roots
 from .cache import VmError
 from .kernels import Kernel
 
@@ -26,7 +25,7 @@ def base(kernel: Kernel, root: Path) -> Path:
     with cache.locked(f"initramfs-{kernel.version}"):
         if not path.is_file():
             partial = path.with_suffix(".partial")
-            partial.write_bytes(_base(root))
+            partial.write_bytes(_base(root, roots.busybox(kernel)))
             partial.rename(path)
     return path
 
@@ -66,11 +65,8 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
-def _base(root: Path) -> bytes:
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise VmError("busybox is missing. Run scripts/setup --vm.")
-    program = Path(busybox).read_bytes()
+def _base(root: Path, busybox: Path) -> bytes:
+    program = busybox.read_bytes()
     if _needs_loader(program):
         raise VmError("busybox is not the static one. Run scripts/setup --vm.")
     where = fetch.modules(root)

@@ -5,6 +5,24 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class Architecture(NamedTuple):
+    """What differs between machines: Debian's name, the kernel's, QEMU's program and options."""
+
+    name: str
+    machine: str  # as uname -m tells it
+    qemu: str
+    board: str
+    processor: str
+    console: str
+
+
+AMD64 = Architecture("amd64", "x86_64", "qemu-system-x86_64", "pc", "qemu64,+rdrand", "ttyS0")
+# What signs pointers by the architecture's own algorithm takes half of all time under emulation.
+ARM64 = Architecture(
+    "arm64", "aarch64", "qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"
+)
+
+
 class Kernel(NamedTuple):
     """A kernel as a distribution ships it."""
 
@@ -12,6 +30,13 @@ class Kernel(NamedTuple):
     suite: str
     package: str  # with a *: the newest of that pattern
     reason: str
+    architecture: Architecture = AMD64
+    userland: str = ""  # the suite of the root that is made for it; empty: the machine's own
+
+    @property
+    def release(self) -> str:
+        """With what the release of such a kernel begins."""
+        return self.version.removeprefix("arm64-").partition("-")[0] + "."
 
 
 KERNELS = (
@@ -29,7 +54,7 @@ KERNELS = (
 
 NEWEST = KERNELS[-1]
 
-# For what depends on how a kernel preempts itself: run by lanes that name them.
+# Kernels that preempt themselves otherwise, and another architecture's: run by lanes that name them.
 FURTHER = (
     Kernel(
         "6.18",
@@ -40,6 +65,25 @@ FURTHER = (
     Kernel("6.1-rt", "bookworm", "linux-image-rt-amd64", "PREEMPT_RT"),
     Kernel("6.12-rt", "trixie", "linux-image-rt-amd64", "PREEMPT_RT"),
     Kernel("7.2-rt", "unstable", "linux-image-rt-amd64", "PREEMPT_RT"),
+    Kernel(
+        "arm64-5.10",
+        "bullseye",
+        # What linux-image-arm64 names there now is not in every mirror.
+        "linux-image-5.10.0-32-arm64",
+        "BTF without static functions, no trampolines, symbols without variables",
+        ARM64,
+        "bookworm",
+    ),
+    Kernel(
+        "arm64-6.1",
+        "bookworm",
+        "linux-image-arm64",
+        "no trampolines, symbols without variables",
+        ARM64,
+        "bookworm",
+    ),
+    Kernel("arm64-6.12", "trixie", "linux-image-arm64", "trampolines", ARM64, "bookworm"),
+    Kernel("arm64-7.2", "unstable", "linux-image-arm64", "the newest of arm64", ARM64, "bookworm"),
 )
 
 

@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from . import cache, fetch, initramfs, module
+from . import cache, fetch, initramfs, module, roots
 from .cache import VmError
-from .kernels import Kernel
+from .kernels import AMD64, Architecture, Kernel
 
-QEMU = "qemu-system-x86_64"
 DIED = 125
 TIMED_OUT = 124
 KEPT_LOGS = 20
@@ -45,12 +44,20 @@ class Wishes(NamedTuple):
     cgroup: str = "v2"
     module: Path | None = None  # its C file
     init: str = ""  # "systemd": the host's own is the first process
+    processor: str = ""  # empty: the architecture's own
 
 
 def run(kernel: Kernel, checkout: Path, command: list[str], wishes: Wishes) -> int:
     """Run the command on that kernel, copy its output to ours, and return its exit status."""
-    if shutil.which(QEMU) is None:
-        raise VmError(f"{QEMU} is missing. Run scripts/setup --vm.")
+    qemu = kernel.architecture.qemu
+    if shutil.which(qemu) is None:
+        option = "--vm" if roots.is_own(kernel) else f"--{kernel.architecture.name}"
+        raise VmError(f"{qemu} is missing. Run scripts/setup {option}.")
+    if not roots.is_own(kernel) and (wishes.module or wishes.init):
+        raise VmError(
+            f"--module and --init are for {AMD64.name} only: the root of {kernel.version} has "
+            "neither a systemd nor what it takes to build modules."
+        )
     root = fetch.image(kernel)
     base = initramfs.base(kernel, root)
     token = b"\0vm-end-" + secrets.token_hex(16).encode()
@@ -60,7 +67,9 @@ def run(kernel: Kernel, checkout: Path, command: list[str], wishes: Wishes) -> i
         initrd.write(base.read_bytes() + initramfs.session(job))
         initrd.flush()
         return _Machine(_log_path(kernel), token).run(
-            _qemu(fetch.vmlinuz(root), initrd.fileno(), wishes), initrd.fileno(), wishes.timeout_s
+            _qemu(kernel.architecture, fetch.vmlinuz(root), initrd.fileno(), wishes),
+            initrd.fileno(),
+            wishes.timeout_s,
         )
 
 
@@ -212,12 +221,15 @@ def _job(
 ) -> bytes:
     """Return the shell text that tells the guest what to run and where."""
     release = fetch.release(root)
-    headers = fetch.headers(kernel, root)
+    # Only bcc asks for them, which the roots of other architectures do not have.
+    headers = fetch.headers(kernel, root) if roots.is_own(kernel) else None
     search = f"{checkout}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {
         "version": kernel.version,
         "hostname": f"vm-{kernel.version.replace('.', '-')}",
         "release": release,
+        "tree": str(roots.tree(kernel) or ""),
+        "objects": str(roots.objects(kernel, checkout) or ""),
         "modules": str(fetch.modules(root)),
         "headers": str(headers or ""),
         "config": str(root / "boot" / f"config-{release}"),
@@ -235,24 +247,26 @@ def _job(
     return os.fsencode("\n".join(lines) + "\n")
 
 
-def _qemu(vmlinuz: Path, initrd: int, wishes: Wishes) -> list[str]:
-    append = "console=ttyS0 panic=-1 loglevel=5"
+def _qemu(architecture: Architecture, vmlinuz: Path, initrd: int, wishes: Wishes) -> list[str]:
+    append = f"console={architecture.console} panic=-1 loglevel=5"
+    processor = wishes.processor or architecture.processor
     if wishes.icount:
-        # An instruction that repeats counts as one per round, which swells every
-        # page clearing; without these two features the kernel does not use it so.
-        # As numbers, because names are understood only since Linux v5.19.
-        append += " clearcpuid=297,112"
+        if architecture == AMD64:
+            # An instruction that repeats counts as one per round, which swells every
+            # page clearing; without these two features the kernel does not use it so.
+            # As numbers, because names are understood only since Linux v5.19.
+            append += " clearcpuid=297,112"
         engine = ["-accel", "tcg,thread=single", "-icount", "shift=0,align=off,sleep=off"]
-        engine += ["-cpu", "qemu64,+rdrand", "-smp", "1"]
-    elif kvm_works():
+        engine += ["-cpu", processor, "-smp", "1"]
+    elif architecture == AMD64 and kvm_works():
         engine = ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
     else:
         # Threads would be faster, but made oopses on 6.12 that no real machine has.
-        engine = ["-accel", "tcg,thread=single", "-cpu", "qemu64,+rdrand", "-smp", "2"]
+        engine = ["-accel", "tcg,thread=single", "-cpu", processor, "-smp", "2"]
     if wishes.append:
         append += " " + wishes.append
-    command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-machine", "pc", *engine, "-m", wishes.memory]
+    command = [architecture.qemu, "-nodefaults", "-no-user-config", "-display", "none"]
+    command += ["-no-reboot", "-machine", architecture.board, *engine, "-m", wishes.memory]
     command += ["-kernel", str(vmlinuz), "-initrd", f"/dev/fd/{initrd}", "-append", append]
     command += ["-device", "virtio-serial-pci", *_directory("root", Path("/"), "readonly=on")]
     if wishes.share:
@@ -320,7 +334,15 @@ def _try_kvm() -> bool:
     with tempfile.NamedTemporaryFile() as rom:
         rom.write((b"\xf4" * (0x10000 - 16) + start).ljust(0x10000, b"\xf4"))
         rom.flush()
-        command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "kvm"]
+        command = [
+            AMD64.qemu,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-accel",
+            "kvm",
+        ]
         command += ["-bios", rom.name, "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
         try:
             done = subprocess.run(

@@ -132,8 +132,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     # scripts/check has just built it.
     newest = max(source.stat().st_mtime for source in sources)
     if not built.exists() or built.stat().st_mtime < newest:
-        built = tmp_path_factory.mktemp("abi") / "fork_trace.bpf.o"
-        subprocess.run([str(CHECKOUT / "scripts" / "build-bpf"), str(built)], check=True)
+        place = tmp_path_factory.mktemp("abi")
+        subprocess.run([str(CHECKOUT / "scripts" / "build-bpf"), str(place)], check=True)
+        built = place / "fork_trace.bpf.o"
     return sections(built.read_bytes())
 
 

@@ -65,7 +65,7 @@ INCLUDES: dict[str, set[str]] = {
     "maker.h": {"caller.h", "port.h", "reading.h", "wire.h"},
     "user_stack.h": {"caller.h", "port.h", "reading.h", "wire.h"},
     "latency.h": {"wire.h"},
-    "late.h": {"caller.h", "limits/cgroup.h"},
+    "late.h": {"caller.h", "limits/cgroup.h", "user_stack.h"},
     # The shells, and what has nothing to do with them.
     "fork_trace.bpf.c": {
         *("judge.h", "kernel_types.h", "late.h", "maker.h", "probes.def", "programs.h"),
