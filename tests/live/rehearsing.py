@@ -6,6 +6,7 @@ only what touches nothing but its own processes is made.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -53,6 +54,16 @@ KINDS = ("fork", "vfork", "clone", "clone3", "thread")
 def sees(watcher: str, scenario: Scenario) -> bool:
     """Say whether that watcher can see it at all."""
     return watcher in SEES_EARLY or is_seen_by_all(scenario)
+
+
+def lacks_variables(watcher: str) -> bool:
+    """Say whether it knows no kernel variable by name: it is denied them, or the kernel lists functions only."""
+    return watcher in watching.WITHOUT_SYMBOLS or not _lists_variables()
+
+
+@functools.cache
+def _lists_variables() -> bool:
+    return " nr_threads\n" in Path("/proc/kallsyms").read_text()
 
 
 def by(*watchers: str) -> pytest.MarkDecorator:

@@ -22,14 +22,16 @@ from .rehearsing import NAMED as WATCHERS
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="builds programs for x86-64"),
+    pytest.mark.skipif(
+        os.uname().machine not in ("x86_64", "aarch64"), reason="unwinds x86-64 and arm64 only"
+    ),
 ]
 
 KINDS = ("fork", "vfork", "popen", "system", "posix_spawn", "pthread_create")
 WRAPPERS = KINDS[2:]
 NAMED = ["run_job", "middle_job", "outer_job", "main"]
 FLAGS = ("-O2", "-fomit-frame-pointer", "-Wall", "-Werror", "-pthread")
-MUSL_LOADER = Path("/lib/ld-musl-x86_64.so.1")
+MUSL_LOADER = Path(f"/lib/ld-musl-{os.uname().machine}.so.1")
 HASTY = 7
 # Of 16 bytes each: as many as there are places for a stack pointer within a chunk of the stack.
 PLACES = STACK_CHUNK // 16

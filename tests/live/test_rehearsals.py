@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from accuracy.judging import COUNT, INFERRED, RIGHT, judge
-from accuracy.watching import WITHOUT_SYMBOLS
 
 from fork_trace.model.steps import BY_NAME
 from fork_trace.rehearse.scenarios import Scenario
 
 from .conftest import IS_GUEST, Captured, preempts
-from .rehearsing import MADE, Rehearsed, by, each_of, sees
+from .rehearsing import MADE, Rehearsed, by, each_of, lacks_variables, sees
 
 # Thread stacks are seen by functions of their own, whatever the rest is attached by.
 STACK_STEPS = ("mmap", "mprotect")
@@ -57,7 +56,7 @@ def test_a_rehearsed_failure_has_its_cause_errno_call_and_exact_count(
         return  # `of` has seen that nothing failed
 
     unknown = sum(each["count"] for each in failures if each["cause"] == "unknown")
-    if unknown and watcher in WITHOUT_SYMBOLS and scenario.cause == "threads-max":
+    if unknown and lacks_variables(watcher) and scenario.cause == "threads-max":
         # No file shows where the kernel counts its threads, and by now there are few again.
         assert {("threads-max",)} == {tuple(each["alternatives"]) for each in failures}
         assert COUNT == unknown == captured.exact(scenario.comm)

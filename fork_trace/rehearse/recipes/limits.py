@@ -420,6 +420,15 @@ def glibc_version() -> tuple[int, ...]:
     return tuple(int(each) for each in version.split(".")[:2])
 
 
+def spawns_by_clone3() -> bool:
+    """Say whether the C library asks for threads, and by posix_spawn, with clone3.
+
+    glibc does since 2.34 (commit "Add an internal wrapper for clone, clone2 and clone3"), on arm64 since
+    2.38 (commit "aarch64: Add the clone3 wrapper").
+    """
+    return glibc_version() >= ((2, 38) if os.uname().machine == "aarch64" else (2, 34))
+
+
 def map_memory(start: int | None, size_bytes: int, protection: int, flags: int) -> int:
     """Call mmap(2) and return the address, which Python's own mmap does not tell."""
     _libc.mmap.restype = ctypes.c_void_p

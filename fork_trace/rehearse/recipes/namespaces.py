@@ -16,7 +16,7 @@ from fork_trace.errors import NotHereError
 from fork_trace.rehearse import identity, syscalls
 from fork_trace.rehearse.child import Stage, kill
 from fork_trace.rehearse.recipes.arguments import by_clone3
-from fork_trace.rehearse.recipes.limits import Act, glibc_version, least_pid_max, unused_uid
+from fork_trace.rehearse.recipes.limits import Act, least_pid_max, spawns_by_clone3, unused_uid
 from fork_trace.rehearse.restore import Borrowed
 
 # Kind, as in /proc/sys/user/max_*_namespaces -> the flag that asks for one.
@@ -38,8 +38,7 @@ _INITIAL = {"pid": 0xEFFFFFFC, "user": 0xEFFFFFFD}
 # pid_namespace.h), and the test of create_user_ns() (kernel/user_namespace.c).
 _DEEPEST = {"pid": 32, "user": 33}
 
-# glibc's posix_spawn asks by clone3 since 2.34 (sysdeps/unix/sysv/linux/spawni.c).
-SPAWN_SYSCALL = "clone3" if glibc_version() >= (2, 34) else "clone"
+SPAWN_SYSCALL = "clone3" if spawns_by_clone3() else "clone"
 
 
 def limit(kind: str) -> Callable[[Borrowed], Act]:

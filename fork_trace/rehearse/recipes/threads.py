@@ -23,6 +23,7 @@ from fork_trace.rehearse.recipes.limits import (
     glibc_version,
     map_memory,
     room_for_half,
+    spawns_by_clone3,
 )
 from fork_trace.rehearse.restore import Borrowed
 
@@ -32,8 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # writable and of split mappings; since 2.42 it maps the stack writable at once (glibc commit
 # "nptl: Add support for setup guard pages with MADV_GUARD_INSTALL"). musl does as the old one.
 STACK_STEP = "mmap" if glibc_version() >= (2, 42) else "mprotect"
-# glibc commit "Add an internal wrapper for clone, clone2 and clone3", in 2.34.
-THREAD_SYSCALL = "clone3" if glibc_version() >= (2, 34) else "clone"
+THREAD_SYSCALL = "clone3" if spawns_by_clone3() else "clone"
 
 _PAGE_BYTES = mmap.PAGESIZE
 _KIB = 1 << 10
