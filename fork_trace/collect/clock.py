@@ -34,9 +34,18 @@ class Clock(NamedTuple):
 
 def started_now() -> Clock:
     """Return the clock of a run that begins now."""
-    start_ns = time.monotonic_ns()
-    slept_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start_ns
-    return Clock(start_ns, time.time_ns() - start_ns, slept_ns)
+    start_ns, real_ns, boot_ns = _at_once()
+    return Clock(start_ns, real_ns - start_ns, boot_ns - start_ns)
+
+
+def _at_once() -> tuple[int, int, int]:
+    """Read CLOCK_MONOTONIC, the time of day and CLOCK_BOOTTIME: as of one instant, within some milliseconds."""
+    for _ in range(_LOOKS):
+        monotonic_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if time.monotonic_ns() - monotonic_ns < _SLOW_NS:
+            break
+    return monotonic_ns, real_ns, boot_ns
 
 
 class Jump(NamedTuple):
@@ -48,6 +57,8 @@ class Jump(NamedTuple):
 
 
 _LEAST_JUMP_NS = 10**9  # what is less is a clock that is steered (adjtimex(2)), or a slow look
+# Whoever gets no processor between two clocks sees them jump: then it is done again.
+_SLOW_NS, _LOOKS = 10**7, 10
 
 
 def followed(clock: Clock) -> tuple[Clock, list[Jump]]:
@@ -55,9 +66,8 @@ def followed(clock: Clock) -> tuple[Clock, list[Jump]]:
 
     CLOCK_MONOTONIC stands still while the host is suspended, CLOCK_BOOTTIME does not (clock_gettime(2)).
     """
-    monotonic_ns, real_ns = time.monotonic_ns(), time.time_ns()
-    slept_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - monotonic_ns
-    now = Clock(clock.start_ns, real_ns - monotonic_ns, slept_ns)
+    monotonic_ns, real_ns, boot_ns = _at_once()
+    now = Clock(clock.start_ns, real_ns - monotonic_ns, boot_ns - monotonic_ns)
     return now, jumps(clock, now, monotonic_ns)
 
 

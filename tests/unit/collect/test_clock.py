@@ -38,3 +38,24 @@ def test_what_the_kernel_counts_from_boot_is_a_time_of_day() -> None:
 
     assert abs(told_ns - before_ns) < 10**9
     assert told_ns - run.time_ns(run.start_ns) <= run.elapsed_s() * 1e9 < 60e9
+
+
+def test_who_gets_no_processor_between_two_clocks_sees_no_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = clock.started_now()
+    waits_s = [0.0, 3.0, 0.0, 2.0]  # before each reading of a clock, and then no more
+    late_ns = 0
+
+    def later(read_ns: int) -> int:
+        nonlocal late_ns
+        late_ns += round((waits_s.pop(0) if waits_s else 0.0) * 1e9)
+        return read_ns + late_ns
+
+    real = time.monotonic_ns, time.time_ns, time.clock_gettime_ns
+    monkeypatch.setattr(time, "monotonic_ns", lambda: later(real[0]()))
+    monkeypatch.setattr(time, "time_ns", lambda: later(real[1]()))
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: later(real[2](which)))
+
+    assert [] == clock.followed(began)[1]
+    assert not waits_s
