@@ -19,6 +19,8 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Checkpoint, Mark
 from fork_trace.record.captures import Captures
 
+PACKAGE = Path(__file__).resolve().parents[3] / "fork_trace"
+
 
 def report(*arguments: str, **how: Any) -> Result:
     done = CliRunner().invoke(cli.cli, ["report", *arguments], **how)
@@ -291,3 +293,21 @@ def test_a_boot_is_named_as_with_journalctl(
 
     assert (expected, False) == counts(str(tmp_path), *words)
     assert (2, False) == counts(str(tmp_path), "--boot", "--cause", "pids-cgroup")
+
+
+def test_the_runbook_explains_sentences_that_are_told() -> None:
+    page = (PACKAGE / "docs" / "runbook.md").read_text()
+    page = page.partition("Read its last lines first:")[2].partition("\n\nThis")[0]
+    said = [
+        " ".join(sentence.split())
+        for item in re.findall(r"^- (.*?): ", page, re.MULTILINE | re.DOTALL)
+        for sentence in re.findall(r"`([^`]+)`", item)
+    ]
+    sources = " ".join(
+        path.read_text() for room in ("output", "record") for path in (PACKAGE / room).rglob("*.py")
+    )
+
+    assert 8 == len(said)
+    for sentence in said:
+        # Up to its numbers and names.
+        assert re.split(r" \.\.\.| \d|\d| HOST|;", sentence)[0] in sources, sentence
