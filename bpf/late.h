@@ -35,6 +35,10 @@ struct ft_dying {
 	__u64 code; /* where its program and stack begin */
 	__u64 stack;
 	__u64 victim; /* its main thread */
+	struct ft_kin
+		last; /* who was killed before, and has no memory any more, and where it ran */
+	__u64 last_code;
+	__u64 last_stack;
 };
 
 struct {
@@ -127,6 +131,17 @@ ft_global int note_big_fork(__u64 address)
 	return 0;
 }
 
+/* Of who has given up its memory it is known what it had, if it was killed just before. */
+ft_inline void read_last(struct ft_kin *kin, struct ft_dying *work)
+{
+	if (kin->pid != work->last.pid || kin->start_ns != work->last.start_ns)
+		return;
+	if (work->last_code == work->code && work->last_stack == work->stack)
+		kin->bits |= FT_KIN_SAME_PROGRAM;
+	kin->anon_pages = work->last.anon_pages;
+	kin->bits |= work->last.bits & FT_KIN_HAS_MEMORY;
+}
+
 /* What is to be told of a process, by its main thread. */
 ft_inline void read_kin(struct ft_kin *kin, struct task_struct *leader, struct ft_dying *work)
 {
@@ -143,8 +158,10 @@ ft_inline void read_kin(struct ft_kin *kin, struct task_struct *leader, struct f
 	if (flags & PF_EXITING || BPF_CORE_READ(leader, signal, flags) & SIGNAL_GROUP_EXIT)
 		kin->bits |= FT_KIN_EXITING;
 	bpf_core_read(kin->comm, sizeof(kin->comm), &leader->comm);
-	if (!mm)
+	if (!mm) {
+		read_last(kin, work);
 		return;
+	}
 	if ((__u64)mm == work->memory)
 		kin->bits |= FT_KIN_SAME_MEMORY;
 	if (BPF_CORE_READ(mm, start_code) == work->code &&
@@ -252,6 +269,9 @@ ft_global int read_family(__u64 victim)
 		work->death.bits |= FT_DEATH_OF_PARENT;
 		note_family((__u64)parent);
 	}
+	bpf_probe_read_kernel(&work->last, sizeof(work->last), &work->death.victim);
+	work->last_code = work->code;
+	work->last_stack = work->stack;
 	return 0;
 }
 
