@@ -29,6 +29,7 @@ CARRIED = (
         "wire.h",
         "limits/cgroup.h",
         "limits/fds.h",
+        "limits/mappings.h",
         "limits/memory.h",
         "limits/namespaces.h",
     ),

@@ -254,7 +254,33 @@ struct mm_rss_stat {
 	atomic_long_t count[4];
 };
 
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_flags;
+	struct vm_area_struct *vm_next; /* until v6.0: limits/mappings.h */
+};
+
+/* include/linux/maple_tree.h */
+enum maple_type {
+	maple_leaf_64 = 1,
+	maple_arange_64 = 3,
+};
+struct maple_range_64 {
+	unsigned long pivot[15];
+	void *slot[16];
+};
+struct maple_arange_64 {
+	unsigned long pivot[9];
+	void *slot[10];
+};
+struct maple_tree {
+	void *ma_root;
+};
+
 struct mm_struct {
+	struct vm_area_struct *mmap; /* until v6.0: limits/mappings.h */
+	struct maple_tree mm_mt; /* since v6.1 */
 	struct percpu_counter rss_stat[4];
 	unsigned long start_code;
 	unsigned long start_stack;

@@ -69,6 +69,7 @@ struct ft_config {
 	ft_u64 call_usermodehelper_exec_async; /* and each user-mode helper, kernel/umh.c */
 	ft_u64 ucounts_hashtable; /* struct hlist_head[1024], kernel/ucount.c */
 	ft_u64 max_map_count; /* the value at the start, for where that address is not known; or 0 */
+	ft_u64 ram_and_swap; /* bytes; the same */
 	ft_u64 watched; /* bit n: enum ft_step: by its silence one lets pass; in FT_PHASE_COUNTING */
 	ft_u64 watched_in_detail; /* the same, with those of FT_PHASE_DETAILED */
 	ft_u64 filter_cgroup; /* id; the cgroup itself or any below it */

@@ -116,7 +116,9 @@ enum ft_syscall {
 	X(PIDS_UNKNOWN, 28)       \
 	X(PIDNS_UNKNOWN, 29)      \
 	X(UNJUDGED, 30)           \
-	X(THREADS_NEAR, 31)
+	X(THREADS_NEAR, 31)       \
+	X(ONE_MAPPING, 32)        \
+	X(SMALL_MAPPINGS, 33)
 
 #define FT_CANDIDATE_ENUM(name, number) FT_CANDIDATE_##name = number,
 enum ft_candidate {

@@ -8,6 +8,7 @@
 #include "../refusal.h"
 #include "../uapi.h"
 #include "../wire.h"
+#include "mappings.h"
 
 /* mm/util.c, __vm_enough_memory: what it compares, by the same approximate counter. */
 ft_inline void read_commit_rule(struct ft_refusal *refusal, struct mm_struct *mm)
@@ -91,6 +92,25 @@ ft_inline int would_overcommit(struct ft_refusal *refusal)
 	return 0;
 }
 
+/* Mode 0 asks for one mapping at a time: is one of them so large? */
+ft_inline void judge_mappings(struct ft_refusal *refusal)
+{
+	__u64 bytes = port_config()->ram_and_swap;
+
+	if (number_of(refusal, FT_NUMBER_OVERCOMMIT_MEMORY))
+		return;
+	if (has_number(refusal, FT_NUMBER_PAGES_RAM))
+		bytes = (number_of(refusal, FT_NUMBER_PAGES_RAM) +
+			 number_of(refusal, FT_NUMBER_PAGES_SWAP))
+			<< port_config()->page_shift;
+	if (!bytes)
+		return;
+	if (!can_have_mapping_above(refusal, bytes))
+		candidate(refusal, FT_CANDIDATE_SMALL_MAPPINGS);
+	else if (has_number(refusal, FT_NUMBER_PAGES_ASKED))
+		candidate(refusal, FT_CANDIDATE_ONE_MAPPING);
+}
+
 ft_inline void judge_commit(struct ft_refusal *refusal, struct task_struct *task, __u64 watched)
 {
 	if (is_watched(watched, FT_STEP_VM_ENOUGH_MEMORY) || refusal->flags & FT_CLONE_VM)
@@ -108,6 +128,9 @@ ft_inline void judge_commit(struct ft_refusal *refusal, struct task_struct *task
 		candidate(refusal, FT_CANDIDATE_OVERCOMMIT_UNKNOWN);
 	else if (would_overcommit(refusal))
 		candidate(refusal, FT_CANDIDATE_OVERCOMMIT);
+	else
+		return;
+	judge_mappings(refusal);
 }
 
 #endif

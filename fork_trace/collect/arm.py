@@ -79,7 +79,7 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         ringbuf = _ringbuf(_RINGBUF in addresses)
     found, remedy = headers.find(os.uname().release, root)
     preempts = kernel.preempts(root)
-    facts = KernelFacts(
+    return KernelFacts(
         release=os.uname().release,
         machine=os.uname().machine,
         may_load=may_load,
@@ -99,13 +99,13 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         copy_process_range=ranges.get("copy_process"),
         ranges=ranges,
         max_map_count=kernel.limits(root)["vm.max_map_count"],
+        ram_and_swap=procfs.ram_and_swap(os.path.join(root, "proc")),
         preempts=preempts,
         preempts_tracepoints=kernel.preempts_tracepoints(addresses, preempts),
         bcc=headers.bcc_module(),
         headers=found,
         headers_remedy=remedy,
-    )
-    return facts, library
+    ), library
 
 
 def _functions() -> list[str]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
-from fork_trace.diagnosis.verdict import Verdict
+from fork_trace.diagnosis.verdict import MAPPINGS_SEEN, Verdict
 from fork_trace.host import holders, procfs, userns
 from fork_trace.host.cgroup import CgroupPaths, ancestor
 from fork_trace.model import events
@@ -222,7 +222,7 @@ class Observer:
         if self._sees_all_pids and fits & {"overcommit", "overcommit-unknown"}:
             found = found._replace(
                 overcommit_memory=procfs.number("sys/vm/overcommit_memory"),
-                has_huge_mapping=self._mappings.has_one(event),
+                has_huge_mapping=(None if fits & MAPPINGS_SEEN else self._mappings.has_one(event)),
             )
         return found
 

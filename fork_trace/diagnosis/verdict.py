@@ -91,6 +91,8 @@ BY_STATE: Mapping[int, tuple[tuple[Fit, Cause], ...]] = _by_state()
 
 
 _UNREAD = ProcReadings()
+# The kernel side has looked whether one mapping of the caller is larger than RAM and swap.
+MAPPINGS_SEEN = frozenset({"one-mapping", "small-mappings"})
 
 
 def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNREAD) -> Verdict:
@@ -100,6 +102,8 @@ def diagnose(key: Key, watched: Collection[str] = (), after: ProcReadings = _UNR
     let the call pass, as far as anybody can tell.
     `after` serves only where the kernel side could not read or decide; the cause is inferred then.
     """
+    if MAPPINGS_SEEN.intersection(key.fits):
+        after = after._replace(has_huge_mapping="one-mapping" in key.fits)
     verdict = _diagnose(key, watched, after)
     is_open = verdict.step == "copy_process" and key.error == errno.ENOMEM
     if not is_open or verdict.cause not in (KERNEL_MEMORY.slug, MEMORY_CGROUP.slug):

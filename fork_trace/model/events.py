@@ -108,6 +108,8 @@ FITS: tuple[str, ...] = (
     "pidns-unknown",
     "unjudged",
     "threads-near",
+    "one-mapping",
+    "small-mappings",
 )
 
 # enum ft_level_kind: a hierarchy whose levels were read one by one.

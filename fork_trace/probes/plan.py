@@ -105,6 +105,7 @@ class KernelFacts:
     copy_process_range: tuple[int, int] | None = None
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of kernel.RANGED
     max_map_count: int | None = None
+    ram_and_swap: int | None = None  # bytes
     preempts: Fact = Fact(None)  # a task in kernel code; inside a program on a tracepoint?
     preempts_tracepoints: Fact = Fact(None)
     # For what is compiled on this host.
@@ -190,6 +191,7 @@ class Plan:
     addresses: Mapping[str, int]
     copy_process_range: tuple[int, int] | None
     max_map_count: int | None = None  # vm.max_map_count at the start
+    ram_and_swap: int | None = None  # in bytes, at the start
     fallbacks: tuple[Fallback, ...] = ()  # better ones, best first
     has_ringbuf: bool = True  # else samples come by a perf buffer
     # Which fields the installed headers have, for programs that are compiled against them.
@@ -493,6 +495,7 @@ def _plan(
         addresses={name: known[name] for name in VARIABLES if name in known},
         copy_process_range=facts.copy_process_range,
         max_map_count=facts.max_map_count,
+        ram_and_swap=facts.ram_and_swap,
         has_ringbuf=facts.ringbuf.value is not False,
         header_fields=facts.header_fields,
         late=_late(attach, facts) if backend == "libbpf" else (),

@@ -61,6 +61,7 @@ class Config(ctypes.Structure):
         ("call_usermodehelper_exec_async", c_uint64),
         ("ucounts_hashtable", c_uint64),
         ("max_map_count", c_uint64),
+        ("ram_and_swap", c_uint64),
         ("watched", c_uint64),
         ("watched_in_detail", c_uint64),
         ("filter_cgroup", c_uint64),
@@ -223,6 +224,7 @@ def fill(
     config.seed = int.from_bytes(os.urandom(8), "little")
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
+    config.ram_and_swap = plan.ram_and_swap or 0
     config.stack_bytes = -(-stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
     config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
     if filter_.pid is not None:

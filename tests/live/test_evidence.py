@@ -90,6 +90,20 @@ def test_overcommit_shows_more_asked_than_allowed(
         assert evidence["read"] == "kernel"
 
 
+@each_of("tracepoint", of=named("overcommit-heuristic"))
+def test_where_no_step_is_watched_the_one_mapping_is_found_in_the_kernel(
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
+) -> None:
+    for failure in rehearsed.of(scenario):
+        evidence = {each["name"]: each for each in failure["evidence"]}
+        if evidence["vm.overcommit_memory"]["read"] != "kernel":
+            pytest.skip("this kernel tells no address of the overcommit rule's numbers")
+        asked = evidence["one mapping of the parent"]
+
+        assert asked["value"] > asked["limit"] > 0
+        assert [] == failure["alternatives"]
+
+
 @each_of(of=named("fork-big"))
 def test_the_big_process_is_told_in_three(
     watcher: str, scenario: Scenario, rehearsed: Rehearsed

@@ -55,6 +55,13 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "pid": ("flags",),
     "upid": ("flags",),
     "mm_struct": ("memory", "stack", "sample", "late"),
+    **dict.fromkeys(
+        (
+            *("mm_struct.mmap", "mm_struct.mm_mt", "vm_area_struct", "maple_tree"),
+            *("maple_type", "maple_range_64", "maple_arange_64"),
+        ),
+        ("memory",),
+    ),
     "percpu_counter": ("memory", "stack", "late"),
     "super_block": ("sample",),
     "dentry": ("sample",),
@@ -109,7 +116,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "task_struct.rethooks": ("mark",),
 }
 
-_ENUMS = frozenset({"cgroup_subsys_id", "rlimit_type", "ucount_type"})
+_ENUMS = frozenset({"cgroup_subsys_id", "rlimit_type", "ucount_type", "maple_type"})
 # Types that the programs look for in the kernel's BTF, and whether it is an enumeration.
 TYPES: dict[str, bool] = {
     "task_struct": False,
@@ -128,6 +135,7 @@ _CAME_OR_WENT = re.compile(
     r"|signal_struct\.autoreap$|pid\.stashed$|mem_cgroup\.(?:kmem|memsw)\b"
     r"|kthread_create_info\b|subprocess_info\b"
     r"|page\.compound_\w+$|mm_struct\.rss_stat\b|mm_rss_stat\b|trace_event_raw_mark_victim\b"
+    r"|mm_struct\.(?:mmap|mm_mt)\b|vm_area_struct\.vm_next$|maple_\w+"
     r"|bpf_func_id\b|seccomp\.mode$|task_struct\.seccomp\.mode$"
     r"|cgroup_subsys_id::"
 )

@@ -155,6 +155,23 @@ def test_a_huge_mapping_of_the_caller_is_looked_for_while_it_is_there(
     assert ("overcommit-heuristic", ()) == (verdict.cause, verdict.alternatives)
 
 
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [("one-mapping", "overcommit-heuristic"), ("small-mappings", "kernel-memory")],
+)
+def test_where_the_kernel_side_looked_at_the_mappings_proc_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, cause: str
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(procfs, "has_accountable_mapping", lambda pid, above: asked.append(pid))
+    key = failed(errno.ENOMEM, "overcommit", word, detail="overcommit-guess")
+
+    verdict = judged(observer(tmp_path), sample(key))
+
+    assert (cause, ()) == (verdict.cause, verdict.alternatives)
+    assert not asked
+
+
 def test_a_caller_without_a_huge_mapping_was_not_refused_for_one(tmp_path: Path) -> None:
     verdict = judged(observer(tmp_path), sample(GUESSED))
 

@@ -643,6 +643,14 @@ UNREAD = ["overcommit-unknown", "copies-mm"]
         # All mappings together pass RAM and swap; the rule asks for one at a time.
         (["overcommit"], GUESS, None, True, (HEURISTIC, VM, ())),
         (["overcommit", "memcg"], GUESS, None, True, (HEURISTIC, VM, ("memory-cgroup",))),
+        # The kernel side has looked: nobody need look whether the caller has it still.
+        (["overcommit", "one-mapping"], GUESS, None, None, (HEURISTIC, VM, ())),
+        (["overcommit", "one-mapping"], GUESS, None, False, (HEURISTIC, VM, ())),
+        (["overcommit", "small-mappings"], GUESS, None, None, None),
+        (["overcommit", "small-mappings"], GUESS, None, True, None),
+        ([*UNREAD, "one-mapping"], "", 0, None, (HEURISTIC, VM, (NEVER, "kernel-memory"))),
+        ([*UNREAD, "small-mappings"], "", 0, None, None),
+        ([*UNREAD, "small-mappings"], "", 2, None, (NEVER, VM, ("kernel-memory",))),
         (["overcommit"], GUESS, None, None, (HEURISTIC, VM, ("kernel-memory",))),
         (
             ["overcommit", "memcg-limited"],

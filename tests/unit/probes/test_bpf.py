@@ -44,7 +44,10 @@ INCLUDES: dict[str, set[str]] = {
     "caller.h": {"port.h", "reading.h", "uapi.h", "wire.h"},
     "limits/cgroup.h": {"caller.h", "port.h", "reading.h", "refusal.h", "wire.h"},
     "limits/fds.h": {"port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"},
-    "limits/memory.h": {"port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"},
+    "limits/mappings.h": {"port.h", "reading.h", "refusal.h", "wire.h"},
+    "limits/memory.h": {
+        *("limits/mappings.h", "port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"),
+    },
     "limits/namespaces.h": {"port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"},
     "limits/nproc.h": {"port.h", "reading.h", "refusal.h", "wire.h"},
     "limits/pidns.h": {"port.h", "reading.h", "refusal.h", "wire.h"},
