@@ -29,7 +29,6 @@ _FUNCTIONS: Mapping[str, str] = {
     "copy_signal": "copy_signal",
     "copy_sighand": "copy_sighand",
     "dup_mm": "dup_mm",
-    "pgd_alloc": "mm_init",
     "__ksm_enter": "dup_mmap",
     "__khugepaged_enter": "dup_mmap",
     "i_mmap_lock_write": "dup_mmap",

@@ -174,7 +174,7 @@ def test_each_form_of_a_function_has_the_program_that_is_written_for_it(
 
 @pytest.mark.parametrize("step", SEVERAL, ids=lambda step: step.name)
 def test_of_several_functions_the_first_that_is_there_is_taken(step: steps.Step) -> None:
-    both = {watch.function: watch.params for watch in step.watches}
+    both = {watch.function: watch.params for watch in reversed(step.watches)}
 
     made = plan.make(capable(params={**capable().params, **both}))
 
@@ -183,12 +183,12 @@ def test_of_several_functions_the_first_that_is_there_is_taken(step: steps.Step)
 
 @pytest.mark.parametrize("step", SEVERAL, ids=lambda step: step.name)
 def test_of_several_functions_the_reason_is_of_the_one_that_is_there(step: steps.Step) -> None:
-    first, second = step.watches
-    params = {**capable().params, first.function: None, second.function: 9}
+    *others, last = (watch.function for watch in step.watches)
+    params = {**capable().params, **dict.fromkeys(others), last: 9}
 
     made = plan.make(capable(params=params))
 
-    assert f"{second.function} has 9 parameters" in reasons(made)[step.name]
+    assert f"{last} has 9 parameters" in reasons(made)[step.name]
 
 
 def test_a_function_that_copy_process_does_not_call_is_not_watched() -> None:
