@@ -1,6 +1,7 @@
 """Forks that take long are told with their time, their phase and the reason; and quick ones are not.
 
-What a rehearsal measured of its own forks is the truth.
+What a rehearsal measured of its own forks is the truth. A guest's clock counts instructions, a thousand of
+which take a microsecond: there forks are quick, and what is slow begins earlier.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +26,20 @@ from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, known
 
 pytestmark = pytest.mark.live
 
-OVER_MS = 10.0
+OVER_MS, SLOW_MS = (2.5, 4.5) if IS_GUEST else (10.0, 30.0)
 COUNT = 23
+# `fork-trace rehearse`, but for when a fork is slow enough for it.
+REHEARSE = [
+    sys.executable,
+    "-c",
+    "import sys\n"
+    "from fork_trace.commands import cli\n"
+    "from fork_trace.rehearse.recipes import slow\n"
+    f"slow._SLOW_MS = {SLOW_MS}\n"
+    "sys.argv[0] = 'fork-trace'\n"
+    "cli.main()",
+    "rehearse",
+]
 COMMS = {
     "slow-page-tables": "ft-slow-tables",
     "slow-cgroup": "ft-slow-cgroup",
@@ -69,7 +83,7 @@ def run_program(
 
 def rehearse(scenario: str, options: tuple[str, ...] = ()) -> Told:
     """Make slow forks; skips where this host cannot."""
-    argv = [*FORK_TRACE, "rehearse", "--json", "--count", str(COUNT), scenario]
+    argv = [*REHEARSE, "--json", "--count", str(COUNT), scenario]
     records, stderr = latency(*argv, options=options)
     outcomes = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
     if not outcomes or "times_ms" not in outcomes[0]:
@@ -142,8 +156,8 @@ def test_the_time_is_the_one_that_the_program_measured_itself(told: Told) -> Non
     record = max(told.slow, key=lambda each: each["count"])
     own = statistics.median_low(told.slow_ms)
 
-    # Back from the call an interpreter first copies the pages that it writes to.
-    assert own == pytest.approx(record["p50_ms"], rel=0.05, abs=2.0)
+    # Back from the call an interpreter first copies the pages that it writes to; and others run.
+    assert own == pytest.approx(record["p50_ms"], rel=0.05, abs=0.0 if IS_GUEST else 2.0)
     assert own >= record["p50_ms"] * 0.97
     assert max(told.slow_ms) >= record["max_ms"] * 0.97
 
@@ -154,7 +168,7 @@ def test_a_program_measures_the_same_around_its_system_call(by: str, build: Any)
     known(*options)
     if by == "kprobe" and known()["attach"] == "tracepoint":
         pytest.skip("this kernel has no kprobes")
-    mebibytes = 256 if IS_GUEST else 1024
+    mebibytes = 384 if IS_GUEST else 1024
 
     done, records = run_program([build("slow_fork"), str(mebibytes), str(COUNT)], options)
 

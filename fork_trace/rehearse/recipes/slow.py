@@ -80,8 +80,7 @@ def slow_cgroup(borrowed: Borrowed) -> Act:
         try:
             os.read(ready_from, 1)  # nothing, if it could not
             with _calm():
-                # On a busy host each fork takes long: those are meant that wait besides.
-                _fork_slowly(stage, max(_SLOW_MS, 3 * usual_ms))
+                _fork_slowly(stage, usual_ms)
         finally:
             os.close(ready_from)
             kill([mover])
@@ -95,8 +94,10 @@ def _most_memory() -> int:
     return room_bytes("memory", _kib("/proc/meminfo", "MemAvailable") * 1024)
 
 
-def _fork_slowly(stage: Stage, least_ms: float = _SLOW_MS) -> None:
+def _fork_slowly(stage: Stage, usual_ms: float = 0.0) -> None:
     """Fork until `count` forks took as long as they shall; keep each one's own time."""
+    # On a busy host each fork takes long: those are meant that wait besides.
+    least_ms = max(_SLOW_MS, 3 * usual_ms)
     left = stage.count * _PATIENCE_FORKS
     first = len(stage.times_ms)
     while stage.slow < stage.count and left and not stage.ended_by():
