@@ -27,6 +27,8 @@ _MOST_CALLERS = 1024
 _PROCESS = ("process", "caller", "RAM and swap")
 # Units of what is no number: a rule of the arguments, or why nothing was read.
 _NO_NUMBER = ("rule", "not read")
+# Rules of which there are many by one name.
+_ARGUMENTS = ("flags", "arguments")
 OTHERS = "other places"
 
 _MOST_ALIKE = 4096
@@ -41,7 +43,7 @@ class Key(NamedTuple):
     cause: str
     host: str | None
     limit: str | None  # name of the limit that decided
-    kind: str  # of `where`: "cgroup", "user", "pid namespace", "process", "host", "others" or ""
+    kind: str  # of `where`: "cgroup", "user", "pid namespace", "process", "rule", "host", "others" or ""
     where: str | None  # as a person reads it
     pid: int | None = None  # of a process
 
@@ -163,6 +165,9 @@ def where_of(failure: Failure) -> tuple[str, str | None, int | None]:
         return "user", where, None
     if where.startswith("pid namespace "):
         return "pid namespace", where.partition(",")[0], None
+    if first.unit == "rule":
+        # Whoever runs the same program breaks the same rule: each process is no place of its own.
+        return "rule", failure.comm or "?", None
     if first.unit in _NO_NUMBER or any(word in where for word in _PROCESS):
         pid = "?" if failure.pid is None else failure.pid
         return "process", f"{failure.comm or '?'}[{pid}]", failure.pid
@@ -173,7 +178,10 @@ def key_of(failure: Failure, host: str | None) -> Key:
     """Return the place of a failure."""
     first = failure.evidence[0] if failure.evidence else None
     kind, where, pid = where_of(failure)
-    return Key(failure.cause, host, first.name if first else None, kind, where, pid)
+    limit = first.name if first else None
+    if first is not None and first.name in _ARGUMENTS:
+        limit = f"{first.name}: {first.where}"  # which of them is broken
+    return Key(failure.cause, host, limit, kind, where, pid)
 
 
 class Remembered(Generic[_T]):

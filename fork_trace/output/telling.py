@@ -132,7 +132,7 @@ def in_a_line(place: Place, names_host: bool = False) -> Remedy:
     parts = [what, *([safe(place.key.where)] if place.key.where else [])]
     text = ", ".join(parts)
     # A process is named by its command.
-    text += "" if place.key.kind == "process" else f": {_commands(place)}"
+    text += "" if place.key.kind in ("process", "rule") else f": {_commands(place)}"
     holder = held_mostly(place.held.holders or ()) if place.held else ""
     text += f"; {holder}" if holder else ""
     found = [each for each in advice_of(place.told) if each.kind == "mitigate"]

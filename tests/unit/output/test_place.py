@@ -243,6 +243,24 @@ def test_of_very_many_processes_of_one_program_the_others_are_one_place() -> Non
     assert [1] * 32 == [each.count for each in others]
 
 
+def test_a_rule_that_many_processes_of_a_program_break_is_one_place() -> None:
+    def broken(pid: int, name: str, text: str) -> Failure:
+        evidence = (make_evidence(name=name, value=None, limit=None, unit="rule", where=text),)
+        return make_failure(pid=pid, cause="invalid-flags", evidence=evidence)
+
+    counted = table_of(
+        *(broken(pid, "a chroot", f"its root is /tmp/{pid}") for pid in range(1, 9)),
+        *(broken(pid, "flags", "CLONE_THREAD without CLONE_SIGHAND") for pid in range(1, 4)),
+        broken(9, "flags", "CLONE_NEWNS with CLONE_FS"),
+    )
+
+    assert [
+        (8, "sh", "a chroot"),
+        (3, "sh", "flags: CLONE_THREAD without CLONE_SIGHAND"),
+        (1, "sh", "flags: CLONE_NEWNS with CLONE_FS"),
+    ] == [(each.count, each.key.where, each.key.limit) for each in counted.places()]
+
+
 KINDS = [
     make_evidence(),
     make_evidence(where="/sys/fs/cgroup/db", value=4, limit=4),
