@@ -118,6 +118,10 @@ def held(holders: Sequence[Holder], total: int | None, value: int | None) -> str
     if not holders:
         return "held by: no one by the time /proc was read"
     parts = [_holding(holder) for holder in holders]
+    if value is not None and total is not None and 2 * total <= value:
+        # Who is left did not fill it: a program that gives up takes its tasks along.
+        left = "; ".join(parts)
+        return f"held by: tasks that had ended when /proc was read; {total} of {value} were left: {left}"
     if total is None:
         parts.append("and more: /proc was too large to read completely")
     else:

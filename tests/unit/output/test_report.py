@@ -197,6 +197,11 @@ def held(total: int | None, *holders: Holder) -> str:
             None,
             [{"tasks": 5}],
         ),
+        (
+            "held by: tasks that had ended when /proc was read; 1 of 7 were left: 1 zombie of bash[88]",
+            1,
+            [{"comm": "bash", "pid": 88, "tasks": 0, "processes": 0, "zombies": 1}],
+        ),
         ("held by: no one by the time /proc was read", 0, []),
     ],
 )
