@@ -258,6 +258,8 @@ struct vm_area_struct {
 	unsigned long vm_start;
 	unsigned long vm_end;
 	unsigned long vm_flags;
+	unsigned long vm_pgoff;
+	struct mm_struct *vm_mm;
 	struct vm_area_struct *vm_next; /* until v6.0: limits/mappings.h */
 };
 
@@ -484,13 +486,6 @@ struct task_struct {
 #if defined(__TARGET_ARCH_x86)
 	struct thread_struct thread;
 #endif
-};
-
-struct vm_area_struct {
-	unsigned long vm_start;
-	unsigned long vm_end;
-	struct mm_struct *vm_mm;
-	unsigned long vm_pgoff;
 };
 
 /*
