@@ -43,8 +43,8 @@ _INLINE = {"dup_task_struct", "copy_sighand", "copy_signal", "dup_mm"}
 # many of a hundred are seen at their step all the same. "copy_process": the pidfd is written.
 UNSEEN: Mapping[str, tuple[int, set[str]]] = {
     "5.10": (
-        90,
-        {"copy_process", "mm_init", "dup_mmap", "__copy_io", "perf_event_init_task"},
+        93,
+        {"copy_process", "dup_mmap", "__copy_io", "perf_event_init_task"},
     ),
     "6.1": (94, {"copy_process"}),
     "6.12": (94, {"copy_process", "dup_mmap", "pidfd_prepare"}),
