@@ -1,5 +1,6 @@
 """Metadata, and the one build step: compile bpf/ and carry it in the package."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,10 +19,8 @@ except ImportError:  # before setuptools 70.1
         bdist_wheel = None  # nobody builds a wheel without it
 
 ROOT = Path(__file__).resolve().parent
+# What bcc compiles on the host.
 CARRIED = (
-    *("fork_trace.bpf.o", "kernel_symbols.bpf.o", "kernel_sysctls.bpf.o"),
-    *("rehearse_lsm.bpf.o", "latency.bpf.o"),
-    # What bcc compiles on the host.
     *("fork_trace.bcc.c", "caller.h", "judge.h", "kernel_headers.h", "logic.h", "port.h"),
     *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "slots.h", "steps.h"),
     *(
@@ -44,9 +43,10 @@ class BuildWithPrograms(build_py):
         super().run()
         if self.editable_mode:
             return  # a checkout is used as it is: ../bpf
-        subprocess.run([str(ROOT / "scripts" / "build-bpf")], check=True)
-        target = Path(self.build_lib, "fork_trace", "_bpf")
+        target = Path(self.build_lib, "fork_trace", "_bpf").resolve()
         Path(target, "limits").mkdir(parents=True, exist_ok=True)
+        # For FORK_TRACE_ARCH, if that is set: those of the checkout stay this machine's.
+        subprocess.run([str(ROOT / "scripts" / "build-bpf"), str(target)], check=True)
         for name in CARRIED:
             shutil.copy(ROOT / "bpf" / name, target / name)
 
@@ -85,7 +85,8 @@ if bdist_wheel is not None:
             self.root_is_pure = False
 
         def get_tag(self) -> tuple:
-            return ("py3", "none", super().get_tag()[2])
+            machine = os.environ.get("FORK_TRACE_ARCH")
+            return ("py3", "none", f"linux_{machine}" if machine else super().get_tag()[2])
 
     commands["bdist_wheel"] = WheelForOneMachine
 

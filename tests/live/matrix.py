@@ -97,7 +97,7 @@ _NATIVE = (
         deselect=FIELDS,
     ),
     Lane("native-quick", None, 30, ("test_commands.py", "test_check.py"), when=QUICK),
-    Lane("installed", None, 90, ("test_installed.py",)),
+    Lane("installed", None, 110, ("test_installed.py",)),
     Lane(
         "demo",
         None,

@@ -202,6 +202,27 @@ def built(*words: str | Path, cwd: Path) -> None:
     assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
 
 
+def test_a_package_for_another_architecture_leaves_the_checkouts_programs_alone(
+    tmp_path: Path,
+) -> None:
+    ours = {path.name: path.read_bytes() for path in (CHECKOUT / "bpf").glob("*.bpf.o")}
+    other, architecture, registers = {
+        "x86_64": ("aarch64", "arm64", b"orig_x0"),
+        "aarch64": ("x86_64", "amd64", b"orig_ax"),
+    }[os.uname().machine]
+    built("env", f"FORK_TRACE_ARCH={other}", "scripts/build-deb", tmp_path, cwd=CHECKOUT)
+    (package,) = tmp_path.glob("*.deb")
+    run("dpkg-deb", "-x", package, tmp_path / "root")
+    carried = next((tmp_path / "root").rglob("_bpf"))
+
+    assert f"{architecture}\n" == run("dpkg-deb", "-f", package, "Architecture")
+    assert {path.name for path in carried.glob("*.bpf.o")} == set(ours)
+    # Where a program finds the registers of a system call.
+    assert registers in (carried / "fork_trace.bpf.o").read_bytes()
+    assert registers not in ours["fork_trace.bpf.o"]
+    assert ours == {path.name: path.read_bytes() for path in (CHECKOUT / "bpf").glob("*.bpf.o")}
+
+
 @pytest.fixture(scope="module")
 def source(_host: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive of this checkout, made in a copy of it."""
