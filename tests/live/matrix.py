@@ -78,6 +78,9 @@ _TAKEN = "not (test_privileges or test_on_demand) or fexit"
 # How it dies takes bcc two starts more, ten minutes on 5.10.
 BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
 
+OTHER_PACKAGE = (
+    "test_installed.py::test_a_package_for_another_architecture_leaves_the_checkouts_programs_alone"
+)
 FAIL_ALLOC = "tests/tools/fault/fail_alloc.c"
 
 _NATIVE = (
@@ -97,7 +100,7 @@ _NATIVE = (
         deselect=FIELDS,
     ),
     Lane("native-quick", None, 30, ("test_commands.py", "test_check.py"), when=QUICK),
-    Lane("installed", None, 110, ("test_installed.py",)),
+    Lane("installed", None, 90, ("test_installed.py",), deselect=(OTHER_PACKAGE,)),
     Lane(
         "demo",
         None,
@@ -360,6 +363,7 @@ _ARM64 = tuple(
 
 # Run before a release, and when what they are about changes.
 _NAMED = (
+    Lane("packages", None, 60, ("test_installed.py",), NAMED, select="another_architecture"),
     Lane("container", None, 300, ("test_container.py",), NAMED),
     Lane(
         "symbols",
