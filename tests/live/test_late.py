@@ -175,7 +175,7 @@ def test_a_worker_of_nginx_that_grows_is_not_killed_by_its_fork(tmp_path: Path) 
     case = PROGRAMS / "nginx_worker.sh"
     with memory_cgroup() as cgroup:
         command = ("sh", str(case), str(cgroup), str(tmp_path), str(FEW))
-        made = capture(tmp_path / "nginx.jsonl", *command)
+        made = capture(tmp_path / "nginx.jsonl", *command, timeout_s=5 * TIMEOUT_S)
     found = deaths(made, "nginx")
 
     assert FEW == len(found), made.done.stdout + made.done.stderr
@@ -192,7 +192,8 @@ def test_a_worker_of_nginx_that_grows_is_not_killed_by_its_fork(tmp_path: Path) 
 def test_redis_is_told_what_killed_its_snapshot(tmp_path: Path) -> None:
     case = PROGRAMS / "redis_snapshot.sh"
     with memory_cgroup() as cgroup:
-        made = capture(tmp_path / "redis.jsonl", "sh", str(case), str(cgroup), str(tmp_path))
+        command = ("sh", str(case), str(cgroup), str(tmp_path))
+        made = capture(tmp_path / "redis.jsonl", *command, timeout_s=5 * TIMEOUT_S)
     found = deaths(made, "redis-server")
 
     assert found, made.done.stdout + made.done.stderr
