@@ -46,6 +46,7 @@ const enum ft_number *ft_unused_number __attribute__((unused));
 const enum ft_stat *ft_unused_stat __attribute__((unused));
 const enum ft_reader *ft_unused_reader __attribute__((unused));
 const struct ft_big_fork *ft_unused_big_fork __attribute__((unused));
+const struct ft_huge_death *ft_unused_huge_death __attribute__((unused));
 const struct ft_death *ft_unused_death __attribute__((unused));
 const enum ft_phase *ft_unused_phase __attribute__((unused));
 
@@ -786,6 +787,32 @@ SEC("kprobe/__oom_kill_process")
 int kprobe_oom_kill(struct pt_regs *ctx)
 {
 	return on_kill(ctx, PASSED_0(ctx));
+}
+
+SEC("fexit/hugetlb_fault")
+int fexit_hugetlb_fault(__u64 *ctx)
+{
+	return on_huge_fault(number_in(&ctx[1]), INT_IN(ctx[3]), INT_IN(ctx[4]));
+}
+
+SEC("kprobe/hugetlb_fault")
+int kprobe_hugetlb_fault(struct pt_regs *ctx)
+{
+	struct huge_fault fault = { .vma = PASSED_1(ctx), .flags = PASSED_3(ctx) };
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&huge_faults, &thread, &fault, BPF_ANY);
+	return 0;
+}
+
+SEC("kretprobe/hugetlb_fault")
+int kretprobe_hugetlb_fault(struct pt_regs *ctx)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	struct huge_fault *fault = bpf_map_lookup_elem(&huge_faults, &thread);
+	__u32 result = RETURNED(ctx);
+
+	return fault ? on_huge_fault(fault->vma, fault->flags, result) : 0;
 }
 
 SEC("raw_tp/mark_victim")

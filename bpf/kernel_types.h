@@ -37,6 +37,7 @@ enum {
 };
 enum {
 	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2
 };
@@ -219,6 +220,7 @@ struct kernfs_node {
 
 struct super_block {
 	u32 s_dev;
+	void *s_fs_info;
 };
 
 struct inode {
@@ -260,6 +262,8 @@ struct vm_area_struct {
 	unsigned long vm_flags;
 	unsigned long vm_pgoff;
 	struct mm_struct *vm_mm;
+	struct file *vm_file;
+	void *vm_private_data;
 	struct vm_area_struct *vm_next; /* until v6.0: limits/mappings.h */
 };
 
@@ -477,6 +481,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
+	struct sighand_struct *sighand;
 	struct signal_struct *signal;
 	struct sigpending pending;
 	struct seccomp seccomp;
@@ -486,6 +491,31 @@ struct task_struct {
 #if defined(__TARGET_ARCH_x86)
 	struct thread_struct thread;
 #endif
+};
+
+/* include/linux/hugetlb.h */
+struct hstate {
+	unsigned int order;
+	unsigned long nr_huge_pages;
+	unsigned long free_huge_pages;
+	unsigned long resv_huge_pages;
+};
+
+struct hugetlbfs_sb_info {
+	struct hstate *hstate;
+};
+
+/* include/linux/sched/signal.h */
+struct sigaction {
+	void *sa_handler;
+};
+
+struct k_sigaction {
+	struct sigaction sa;
+};
+
+struct sighand_struct {
+	struct k_sigaction action[64];
 };
 
 /*

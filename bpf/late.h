@@ -114,7 +114,8 @@ ft_global int note_big_fork(__u64 address)
 	if (is_blind(FT_READER_LATE) || port_phase() < FT_PHASE_ALONE)
 		return 0;
 	/* The other half is for the stacks of failures. */
-	if (bpf_ringbuf_query(&user_stacks, BPF_RB_AVAIL_DATA) > USER_STACKS_BYTES / 2)
+	if (bpf_ringbuf_query(&user_stacks, BPF_RB_AVAIL_DATA) >
+	    bpf_ringbuf_query(&user_stacks, BPF_RB_RING_SIZE) / 2)
 		return 0;
 	fork = bpf_ringbuf_reserve(&big_forks, sizeof(*fork), 0);
 	if (!fork)
@@ -517,6 +518,104 @@ ft_inline int on_mark_victim(void *ctx, __u64 victim)
 	if (has_field(trace_event_raw_mark_victim, uid))
 		return on_death(ctx, victim, 0);
 	return on_death(ctx, task_by_pid(victim), victim);
+}
+
+/*
+ * Huge pages of hugetlbfs. A private mapping has pages reserved for who made it, not for its
+ * children: each gets SIGBUS when it writes what it shares and no page is left, and when it comes
+ * to a page that its parent took away to write itself (mm/hugetlb.c, unmap_ref_private).
+ */
+
+#define VM_FAULT_SIGBUS 0x2 /* include/linux/mm_types.h */
+#define FAULT_FLAG_USER 0x40
+#define VM_SHARED 0x8 /* include/linux/mm.h */
+#define VM_NORESERVE 0x200000
+#define HPAGE_RESV_OWNER 0x1 /* mm/hugetlb.c, in vm_private_data */
+#define SIGBUS 7
+#define SIG_IGN 1
+
+struct huge_fault {
+	__u64 vma;
+	__u64 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32); /* thread */
+	__type(value, struct huge_fault);
+} huge_faults SEC(".maps");
+
+ft_inline void read_of_exec(struct ft_kin *kin, struct task_struct *leader)
+{
+	kin->pid = BPF_CORE_READ(leader, tgid);
+	kin->start_ns = BPF_CORE_READ(leader, start_time);
+	kin->bits = FT_KIN_THERE;
+	if (BPF_CORE_READ(leader, flags) & PF_FORKNOEXEC)
+		kin->bits |= FT_KIN_NO_EXEC;
+	bpf_core_read(kin->comm, sizeof(kin->comm), &leader->comm);
+}
+
+ft_inline void read_pool(struct ft_huge_death *death, struct vm_area_struct *vma)
+{
+	struct hugetlbfs_sb_info *info;
+	struct hstate *pool;
+
+	info = (struct hugetlbfs_sb_info *)BPF_CORE_READ(vma, vm_file, f_inode, i_sb, s_fs_info);
+	pool = BPF_CORE_READ(info, hstate);
+	death->page_order = BPF_CORE_READ(pool, order);
+	death->total = BPF_CORE_READ(pool, nr_huge_pages);
+	death->free = BPF_CORE_READ(pool, free_huge_pages);
+	death->reserved = BPF_CORE_READ(pool, resv_huge_pages);
+}
+
+/* The current process is killed: it was forked, has executed nothing, and had no page reserved. */
+ft_global int send_huge_death(__u64 address)
+{
+	struct vm_area_struct *vma = (struct vm_area_struct *)address;
+	struct cgroup_subsys_state *css;
+	struct task_struct *leader, *parent;
+	struct ft_huge_death *death;
+	struct mm_struct *mm, *above;
+
+	if (is_blind(FT_READER_LATE) || is_blind(FT_READER_HUGE) || is_blind(FT_READER_CGROUP))
+		return 0;
+	leader = BPF_CORE_READ(current_task(), group_leader);
+	if (!(BPF_CORE_READ(leader, flags) & PF_FORKNOEXEC) ||
+	    BPF_CORE_READ(vma, vm_flags) & (VM_SHARED | VM_NORESERVE) ||
+	    (__u64)BPF_CORE_READ(vma, vm_private_data) & HPAGE_RESV_OWNER ||
+	    (__u64)BPF_CORE_READ(leader, sighand, action[SIGBUS - 1].sa.sa_handler) > SIG_IGN)
+		return 0;
+	death = bpf_ringbuf_reserve(&deaths, sizeof(*death), 0);
+	if (!death) {
+		port_stat(FT_STAT_DEATHS_LOST);
+		return 0;
+	}
+	__builtin_memset(death, 0, sizeof(*death));
+	death->time_ns = bpf_ktime_get_ns();
+	death->uid = bpf_get_current_uid_gid();
+	css = own_css_of(current_task());
+	death->cgroup = BPF_CORE_READ(css, cgroup, kn, id);
+	read_pool(death, vma);
+	read_of_exec(&death->victim, leader);
+	parent = BPF_CORE_READ(leader, real_parent, group_leader);
+	read_of_exec(&death->parent, parent);
+	mm = BPF_CORE_READ(leader, mm);
+	above = BPF_CORE_READ(parent, mm);
+	if (above && BPF_CORE_READ(mm, start_code) == BPF_CORE_READ(above, start_code) &&
+	    BPF_CORE_READ(mm, start_stack) == BPF_CORE_READ(above, start_stack))
+		death->parent.bits |= FT_KIN_SAME_PROGRAM;
+	bpf_ringbuf_submit(death, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}
+
+/* vm_fault_t hugetlb_fault(struct mm_struct *, struct vm_area_struct *, address, flags) returns. */
+ft_inline int on_huge_fault(__u64 vma, __u32 flags, __u32 result)
+{
+	if (!(result & VM_FAULT_SIGBUS) || !(flags & FAULT_FLAG_USER) ||
+	    port_phase() < FT_PHASE_ALONE)
+		return 0;
+	return send_huge_death(vma);
 }
 
 #endif

@@ -36,7 +36,8 @@
 	X(NAMESPACES, 16)    \
 	X(STACK, 17)         \
 	X(LATE, 18)          \
-	X(FAULT, 19)
+	X(FAULT, 19)         \
+	X(HUGE, 20)
 
 #define FT_READER_ENUM(name, number) FT_READER_##name = number,
 enum ft_reader {

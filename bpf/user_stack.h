@@ -10,12 +10,10 @@
 #include "reading.h"
 #include "wire.h"
 
-#define USER_STACKS_BYTES (1 << 22)
-
 /* What is unwound, apart from the samples: it may be lost, they should not. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, USER_STACKS_BYTES); /* 430 stacks of the default size */
+	__uint(max_entries, 1 << 22); /* 430 stacks of the default size */
 } user_stacks SEC(".maps");
 
 /* The program's file, for when the process is gone: inode and path, as far as they go. */

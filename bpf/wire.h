@@ -484,6 +484,21 @@ _Static_assert(sizeof(struct ft_kin) == 40, "ft_kin is part of the wire");
 #define FT_DEATH_IN_FAULT 8 /* the allocator was in a fault of its own code, in no system call */
 #define FT_NO_LEVEL 0xffffffff
 
+/* A process that is killed by SIGBUS, as no huge page was left for a copy of what a fork shared. */
+struct ft_huge_death {
+	ft_u64 time_ns; /* CLOCK_MONOTONIC */
+	ft_u64 cgroup; /* the victim's, as in a key */
+	ft_u64 page_order; /* of one huge page: how many pages it has, as a power of two */
+	ft_u64 total; /* huge pages of this size */
+	ft_u64 free;
+	ft_u64 reserved; /* of those: for mappings that have not touched them yet */
+	ft_u32 uid;
+	ft_u32 hierarchy; /* 0: v2 */
+	struct ft_kin victim;
+	struct ft_kin parent;
+};
+_Static_assert(sizeof(struct ft_huge_death) == 56 + 2 * 40, "ft_huge_death is part of the wire");
+
 /* What the page is that lies where the allocator writes, and that a copy will replace. */
 enum ft_copied {
 	FT_COPIED_UNKNOWN, /* it writes nowhere, or that could not be read */

@@ -27,6 +27,7 @@ from fork_trace.probes.libbpf.btf import (
 )
 from fork_trace.probes.plan import (
     CHOOSER,
+    HUGE_FAULT,
     KILLER,
     VARIABLES,
     Fact,
@@ -112,7 +113,7 @@ def _functions() -> list[str]:
     """Name the functions that are watched where the kernel has them."""
     watched = [watch.function for step in steps.STEPS for watch in step.watches]
     watched += [watch.function for watch in steps.UNSHARED]
-    return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER]
+    return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER, HUGE_FAULT]
 
 
 def _sysctls(

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fork_trace.collect.clock import iso
 from fork_trace.collect.forks import Forks
 from fork_trace.diagnosis import deaths as judging
-from fork_trace.diagnosis.causes.late import HOST
+from fork_trace.diagnosis.causes.late import HOST, HUGE_PAGE_COPY, POOL
 from fork_trace.diagnosis.causes.state import UNKNOWN
 from fork_trace.diagnosis.deaths import Behind, Surroundings
+from fork_trace.diagnosis.verdict import INFERRED, OBSERVED
 from fork_trace.host import procfs
 from fork_trace.host.cgroup import CgroupPaths, ancestor, files_and_kernel, processes
 from fork_trace.model import deaths
@@ -44,7 +45,8 @@ class Coroner:
     def take(self, raws: Iterable[bytes], time_ns: Callable[[int], int]) -> None:
         """Make the records of those that came, and count them."""
         for raw in raws:
-            death = self._death(raw, time_ns)
+            is_huge = len(raw) == deaths.HUGE_DEATH_BYTES
+            death = self._huge(raw, time_ns) if is_huge else self._death(raw, time_ns)
             if death is not None:
                 self._counted[death.cause] += 1
                 self._told.append(death)
@@ -66,6 +68,38 @@ class Coroner:
         if begins_anew:
             self._counted.clear()
         return found
+
+    def _huge(self, raw: bytes, time_ns: Callable[[int], int]) -> Death | None:
+        """Return the record of one who had no huge page; None: the filter leaves it out."""
+        killed = deaths.decode_huge(raw)
+        directory = self._paths.directory(killed.cgroup_id, self._is_pids_v2)
+        cgroup = None if directory is None else self._paths.relative(directory)
+        victim, parent, filter_ = killed.victim, killed.parent, self._filter
+        if not (
+            filter_.cgroup_id in (None, killed.cgroup_id)
+            and filter_.comm in (None, victim.comm)
+            and filter_.pid in (None, victim.pid)
+            and filter_.uid in (None, killed.uid)
+        ):
+            return None
+        page = self._page_bytes << killed.page_order
+        used = killed.total - killed.free + killed.reserved
+        age_s = max(0.0, (killed.time_ns - victim.start_ns) / 1e9)
+        return Death(
+            time=iso(time_ns(killed.time_ns)),
+            host=self._host,
+            cause=HUGE_PAGE_COPY.slug,
+            certainty=OBSERVED if used >= killed.total else INFERRED,
+            comm=victim.comm,
+            pid=victim.pid,
+            uid=killed.uid,
+            cgroup=cgroup,
+            allocator=Allocator(victim.comm, victim.pid, victim.pid),
+            fork=None if parent is None else self._fork(Behind(parent, victim, age_s, None)),
+            levels=(Level(f"{POOL}-{page >> 10}kB", used * page, killed.total * page),),
+            thp=None,
+            relatives=(),
+        )
 
     def _death(self, raw: bytes, time_ns: Callable[[int], int]) -> Death | None:
         """Return the record of one death; None: it was none, or the filter leaves it out."""

@@ -25,6 +25,8 @@ KERNEL_FRAMES = 32
 _HEAD = struct.Struct(f"=QQQ{12 * 'I'}{COMM_BYTES}s")
 _KIN = struct.Struct(f"=QQII{COMM_BYTES}s")
 _BIG_FORK = struct.Struct("=QQIIII")
+_HUGE = struct.Struct("=QQQQQQII")
+HUGE_DEATH_BYTES = _HUGE.size + 2 * _KIN.size
 _FRAMES = struct.Struct(f"={KERNEL_FRAMES}Q")
 KIN_BYTES = _KIN.size
 DEATH_BYTES = _HEAD.size + _KIN.size * (KIN + 2) + _FRAMES.size
@@ -41,6 +43,22 @@ COPIED: tuple[str, ...] = ("", ANONYMOUS, "ksm", "file", "zero")
 _NO_LEVEL = 0xFFFFFFFF
 # enum oom_constraint, include/linux/oom.h
 CONSTRAINTS: tuple[str, ...] = ("", "cpuset", "memory policy", "memory cgroup")
+
+
+@dataclass(frozen=True)
+class HugeDeath:
+    """A process that got SIGBUS, as no huge page was left for it: struct ft_huge_death of bpf/wire.h."""
+
+    time_ns: int
+    cgroup_id: int
+    page_order: int
+    total: int  # huge pages of this size
+    free: int
+    reserved: int  # of those
+    uid: int
+    hierarchy: int
+    victim: Kin
+    parent: Kin | None  # None: it is of another exec, so the fork was not its
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,17 @@ def decode_fork(raw: bytes) -> BigFork:
     if len(raw) < _BIG_FORK.size:
         raise BadEventError(f"{len(raw)} bytes are no fork, which has {_BIG_FORK.size}")
     return BigFork(*_BIG_FORK.unpack_from(raw))
+
+
+def decode_huge(raw: bytes) -> HugeDeath:
+    """Read one of HUGE_DEATH_BYTES; BadEventError if it is none."""
+    victim, parent = (_kin(raw, _HUGE.size + each * _KIN.size) for each in range(2))
+    if len(raw) != HUGE_DEATH_BYTES or victim is None:
+        raise BadEventError(f"{len(raw)} bytes are no death, which has {HUGE_DEATH_BYTES}")
+    behind = parent if parent is not None and parent.is_of_same_exec else None
+    time_ns, cgroup_id, order, total, free, reserved, uid, hierarchy = _HUGE.unpack_from(raw)
+    pool = (order, total, free, reserved)
+    return HugeDeath(time_ns, cgroup_id, *pool, uid, hierarchy, victim, behind)
 
 
 def decode(raw: bytes) -> Killed:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, HOST
+from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, HOST, HUGE_PAGE_COPY, POOL
 from fork_trace.escape import safe
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Advice, Death, Evidence, Level
@@ -22,6 +22,7 @@ _MOST = 256  # places kept apart; the rest are their cause's others
 _MOST_NAMES = 16  # commands that one place tells apart
 _MOST_LINES = 10
 _MOST_RELATIVES = 6
+_OF_FORKS = frozenset({COPY_ON_WRITE.slug, HUGE_PAGE_COPY.slug})
 _V1 = "/sys/fs/cgroup/memory/"
 
 
@@ -68,13 +69,13 @@ class Deaths:
 
     def is_failure(self) -> bool:
         """Say whether a fork is behind any of them."""
-        return COPY_ON_WRITE.slug in self.by_cause
+        return not _OF_FORKS.isdisjoint(self.by_cause)
 
     def groups(self) -> list[Group]:
         """Return the places: those with a fork behind them first, then most deaths first."""
         return sorted(
             self._groups.values(),
-            key=lambda each: (each.key.cause != COPY_ON_WRITE.slug, -each.count, str(each.key)),
+            key=lambda each: (each.key.cause not in _OF_FORKS, -each.count, str(each.key)),
         )
 
     def headline(self) -> str:
@@ -87,7 +88,10 @@ class Deaths:
         )
         killed = count(sum(self.by_cause.values()), "process", "processes")
         worst = self.groups()[0]
-        return f"the OOM killer ended {killed} ({causes}); worst: {_name(worst.latest)}" + (
+        who = "SIGBUS" if set(self.by_cause) == {HUGE_PAGE_COPY.slug} else "the OOM killer"
+        if who != "SIGBUS" and HUGE_PAGE_COPY.slug in self.by_cause:
+            who += " or SIGBUS"
+        return f"{who} ended {killed} ({causes}); worst: {_name(worst.latest)}" + (
             f" at {_limit(worst.latest.levels[0])}" if worst.latest.levels else ""
         )
 
@@ -129,7 +133,7 @@ def advice_of(death: Death) -> tuple[Advice, ...]:
 def evidence_of(death: Death) -> tuple[Evidence, ...]:
     """Return the limit that was hit, as evidence of a failure has it; (): it is no cgroup's."""
     first = death.levels[0] if death.levels else None
-    if first is None or not first.where.startswith("/"):
+    if first is None or not first.where.startswith("/") or first.where.startswith(POOL):
         return ()
     used, limit = (None if each is None else each >> 10 for each in (first.used, first.limit))
     return (Evidence(_setting(first), used, limit, "KiB", first.where, "kernel"),)
@@ -148,7 +152,7 @@ def _told(found: list[Group], names_host: bool) -> Told:
     if rest:
         killed = count(sum(each.count for each in rest), "death", "deaths")
         more = f"... and {count(len(rest), 'more place', 'more places')} with {killed}"
-    if cause != COPY_ON_WRITE.slug:
+    if cause not in _OF_FORKS:
         return Told(f"{safe(cause)}: {in_a_line(first, names_host)}", (), (), lines, more)
     from fork_trace.diagnosis.advice import means
 
@@ -162,13 +166,13 @@ def in_a_line(group: Group, names_host: bool = False) -> str:
     death = group.latest
     how = ", ".join(f"{number} {safe(each)}" for each, number in group.certainties.most_common())
     how = f" ({how if len(group.certainties) > 1 else safe(death.certainty)})"
-    text = f"{group.count} x killed{how if death.cause == COPY_ON_WRITE.slug else ''}: "
+    text = f"{group.count} x killed{how if death.cause in _OF_FORKS else ''}: "
     text += _name(death) if group.key.comm is not None else "several commands"
     text += f"{', the last' if group.count > 1 else ''} at {safe(death.time[:19])}Z,"
     text += f" on {safe(death.host)}" if names_host else ""
     text += f" in cgroup {safe(death.cgroup)}" if death.cgroup is not None else ""
     text += f" at {_limit(death.levels[0])}" if death.levels else ""
-    if death.cause != COPY_ON_WRITE.slug:
+    if death.cause not in _OF_FORKS:
         is_known = death.certainty == "observed"
         text += "; no fork is known to be behind it" if is_known else "; a fork may be behind it"
     return text
@@ -182,17 +186,23 @@ def _facts(death: Death) -> list[str]:
         parent = f"{safe(fork.parent_comm or '?')}[{fork.parent_pid}]"
         age = "" if fork.age_s is None else f" {_age(fork.age_s)} before"
         by = f" from {safe(fork.caller)}" if fork.caller is not None else ""
-        facts.append(
-            f"fork: {parent} forked [{fork.child_pid}]{age}{by}, which has executed no program "
-            f"since; anonymous memory: parent {_size(fork.parent_anon_bytes)}, child "
+        memory = (
+            f"; anonymous memory: parent {_size(fork.parent_anon_bytes)}, child "
             f"{_size(fork.child_anon_bytes)}, of which at most {_size(fork.unshared_bytes_max)} "
             "was copied since"
+        )
+        facts.append(
+            f"fork: {parent} forked [{fork.child_pid}]{age}{by}, which has executed no program "
+            f"since{memory if death.cause == COPY_ON_WRITE.slug else ''}"
         )
     if death.allocator is not None:
         asked = death.allocator
         facts.append(f"memory was asked for by {safe(asked.comm)}[{asked.pid}], thread {asked.tid}")
     if death.certainty == "observed":
-        facts.append("observed: the kernel was copying a shared page when it killed")
+        pool_was_empty = "no huge page was free that was not reserved for another mapping"
+        copying = "the kernel was copying a shared page when it killed"
+        is_huge = death.cause == HUGE_PAGE_COPY.slug
+        facts.append(f"observed: {pool_was_empty if is_huge else copying}")
     if death.thp is not None:
         facts.append(f"transparent huge pages: {safe(death.thp)}")
     alive = [
@@ -215,6 +225,9 @@ def _name(death: Death) -> str:
 
 def _limit(level: Level) -> str:
     numbers = f"{_size(level.used)} of {_size(level.limit)}"
+    if level.where.startswith(POOL):
+        size = level.where[len(POOL) + 1 :]
+        return f"huge pages of {safe(size)}, {numbers} in use or reserved"
     if level.where.startswith("/"):
         return f"{_setting(level)} {numbers} of cgroup {safe(path_of(level.where, None))}"
     confined = level.where[len(HOST) :] if level.where.startswith(HOST) else f" ({level.where})"

@@ -66,6 +66,7 @@ COPIERS: tuple[str, ...] = ("do_wp_page", "wp_page_copy")
 # commit 19138af1bd88 ("x86/unwind: Recover kretprobe trampoline entry").
 TRAMPOLINES = ("kretprobe_trampoline", "__kretprobe_trampoline")
 MARK_VICTIM = "mark_victim"  # the tracepoint
+HUGE_FAULT = "hugetlb_fault"  # returns VM_FAULT_SIGBUS to who is killed for want of a huge page
 
 
 @dataclass(frozen=True)
@@ -514,9 +515,22 @@ def _late(attach: str, facts: KernelFacts) -> tuple[Probe, ...]:
     if way is not None and CHOOSER in has:
         # In the order in which the kernel calls them; who kills is attached first, as it tells.
         programs = {KILLER: f"{way}_oom_kill", CHOOSER: f"{way}_oom_kill_process"}
-        return tuple(Probe(None, name, programs[name]) for name in programs if name in has)
+        kills = tuple(Probe(None, name, programs[name]) for name in programs if name in has)
+        return kills + _huge_fault(attach, facts)
     if facts.tracepoints.value is not False:
         return (Probe(None, MARK_VICTIM, f"raw_{MARK_VICTIM}"),)
+    return ()
+
+
+def _huge_fault(attach: str, facts: KernelFacts) -> tuple[Probe, ...]:
+    """Watch the faults of huge pages, for which only those pay who use them."""
+    if HUGE_FAULT not in facts.addresses:
+        return ()
+    if attach == "kprobe":
+        entry = f"kprobe_{HUGE_FAULT}"
+        return (Probe(None, HUGE_FAULT, f"kretprobe_{HUGE_FAULT}", Stage.START, entry),)
+    if facts.params.get(HUGE_FAULT) == 4:
+        return (Probe(None, HUGE_FAULT, f"fexit_{HUGE_FAULT}"),)
     return ()
 
 

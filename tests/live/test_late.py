@@ -48,7 +48,9 @@ def captured(
         program = [sys.executable, str(PROGRAMS / "late.py"), str(cgroup)]
         lines = [rehearse]
         lines += [[*program, name, str(FEW)] for name in SITUATIONS]
-        lines += [[*program, "crowded", "1"]] if IS_GUEST else []
+        if IS_GUEST:  # what takes all of a host
+            lines += [[*program, "huge", str(COUNT)], [*program, "taken", str(COUNT)]]
+            lines += [[*program, "crowded", "1"]]
         script = place / "all.sh"
         text = "\n".join(" ".join(line) for line in lines)
         script.write_text(f"cd {place} || exit\n{text}\n")
@@ -147,6 +149,25 @@ def test_copies_that_leave_no_room_are_inferred_where_the_kill_comes_by_somethin
     assert FEW == len(found)
     assert {("copy-on-write", "inferred"): FEW} == causes(found)
     assert {"lt-crossed"} == {each["fork"]["parent_comm"] for each in found}
+
+
+@pytest.mark.parametrize(
+    ("comm", "parent"), [("lt-huge-copy", "lt-huge"), ("lt-taken-read", "lt-taken")]
+)
+def test_a_child_without_a_huge_page_is_told_with_its_fork(
+    captured: Captured, comm: str, parent: str
+) -> None:
+    found = deaths(captured, comm)
+
+    if not IS_GUEST or captured.header["attach"] == "tracepoint":
+        assert [] == found
+        return
+    assert COUNT == len(found)
+    assert {("huge-page-copy", "observed"): COUNT} == causes(found)
+    for death in found:
+        assert (parent, death["pid"]) == (death["fork"]["parent_comm"], death["fork"]["child_pid"])
+        pool = {"where": "/sys/kernel/mm/hugepages/hugepages-2048kB", "used": 8 * MIB}
+        assert [{**pool, "limit": 8 * MIB}] == death["levels"]
 
 
 def test_where_the_host_is_full_it_is_the_hosts(captured: Captured) -> None:

@@ -31,6 +31,7 @@ CAUSES: tuple[Cause, ...] = (
     memory.MEMORY_CGROUP,
     memory.KERNEL_MEMORY,
     late.COPY_ON_WRITE,
+    late.HUGE_PAGE_COPY,
     late.MEMORY_CGROUP_OOM,
     late.HOST_OOM,
     state.SIGNAL_PENDING,

@@ -7,6 +7,7 @@ from fork_trace.diagnosis.causes.memory import RESIZE
 
 # Where the limit of a death stands that is no cgroup's.
 HOST = "host"
+POOL = "/sys/kernel/mm/hugepages/hugepages"  # and behind it the size of a page
 
 COPY_ON_WRITE = Cause(
     slug="copy-on-write",
@@ -69,6 +70,33 @@ COPY_ON_WRITE = Cause(
         "More than the host has moves the shortage to the others on it. Huge pages are set for the whole "
         "host: programs that like them get slower."
     ),
+)
+
+HUGE_PAGE_COPY = Cause(
+    slug="huge-page-copy",
+    errnos=(),
+    means="fork went through and shares huge pages (hugetlbfs); a private mapping has pages reserved for "
+    "who made it and none for its children, and when a copy finds no free page, the child gets SIGBUS",
+    limit="`vm.nr_hugepages`, when huge pages that a fork shared are written",
+    steps=(),
+    aliases=("hugetlb", "sigbus", "inadequate hugepage pool"),
+    shown_by="It is no failed fork: a process that is killed for it is a death, counted apart.",
+    verify=do(
+        "See how many huge pages are free, and how many of those are reserved.",
+        "grep HugePages /proc/meminfo",
+        "dmesg | grep 'inadequate hugepage pool'",
+    ),
+    mitigate=do(
+        "Add as many pages as parent and child may write while both live; `nr_overcommit_hugepages` takes "
+        "them as they are needed.",
+        "sysctl vm.nr_overcommit_hugepages=PAGES",
+        "sysctl vm.nr_hugepages=PAGES",
+    ),
+    fix=do(
+        "Exclude the mapping from forks with madvise(MADV_DONTFORK), map it shared, or start programs with "
+        "posix_spawn, which shares nothing.",
+    ),
+    myths=("Free pages suffice: those that are reserved for other mappings are free as well.",),
 )
 
 MEMORY_CGROUP_OOM = Cause(

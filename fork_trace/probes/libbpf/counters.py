@@ -12,7 +12,7 @@ from typing import Any
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, steps
 from fork_trace.probes.kprobe_events import KprobeEvents
-from fork_trace.probes.plan import Plan
+from fork_trace.probes.plan import HUGE_FAULT, Plan
 from fork_trace.probes.settings import ATTEMPT_BYTES, SHARES, THREAD_BYTES, harvest
 
 # Functions in whose programs a failure is counted; in all others it only leaves its step.
@@ -135,11 +135,12 @@ def missed(
     is_by_kprobes = plan.attach == "kprobe"
     total = 0
     if is_by_kprobes:
-        total = unreturned + ((kprobe_events.missed() or 0) if kprobe_events else 0)
+        total = unreturned + (_lost_returns(kprobe_events) if kprobe_events else 0)
     if misses is None:
         # A kprobe that is passed over for another one is not counted, a lost return is.
         return total if is_by_kprobes else None
-    late = {probe.program for probe in plan.late}  # of deaths, which no failure is counted by
+    # Of deaths, which no failure is counted by.
+    late = {name for probe in plan.late for name in (probe.entry, probe.program)}
     misses = {name: count for name, count in misses.items() if name not in late}
     pairs = zip(steps.SYSCALL_PROGRAMS, steps.SECOND_PROGRAMS)
     copied = (("fexit_copy_process", again) for again in steps.COPIED_TWICE)
@@ -158,6 +159,11 @@ def missed(
     return total + sum(
         count for name, count in misses.items() if is_by_kprobes or name not in told_elsewhere
     )
+
+
+def _lost_returns(kprobe_events: KprobeEvents) -> int:
+    """Count the calls whose return was not followed, but for those that no failure is counted by."""
+    return (kprobe_events.missed() or 0) - (kprobe_events.missed(HUGE_FAULT) or 0)
 
 
 def step_misses(plan: Plan, misses: Mapping[str, int] | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 READERS: tuple[str, ...] = (
     *("call", "clone-args", "cgroup", "sample", "dying", "supervised", "mark"),
     *("nproc", "pids-cgroup", "memory-cgroup", "descriptors", "memory", "pid-namespace"),
-    *("fs", "sched", "flags", "namespaces", "stack", "late", "fault"),
+    *("fs", "sched", "flags", "namespaces", "stack", "late", "fault", "huge"),
 )
 ALL = (1 << len(READERS)) - 1
 
@@ -47,8 +47,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "rlimit": ("nproc", "descriptors", "stack"),
     "fdtable": ("descriptors",),
     "files_struct": ("descriptors",),
-    "file": ("descriptors", "sample"),
-    "inode": ("descriptors", "sample"),
+    "file": ("descriptors", "sample", "huge"),
+    "inode": ("descriptors", "sample", "huge"),
     "fs_struct": ("fs",),
     "nsproxy": ("pid-namespace", "flags", "namespaces"),
     "pid_namespace": ("pid-namespace", "namespaces"),
@@ -63,7 +63,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
         ("memory",),
     ),
     "percpu_counter": ("memory", "stack", "late"),
-    "super_block": ("sample",),
+    "super_block": ("sample", "huge"),
     "dentry": ("sample",),
     "seccomp": ("supervised",),
     "kernel_clone_args": ("clone-args",),
@@ -78,7 +78,18 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     ),
     "list_head": ("clone-args", "late"),
     "oom_control": ("late",),
-    **dict.fromkeys(("vm_fault", "vm_area_struct", "page"), ("fault",)),
+    **dict.fromkeys(("vm_fault", "page"), ("fault",)),
+    "vm_area_struct": ("fault", "huge"),
+    "vm_area_struct.vm_flags": ("huge",),
+    "vm_area_struct.vm_file": ("huge",),
+    "vm_area_struct.vm_private_data": ("huge",),
+    **dict.fromkeys(
+        (
+            *("hstate", "hugetlbfs_sb_info", "sighand_struct", "k_sigaction", "sigaction"),
+            *("task_struct.sighand", "super_block.s_fs_info"),
+        ),
+        ("huge",),
+    ),
     "trace_event_raw_mark_victim": ("late",),
     "mm_struct.rss_stat": ("late",),
     "mm_struct.start_code": ("late",),

@@ -121,7 +121,7 @@ def _other_version() -> ForkTraceError:
 
 def _programs_of(plan: Plan) -> dict[str, Probe]:
     """Map every program that a plan names to its probe; those on entries first."""
-    probes = {probe.entry: probe for probe in plan.probes if probe.entry}
+    probes = {probe.entry: probe for probe in (*plan.probes, *plan.late) if probe.entry}
     probes.update({probe.program: probe for probe in (*plan.probes, *plan.late)})
     return probes
 

@@ -134,6 +134,44 @@ def grouped(name: str) -> None:
     os._exit(1 if status == -signal.SIGKILL else 0)
 
 
+HUGE = 2 * MIB
+POOL = Path("/proc/sys/vm/nr_hugepages")
+
+
+def huge(name: str) -> None:
+    """A child writes huge pages that it shares; all there are have been reserved by its parent."""
+    memory = huge_pages()
+    child = forked(f"{name}-copy", lambda: write(memory, len(memory)))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(1 if status == -signal.SIGBUS else 0)
+
+
+def taken(name: str) -> None:
+    """A parent writes huge pages that it shares; its child, whose they were too, reads them then."""
+    memory = huge_pages()
+    read_end, write_end = os.pipe()
+
+    def read() -> None:
+        os.read(read_end, 1)
+        assert sum(memory[at] for at in range(0, len(memory), HUGE))
+
+    child = forked(f"{name}-read", read)
+    write(memory, len(memory))
+    os.write(write_end, b"x")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(1 if status == -signal.SIGBUS else 0)
+
+
+def huge_pages() -> mmap.mmap:
+    """All huge pages of the pool, touched."""
+    map_hugetlb = 0x40000  # include/uapi/asm-generic/mman-common.h
+    size = int(POOL.read_text()) * HUGE
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_hugetlb)
+    for at in range(0, size, HUGE):
+        memory[at] = 1
+    return memory
+
+
 def grow_slowly() -> None:
     for _ in range(256):
         KEPT.append(touched(MIB))
@@ -159,6 +197,8 @@ SITUATIONS: dict[str, tuple[int, Callable[[str], object]]] = {
     "reader": (64, reader),
     "filer": (64, filer),
     "executed": (64, executed),
+    "huge": (64, huge),  # for a virtual machine, as is the next one
+    "taken": (64, taken),
     "grouped": (64, grouped),
     "crossed": (80, crossed),
     "crowded": (1 << 30, crowded),  # for a virtual machine
@@ -174,6 +214,8 @@ def main() -> None:
     swap = place / ("memory.swap.max" if is_v2 else "memory.swappiness")
     if swap.exists():
         swap.write_text("0")
+    if situation in ("huge", "taken"):
+        POOL.write_text("4")
     if situation == "grouped" and is_v2:
         (place / "memory.oom.group").write_text("1")
     name = f"lt-{situation}"

@@ -198,6 +198,13 @@ def test_an_event_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert events.EVENT_BYTES == btf.find(STRUCT, "ft_event").size_or_type
 
 
+def test_a_death_for_want_of_a_huge_page_lies_as_the_decoder_reads_it(btf: Btf) -> None:
+    head = spans(deaths._HUGE)
+
+    assert head == places(btf.fields("ft_huge_death"))[: len(head)]
+    assert deaths.HUGE_DEATH_BYTES == btf.find(STRUCT, "ft_huge_death").size_or_type
+
+
 def test_a_fork_lies_as_the_decoder_reads_it(btf: Btf) -> None:
     assert spans(deaths._BIG_FORK) == places(btf.fields("ft_big_fork"))
 
@@ -376,6 +383,9 @@ LATE = {
     "fentry/__oom_kill_process": {"fentry_oom_kill"},
     "kprobe/oom_kill_process": {"kprobe_oom_kill_process"},
     "kprobe/__oom_kill_process": {"kprobe_oom_kill"},
+    "fexit/hugetlb_fault": {"fexit_hugetlb_fault"},
+    "kprobe/hugetlb_fault": {"kprobe_hugetlb_fault"},
+    "kretprobe/hugetlb_fault": {"kretprobe_hugetlb_fault"},
     "raw_tp/mark_victim": {"raw_mark_victim"},
 }
 

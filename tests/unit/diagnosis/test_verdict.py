@@ -50,11 +50,12 @@ SLUGS = [
     "thread-stack",
     "unknown",
     "copy-on-write",
+    "huge-page-copy",
     "memory-cgroup-oom",
     "host-oom",
 ]
 # Of forks that went through, or of none: no step refuses for it.
-LATE = ["copy-on-write", "memory-cgroup-oom", "host-oom"]
+LATE = ["copy-on-write", "huge-page-copy", "memory-cgroup-oom", "host-oom"]
 
 HOST = HostReadings(page_bytes=4096, hugetlb_pages=0)
 

@@ -121,12 +121,33 @@ def test_deaths_are_no_failures() -> None:
 
 @pytest.mark.parametrize(
     "cause, is_failure",
-    [("copy-on-write", True), ("memory-cgroup-oom", False), ("host-oom", False)],
+    [
+        ("copy-on-write", True),
+        ("huge-page-copy", True),
+        ("memory-cgroup-oom", False),
+        ("host-oom", False),
+    ],
 )
 def test_a_failure_is_only_what_a_fork_is_behind(cause: str, is_failure: bool) -> None:
     account = read(of_deaths(make_death(cause=cause)))
 
     assert is_failure is account.counted.incidents.is_failure()
+
+
+def test_a_huge_page_that_was_not_there_is_told_with_its_pool() -> None:
+    pool = Level("/sys/kernel/mm/hugepages/hugepages-2048kB", 8 << 20, 8 << 20)
+    made = make_death()
+    assert made.fork is not None
+    fork = replace(made.fork, parent_anon_bytes=None, child_anon_bytes=None)
+    death = replace(made, cause="huge-page-copy", certainty="observed", levels=(pool,), fork=fork)
+    text = " ".join(shown(of_deaths(death)).split())
+
+    assert "SIGBUS ended 1 process (1 by huge-page-copy)" in text
+    assert "at huge pages of 2048kB, 8192 KiB of 8192 KiB in use or reserved" in text
+    assert "which has executed no program since" in text
+    assert "observed: no huge page was free that was not reserved for another mapping" in text
+    assert "sysctl vm.nr_overcommit_hugepages=PAGES" in text
+    assert "the OOM killer" not in text.partition("huge-page-copy: ")[0]
 
 
 @pytest.mark.parametrize("cause", ["memory-cgroup-oom", "host-oom"])

@@ -18,13 +18,13 @@ from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.counters import missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
-from fork_trace.probes.plan import Missing, Stage
+from fork_trace.probes.plan import HUGE_FAULT, Missing, Stage
 from fork_trace.probes.settings import Later
 
 
 def following(unfollowed: int | None) -> Any:
     """Kprobe events by which the kernel did not follow so many returns, or does not say."""
-    return SimpleNamespace(missed=lambda function=None: unfollowed)
+    return SimpleNamespace(missed=lambda function=None: 0 if function == HUGE_FAULT else unfollowed)
 
 
 @pytest.mark.parametrize(

@@ -649,6 +649,29 @@ def test_the_oom_killer_is_watched_by_what_there_is(
     assert not {probe.program for probe in made.probes} & set(expected)
 
 
+@pytest.mark.parametrize(
+    ("attach", "parameters", "expected"),
+    [
+        ("fexit", 4, (None, "fexit_hugetlb_fault")),
+        ("fexit", 5, None),
+        ("kprobe", None, ("kprobe_hugetlb_fault", "kretprobe_hugetlb_fault")),
+        ("tracepoint", 4, None),
+    ],
+)
+def test_faults_of_huge_pages_are_watched_where_their_arguments_are_known(
+    attach: str, parameters: int | None, expected: tuple[str | None, str] | None
+) -> None:
+    facts = capable(voids=frozenset(OOM))
+    addresses = {**facts.addresses, **OOM, plan.HUGE_FAULT: 0x9200}
+    params = {**facts.params, plan.HUGE_FAULT: parameters}
+    made = plan.make(
+        replace(facts, addresses=addresses, params=params), plan.Request(attach=attach)
+    )
+    found = [each for each in made.late if each.function == plan.HUGE_FAULT]
+
+    assert [expected] * bool(expected) == [(each.entry, each.program) for each in found]
+
+
 def test_a_program_of_deaths_that_is_refused_is_given_up_alone() -> None:
     made = plan.make(capable(), plan.Request(attach="tracepoint"))
     left = made.without_probe("raw_mark_victim", "no")
