@@ -108,7 +108,7 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> f
 @click.option(
     "--latency",
     is_flag=True,
-    help="Record forks that take long, too: `fork-trace latency`, which each fork pays for.",
+    help="Record forks that take long, too, as fork-trace latency does; each fork pays for it.",
 )
 @options.over
 @options.filters

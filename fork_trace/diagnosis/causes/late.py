@@ -97,6 +97,9 @@ HUGE_PAGE_COPY = Cause(
         "posix_spawn, which shares nothing.",
     ),
     myths=("Free pages suffice: those that are reserved for other mappings are free as well.",),
+    careful=do(
+        "Memory in the pool is taken from everything else, used or not: add no more than the host can spare."
+    ),
 )
 
 MEMORY_CGROUP_OOM = Cause(
