@@ -18,25 +18,18 @@ __u64 errors;
 #define IS_TRUE(value) ((__u8)(value))
 #define IS_FALSE(value) (!(__u8)(value))
 
-#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
-	SEC("fexit/" #function)                                                           \
-	int floor_##name(__u64 *ctx)                                                      \
-	{                                                                                 \
-		if (IS_##returns(ctx[parameters]))                                        \
-			__sync_fetch_and_add(&errors, 1);                                 \
-		return 0;                                                                 \
+#define FLOOR(name, function, parameters, returns)        \
+	SEC("fexit/" #function)                           \
+	int floor_##name(__u64 *ctx)                      \
+	{                                                 \
+		if (IS_##returns(ctx[parameters]))        \
+			__sync_fetch_and_add(&errors, 1); \
+		return 0;                                 \
 	}
+#define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage) \
+	FLOOR(name, function, parameters, returns)
 #include "probes.def"
 
 /* Of no step: steps.UNSHARED of fork_trace/model. */
-SEC("fexit/unshare_nsproxy_namespaces")
-int floor_unshare_namespaces(__u64 *ctx)
-{
-	return (int)ctx[4] < 0;
-}
-
-SEC("fexit/unshare_userns")
-int floor_unshare_userns(__u64 *ctx)
-{
-	return (int)ctx[2] < 0;
-}
+FLOOR(unshare_namespaces, unshare_nsproxy_namespaces, 4, INT)
+FLOOR(unshare_userns, unshare_userns, 2, INT)
