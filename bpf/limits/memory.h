@@ -107,8 +107,11 @@ ft_inline void judge_mappings(struct ft_refusal *refusal)
 		return;
 	if (!can_have_mapping_above(refusal, bytes))
 		candidate(refusal, FT_CANDIDATE_SMALL_MAPPINGS);
-	else if (has_number(refusal, FT_NUMBER_PAGES_ASKED))
+	else if (has_number(refusal, FT_NUMBER_PAGES_ASKED)) {
 		candidate(refusal, FT_CANDIDATE_ONE_MAPPING);
+		/* Whatever else could not be read: that one is refused. */
+		candidate(refusal, FT_CANDIDATE_OVERCOMMIT);
+	}
 }
 
 ft_inline void judge_commit(struct ft_refusal *refusal, struct task_struct *task, __u64 watched)

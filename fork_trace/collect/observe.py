@@ -248,6 +248,8 @@ class Observer:
             if "overcommit_memory" not in event.numbers:
                 mode = procfs.number("sys/vm/overcommit_memory")
                 host = host._replace(overcommit_memory=mode)
+            if "pages_ram" not in event.numbers:
+                host = host._replace(ram_and_swap=procfs.ram_and_swap())
         elif reads == "threads" and not (
             "nr_threads" in event.numbers and "max_threads" in event.numbers
         ):

@@ -6,6 +6,7 @@ What is read for which cause is the cause's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Callable
 
 from fork_trace.diagnosis.cause import Cause
@@ -252,8 +253,11 @@ def one_mapping(seen: KernelReadings, host: HostReadings) -> tuple[Evidence, ...
     numbers = seen.numbers
     ram, swap = numbers.get("pages_ram"), numbers.get("pages_swap")
     total = None if ram is None or swap is None else ram + swap
+    read = "kernel"
+    if total is None and host.ram_and_swap is not None:
+        total, read = host.ram_and_swap // host.page_bytes, "proc"
     return (
-        *_asked(numbers, host, total),
+        *(replace(each, read=read) for each in _asked(numbers, host, total)),
         *_parent(numbers, host),
         *_overcommit_mode(numbers, host),
     )

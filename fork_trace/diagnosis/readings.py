@@ -43,6 +43,7 @@ class HostReadings(NamedTuple):
     hugetlb_pages: Optional[int]
     # From /proc, right after: for kernels whose variables have no readable address.
     overcommit_memory: Optional[int] = None
+    ram_and_swap: Optional[int] = None  # bytes
     threads: Optional[int] = None
     threads_max: Optional[int] = None
     # Of the process: its open descriptors. Of the host: open files and fs.file-max.

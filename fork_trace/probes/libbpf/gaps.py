@@ -57,7 +57,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "mm_struct": ("memory", "stack", "sample", "late"),
     **dict.fromkeys(
         (
-            *("mm_struct.mmap", "mm_struct.mm_mt", "vm_area_struct", "maple_tree"),
+            *("mm_struct.mmap", "mm_struct.mm_mt", "maple_tree"),
             *("maple_type", "maple_range_64", "maple_arange_64"),
         ),
         ("memory",),
@@ -79,8 +79,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "list_head": ("clone-args", "late"),
     "oom_control": ("late",),
     **dict.fromkeys(("vm_fault", "page"), ("fault",)),
-    "vm_area_struct": ("fault", "huge"),
-    "vm_area_struct.vm_flags": ("huge",),
+    "vm_area_struct": ("memory", "fault", "huge"),
+    "vm_area_struct.vm_flags": ("memory", "huge"),
     "vm_area_struct.vm_file": ("huge",),
     "vm_area_struct.vm_private_data": ("huge",),
     **dict.fromkeys(

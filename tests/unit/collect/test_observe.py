@@ -191,8 +191,9 @@ def test_without_meminfo_no_mapping_is_called_huge(monkeypatch: pytest.MonkeyPat
     [
         ("threads-max", {}, {"threads", "threads_max"}),
         ("threads-max", {"nr_threads": 1, "max_threads": 2}, set()),
-        ("overcommit-never", {}, {"overcommit_memory"}),
-        ("overcommit-never", {"overcommit_memory": 2}, set()),
+        ("overcommit-never", {}, {"overcommit_memory", "ram_and_swap"}),
+        ("overcommit-never", {"overcommit_memory": 2}, {"ram_and_swap"}),
+        ("overcommit-never", {"overcommit_memory": 2, "pages_ram": 9}, set()),
         ("rlimit-nproc", {}, set()),
     ],
 )
