@@ -248,6 +248,12 @@ coverage = _options(
         help="Attach only to copy_process until a fork fails. Almost free, but the cause of the "
         "first failure is inferred.",
     ),
+    click.option(
+        "--large-forks",
+        is_flag=True,
+        help="Remember who forked parents of 64 MiB or more, in case a process is killed for it later "
+        "(fexit only). Each fork pays a little, and it takes longer to start.",
+    ),
 )
 
 keep_privileges = click.option(
@@ -273,7 +279,10 @@ def probes_asked_for(options: Mapping[str, Any]) -> plan.Request:
         options["attach"],
         options["backend"],
         frozenset(options["without"]),
-        *(options.get(name, False) for name in ("refused", "all_steps", "on_demand", "is_lean")),
+        *(
+            options.get(name, False)
+            for name in ("refused", "all_steps", "on_demand", "is_lean", "large_forks")
+        ),
     )
 
 

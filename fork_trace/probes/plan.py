@@ -142,6 +142,8 @@ class Request:
     on_demand: bool = False
     # For whoever stays for weeks: less room for stacks that wait to be unwound, fewer latest records.
     is_lean: bool = False
+    # Remember who forked a large parent: for each fork that goes through, and by fexit only.
+    large_forks: bool = False
 
 
 class Stage(IntEnum):
@@ -477,7 +479,9 @@ def _built(attach: str, backend: str, facts: KernelFacts, request: Request) -> P
     else:
         probe_of = _on_exit if attach == "fexit" else _on_return
         found = _by_function(attach, backend, facts, request, why_not, probe_of)
-    return replace(found, is_lean=request.is_lean)
+    # Elsewhere each fork would pay more for it.
+    notes_forks = request.large_forks and (attach, backend) == ("fexit", "libbpf")
+    return replace(found, is_lean=request.is_lean, notes_forks=notes_forks)
 
 
 def _plan(
@@ -500,8 +504,6 @@ def _plan(
         has_ringbuf=facts.ringbuf.value is not False,
         header_fields=facts.header_fields,
         late=_late(attach, facts) if backend == "libbpf" else (),
-        # Elsewhere every fork would pay more for it than the bench has room for.
-        notes_forks=(attach, backend) == ("fexit", "libbpf"),
         ranges=facts.ranges,
         can_leave_out=(attach, backend) in (("fexit", "libbpf"), ("kprobe", "libbpf"))
         and facts.preempts.value is not False,

@@ -214,7 +214,8 @@ def test_redis_is_told_what_killed_its_snapshot(tmp_path: Path) -> None:
     case = PROGRAMS / "redis_snapshot.sh"
     with memory_cgroup() as cgroup:
         command = ("sh", str(case), str(cgroup), str(tmp_path))
-        made = capture(tmp_path / "redis.jsonl", *command, timeout_s=5 * TIMEOUT_S)
+        options = ("--large-forks",)
+        made = capture(tmp_path / "redis.jsonl", *command, options=options, timeout_s=5 * TIMEOUT_S)
     found = deaths(made, "redis-server")
 
     assert found, made.done.stdout + made.done.stderr

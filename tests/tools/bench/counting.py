@@ -176,7 +176,7 @@ def configs(
         chosen.update(_peers(loops, output))
     if "each" in wanted:
         chosen["fexit-no-reader"] = Config((*hold, "fexit"), r"^armed")
-        chosen["fexit-no-forks"] = Config((*hold, "fexit", "--no-forks"), r"^armed")
+        chosen["fexit-large-forks"] = Config((*hold, "fexit", "--large-forks"), r"^armed")
         for function in functions:
             chosen[f"floor {function}"] = Config((*floor, "--only", function), r"^armed")
             chosen[f"fexit {function}"] = Config((*hold, "fexit", "--only", function), r"^armed")

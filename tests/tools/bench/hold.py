@@ -49,12 +49,11 @@ def main() -> None:
     parser.add_argument("what", choices=["floor", "fexit"])
     parser.add_argument("object", nargs="?", type=Path)
     parser.add_argument("--only", metavar="FUNCTION", help="just the program on this function")
-    parser.add_argument("--no-forks", action="store_true", help="forks of large parents not noted")
+    parser.add_argument("--large-forks", action="store_true", help="note who forks large parents")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     facts, library = read_facts(Request())
-    plan = make(facts)
-    plan = replace(plan, notes_forks=plan.notes_forks and not options.no_forks)
+    plan = make(facts, Request(large_forks=options.large_forks))
     assert library is not None
     if options.only:
         probes = tuple(probe for probe in plan.probes if probe.function == options.only)
