@@ -96,6 +96,8 @@ ft_inline int is_big_fork(__u64 *ctx)
 		return 0;
 	if (((struct kernel_clone_args *)ctx[3])->flags & FT_CLONE_VM)
 		return 0;
+	/* Where &ctx[4] is in a register already, clang would read by that, which no kernel lets pass. */
+	__asm__ volatile("" : "+r"(ctx));
 	mm = ((struct task_struct *)ctx[4])->mm;
 	if (has_field(mm_struct, rss_stat[MM_ANONPAGES].count))
 		return mm->rss_stat[MM_ANONPAGES].count >= least;
