@@ -101,9 +101,10 @@ ft_inline int is_big_fork(__u64 *ctx)
 	mm = ((struct task_struct *)ctx[4])->mm;
 	if (has_field(mm_struct, rss_stat[MM_ANONPAGES].count))
 		return mm->rss_stat[MM_ANONPAGES].count >= least;
+	/* Those kernels let no program load an element of that array by itself. */
 	if (has_field(mm_struct___v61, rss_stat.count))
-		return ((struct mm_struct___v61 *)mm)->rss_stat.count[MM_ANONPAGES].counter >=
-		       least;
+		return BPF_CORE_READ((struct mm_struct___v61 *)mm,
+				     rss_stat.count[MM_ANONPAGES].counter) >= least;
 	return 0;
 }
 
