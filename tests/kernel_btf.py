@@ -49,7 +49,7 @@ class _Place(NamedTuple):
 
 
 def shortened(raw: bytes, names: Collection[str]) -> bytes:
-    """Leave out the types behind the last of those names, each of which is there.
+    """Leave out the types behind the last of those names, each of which is there, and of what these are made of.
 
     libbpf goes through all of them, for each that it looks for; it would take long under emulation. What refers to one of these refers to void.
     """
@@ -57,14 +57,21 @@ def shortened(raw: bytes, names: Collection[str]) -> bytes:
     wanted = {raw.index(b"\0" + name.encode() + b"\0", header + text) + 1 for name in names}
     offsets = {at - header - text for at in wanted}
     last, ends, at = 0, [header + types], header + types
-    while offsets and at < header + types + type_bytes:
+    parts: set[int] = set()  # numbers of types that a member of one of them is made of
+    while (offsets or last < max(parts, default=0) + 1) and at < header + types + type_bytes:
         name, info = struct.unpack_from("<II", raw, at)
         once, each = _BEHIND.get(info >> 24 & 0x1F, (0, 0))
         at += 12 + once + each * (info & 0xFFFF)
         ends.append(at)
-        if name in offsets and info >> 24 & 0x1F in (STRUCT, ENUM):
+        kind, number = info >> 24 & 0x1F, len(ends) - 1
+        is_wanted = name in offsets and kind in (STRUCT, ENUM)
+        if is_wanted:
             offsets.remove(name)
+        elif name and kind in (STRUCT, UNION):
+            parts.discard(number)  # wanted by itself, or not at all
+        if is_wanted or number in parts:
             last = len(ends)
+            _add_parts(raw, ends, number, parts)
     kept = bytearray(raw[: ends[last - 1]])
     for at in ends[: last - 1]:
         _, info = struct.unpack_from("<II", kept, at)
@@ -82,6 +89,29 @@ def shortened(raw: bytes, names: Collection[str]) -> bytes:
     bytes_kept = len(kept) - header - types
     struct.pack_into("<III", kept, 12, bytes_kept, types + bytes_kept, text_bytes)
     return bytes(kept) + raw[header + text : header + text + text_bytes]
+
+
+def _add_parts(raw: bytes, ends: list[int], number: int, parts: set[int]) -> None:
+    """Add what a type is made of, up to its pointers; of what is still to come, only its number."""
+    at = ends[number - 1]
+    (info,) = struct.unpack_from("<I", raw, at + 4)
+    kind, count = info >> 24 & 0x1F, info & 0xFFFF
+    if kind in (STRUCT, UNION):
+        found = [struct.unpack_from("<I", raw, at + 16 + 12 * each)[0] for each in range(count)]
+    elif kind == ARRAY:
+        found = [struct.unpack_from("<I", raw, at + 12)[0]]
+    else:
+        found = [struct.unpack_from("<I", raw, at + 8)[0]] if kind in _ALIASES else []
+    for part in found:
+        if not part or part in parts:
+            continue
+        if part < len(ends) and struct.unpack_from("<I", raw, ends[part - 1])[0]:
+            inner = struct.unpack_from("<I", raw, ends[part - 1] + 4)[0] >> 24 & 0x1F
+            if inner in (STRUCT, UNION):
+                continue
+        parts.add(part)
+        if part < len(ends):
+            _add_parts(raw, ends, part, parts)
 
 
 class KernelBtf:
