@@ -121,7 +121,7 @@ _NEWEST = (
     Lane(
         "7.2-more",
         "7.2",
-        380,
+        440,
         (
             *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
             *("test_arming.py", "test_callers.py", "test_stripped.py", "test_asked.py"),
@@ -135,7 +135,7 @@ _NEWEST = (
     Lane(
         "7.2-want",
         "7.2",
-        230,
+        240,
         ("test_conditions.py", "test_privileges.py", "test_on_demand.py"),
         is_strict=True,
         select=_TAKEN,
@@ -147,19 +147,19 @@ _OLDEST = (
     Lane(
         "5.10-more",
         "5.10",
-        250,
+        270,
         ("test_kprobe.py", "test_holders.py", "test_dying.py"),
         # By tracepoints it is killed natively, by kprobes in test_kprobe.py.
         select="not test_dying or fexit",
     ),
-    Lane("5.10-v1", "5.10", 90, (*REHEARSALS, "test_check.py"), cgroup="v1", watchers=("fexit",)),
+    Lane("5.10-v1", "5.10", 110, (*REHEARSALS, "test_check.py"), cgroup="v1", watchers=("fexit",)),
 )
 # Of the oldest and the newest, what another kernel or the native run shows by default.
 _REST = (
     Lane(
         "5.10-rest",
         "5.10",
-        370,
+        350,
         (
             "test_callers.py",
             "test_arming.py",
@@ -171,7 +171,7 @@ _REST = (
     Lane(
         "5.10-bcc",
         "5.10",
-        400,
+        380,
         (*REHEARSALS, "test_bcc.py"),
         ALL,
         watchers=("bcc",),
@@ -209,7 +209,7 @@ _REST = (
     Lane(
         "7.2-rest",
         "7.2",
-        400,
+        360,
         ("test_callers_real.py", "test_dying.py", "test_check.py", "test_forged.py"),
         ALL,
         is_strict=True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.probes.plan import CHOOSER, KILLER
+from fork_trace.probes.plan import CHOOSER, HUGE_FAULT, KILLER
 
 from .conftest import FORK_TRACE, start
 
@@ -69,8 +69,8 @@ def of(records: list[dict[str, Any]], comm: str) -> list[dict[str, Any]]:
 def test_from_the_start_only_copy_process_is_watched(records: list[dict[str, Any]]) -> None:
     attached = records[0]["attached"]
 
-    # And the OOM killer, which costs nothing until it kills.
-    killers = {CHOOSER, KILLER}
+    # And what kills for a fork that went through, which costs nothing until it does.
+    killers = {CHOOSER, KILLER, HUGE_FAULT}
     at_start = {each["function"] for each in attached if not each["later"]}
     assert {"copy_process"} == at_start - killers
     assert {"start", "first-failure", "unexplained"} == {each["when"] for each in attached}
