@@ -65,7 +65,8 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     tests += ["-k", lane.select] if lane.select else []
     if lane.kernel is None:
         return [".venv/bin/pytest", *tests, f"--junitxml={results}/{lane.name}.xml"]
-    inner = shlex.join([".venv/bin/pytest", *tests])
+    # Not the script: a root of another architecture has a pytest of its own.
+    inner = shlex.join([".venv/bin/python", "-m", "pytest", *tests])
     variables = [f"{name}={value}" for name, value in _variables(lane).items()]
     return [
         *("scripts/vm", "--kernel", lane.kernel, "--cgroup", lane.cgroup),
