@@ -21,7 +21,15 @@ except ImportError:  # before setuptools 70.1
 ROOT = Path(__file__).resolve().parent
 # What bcc compiles on the host.
 CARRIED = (
-    *("fork_trace.bcc.c", "caller.h", "judge.h", "kernel_headers.h", "logic.h", "port.h"),
+    *(
+        "fork_trace.bcc.c",
+        "caller.h",
+        "count.h",
+        "judge.h",
+        "kernel_headers.h",
+        "logic.h",
+        "port.h",
+    ),
     *("probes.def", "programs.h", "reading.h", "refusal.h", "settings.h", "slots.h", "steps.h"),
     *(
         "uapi.h",
@@ -37,7 +45,7 @@ CARRIED = (
 
 
 class BuildWithPrograms(build_py):
-    """Put the BPF programs where fork_trace.probes.backend.program() looks first."""
+    """Put the BPF programs where fork_trace.probes.objects.program() looks first."""
 
     def run(self) -> None:
         super().run()

@@ -252,6 +252,18 @@ ft_inline __u64 flags_of_call(void)
 	return flags_in(regs, syscall_number_in(regs), &set_tid_size);
 }
 
+/*
+ * The CLONE_* flags in copy_process' last argument. Where they cannot be read there, those of
+ * the system call; of a task that the kernel makes by itself they stay unknown, but for
+ * CLONE_VM: it copies no address space.
+ */
+ft_inline __u64 flags_of_args(struct kernel_clone_args *args)
+{
+	if (is_blind(FT_READER_CLONE_ARGS))
+		return is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM;
+	return BPF_CORE_READ(args, flags);
+}
+
 /* include/uapi/linux/sched.h, struct clone_args: its descriptor of a cgroup, and where that ends */
 #define CLONE_ARGS_CGROUP 80
 #define CLONE_ARGS_CGROUP_END 88

@@ -8,23 +8,12 @@
 #include <bpf/bpf_core_read.h>
 
 #define ft_inline static __always_inline
+#include "counters.h"
 #include "judge.h"
 #include "maker.h"
 #include "steps.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-/* Set by user space before the load; see fork_trace/probes/libbpf.py. */
-const volatile struct ft_config config SEC(".rodata.config") = {};
-
-/* enum ft_phase; user space writes it while the programs run. */
-volatile __u32 phase SEC(".data.phase") = FT_PHASE_OFF;
-
-/* 0 or 1: of the keys that are made now; user space moves it, see port_generation. */
-volatile __u32 generation SEC(".data.generation") = 0;
-
-/* Refusals that say that a memory cgroup refused a charge, at most. */
-volatile __s32 charge_marks SEC(".data.charge_marks") = 0;
 
 /* How many of pending_calls there are, or more. */
 volatile __s32 pending_count SEC(".data.pending_count") = 0;
@@ -61,20 +50,6 @@ struct {
 } events SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, FT_TALLIES); /* user space takes them out now and then */
-	__type(key, struct ft_key);
-	__type(value, struct ft_tally);
-} tallies SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * FT_SHARES); /* of generation 0, then of 1 */
-	__type(key, __u32);
-	__type(value, __u64);
-} shares SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, FT_KINDS);
 	__type(key, __u32);
@@ -89,20 +64,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ft_refusal);
 } refusals SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FT_STAT_COUNT);
-	__type(key, __u32);
-	__type(value, __u64);
-} stats SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 64); /* by enum ft_step */
-	__type(key, __u32);
-	__type(value, __u64);
-} overflowed SEC(".maps");
 
 /*
  * Calls of the fork family under way: a vfork waits in here until its child has
@@ -176,7 +137,6 @@ ft_inline struct ft_attempt *port_attempt(void)
 
 /* Too large for the 512-byte stack of a program. */
 static const struct ft_refusal no_refusal;
-static const struct ft_tally no_tally;
 
 ft_inline struct ft_refusal *port_refusal(void)
 {
@@ -186,16 +146,6 @@ ft_inline struct ft_refusal *port_refusal(void)
 }
 
 /* The port. */
-
-ft_inline ft_settings *port_config(void)
-{
-	return &config;
-}
-
-ft_inline enum ft_phase port_phase(void)
-{
-	return phase;
-}
 
 ft_inline ft_u64 port_now_ns(void)
 {
@@ -218,69 +168,9 @@ ft_inline void port_refusal_drop(void)
 	bpf_map_delete_elem(&refusals, &thread);
 }
 
-ft_inline void port_charge_marked(int by)
-{
-	__sync_fetch_and_add(&charge_marks, by);
-}
-
-ft_inline int port_has_charge_marks(void)
-{
-	return charge_marks > 0;
-}
-
-ft_inline struct ft_tally *port_tally(const struct ft_key *key)
-{
-	return bpf_map_lookup_elem(&tallies, key);
-}
-
-ft_inline int port_tally_make(const struct ft_key *key)
-{
-	return !bpf_map_update_elem(&tallies, key, &no_tally, BPF_NOEXIST);
-}
-
-ft_inline ft_u32 port_tally_room(void)
-{
-	return FT_TALLIES;
-}
-
-ft_inline ft_u64 *port_share(ft_u32 of, ft_u32 number)
-{
-	__u32 index = (of ? FT_SHARES : 0) + number;
-
-	return bpf_map_lookup_elem(&shares, &index);
-}
-
-ft_inline ft_u32 port_generation(void)
-{
-	return generation & 1;
-}
-
 ft_inline struct ft_kind *port_kind(ft_u32 number)
 {
 	return bpf_map_lookup_elem(&kinds, &number);
-}
-
-ft_inline void port_add(ft_u64 *counter)
-{
-	__sync_fetch_and_add(counter, 1);
-}
-
-ft_inline void port_fold(ft_u8 step)
-{
-	__u32 index = step;
-	__u64 *count = bpf_map_lookup_elem(&overflowed, &index);
-
-	if (count)
-		__sync_fetch_and_add(count, 1);
-}
-
-ft_inline void port_stat(enum ft_stat stat)
-{
-	__u32 index = stat;
-	__u64 *count = bpf_map_lookup_elem(&stats, &index);
-
-	if (count)
-		__sync_fetch_and_add(count, 1);
 }
 
 ft_inline ft_u32 port_crowding(void)
@@ -408,25 +298,6 @@ ft_inline void port_stack_note(const struct ft_stack_range *range)
  * Each is read at its own width (slots.h). Functions that return a pointer carry the error
  * as the pointer's value, or NULL.
  */
-
-/*
- * What stands in a slot of the context, as a number. The verifier types that of a
- * pointer as one, forbids arithmetic on it, casts included, and takes it for no
- * argument of a global function; read as memory it is a number.
- */
-ft_inline __u64 number_in(const __u64 *slot)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), slot);
-	return value;
-}
-
-/* The error in a returned pointer. */
-ft_inline int error_in(const __u64 *slot)
-{
-	return INT_IN(number_in(slot));
-}
 
 /* Once in a program, before it calls anything: v5.10 lets no address within the context be kept. */
 #if defined(__TARGET_ARCH_x86)

@@ -18,6 +18,7 @@
 #include "caller.h"
 #include "latency.h"
 #include "slots.h"
+#include "without_refusals.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -164,30 +165,6 @@ ft_inline ft_settings *port_config(void)
 ft_inline enum ft_phase port_phase(void)
 {
 	return FT_PHASE_OFF;
-}
-
-ft_inline struct ft_refusal *port_refusal(void)
-{
-	return 0;
-}
-
-ft_inline struct ft_refusal *port_refusal_open(void)
-{
-	return 0;
-}
-
-ft_inline void port_refusal_drop(void)
-{
-}
-
-ft_inline struct ft_attempt *port_attempt(void)
-{
-	return 0;
-}
-
-ft_inline struct ft_maker *port_maker(void)
-{
-	return 0;
 }
 
 ft_inline void port_stat(enum ft_stat stat)

@@ -8,6 +8,7 @@
 
 #include "port.h"
 #include "refusal.h"
+#include "slots.h"
 #include "wire.h"
 
 #define CAP_SYS_ADMIN 21
@@ -16,6 +17,25 @@
 ft_inline struct task_struct *current_task(void)
 {
 	return (struct task_struct *)bpf_get_current_task();
+}
+
+/*
+ * What stands in a slot of the context, as a number. The verifier types that of a
+ * pointer as one, forbids arithmetic on it, casts included, and takes it for no
+ * argument of a global function; read as memory it is a number.
+ */
+ft_inline __u64 number_in(const __u64 *slot)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), slot);
+	return value;
+}
+
+/* The error in a returned pointer. */
+ft_inline int error_in(const __u64 *slot)
+{
+	return INT_IN(number_in(slot));
 }
 
 ft_inline void number_int_at(struct ft_refusal *refusal, enum ft_number number, __u64 address)

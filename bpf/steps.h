@@ -45,18 +45,6 @@ ft_inline const __u64 *saved_args(enum ft_step step)
 	return attempt && attempt->saved_by == step ? attempt->saved : 0;
 }
 
-/*
- * The CLONE_* flags in copy_process' last argument. Where they cannot be read there, those of
- * the system call; of a task that the kernel makes by itself they stay unknown, but for
- * CLONE_VM: it copies no address space.
- */
-ft_inline __u64 flags_of_args(struct kernel_clone_args *args)
-{
-	if (is_blind(FT_READER_CLONE_ARGS))
-		return is_fork_call() ? flags_of_call() : FT_FLAGS_UNKNOWN | FT_CLONE_VM;
-	return BPF_CORE_READ(args, flags);
-}
-
 /* The CLONE_* flags of this fork; of one that began before we did, or found no room, the call's. */
 ft_inline __u64 flags_of_attempt(const struct ft_attempt *attempt)
 {

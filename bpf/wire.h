@@ -284,7 +284,8 @@ enum ft_stat {
 		11, /* calls of copy_process that were not seen to return; kprobe attach mode */
 	FT_STAT_WITHOUT_STACK = 12, /* samples whose user stack found no room in its buffer */
 	FT_STAT_DEATHS_LOST = 13, /* deaths that were seen, and found no room in their buffer */
-	FT_STAT_COUNT = 14,
+	FT_STAT_EARLY = 14, /* counted, not sampled: before the programs that explain were loaded */
+	FT_STAT_COUNT = 15,
 };
 
 /*

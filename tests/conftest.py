@@ -30,7 +30,7 @@ from fork_trace.model.records import (
     Summary,
     to_json,
 )
-from fork_trace.output import aggregate, paragraph, telling
+from fork_trace.output import aggregate, columns, paragraph, telling
 
 
 def _has_libbpf() -> bool:
@@ -228,7 +228,7 @@ HOSTILE = [
 ]
 
 
-def table_of(*failures: Failure, by: Any = aggregate.DEFAULT_BY) -> aggregate.Table:
+def table_of(*failures: Failure, by: Any = columns.DEFAULT_BY) -> aggregate.Table:
     counted = aggregate.Table(by)
     for failure in failures:
         counted.add(failure)

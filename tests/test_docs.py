@@ -18,8 +18,9 @@ from fork_trace.commands import cli
 from fork_trace.diagnosis import lookup
 from fork_trace.headroom import check
 from fork_trace.model import records, steps
-from fork_trace.output import aggregate, check_formats, formats, tables
-from fork_trace.probes import plan, privileges
+from fork_trace.output import aggregate, check_formats, columns, formats, tables
+from fork_trace.probes import privileges
+from fork_trace.probes.request import ATTACH_MODES, BACKENDS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "fork_trace" / "docs"
@@ -154,7 +155,7 @@ def test_every_column_of_the_default_report_is_explained() -> None:
 
 
 def test_every_column_that_can_be_asked_for_is_named() -> None:
-    assert [] == missing(aggregate.COLUMNS, BOOK["report"])
+    assert [] == missing(columns.COLUMNS, BOOK["report"])
 
 
 def test_every_step_is_named() -> None:
@@ -172,7 +173,7 @@ def test_every_kernel_that_is_tested_is_named() -> None:
 
 
 def test_every_way_to_attach_and_backend_is_named() -> None:
-    assert [] == missing((*plan.ATTACH_MODES, *plan.BACKENDS), BOOK["kernels"])
+    assert [] == missing((*ATTACH_MODES, *BACKENDS), BOOK["kernels"])
 
 
 def test_every_format_and_exit_code_is_told() -> None:

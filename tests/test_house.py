@@ -125,7 +125,7 @@ MAKERS = {
 TOUCHES = {
     "files": "the one way to open what strangers placed",
     "mounts": "mountinfo and fdinfo of procfs, whose names are numbers",
-    "probes.backend": "the package's own object",
+    "probes.objects": "the package's own object",
     "probes.bcc": "a memfd of our own",
     "probes.kprobe_events": "tracefs",
     "probes.libbpf.btf": "a descriptor that the kernel gave",

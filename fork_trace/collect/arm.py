@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
-from fork_trace.model import events, steps
+from fork_trace.model import sizes, steps
 from fork_trace.probes import headers, kernel, privileges, reserve
 from fork_trace.probes.backend import AttachRefusedError, Backend, Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
@@ -25,6 +25,7 @@ from fork_trace.probes.libbpf.btf import (
     listed_symbols,
     sysctl_addresses,
 )
+from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.plan import (
     CHOOSER,
     HUGE_FAULT,
@@ -33,10 +34,10 @@ from fork_trace.probes.plan import (
     Fact,
     KernelFacts,
     Plan,
-    Request,
     Stage,
     make,
 )
+from fork_trace.probes.request import Request
 
 # Attach mode and backend -> the feature that no other needs, which only an attached program proves.
 _NEEDED_BY = {
@@ -47,19 +48,16 @@ _NEEDED_BY = {
 _RINGBUF = "bpf_ringbuf_output"  # kernel/bpf/ringbuf.c: there if the map type is
 
 
-def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library | None]:
+def read_facts(
+    request: Request, root: str = "/", library: Library | None = None
+) -> tuple[KernelFacts, Library | None]:
     """Ask the host what it offers; the library is None where libbpf cannot be loaded."""
     functions = _functions()
     btf = kernel.btf(root)
-    library: Library | None = None
     params: dict[str, int | None] = {}
     last_params: dict[str, str] = {}
     voids: frozenset[str] = frozenset()
-    try:
-        library = Library()
-        libbpf = Fact(True, library.version())
-    except ForkTraceError as error:
-        libbpf = Fact(False, error.message)
+    library, libbpf = _loaded(library)
     may_load = kernel.may_load(root)
     ringbuf = Fact(None, "not checked: requires permission to load BPF programs")
     if library and btf.value and "btf" not in request.without:
@@ -69,8 +67,8 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
             btf = Fact(False, error.message)
     if library and may_load.value:
         ringbuf = _ringbuf(library.has_ringbuf())
-    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS, _RINGBUF)
-    names += kernel.RANGED
+    names = ("copy_process", *functions, *VARIABLES, *kernel.TRACEPOINT_GUARDS)
+    names += (_RINGBUF, *kernel.RANGED)
     has_iterator = params.pop(SYMBOL_ITERATOR, None) is not None
     # Programs ask the running kernel, whatever the root.
     asked = library if may_load.value and root == "/" else None
@@ -107,6 +105,14 @@ def read_facts(request: Request, root: str = "/") -> tuple[KernelFacts, Library 
         headers=found,
         headers_remedy=remedy,
     ), library
+
+
+def _loaded(library: Library | None) -> tuple[Library | None, Fact]:
+    try:
+        library = library or Library()
+        return library, Fact(True, library.version())
+    except ForkTraceError as error:
+        return None, Fact(False, error.message)
 
 
 def _functions() -> list[str]:
@@ -157,7 +163,7 @@ def find_filter(
             )
     if comm is not None:
         # The kernel keeps 15 bytes of a command's name; compare with what it keeps.
-        comm = os.fsdecode(os.fsencode(comm)[: events.COMM_BYTES - 1])
+        comm = os.fsdecode(os.fsencode(comm)[: sizes.COMM_BYTES - 1])
     return Filter(comm=comm, pid=pid, uid=uid, cgroup_id=number)
 
 
@@ -200,12 +206,13 @@ class Prepared(NamedTuple):
     facts: KernelFacts
     library: Library | None
     plan: Plan
+    counting: Counting | None = None  # what counts already
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, counting: Counting | None = None) -> Prepared:
     """Ask the host and make the plan; ForkTraceError if there is none."""
-    facts, library = read_facts(request)
-    return Prepared(request, facts, library, make(facts, request))
+    facts, library = read_facts(request, library=counting.library if counting else None)
+    return Prepared(request, facts, library, make(facts, request), counting)
 
 
 class Armed:
@@ -255,14 +262,21 @@ def arm(
     keeps_privileges: bool = False,
 ) -> Armed:
     """Load and attach what was planned, or what comes next where the kernel refuses that."""
-    request, facts, library, plan = prepared
+    request, facts, library, plan, counting = prepared
+    backend: Backend
     while True:
         if plan.backend == "bcc" and not facts.header_fields:
             declared = headers.read(facts.release)
             facts = replace(facts, header_fields=declared.has, header_params=declared.params)
             plan = make(facts, request)
         try:
-            backend = _open(plan, library, filter_, samples_per_second, stack_bytes)
+            if plan.backend == "bcc":
+                backend = _compiled(plan, filter_, samples_per_second)
+            else:
+                assert library is not None  # the plan refuses a host without libbpf
+                backend = LibbpfBackend(
+                    library, plan, filter_, samples_per_second, stack_bytes, counting
+                )
             break
         except AttachRefusedError as error:
             # What the files promise, the kernel may still refuse: then the next attach mode has its turn.
@@ -280,16 +294,7 @@ def arm(
     return Armed(facts, backend, keeps_privileges)
 
 
-def _open(
-    plan: Plan,
-    library: Library | None,
-    filter_: Filter,
-    samples_per_second: int,
-    stack_bytes: int,
-) -> Backend:
-    if plan.backend == "bcc":
-        from fork_trace.probes import bcc
+def _compiled(plan: Plan, filter_: Filter, samples_per_second: int) -> Backend:
+    from fork_trace.probes import bcc
 
-        return bcc.BccBackend(plan, filter_, samples_per_second)
-    assert library is not None  # the plan refuses a host without libbpf
-    return LibbpfBackend(library, plan, filter_, samples_per_second, stack_bytes)
+    return bcc.BccBackend(plan, filter_, samples_per_second)

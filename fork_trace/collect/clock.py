@@ -32,10 +32,10 @@ class Clock(NamedTuple):
         return (time.monotonic_ns() - self.start_ns) / 1e9
 
 
-def started_now() -> Clock:
-    """Return the clock of a run that begins now."""
-    start_ns, real_ns, boot_ns = _at_once()
-    return Clock(start_ns, real_ns - start_ns, boot_ns - start_ns)
+def started(start_ns: int) -> Clock:
+    """Return the clock of a run that began at an instant of CLOCK_MONOTONIC."""
+    now_ns, real_ns, boot_ns = _at_once()
+    return Clock(start_ns, real_ns - now_ns, boot_ns - now_ns)
 
 
 def _at_once() -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from fork_trace.diagnosis.evidence import gather
 from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict, errno_name
 from fork_trace.host import holders, procfs, runtimes
-from fork_trace.model import events, places, steps
+from fork_trace.model import events, places, sizes, steps
 from fork_trace.model.records import VERSION, Evidence, Failure, Frame, Header, bounded
 from fork_trace.probes.backend import Backend, Filter
 from fork_trace.probes.plan import Plan, Stage
@@ -223,9 +223,9 @@ class Composer:
         cgroups: dict[bytes, str | None] = {}
         for raw_key, told, number in counted:
             key = events.decode_key(raw_key)
-            verdict = told or judged.get(raw_key[events.COMM_BYTES :])
+            verdict = told or judged.get(raw_key[sizes.COMM_BYTES :])
             if verdict is None:
-                verdict = judged[raw_key[events.COMM_BYTES :]] = judge(key)
+                verdict = judged[raw_key[sizes.COMM_BYTES :]] = judge(key)
             owner = events.owner_of(raw_key)
             if owner not in cgroups:
                 cgroups[owner] = self._cgroups.own(key)

@@ -10,7 +10,8 @@ from fork_trace.diagnosis import makers
 from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
 from fork_trace.probes import kernel, privileges
-from fork_trace.probes.plan import FEATURES, Fact, Request
+from fork_trace.probes.plan import Fact
+from fork_trace.probes.request import FEATURES, Request
 from fork_trace.stacks.symbols import Symbols
 
 

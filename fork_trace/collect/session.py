@@ -22,11 +22,13 @@ from fork_trace.collect.ration import Latest, Ration
 from fork_trace.collect.waiting import Waker, wait
 from fork_trace.diagnosis.verdict import Verdict
 from fork_trace.host import cgroup, procfs
-from fork_trace.model import events, steps
+from fork_trace.model import events, sizes, steps
 from fork_trace.model.records import Failure, Header, Incident, Summary
 from fork_trace.probes import kernel, privileges, reserve
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter
-from fork_trace.probes.plan import KernelFacts, Plan, Request, Stage
+from fork_trace.probes.libbpf.counting import Counting
+from fork_trace.probes.plan import KernelFacts, Plan, Stage
+from fork_trace.probes.request import Request
 from fork_trace.stacks.symbols import Symbols
 
 # The table of keys is emptied beyond a quarter of its room, but the event loop must go on.
@@ -39,6 +41,7 @@ _UNWINDING_S = 0.02
 _ENDING_S = 2.0  # for the samples that still wait at the end
 _SETTLE_S = 1.0  # for programs that still run at the end
 _LEAN = 4
+_COUNTED_AS = ("sampled", "rate_limited", "early", "lost", "overflowed")  # each failure as one
 _MOST_LOOKS = 64  # at the buffer, as a segment ends: in a storm it is never empty
 
 
@@ -50,13 +53,14 @@ class Session:
         request: Request = Request(),
         filter_: Filter = Filter(),
         samples_per_second: int = SAMPLES_PER_SECOND,
-        stack_bytes: int = events.STACK_BYTES,
+        stack_bytes: int = sizes.STACK_BYTES,
         keeps_privileges: bool = False,
+        counting: Counting | None = None,
     ) -> None:
         if not keeps_privileges:
             arm.demand_another_user(privileges.why_root_must_stay())
         self.descriptors = reserve.Descriptors()
-        prepared = arm.prepare(request)
+        prepared = arm.prepare(request, counting)
         self._lean = _LEAN if request.is_lean else 1  # by which its tables are smaller
         # Everything that a record needs later is opened now, while it can be had.
         paths = cgroup.CgroupPaths(lean=self._lean)
@@ -70,7 +74,7 @@ class Session:
         self._filter = filter_
         self._armed = arm.arm(prepared, filter_, samples_per_second, stack_bytes, keeps_privileges)
         self._backend = self._armed.backend
-        self._clock = clock.started_now()
+        self._clock = clock.started(counting.start_ns if counting else time.monotonic_ns())
         self._composer = compose.Composer(self._backend, self._clock, self._cgroups, self._symbols)
         forks = Forks(self._symbols, sees_all_pids)
         self._coroner = Coroner(paths, lambda: self.plan, filter_, forks)
@@ -240,8 +244,8 @@ class Session:
 
     def _is_settled(self) -> bool:
         stats = self._backend.stats()
-        told = stats["sampled"] + stats["rate_limited"] + stats["lost"] + stats["overflowed"]
-        return told == stats["failures"] and self._sampled == stats["sampled"]
+        is_told = sum(stats[name] for name in _COUNTED_AS) == stats["failures"]
+        return is_told and self._sampled == stats["sampled"]
 
     def totals(self, ended: str, command: dict[str, Any] | None = None) -> Summary:
         """Read the exact totals so far, of the run or its latest segment."""

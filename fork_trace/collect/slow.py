@@ -6,6 +6,7 @@ Off unless asked for. As in a session, nothing here forks, starts a thread or ru
 from __future__ import annotations
 
 import os
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,14 +14,15 @@ from typing import NamedTuple
 from fork_trace.collect import arm, clock, compose
 from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.host import cgroup, procfs
-from fork_trace.model import events, latency
+from fork_trace.model import events, latency, sizes
 from fork_trace.model.records import Frame, Header
 from fork_trace.probes import kernel, privileges, reserve
 from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import SYMBOL_ITERATOR, function_params, listed_symbols
 from fork_trace.probes.libbpf.latency import LOCKS, LatencyBackend, Settings, Tally
-from fork_trace.probes.plan import ATTACH_MODES, Fact, Request, make
+from fork_trace.probes.plan import Fact, make
+from fork_trace.probes.request import ATTACH_MODES, Request
 from fork_trace.stacks import callers
 from fork_trace.stacks.symbols import Symbols
 
@@ -57,7 +59,7 @@ class SlowWatch:
         self,
         attach: str | None,
         over_ns: int,
-        stack_bytes: int = events.STACK_BYTES,
+        stack_bytes: int = sizes.STACK_BYTES,
         keeps_privileges: bool = False,
         all_phases: bool = False,
         is_lean: bool = False,
@@ -84,7 +86,7 @@ class SlowWatch:
             and kernel.perf_paranoia() is not None
         )
         reserve.memory()
-        self._clock = clock.started_now()
+        self._clock = clock.started(time.monotonic_ns())
 
     @staticmethod
     def _armed(prepared: arm.Prepared, settings: Settings, asked: str | None) -> LatencyBackend:

@@ -10,7 +10,7 @@ from fork_trace.probes.backend import Backend
 # Key of a summary -> counter of the programs (events.STATS).
 _STATS = {
     **{name: name for name in ("lost", "rate_limited", "restarted", "killed", "filtered")},
-    **{name: name for name in ("before_fork", "untracked", "without_stack")},
+    **{name: name for name in ("before_fork", "untracked", "without_stack", "early")},
     "mismatched": "mismatch",
     "deaths_lost": "deaths_lost",  # part of `deaths`
 }

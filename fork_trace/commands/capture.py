@@ -41,6 +41,12 @@ def command(**given: Any) -> None:
     sudo fork-trace capture --duration 60 --output /root/forks.jsonl
     sudo fork-trace capture -- systemctl restart app
     """
+    format_ = options.format_of(given)
+    from fork_trace.commands import early
+
+    # A command is started once all is loaded: nothing of it is to be counted before.
+    counting = None if given["command"] else early.counting(given)
+    # Not for those who only ask for help, and not before it counts.
     from fork_trace.commands import capture_run, child
     from fork_trace.commands.startup import open_session
     from fork_trace.commands.stop_signals import StopSignals
@@ -50,13 +56,13 @@ def command(**given: Any) -> None:
         by=given["by"],
         duration_s=given["duration"],
         argv=given["command"],
-        format_=options.format_of(given),
+        format_=format_,
         report=options.report_options(given),
     )
     child.demand(request.argv)
     file = CaptureFile(given["output"], given["force"]) if given["output"] is not None else None
     try:
-        session = open_session(given)
+        session = open_session(given, counting)
     except BaseException:
         if file:
             file.discard()

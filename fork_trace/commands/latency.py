@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fork_trace.commands import options
-from fork_trace.probes.plan import ATTACH_MODES
+from fork_trace.probes.request import ATTACH_MODES
 
 if TYPE_CHECKING:
     from fork_trace.collect.slow import Seen, SlowWatch

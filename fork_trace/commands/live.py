@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fork_trace.commands import options
 from fork_trace.output.formats import STREAMS
+
+if TYPE_CHECKING:
+    from fork_trace.probes.libbpf.counting import Counting
 
 
 @click.command("live", cls=options.Recorded)
@@ -50,7 +53,9 @@ def command(**given: Any) -> None:
     sudo fork-trace live --json      # one record per line
     fork-trace live --replay forks.jsonl --since 03:00
     """
-    # Not for those who only ask for help.
+    as_json = options.format_of(given) == "jsonl"
+    counting = None if given["replay"] else _counting(given)
+    # Not for those who only ask for help, and not before it counts.
     from fork_trace.commands import live_run
     from fork_trace.commands.startup import open_session
     from fork_trace.commands.stop_signals import StopSignals
@@ -61,17 +66,13 @@ def command(**given: Any) -> None:
         interval_s=given["interval"],
         duration_s=given["duration"],
         no_clear=given["no_clear"],
-        as_json=options.format_of(given) == "jsonl",
+        as_json=as_json,
         report=options.report_options(given),
     )
     if given["replay"]:
         _replay(given, request)
         return
-    for name in ("since", "until", "boot", "causes"):
-        if given[name]:
-            option = "--cause" if name == "causes" else f"--{name}"
-            raise click.UsageError(f"{option} chooses among what was recorded; it needs --replay.")
-    session = open_session(given)
+    session = open_session(given, counting)
     signals = StopSignals()
     try:
         live_run.live(session, signals, request)
@@ -81,6 +82,16 @@ def command(**given: Any) -> None:
     if signals.signal in (None, signal.SIGINT) and not request.as_json:
         signals.let_go()
         linger()
+
+
+def _counting(given: dict[str, Any]) -> Counting | None:
+    for name in ("since", "until", "boot", "causes"):
+        if given[name]:
+            option = "--cause" if name == "causes" else f"--{name}"
+            raise click.UsageError(f"{option} chooses among what was recorded; it needs --replay.")
+    from fork_trace.commands import early
+
+    return early.counting(given)
 
 
 def _replay(given: dict[str, Any], request: Any) -> None:

@@ -6,15 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fork_trace.collect.session import Session
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
-from fork_trace.headroom.nearest import Near, Nearest
 from fork_trace.model import records
 from fork_trace.model.records import Failure, Summary
-from fork_trace.output import check_bars, report, summary
+from fork_trace.output import report, summary
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live.last import is_last
 from fork_trace.output.live.line import Line
@@ -23,6 +22,9 @@ from fork_trace.output.live.terminal import Terminal
 from fork_trace.output.live.views import Appended, Redrawn
 from fork_trace.output.live.waiting import Forks
 from fork_trace.output.report_options import PLAIN, ReportOptions
+
+if TYPE_CHECKING:
+    from fork_trace.headroom.nearest import Near, Nearest
 
 
 class LiveRequest(NamedTuple):
@@ -42,7 +44,7 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     header = session.header()
     terminal = Terminal(wants_lines=request.no_clear or request.as_json)
     # Loaded now: without its privileges the process may not be able to read the package.
-    nearest = Nearest() if terminal.redraws else None
+    nearest = _nearest() if terminal.redraws else None
     session.give_up_privileges()
     how_to_end = f"Press {terminal.keys_to_end} to stop and print a summary."
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
@@ -141,5 +143,13 @@ class _Loop(NamedTuple):
                 print(records.to_json(record), flush=True)
 
 
+def _nearest() -> Nearest:
+    from fork_trace.headroom.nearest import Nearest
+
+    return Nearest()
+
+
 def _forks(near: Near) -> Forks:
+    from fork_trace.output import check_bars
+
     return Forks(tuple(map(check_bars.gauge, near.limits)), *near[1:])

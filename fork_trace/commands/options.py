@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
-from fork_trace.model.events import STACK_BYTES, STACK_BYTES_MAX
-from fork_trace.output import aggregate
+from fork_trace.model.sizes import STACK_BYTES, STACK_BYTES_MAX
+from fork_trace.output import columns
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
-from fork_trace.probes import plan
+from fork_trace.probes.request import ATTACH_MODES, BACKENDS, FEATURES, Request
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -36,7 +36,7 @@ def positive(_context: click.Context, _parameter: click.Parameter, value: float 
 
 
 def _by(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    return aggregate.parse_by(value)
+    return columns.parse_by(value)
 
 
 def offering(words: Callable[[str], Iterable[tuple[str, str]]]) -> Callable[..., Any]:
@@ -62,7 +62,7 @@ def paths(kind: str) -> Callable[..., Any]:
 def _columns(start: str) -> Iterable[tuple[str, str]]:
     before = start.rpartition(",")[0]
     chosen = before.split(",") if before else []
-    return ((",".join((*chosen, each)), "") for each in aggregate.COLUMNS if each not in chosen)
+    return ((",".join((*chosen, each)), "") for each in columns.COLUMNS if each not in chosen)
 
 
 def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -102,12 +102,12 @@ duration = click.option(
 )
 by = click.option(
     "--by",
-    default=",".join(aggregate.DEFAULT_BY),
+    default=",".join(columns.DEFAULT_BY),
     show_default=True,
     callback=_by,
     shell_complete=offering(_columns),
     metavar="COLUMNS",
-    help=f"Group by these columns: {', '.join(aggregate.COLUMNS)}.",
+    help=f"Group by these columns: {', '.join(columns.COLUMNS)}.",
 )
 json_object = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -217,16 +217,16 @@ probes = _options(
     click.option(
         "--attach",
         "attach",
-        type=click.Choice(plan.ATTACH_MODES),
+        type=click.Choice(ATTACH_MODES),
         help="Attach mode. [default: the best available]",
     ),
     click.option(
-        "--backend", type=click.Choice(plan.BACKENDS), help="Library that loads the BPF programs."
+        "--backend", type=click.Choice(BACKENDS), help="Library that loads the BPF programs."
     ),
     click.option(
         "--without",
         multiple=True,
-        type=click.Choice(plan.FEATURES),
+        type=click.Choice(FEATURES),
         help="Pretend the host lacks this feature; repeatable.",
     ),
 )
@@ -273,9 +273,9 @@ def format_of(options: Mapping[str, Any]) -> str:
     return "jsonl" if options["as_json"] else options["format_"] or "table"
 
 
-def probes_asked_for(options: Mapping[str, Any]) -> plan.Request:
+def probes_asked_for(options: Mapping[str, Any]) -> Request:
     """Return what the user forces or denies, from `probes` and, where given, `coverage`."""
-    return plan.Request(
+    return Request(
         options["attach"],
         options["backend"],
         frozenset(options["without"]),

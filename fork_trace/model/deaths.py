@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from fork_trace.model.events import (
     CGROUP_PATH_BYTES,
-    COMM_BYTES,
     LEVEL_BYTES,
     LEVEL_COUNT,
     BadEventError,
@@ -19,6 +18,7 @@ from fork_trace.model.events import (
     levels,
     text,
 )
+from fork_trace.model.sizes import COMM_BYTES
 
 KIN = 8  # children that one death tells of
 KERNEL_FRAMES = 32

@@ -9,8 +9,8 @@ import struct
 from dataclasses import dataclass, field
 
 from fork_trace.model import steps
+from fork_trace.model.sizes import COMM_BYTES, STACK_BYTES_MAX, STACK_CHUNK
 
-COMM_BYTES = 16
 USER_FRAMES = 8
 BUILD_ID_BYTES = 20
 _PLACE_HAS_BUILD_ID = 1  # BPF_STACK_BUILD_ID_VALID, include/uapi/linux/bpf.h
@@ -136,6 +136,7 @@ STATS: tuple[str, ...] = (
     "unreturned",
     "without_stack",
     "deaths_lost",
+    "early",
 )
 
 # enum ft_detail, as words that `diagnosis` decides by.
@@ -193,9 +194,6 @@ CGROUP_PATH_BYTES = 768
 MAKER_TEXT_BYTES = 48
 _MAKER = struct.Struct(f"=II{COMM_BYTES}s{MAKER_TEXT_BYTES}s{MAKER_TEXT_BYTES}s")
 REGISTERS = 34
-STACK_CHUNK = 512
-STACK_BYTES_MAX = 65536
-STACK_BYTES = 8192  # unless asked otherwise
 _EXE_PARTS, _EXE_PART_BYTES = 12, 64
 _ARGUMENT_BYTES = 256
 _STACK_HEAD = struct.Struct("=QIIQQQQ16sII")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fork_trace.model import events
+from fork_trace.model import events, sizes
 
 # The parts of a fork, in the kernel's order; what each of them is stands in the book, latency.md.
 PHASES = ("task", "memory", "cgroup", "rest")
@@ -18,7 +18,7 @@ SIZES = ("pgtables", "file", "anon", "swap", "shmem", "mappings", "virtual")
 WAITS = ("lock", "cgroup-threadgroup-lock", "mmap-lock", "uprobes-lock", "reclaim", "processor")
 
 _SLOW = struct.Struct(
-    f"={1 + _STAMPS + 1 + len(SIZES) + 1 + len(WAITS)}Q5QII Q{events.COMM_BYTES}s".replace(" ", "")
+    f"={1 + _STAMPS + 1 + len(SIZES) + 1 + len(WAITS)}Q5QII Q{sizes.COMM_BYTES}s".replace(" ", "")
 )
 SLOW_BYTES = events.EVENT_BYTES + _SLOW.size
 

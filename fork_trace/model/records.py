@@ -166,6 +166,7 @@ class Summary:
     rows: tuple[dict[str, Any], ...] = ()
     before_fork: int = 0  # of the failures: those that never reached copy_process
     untracked: int = 0  # refusals or calls that found no slot; their failures may lack their step
+    early: int = 0  # failures counted before the programs that explain were loaded
     without_stack: int = 0  # samples whose user stack found no room: their caller may be unknown
     # Calls of a step that its program did not see: of a failure the cause is inferred, or unknown.
     step_misses: int = 0

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fork_trace.diagnosis.evidence import is_at_limit
-from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Evidence, Failure
 from fork_trace.output import times
+from fork_trace.output.columns import DEFAULT_BY
 from fork_trace.output.completeness import Completeness
 from fork_trace.output.incidents import Incidents
 from fork_trace.output.place import Key, Place, Places, Remembered, first_of
-
-DEFAULT_BY: tuple[str, ...] = ("command", "caller", "cause")
 
 # Rows: of a run that lasts for weeks there are ever more. What comes later is counted without its
 # command, then without its user and place.
@@ -23,19 +21,6 @@ _MOST_PARTS = 16  # places that one row tells apart
 _OTHERS = frozenset({"command", "caller", "parent"})
 
 _MINUTE_NS = 60 * 10**9
-
-# What `--by` takes; host tells apart when files of several hosts are merged.
-COLUMNS: tuple[str, ...] = (
-    "command",
-    "caller",
-    "cause",
-    "step",
-    "cgroup",
-    "container",
-    "user",
-    "parent",
-    "host",
-)
 
 
 @dataclass
@@ -271,17 +256,3 @@ class Table:
                 [value or "" for value in row.key],
             ),
         )
-
-
-def parse_by(text: str) -> tuple[str, ...]:
-    """Read a `--by` list; ForkTraceError names a column that does not exist."""
-    names: list[str] = []
-    for name in (part.strip() for part in text.split(",")):
-        if name not in COLUMNS:
-            raise ForkTraceError(
-                f"--by has no column {name!r}",
-                f"Give a comma-separated list of: {', '.join(COLUMNS)}.",
-            )
-        if name not in names:
-            names.append(name)
-    return tuple(names)

@@ -19,7 +19,15 @@ _MOST_LISTS = 256  # different lists of what cannot be observed
 # Numbers of a summary that add up.
 _ADDED = (
     *("duration_s", "failures", "lost", "rate_limited", "overflowed", "restarted", "killed"),
-    *("filtered", "before_fork", "untracked", "without_stack", "step_misses", "mismatched"),
+    *(
+        "filtered",
+        "before_fork",
+        "untracked",
+        "without_stack",
+        "early",
+        "step_misses",
+        "mismatched",
+    ),
 )
 
 

@@ -37,6 +37,8 @@ def losses(summary: Summary) -> str:
         parts.append(f"missed steps: {summary.step_misses}, so some causes may be inferred")
     if summary.rate_limited:
         parts.append(f"counted but not sampled (rate limit): {summary.rate_limited}")
+    if summary.early:
+        parts.append(f"counted before their cause could be read: {summary.early}")
     if summary.without_stack:
         parts.append(f"samples without a stack: {summary.without_stack}")
     if summary.overflowed:

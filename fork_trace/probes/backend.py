@@ -1,8 +1,7 @@
-"""What a backend is, and where the programs it loads lie. Which one to take is the plan's choice."""
+"""What a backend is. Which one to take is the plan's choice."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,16 +78,3 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Detach every program and free every map."""
-
-
-def program(name: str) -> str:
-    """Find a BPF program or its source: beside the installed package, or in the checkout."""
-    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    for directory in (os.path.join(package, "_bpf"), os.path.join(package, "../bpf")):
-        path = os.path.normpath(os.path.join(directory, name))
-        if os.path.exists(path):
-            return path
-    raise ForkTraceError(
-        f"cannot find the BPF program {name}: it has not been built",
-        "Run scripts/build-bpf in the checkout, or install fork-trace again.",
-    )

@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, steps
-from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter, program
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter
+from fork_trace.probes.config import Config
 from fork_trace.probes.kprobe_events import KprobeEvents
+from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
     ATTEMPT_BYTES,
@@ -29,7 +31,6 @@ from fork_trace.probes.settings import (
     PHASE_OFF,
     SHARES,
     THREAD_BYTES,
-    Config,
     Later,
     drain,
     fill,

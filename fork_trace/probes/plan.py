@@ -24,14 +24,7 @@ from fork_trace.model.steps import (
     Step,
     Watch,
 )
-
-ATTACH_MODES: tuple[str, ...] = ("fexit", "kprobe", "tracepoint")
-BACKENDS: tuple[str, ...] = ("libbpf", "bcc")
-# What can be denied, so that a fallback is tried on a kernel that would not need it.
-FEATURES: tuple[str, ...] = (
-    *("libbpf", "btf", "trampolines", "ringbuf", "kallsyms", "kprobes"),
-    *("bcc", "headers"),
-)
+from fork_trace.probes.request import Request
 
 # Kernel variables that the programs read by address; see struct ft_config in bpf/settings.h.
 VARIABLES: tuple[str, ...] = (
@@ -125,25 +118,6 @@ class KernelFacts:
     def with_feature(self, name: str, fact: Fact) -> KernelFacts:
         """Return these facts with another word on one of FEATURES."""
         return KernelFacts(**{**self.__dict__, name: fact})
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user forces or denies."""
-
-    attach: str | None = None
-    backend: str | None = None
-    without: frozenset[str] = frozenset()
-    # Also what never reaches copy_process, at the price of a little at every system call.
-    refused: bool = False
-    # Attach the programs of every step from the start, not at the first failure unexplained.
-    all_steps: bool = False
-    # Attach none but copy_process until a fork fails.
-    on_demand: bool = False
-    # For whoever stays for weeks: less room for stacks that wait to be unwound, fewer latest records.
-    is_lean: bool = False
-    # Remember who forked a large parent: for each fork that goes through, and by fexit only.
-    large_forks: bool = False
 
 
 class Stage(IntEnum):
@@ -580,7 +554,7 @@ def _by_function(
     """Watch each step by the kernel function that can refuse."""
     if backend == "bcc":
         # Its one program has no room for another phase: the verifier of 6.1 refuses it.
-        request = replace(request, on_demand=False)
+        request = request._replace(on_demand=False)
     probes = []
     missing = []
     for step in STEPS:

@@ -9,10 +9,10 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterable
-from ctypes import c_uint32, c_uint64
 
-from fork_trace.model import events, steps
+from fork_trace.model import sizes, steps
 from fork_trace.probes.backend import Filter
+from fork_trace.probes.config import Config
 from fork_trace.probes.plan import KILLER, Plan, Probe, Stage
 
 # enum ft_phase
@@ -28,63 +28,13 @@ MARKING_S = 0.05
 THREAD_BYTES, ATTEMPT_BYTES = 4, 40  # the map "attempts": struct ft_attempt
 # bpf/wire.h: how many owners of keys are told apart, and the byte that marks a key.
 SHARES = 1024
-COMM_MARK, MARK_GENERATION = events.COMM_BYTES - 1, 1
+COMM_MARK, MARK_GENERATION = sizes.COMM_BYTES - 1, 1
 _NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL = {"x86_64": 324, "aarch64": 283}, 1
 _DRAIN_S = 0.25  # a fork that takes longer to end once nobody watches counts as missed
 
 # A fork of less is cheap, and what it shares is not what fills a host.
 _BIG_FORK_BYTES = 64 << 20
 _FILTER_PID, _FILTER_UID, _FILTER_COMM, _FILTER_CGROUP = 1, 2, 4, 8
-
-
-class Config(ctypes.Structure):
-    """struct ft_config of bpf/settings.h; tests/test_abi.py holds the two together."""
-
-    _fields_ = [
-        ("copy_process_start", c_uint64),
-        ("copy_process_end", c_uint64),
-        ("nr_threads", c_uint64),
-        ("max_threads", c_uint64),
-        ("pid_max", c_uint64),
-        ("sysctl_nr_open", c_uint64),
-        ("sysctl_overcommit_memory", c_uint64),
-        ("sysctl_overcommit_ratio", c_uint64),
-        ("sysctl_overcommit_kbytes", c_uint64),
-        ("sysctl_admin_reserve_kbytes", c_uint64),
-        ("sysctl_user_reserve_kbytes", c_uint64),
-        ("totalram_pages", c_uint64),
-        ("total_swap_pages", c_uint64),
-        ("vm_committed_as", c_uint64),
-        ("sysctl_max_map_count", c_uint64),
-        ("unprivileged_userns_clone", c_uint64),
-        ("kthread", c_uint64),
-        ("call_usermodehelper_exec_async", c_uint64),
-        ("ucounts_hashtable", c_uint64),
-        ("max_map_count", c_uint64),
-        ("ram_and_swap", c_uint64),
-        ("watched", c_uint64),
-        ("watched_in_detail", c_uint64),
-        ("filter_cgroup", c_uint64),
-        ("seed", c_uint64),
-        ("filter", c_uint32),
-        ("filter_pid", c_uint32),
-        ("filter_uid", c_uint32),
-        ("filter_comm", ctypes.c_char * events.COMM_BYTES),
-        ("samples_per_second", c_uint32),
-        ("is_by_syscall", c_uint32),
-        ("watches_early", c_uint32),
-        ("watches_twice", c_uint32),
-        ("copies_twice", c_uint32),
-        ("copies_again_at_return", c_uint32),
-        ("watches_mmap", c_uint32),
-        ("page_shift", c_uint32),
-        ("notes_attempts", c_uint32),
-        ("stack_bytes", c_uint32),
-        ("watches_exec", c_uint32),
-        ("blind", c_uint32),
-        ("big_fork_pages", c_uint32),
-        ("tells_chosen", c_uint32),
-    ]
 
 
 # What each attach mode needs of the kernel, where it refuses the program that counts.
@@ -225,7 +175,7 @@ def fill(
     config.samples_per_second = samples_per_second
     config.max_map_count = plan.max_map_count or 0
     config.ram_and_swap = plan.ram_and_swap or 0
-    config.stack_bytes = -(-stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
+    config.stack_bytes = -(-stack_bytes // sizes.STACK_CHUNK) * sizes.STACK_CHUNK
     config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
     if filter_.pid is not None:
         config.filter |= _FILTER_PID
@@ -235,7 +185,7 @@ def fill(
         config.filter_uid = filter_.uid
     if filter_.comm is not None:
         config.filter |= _FILTER_COMM
-        config.filter_comm = os.fsencode(filter_.comm)[: events.COMM_BYTES - 1]
+        config.filter_comm = os.fsencode(filter_.comm)[: sizes.COMM_BYTES - 1]
     if filter_.cgroup_id is not None:
         config.filter |= _FILTER_CGROUP
         config.filter_cgroup = filter_.cgroup_id

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fork_trace.budget import OverBudgetError
-from fork_trace.model.events import STACK_CHUNK
+from fork_trace.model.sizes import STACK_CHUNK
 from fork_trace.stacks.cfi import EXPRESSION, OFFSET, REGISTER, UNDEFINED, VALUE_OFFSET, Row
 
 MOST_FRAMES = 128

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from fork_trace.collect.arm import arm, prepare
+from fork_trace.collect.session import Session
+from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
-from fork_trace.model.events import STACK_BYTES
+from fork_trace.model.sizes import STACK_BYTES
 from fork_trace.probes import kernel
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, Filter
 from fork_trace.probes.libbpf.bindings import Library
@@ -20,7 +27,9 @@ from fork_trace.probes.libbpf.btf import (
     listed_symbols,
     sysctl_addresses,
 )
-from fork_trace.probes.plan import VARIABLES, Request
+from fork_trace.probes.libbpf.counting import Counting
+from fork_trace.probes.plan import VARIABLES
+from fork_trace.probes.request import Request
 
 pytestmark = pytest.mark.live
 
@@ -98,3 +107,110 @@ def test_sysctls_are_found_where_the_symbols_say_that_they_are() -> None:
     if "sysctl_nr_open" not in addresses:
         pytest.skip("this kernel's symbols have no variables")
     assert found == {name: addresses[name] for name in found}
+
+
+# Forks as a user at RLIMIT_NPROC, so often, or until its stdin is closed; prints how many failed.
+REFUSED = """
+import os, resource, select, sys
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+with open("/proc/self/comm", "w") as file:
+    file.write("ft-refused")
+os.setgid(61003)
+os.setuid(61003)
+print("ready", flush=True)
+failed, most = 0, int(sys.argv[1])
+while failed != most and not (most < 0 and select.select([0], [], [], 0)[0]):
+    try:
+        os.fork() or os._exit(0)
+    except BlockingIOError:
+        failed += 1
+print(failed)
+"""
+
+
+def refused(times: int) -> int:
+    """Let so many forks fail; return how many did."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(times)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.split()[1])
+
+
+@pytest.fixture
+def counting() -> Iterator[Counting]:
+    """What counts before anything else is loaded."""
+    try:
+        begun = Counting(Library())
+    except (OSError, ForkTraceError) as error:
+        pytest.skip(f"this kernel refuses fexit programs: {error}")
+    yield begun
+    begun.close()
+
+
+def test_what_fails_before_all_is_loaded_is_counted_and_no_cause_is_told_for_it(
+    counting: Counting,
+) -> None:
+    early = refused(23)
+    session = Session(keeps_privileges=True, counting=counting)
+    try:
+        late = refused(7)
+        records = session.stop()
+        summary = session.totals("signal")
+    finally:
+        session.close()
+    mine = [total for total in summary.totals if total["comm"] == "ft-refused"]
+    causes = {(total["cause"], total["errno"], total["count"]) for total in mine}
+
+    assert (23, 7) == (early, late)
+    assert {("unknown", "EAGAIN", 23), ("rlimit-nproc", "EAGAIN", 7)} == causes
+    assert (summary.failures, summary.early) == (sum(each["count"] for each in summary.totals), 23)
+    assert summary.failures == sum(record.count for record in records)
+    assert (0, 0) == (summary.lost, summary.missed or 0)
+
+
+def test_in_the_midst_of_a_storm_each_failure_is_counted_once_whoever_counts_it(
+    counting: Counting,
+) -> None:
+    storm = subprocess.Popen(
+        [sys.executable, "-c", REFUSED, "-1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert storm.stdin and storm.stdout
+    assert "ready" == storm.stdout.readline().strip()
+    session = Session(keeps_privileges=True, counting=counting)
+    try:
+        for _ in range(10):
+            session.poll(0.1)
+        failed = int(storm.communicate()[0])
+        session.stop()
+        summary = session.totals("signal")
+    finally:
+        session.close()
+    mine = [total for total in summary.totals if total["comm"] == "ft-refused"]
+
+    assert failed == sum(total["count"] for total in mine)
+    assert {"unknown", "rlimit-nproc"} == {total["cause"] for total in mine}
+    assert 0 < summary.early < failed
+    assert 0 == (summary.missed or 0)
+
+
+def test_on_a_terminal_it_says_when_it_begins_to_count(counting: Counting) -> None:
+    counting.close()
+    leader, follower = os.openpty()
+    command = [sys.executable, "-m", "fork_trace", "live", "--duration", "0.5"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=follower, check=False)
+    os.close(follower)
+    said = b""
+    try:
+        while block := os.read(leader, 4096):
+            said += block
+    except OSError as error:
+        assert error.errno == errno.EIO  # the other end is closed
+    os.close(leader)
+
+    assert done.returncode == 0
+    first, second = said.decode().splitlines()[:2]
+    assert "Counting fork failures; loading what explains them." == first
+    assert second.startswith("Watching for fork failures: ")

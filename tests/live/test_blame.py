@@ -135,7 +135,7 @@ import sys
 from fork_trace.collect import arm
 from fork_trace.collect.session import Session
 from fork_trace.model import records
-from fork_trace.probes.plan import Request
+from fork_trace.probes.request import Request
 from fork_trace.rehearse.run import run
 import subprocess
 prepare = arm.prepare

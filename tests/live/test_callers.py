@@ -15,7 +15,7 @@ import pytest
 from accuracy.watching import Watched, watching
 from building import PROGRAMS
 
-from fork_trace.model.events import STACK_CHUNK
+from fork_trace.model.sizes import STACK_CHUNK
 
 from .conftest import Captured, functions
 from .rehearsing import NAMED as WATCHERS

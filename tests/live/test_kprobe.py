@@ -13,7 +13,8 @@ from fork_trace.collect.arm import read_facts
 from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.loading import Programs
-from fork_trace.probes.plan import Probe, Request, make
+from fork_trace.probes.plan import Probe, make
+from fork_trace.probes.request import Request
 
 from .conftest import FORK_TRACE, IS_GUEST, TAKES, Captured, capture, doctor, host_by
 

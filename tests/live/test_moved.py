@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from fork_trace.model import records
 from fork_trace.probes.libbpf import backend
-from fork_trace.probes.plan import Request
+from fork_trace.probes.request import Request
 from fork_trace.collect.session import Session
 from fork_trace.rehearse.run import run
 installed = backend.program

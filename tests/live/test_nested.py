@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.probes.plan import ATTACH_MODES
+from fork_trace.probes.request import ATTACH_MODES
 from fork_trace.rehearse.scenarios import find
 
 from .conftest import FORK_TRACE, TIMEOUT_S, read_capture, start

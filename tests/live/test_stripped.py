@@ -23,17 +23,18 @@ from fork_trace.collect.arm import read_facts
 from fork_trace.collect.judge import judge
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.errors import ForkTraceError
-from fork_trace.model import events
+from fork_trace.model import events, sizes
 from fork_trace.model.latency import decode
 from fork_trace.model.steps import COPIED_TWICE
 from fork_trace.probes import privileges
-from fork_trace.probes.backend import program
 from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import FUNCTION_IDS
 from fork_trace.probes.libbpf.latency import LatencyBackend, Settings
-from fork_trace.probes.plan import YES, KernelFacts, Plan, Request, make
+from fork_trace.probes.objects import program
+from fork_trace.probes.plan import YES, KernelFacts, Plan, make
+from fork_trace.probes.request import Request
 from fork_trace.probes.settings import is_vital
 from fork_trace.rehearse.run import run
 from fork_trace.rehearse.scenarios import SCENARIOS, find
@@ -96,7 +97,6 @@ def stripped(
 ) -> Iterator[kernel_btf.KernelBtf]:
     """The copy, to be changed and written to KERNEL_BTF; libbpf takes it in place of the kernel's own."""
     monkeypatch.setattr(loading, "KERNEL_BTF", str(tmp_path / "vmlinux"))
-    monkeypatch.setattr(loading, "UNTYPED", {"of_no_kernel"})
     yield types
     types.restore()
     (tmp_path / "vmlinux").unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def count(
     """Watch COUNT refusals; return how many of them were counted, and the plan as it was carried out."""
     need(kernel, attach)
     watching = LibbpfBackend(
-        kernel[1], plan_for(kernel, attach, is_twice), stack_bytes=events.STACK_BYTES
+        kernel[1], plan_for(kernel, attach, is_twice), stack_bytes=sizes.STACK_BYTES
     )
     try:
         refuse(COUNT)
@@ -204,7 +204,7 @@ def load(kernel: tuple[KernelFacts, Library], attach: str) -> None:
     """Load the programs of all steps; each reader that is off is accounted for, and most steps are left."""
     facts = kernel[0].with_feature("kprobes", YES)  # it takes none to load
     plan = make(facts, Request(attach=attach, all_steps=True, refused=True))
-    loaded = Loading(kernel[1], plan, stack_bytes=events.STACK_BYTES)
+    loaded = Loading(kernel[1], plan, stack_bytes=sizes.STACK_BYTES)
     try:
         left = {probe.step for probe in loaded.plan.probes}
         lost = {probe.step for probe in plan.probes} - left
@@ -278,7 +278,7 @@ def test_whatever_is_unread_each_slow_fork_is_told(
         stripped.without_type(kind, name)
     stripped.write(Path(loading.KERNEL_BTF))
 
-    settings = Settings(over_ns=1, stack_bytes=events.STACK_BYTES, locks=(0, 0), all_phases=True)
+    settings = Settings(over_ns=1, stack_bytes=sizes.STACK_BYTES, locks=(0, 0), all_phases=True)
     backend = LatencyBackend(kernel[1], attach, settings)
     try:
         backend.attach_waits()
@@ -330,15 +330,16 @@ def test_without_a_field_every_failure_is_counted(
     check(*count(kernel, attach, is_twice), field, is_there and field in ALWAYS_READ)
 
 
-@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.parametrize("is_told", [True, False])
 def test_for_a_type_that_is_not_there_no_module_is_asked(
-    is_noticed: bool,
+    is_told: bool,
     kernel: tuple[KernelFacts, Library],
     moved: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would take CAP_SYS_ADMIN to list them. The object looks for types that no kernel has."""
-    monkeypatch.setattr(loading, "UNTYPED", {"of_no_kernel"} if is_noticed else set())
+    if not is_told:
+        monkeypatch.setattr(loading.Programs, "_options", lambda self: None)
     installed = program
     monkeypatch.setattr(
         backend, "program", lambda name: moved if name == "fork_trace.bpf.o" else installed(name)
@@ -360,7 +361,7 @@ def test_for_a_type_that_is_not_there_no_module_is_asked(
         told = file.read()
     os.waitpid(child, 0)
 
-    if is_noticed:
+    if is_told:
         assert told == str(COUNT)
     elif re.fullmatch(r"v1\.[0-2](\..*)?", kernel[1].version()):
         # As these libbpf do of themselves; what it stands beside can fail.
@@ -376,7 +377,7 @@ def test_by_the_types_of_linux_5_15_rlimit_nproc_is_named(
     like_v515(stripped)
     stripped.write(Path(loading.KERNEL_BTF))
     plan = make(asking_as_v515(kernel[0]), Request(attach=attach))
-    watching = LibbpfBackend(kernel[1], plan, stack_bytes=events.STACK_BYTES)
+    watching = LibbpfBackend(kernel[1], plan, stack_bytes=sizes.STACK_BYTES)
     try:
         assert not watching.plan.blind
         refused = {name: sum(run(name, COUNT).failures.values()) for name in NPROC}

@@ -13,11 +13,13 @@ from dataclasses import replace
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
-from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter, program
+from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
+from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.libbpf.loading import Programs, without_nproc
+from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import (
     MARKING_S,
@@ -52,8 +54,12 @@ class LibbpfBackend:
         filter_: Filter = Filter(),
         samples_per_second: int = SAMPLES_PER_SECOND,
         stack_bytes: int = 0,
+        counting: Counting | None = None,
     ) -> None:
         self._lib = library.lib
+        self._counting = counting
+        if counting and plan.attach != "fexit":
+            counting.stop()  # only such a program can take its place; what it has counted stays
         self._ring: int | None = None
         self._pending: list[bytes] = []
         self._stacks: list[bytes] = []
@@ -67,7 +73,7 @@ class LibbpfBackend:
             self.plan = plan
             _check(plan, filter_)
             self._later = Later(plan)
-            self._programs = Programs(library)
+            self._programs = Programs(library, counting)
             self._unreturned = 0  # forks under way at the end, which were not seen to return
             self._missed: int | None = None  # once the kprobe events are gone
             self._settles_at_s: float | None = None  # when silence begins to tell
@@ -75,17 +81,17 @@ class LibbpfBackend:
                 code = self._programs.load(image, plan, filter_, samples_per_second, stack_bytes)
                 seeing = self._programs.without_readers(plan, code)
                 if seeing is not None:
-                    self.close()
+                    self._abandon()
                     plan = seeing
                     continue
                 failed = self._arm() if code is None else self._programs.culprit(plan, code)
             except ForkTraceError:
-                self.close()  # the next attach mode needs what this one holds
+                self._abandon()  # the next attach mode needs what this one holds
                 raise
             if failed is None:
                 break
             probe, reason = failed
-            self.close()
+            self._abandon()
             if code is not None and is_vital(probe) and plan.notes_forks:
                 plan = replace(plan, notes_forks=False)
                 continue
@@ -115,10 +121,20 @@ class LibbpfBackend:
             reason = self._programs.attach(probe)
             if reason is not None:
                 return probe, reason
+        if self._counting and self.plan.is_copied_twice:
+            self._counting.missed_alone = self._counting.missed() or 0
         # Counted from now on; what a step's silence says, of forks that begin a moment later.
         self._move_to(PHASE_ALONE)
         self._settles_at_s = time.monotonic() + MARKING_S
         return None
+
+    def _abandon(self) -> None:
+        """Free what was loaded and attached in vain; what counts from the start goes on."""
+        if self._counting:
+            self._counting.take_back()
+        self._programs.detach()
+        self._programs.remove_kprobe_events()
+        self._programs.free()
 
     def _open_samples(self) -> None:
         self._on_sample_kept = SampleFn(self._on_sample)
@@ -235,6 +251,8 @@ class LibbpfBackend:
         unreturned = 0
         if self.plan.attach == "kprobe":
             unreturned = self._unreturned + self.stats()["unreturned"]
+        elif self._counting:
+            unreturned = self._counting.missed_alone
         programs = self._programs
         return missed(self.plan, programs.misses(), programs.kprobe_events, unreturned)
 
@@ -246,12 +264,14 @@ class LibbpfBackend:
 
     def detach(self) -> None:
         """Stop watching; what was counted and sampled can still be read."""
-        if self._programs.is_attached:
+        if self._programs.is_attached or (self._counting and self._counting.is_attached):
             # Before the first program goes: none of the others shall see half of a fork.
             self._move_to(PHASE_OFF)
             if self.plan.attach == "kprobe":
                 self._unreturned = drain(self._counters.under_way)
         self._programs.detach()
+        if self._counting:
+            self._counting.detach()
         if self._programs.kprobe_events:
             self._missed = self.missed()
             self._programs.remove_kprobe_events()
@@ -265,3 +285,5 @@ class LibbpfBackend:
             self._lib.ring_buffer__free(self._ring)
             self._ring = None
         self._programs.free()
+        if self._counting:
+            self._counting.close()

@@ -140,6 +140,7 @@ class Library:
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
+            "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
             "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
             "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
             "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),

@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
-from fork_trace.probes.backend import program
-from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import BtfType, Library
+from fork_trace.probes.objects import program
 
-_BTF_KIND_STRUCT, _BTF_KIND_ENUM, _BTF_KIND_FUNC = 4, 6, 12  # include/uapi/linux/btf.h
+_BTF_KIND_FUNC = 12  # include/uapi/linux/btf.h
 _BTF_KIND_AT, _BTF_KIND_MASK = 24, 0x1F  # in btf_type.info
 _BTF_NEAR = 64  # types from one function to the next, where they are together
 _BTF_PARAM_BYTES = 8  # struct btf_param: the name, the type
@@ -40,8 +39,6 @@ SYSCTLS = {
 
 # Where the functions that were asked for are in the kernel's BTF.
 FUNCTION_IDS: dict[str, int] = {}
-# Types that the programs read and that the kernel's BTF lacks.
-UNTYPED: set[str] = set()
 
 
 class _Functions:
@@ -89,12 +86,6 @@ class _Functions:
         name: bytes = self._lib.btf__name_by_offset(self._btf, type_.name_off)
         return name
 
-    def lacks(self, name: str, is_enum: bool) -> bool:
-        """Say whether no structure, or no enumeration, has that name."""
-        kind = _BTF_KIND_ENUM if is_enum else _BTF_KIND_STRUCT
-        found: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
-        return found < 0
-
     def prototype(self, number: int) -> tuple[int, bool, str | None]:
         """Return how many parameters a function has, whether it is void, and its last one's name."""
         function = self._lib.btf__type_by_id(self._btf, number).contents
@@ -136,9 +127,6 @@ def function_params(
                 voids.add(name)
             if last_name is not None:
                 last[name] = last_name
-        UNTYPED.update(
-            name for name, is_enum in gaps.TYPES.items() if functions.lacks(name, is_enum)
-        )
         return params, frozenset(voids), last
     finally:
         functions.free()

@@ -130,12 +130,13 @@ def missed(
 ) -> int | None:
     """Count the calls whose failure may not have been counted; None: the kernel does not count them.
 
-    `misses` are the calls that each program was left out of, `unreturned` those that kprobes saw begin only.
+    `misses` are the calls that each program was left out of, `unreturned` those that are known to be missed:
+    that kprobes saw begin only, or that the first program missed while it was alone.
     """
     is_by_kprobes = plan.attach == "kprobe"
-    total = 0
-    if is_by_kprobes:
-        total = unreturned + (_lost_returns(kprobe_events) if kprobe_events else 0)
+    total = unreturned
+    if is_by_kprobes and kprobe_events:
+        total += _lost_returns(kprobe_events)
     if misses is None:
         # A kprobe that is passed over for another one is not counted, a lost return is.
         return total if is_by_kprobes else None

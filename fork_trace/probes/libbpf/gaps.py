@@ -127,13 +127,6 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "task_struct.rethooks": ("mark",),
 }
 
-_ENUMS = frozenset({"cgroup_subsys_id", "rlimit_type", "ucount_type", "maple_type"})
-# Types that the programs look for in the kernel's BTF, and whether it is an enumeration.
-TYPES: dict[str, bool] = {
-    "task_struct": False,
-    **{name: name in _ENUMS for name in _READ_BY if name.isidentifier() and "___" not in name},
-}
-
 # What came or went: kernels that lack it are told apart by that, and lose nothing. Each
 # stands in bpf/kernel_types.h with its commit.
 _CAME_OR_WENT = re.compile(

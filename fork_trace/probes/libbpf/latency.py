@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
-from fork_trace.model import events
-from fork_trace.probes.backend import AttachRefusedError, program
+from fork_trace.model import events, sizes
+from fork_trace.probes.backend import AttachRefusedError
+from fork_trace.probes.config import Config
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.btf import function_params
 from fork_trace.probes.libbpf.loading import FEW_STACKS_BYTES, Programs
-from fork_trace.probes.settings import MARKING_S, NEEDS, PHASE_OFF, Config
+from fork_trace.probes.objects import program
+from fork_trace.probes.settings import MARKING_S, NEEDS, PHASE_OFF
 
 _PHASE_MARKING, _PHASE_COUNTING = 1, 3  # enum ft_phase
 STATS = ("unpaired", "unsent", "untallied", "unmeasured", "slow")  # enum ft_latency_stat
@@ -158,9 +160,7 @@ class LatencyBackend:
 
     def _fill(self, blind: int) -> None:
         config = self._programs.settings(".rodata.config", Config)
-        config.stack_bytes = (
-            -(-self._settings.stack_bytes // events.STACK_CHUNK) * events.STACK_CHUNK
-        )
+        config.stack_bytes = -(-self._settings.stack_bytes // sizes.STACK_CHUNK) * sizes.STACK_CHUNK
         config.page_shift = os.sysconf("SC_PAGE_SIZE").bit_length() - 1
         config.blind = blind
         latency = self._programs.settings(".rodata.latency", _LatencyConfig)
@@ -243,9 +243,9 @@ class LatencyBackend:
 
     def tallies(self) -> list[Tally]:
         """Return all forks so far, by command."""
-        keys = ctypes.create_string_buffer(_MOST_TALLIES * events.COMM_BYTES)
+        keys = ctypes.create_string_buffer(_MOST_TALLIES * sizes.COMM_BYTES)
         values = ctypes.create_string_buffer(_MOST_TALLIES * _TALLY.size)
-        count, cursor = c_uint32(_MOST_TALLIES), ctypes.create_string_buffer(events.COMM_BYTES)
+        count, cursor = c_uint32(_MOST_TALLIES), ctypes.create_string_buffer(sizes.COMM_BYTES)
         failed = self._lib.bpf_map_lookup_batch(
             *(
                 self._programs.map_fd("tallies"),
@@ -264,7 +264,7 @@ class LatencyBackend:
             )
         found = []
         for index in range(count.value):
-            raw = keys.raw[index * events.COMM_BYTES : (index + 1) * events.COMM_BYTES]
+            raw = keys.raw[index * sizes.COMM_BYTES : (index + 1) * sizes.COMM_BYTES]
             numbers = _TALLY.unpack_from(values.raw, index * _TALLY.size)
             comm = events.text(raw)
             total_ns, slow, slow_ns, *buckets = numbers

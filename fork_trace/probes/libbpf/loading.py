@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import AttachRefusedError, Filter
+from fork_trace.probes.config import Config
 from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import (
@@ -27,9 +28,10 @@ from fork_trace.probes.libbpf.bindings import (
     OpenOptions,
     PrepareFn,
 )
-from fork_trace.probes.libbpf.btf import FUNCTION_IDS, UNTYPED, function_params
+from fork_trace.probes.libbpf.btf import FUNCTION_IDS, function_params
+from fork_trace.probes.libbpf.counting import SUCCESSOR, Counting
 from fork_trace.probes.plan import Missing, Plan, Probe
-from fork_trace.probes.settings import Config, fill
+from fork_trace.probes.settings import fill
 
 _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 # Sections of programs on a function's entry and exit -> their way of attaching.
@@ -142,10 +144,11 @@ def _is_at_return(name: str) -> bool:
 class Programs:
     """The programs and maps of one attempt to carry out a plan."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, counting: Counting | None = None) -> None:
         _TraceHandler.register(library)
         self._library = library
         self._lib = library.lib
+        self._counting = counting  # its maps are these programs' too
         self._object: int | None = None
         self._links: list[int] = []
         self._handles: dict[str, int] = {}
@@ -166,6 +169,8 @@ class Programs:
     ) -> int | None:
         """Load the programs and maps, with their settings; return the errno if it failed."""
         self.open(image, _programs_of(plan))
+        if self._counting:
+            self._counting.share(self._object)
         self._save_room(plan)
         config = self.settings(".rodata.config", Config)
         fill(config, plan, filter_, samples_per_second, stack_bytes)
@@ -213,8 +218,6 @@ class Programs:
     def _options(self) -> Any:
         # For a type that the kernel's BTF lacks libbpf looks into that of every module, which takes
         # long, and before v1.3 CAP_SYS_ADMIN; but not where it is told which BTF to take.
-        if not UNTYPED:
-            return None
         path = os.fsencode(KERNEL_BTF)
         return ctypes.byref(OpenOptions(ctypes.sizeof(OpenOptions), btf_custom_path=path))
 
@@ -268,6 +271,8 @@ class Programs:
 
     def attach_program(self, name: str, function: str) -> str | None:
         """Attach one program, which is on that function; return why it cannot be done."""
+        if self._counting and self._counting.is_attached and name == SUCCESSOR:
+            return self._take_over()
         if self.kprobe_events and _is_at_return(name):
             try:
                 number = self.kprobe_events.add_return(function)
@@ -279,6 +284,14 @@ class Programs:
         if not link:
             return os.strerror(ctypes.get_errno())
         self._links.append(link)
+        return None
+
+    def _take_over(self) -> str | None:
+        assert self._counting
+        try:
+            self._counting.hand_over(self._handles[SUCCESSOR])
+        except OSError as error:
+            return error.strerror or str(error)
         return None
 
     def map_fd(self, name: str) -> int:
@@ -302,7 +315,11 @@ class Programs:
         """Count the calls that each program was left out of; None: the kernel does not count them."""
         misses: dict[str, int] = {}
         for name, handle in self._handles.items():
-            missed = self._library.recursion_misses(handle)
+            # Whoever calls it can be left out; what is called by that is not.
+            if self._counting and self._counting.is_handed_over and name == SUCCESSOR:
+                missed = self._counting.missed()
+            else:
+                missed = self._library.recursion_misses(handle)
             if missed is None:
                 return None
             misses[name] = missed

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError, NotHereError
-from fork_trace.probes.backend import program
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.loading import attached
+from fork_trace.probes.objects import program
 from fork_trace.rehearse.child import Stage
 from fork_trace.rehearse.recipes.limits import committable_kib, room_for_half, unused_uid
 from fork_trace.rehearse.restore import Borrowed

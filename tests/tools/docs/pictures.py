@@ -11,7 +11,7 @@ from typing import Any
 from bench import table as bench
 
 from fork_trace.model import reading, records
-from fork_trace.output import aggregate, check_bars
+from fork_trace.output import aggregate, check_bars, columns
 from fork_trace.output.live import screen
 from fork_trace.output.live.line import Line
 from fork_trace.output.live.look import Look
@@ -48,7 +48,7 @@ _GROUPS = ("fork", "fork-2000-mappings", "fork-2000-accountable", "mmap-pair", "
 
 def live(lines: Iterable[str], how_to_end: str) -> str:
     """Draw the screen as it stood when the last failure of a capture had come in."""
-    counted, changes, trends = aggregate.Table(aggregate.DEFAULT_BY), screen.Changes(), Trends()
+    counted, changes, trends = aggregate.Table(columns.DEFAULT_BY), screen.Changes(), Trends()
     new: Mapping[tuple[str | None, ...], int] = {}
     host, first_ns, next_ns, last_ns = "?", 0, 0, 0
     for record in reading.read("the recorded capture", (line.encode() for line in lines)):

@@ -31,7 +31,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.host import cgroup, procfs
 from fork_trace.model import events, places, reading, records
 from fork_trace.mounts import Mounts, OwnMounts
-from fork_trace.output import aggregate, explanation, formats, telling, wording
+from fork_trace.output import aggregate, columns, explanation, formats, telling, wording
 from fork_trace.output.live import screen
 from fork_trace.output.report_options import ReportOptions
 from fork_trace.record.account import Account
@@ -122,7 +122,7 @@ def capture(data: bytes) -> None:
     except ForkTraceError:
         return
     whole = [each for each in found if not isinstance(each, reading.Ending)]
-    account = Account(aggregate.COLUMNS, Selection())
+    account = Account(columns.COLUMNS, Selection())
     list(account.take(found))
     counted = account.counted
     more = ReportOptions(times=True, stacks=True)

@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 from vm.kernels import KERNELS
 
-from fork_trace.probes.plan import ATTACH_MODES
+from fork_trace.probes.request import ATTACH_MODES
 from soak import judging, recording
 from soak.judging import Measured
 from soak.running import MIX, SoakError, soak

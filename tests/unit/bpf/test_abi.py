@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fork_trace.model import deaths, events, latency, steps
+from fork_trace.model import deaths, events, latency, sizes, steps
 from fork_trace.probes import settings
+from fork_trace.probes.config import Config
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf import latency as loading
-from fork_trace.probes.settings import Config
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -255,8 +255,8 @@ def test_the_sizes_of_a_stack_are_those_of_the_header() -> None:
     text = (CHECKOUT / "bpf" / "wire.h").read_text()
 
     assert f"#define FT_REGISTERS {events.REGISTERS} " in text
-    assert f"#define FT_STACK_CHUNK {events.STACK_CHUNK} " in text
-    assert f"#define FT_STACK_BYTES_MAX {events.STACK_BYTES_MAX}\n" in text
+    assert f"#define FT_STACK_CHUNK {sizes.STACK_CHUNK} " in text
+    assert f"#define FT_STACK_BYTES_MAX {sizes.STACK_BYTES_MAX}\n" in text
     assert f"#define FT_EXE_PARTS {events._EXE_PARTS}\n" in text
     assert f"#define FT_EXE_PART_BYTES {events._EXE_PART_BYTES}\n" in text
 
@@ -432,7 +432,7 @@ def programs_by_section(parts: dict[str, bytes]) -> dict[str, set[str]]:
 
 
 def test_the_arrays_of_the_object_have_room_for_every_step() -> None:
-    source = (CHECKOUT / "bpf" / "fork_trace.bpf.c").read_text()
+    source = (CHECKOUT / "bpf" / "counters.h").read_text()
     room = re.search(r"max_entries, (\d+)\); /\* by enum ft_step \*/", source)
 
     assert room

@@ -18,7 +18,7 @@ import pytest
 from fork_trace.diagnosis.causes import arguments
 from fork_trace.model import events, steps
 from fork_trace.model.events import Key, Tally
-from fork_trace.probes.settings import Config
+from fork_trace.probes.config import Config
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 ERESTARTNOINTR = 513

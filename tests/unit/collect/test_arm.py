@@ -20,6 +20,7 @@ from fork_trace.collect.arm import (
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes import settings
 from fork_trace.probes.backend import Filter
+from fork_trace.probes.config import Config
 from fork_trace.probes.plan import YES, Fact, Stage
 
 
@@ -28,7 +29,7 @@ from fork_trace.probes.plan import YES, Fact, Stage
     [b"sh", b"x" * 15, b"x" * 16, b"x" * 40, b"caf\xe9", "é".encode() * 8, b"\xff" * 20],
 )
 def test_a_command_is_compared_as_the_kernel_keeps_it(comm: bytes) -> None:
-    filled = settings.Config()
+    filled = Config()
     settings.fill(filled, PLAN, find_filter(os.fsdecode(comm), None, None, None), 50)
 
     assert comm[:15] == filled.filter_comm

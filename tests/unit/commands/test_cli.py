@@ -23,7 +23,8 @@ from conftest import (
 
 from fork_trace import __version__
 from fork_trace.commands import cli, options
-from fork_trace.probes import kernel, plan
+from fork_trace.probes import kernel
+from fork_trace.probes.request import Request
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 COMMANDS = ["live", "capture", "report", "doctor", "rehearse"]
@@ -111,7 +112,7 @@ def test_what_was_asked_for_reaches_the_plan(refused: bool, all_steps: bool) -> 
         {"attach": None, "backend": None, "without": ["btf"], **given}
     )
 
-    assert plan.Request(None, None, frozenset({"btf"}), refused, all_steps) == request
+    assert Request(None, None, frozenset({"btf"}), refused, all_steps) == request
 
 
 @pytest.mark.parametrize("command", ["live", "capture", "report", "doctor", "explain", "check"])

@@ -20,6 +20,7 @@ from hypothesis import strategies as some
 
 from fork_trace.model import records
 from fork_trace.model.records import Frame
+from fork_trace.output import columns
 
 ADVICE = {"kind": "fix", "text": "Raise the limit.", "commands": ["sysctl kernel.pid_max=N"]}
 FULL = make_failure(
@@ -157,7 +158,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_can_be_reported(
         except (ValueError, TypeError):
             continue
         whole[by_type[type(record)]] = read_back
-        counted = aggregate.Table(aggregate.COLUMNS)
+        counted = aggregate.Table(columns.COLUMNS)
         counted.add(whole[1], whole[0].host)
 
         assert report.text(counted, [whole[2]], [whole[0]])

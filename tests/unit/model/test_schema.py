@@ -31,10 +31,10 @@ from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.headroom import check
 from fork_trace.model import events, records, steps
 from fork_trace.model.records import Frame
-from fork_trace.output import aggregate, summary
+from fork_trace.output import aggregate, columns, summary
 from fork_trace.output.formats.json import whole as whole_report
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.probes import plan
+from fork_trace.probes.request import ATTACH_MODES, BACKENDS
 
 RECORDED = sorted((Path(__file__).resolve().parents[2] / "recorded").glob("*.jsonl"))
 PUBLISHED = schema.published()
@@ -131,9 +131,9 @@ def test_what_can_be_named_is_what_the_code_names() -> None:
 
     assert [cause.slug for cause in CAUSES] == parts["cause"]["enum"]
     assert [step.name for step in steps.STEPS] == parts["step"]["anyOf"][0]["enum"]
-    assert list(plan.ATTACH_MODES) == parts["header"]["properties"]["attach"]["enum"]
-    assert list(plan.BACKENDS) == parts["header"]["properties"]["backend"]["enum"]
-    assert set(aggregate.COLUMNS) <= set(parts["row"]["properties"])
+    assert list(ATTACH_MODES) == parts["header"]["properties"]["attach"]["enum"]
+    assert list(BACKENDS) == parts["header"]["properties"]["backend"]["enum"]
+    assert set(columns.COLUMNS) <= set(parts["row"]["properties"])
     for name in events.SYSCALLS:
         jsonschema.validate(name, parts["syscall"])
 
@@ -157,7 +157,7 @@ def test_what_is_written_fits(record: records.Record) -> None:
 
 
 def test_a_merged_summary_and_its_rows_fit() -> None:
-    counted = aggregate.Table(aggregate.COLUMNS)
+    counted = aggregate.Table(columns.COLUMNS)
     counted.add(WHOLE, "alpha")
     counted.add(NOTHING_KNOWN, None)
     merged = summary.merged_summary(counted, [make_summary()], ReportOptions(True, True))
@@ -167,7 +167,7 @@ def test_a_merged_summary_and_its_rows_fit() -> None:
 
 @pytest.mark.parametrize("more", [PLAIN, ReportOptions(True, True)])
 def test_a_whole_report_fits(more: ReportOptions) -> None:
-    counted = aggregate.Table(aggregate.COLUMNS)
+    counted = aggregate.Table(columns.COLUMNS)
     counted.add(WHOLE, "alpha")
     counted.add(NOTHING_KNOWN, None)
     whole = whole_report(counted, [make_summary()] * 2, [make_header()] * 2, more)

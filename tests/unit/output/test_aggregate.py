@@ -9,7 +9,7 @@ from conftest import TIME_NS, make_evidence, make_failure, make_holder
 
 from fork_trace.errors import ForkTraceError
 from fork_trace.model.records import Frame
-from fork_trace.output import aggregate
+from fork_trace.output import aggregate, columns
 
 
 def counts(table: aggregate.Table) -> list[tuple[Any, ...]]:
@@ -73,11 +73,11 @@ def test_hosts_are_told_apart_only_where_asked_for() -> None:
 
 
 def test_every_column_that_can_be_asked_for_has_a_value() -> None:
-    table = aggregate.Table(aggregate.COLUMNS)
+    table = aggregate.Table(columns.COLUMNS)
     table.add(make_failure(), "alpha")
 
-    assert len(aggregate.COLUMNS) == len(table.rows()[0].key)
-    assert set(aggregate.DEFAULT_BY) <= set(aggregate.COLUMNS)
+    assert len(columns.COLUMNS) == len(table.rows()[0].key)
+    assert set(columns.DEFAULT_BY) <= set(columns.COLUMNS)
 
 
 def test_the_most_failures_come_first_and_ties_by_name() -> None:
@@ -145,19 +145,19 @@ def test_who_holds_the_pool_is_told_by_the_latest_failure_that_names_them() -> N
         ("command", ("command",)),
         ("cause, cgroup", ("cause", "cgroup")),
         ("cause,cause", ("cause",)),
-        (",".join(aggregate.COLUMNS), aggregate.COLUMNS),
+        (",".join(columns.COLUMNS), columns.COLUMNS),
     ],
 )
 def test_columns_are_read_from_a_list(text: str, names: tuple[str, ...]) -> None:
-    assert names == aggregate.parse_by(text)
+    assert names == columns.parse_by(text)
 
 
 @pytest.mark.parametrize("text", ["", "colour", "command,,cause", "command cause", "Command"])
 def test_a_column_that_does_not_exist_is_named_with_those_that_do(text: str) -> None:
     with pytest.raises(ForkTraceError, match="--by has no column") as refusal:
-        aggregate.parse_by(text)
+        columns.parse_by(text)
 
-    assert all(name in refusal.value.hint for name in aggregate.COLUMNS)
+    assert all(name in refusal.value.hint for name in columns.COLUMNS)
 
 
 SECOND_NS = 10**9

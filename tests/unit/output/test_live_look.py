@@ -24,7 +24,7 @@ from hypothesis import strategies as some
 from ttys import Tty
 
 from fork_trace.model.records import Failure
-from fork_trace.output import aggregate, bars
+from fork_trace.output import aggregate, bars, columns, wording
 from fork_trace.output.live import screen, waiting
 from fork_trace.output.live.line import Line, Span
 from fork_trace.output.live.look import GROUPS, HELP, Look, pressed
@@ -32,7 +32,6 @@ from fork_trace.output.live.trends import MOST, Trends
 from fork_trace.output.live.views import Redrawn
 from fork_trace.output.live.waiting import Forks, Gauge
 from fork_trace.output.report_options import PLAIN
-from fork_trace.output.wording import columns
 
 MOMENT = screen.Moment("alpha", 23.0, 1.0, "q or Ctrl-C")
 FULL = make_failure(count=7, stack=STACK, stack_by="unwinding", holders=(make_holder(),))
@@ -67,7 +66,7 @@ def test_a_bar_is_as_wide_as_asked_and_empty_only_for_nothing(
 ) -> None:
     drawn = bars.bar(percent, width, is_ascii)
 
-    assert width == columns(drawn)
+    assert width == wording.columns(drawn)
     assert (percent == 0) == (not drawn.strip("\u2591."))
     assert (percent >= 100) <= (not drawn.strip("\u2588#"))
     assert drawn.isascii() == is_ascii
@@ -148,7 +147,7 @@ def test_no_page_is_wider_or_longer_than_its_terminal(
         lines = screen.frame(table, {}, moment, size, look=look)
 
         assert len(lines) <= size[1]
-        assert max((columns(line.text) for line in lines), default=0) <= max(1, size[0] - 1)
+        assert max((wording.columns(line.text) for line in lines), default=0) <= max(1, size[0] - 1)
         assert not is_ascii or name != "alpha" or all(line.text.isascii() for line in lines)
 
 
@@ -358,7 +357,7 @@ def test_a_chart_is_as_high_as_asked_where_most_was_and_shows_all_that_is(
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_name_reaches_a_page_raw(text: str) -> None:
     failure = replace(FULL, comm=text, caller=text, cgroup=text, holders=(make_holder(comm=text),))
-    counted = table_of(failure, by=aggregate.COLUMNS)
+    counted = table_of(failure, by=columns.COLUMNS)
     gauge = Gauge(text, 90.0, 1, 2, text, text)
     moment = replace(MOMENT, host=text, forks=Forks((gauge,), text, 1.0, (1.0,), 2))
 

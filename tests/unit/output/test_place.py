@@ -28,15 +28,24 @@ from hypothesis import strategies as some
 from fork_trace.model import reading, records
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Failure
-from fork_trace.output import aggregate, completeness, formats, place, report, tables, telling
+from fork_trace.output import (
+    aggregate,
+    columns,
+    completeness,
+    formats,
+    place,
+    report,
+    tables,
+    telling,
+    wording,
+)
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.output.wording import columns
 
 RECORDED = Path(__file__).resolve().parent.parent.parent / "data" / "places.jsonl"
 DAY_NS = 86_400 * 10**9
 
 
-def recorded(*hosts: str, by: Any = aggregate.DEFAULT_BY) -> tuple[aggregate.Table, Any, Any]:
+def recorded(*hosts: str, by: Any = columns.DEFAULT_BY) -> tuple[aggregate.Table, Any, Any]:
     """The recorded capture, once for each host."""
     counted = aggregate.Table(by)
     headers, summaries = [], []
@@ -105,7 +114,7 @@ def test_two_hosts_have_each_their_places() -> None:
     assert 2 * 14 == len(counted.places())
 
 
-@pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, ("cause",), ("command",), ("user",)])
+@pytest.mark.parametrize("by", [columns.DEFAULT_BY, ("cause",), ("command",), ("user",)])
 def test_the_verdict_the_table_and_the_blocks_name_the_same_worst_place(by: Any) -> None:
     counted, _, _ = recorded("alpha", by=by)
     worst = counted.places()[0]
@@ -347,7 +356,7 @@ def test_no_sentence_is_wider_than_the_terminal_and_every_command_is_whole(
     )
 
     for line in text.splitlines():
-        assert line.strip() == command or columns(line) <= max(79, width)
+        assert line.strip() == command or wording.columns(line) <= max(79, width)
     assert command in text
     assert "`" not in text.replace("`--rows 0`", "")
 

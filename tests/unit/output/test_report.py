@@ -27,7 +27,7 @@ from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.model import steps
 from fork_trace.model.records import Failure, Holder
-from fork_trace.output import aggregate, lacking, report, telling
+from fork_trace.output import aggregate, columns, lacking, report, telling
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
 
 GOLDEN = """\
@@ -348,7 +348,7 @@ STRINGS = [
 @pytest.mark.parametrize("name", STRINGS)
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_field_of_a_record_reaches_the_report_raw(name: str, text: str) -> None:
-    counted = table_of(make_failure(**{name: text}), by=aggregate.COLUMNS)
+    counted = table_of(make_failure(**{name: text}), by=columns.COLUMNS)
 
     assert is_harmless(report.text(counted, [make_summary()], [make_header()]))
 
@@ -367,7 +367,7 @@ def test_nothing_nested_in_a_record_reaches_the_report_raw(text: str) -> None:
         backend=text,
         missing=({"step": text, "function": text, "reason": text},),
     )
-    counted = aggregate.Table(aggregate.COLUMNS)
+    counted = aggregate.Table(columns.COLUMNS)
     counted.add(failure, text)
 
     assert is_harmless(
@@ -563,7 +563,7 @@ def test_a_verdict_that_is_too_long_says_rather_the_limit_than_how_long_it_watch
 
 
 def merged(*counts: int) -> str:
-    counted = aggregate.Table(("host", *aggregate.DEFAULT_BY))
+    counted = aggregate.Table(("host", *columns.DEFAULT_BY))
     headers = [make_header(host=f"host{number}") for number in range(len(counts))]
     for header, count in zip(headers, counts):
         where = f"/sys/fs/cgroup/of-{header.host}"

@@ -24,12 +24,11 @@ from hypothesis import strategies as some
 from fork_trace.diagnosis import causes
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.model import steps
-from fork_trace.output import aggregate, telling, times
+from fork_trace.output import aggregate, columns, telling, times, wording
 from fork_trace.output.live import screen
 from fork_trace.output.live.line import Line
 from fork_trace.output.live.views import Appended
 from fork_trace.output.report_options import PLAIN, ReportOptions
-from fork_trace.output.wording import columns
 
 MOMENT = screen.Moment("alpha", 200.4, 5.2, "q or Ctrl-C")
 CAUSES = [cause.slug for cause in causes.CAUSES]
@@ -91,7 +90,7 @@ def test_no_screen_is_wider_or_longer_than_its_terminal(
     lines = screen.frame(counted, screen.Changes().take(counted), moment, size, more)
 
     assert len(lines) <= size[1]
-    assert max((columns(line.text) for line in lines), default=0) <= max(1, size[0] - 1)
+    assert max((wording.columns(line.text) for line in lines), default=0) <= max(1, size[0] - 1)
 
 
 @pytest.mark.parametrize("width", [40, 60, 79, 80])
@@ -243,7 +242,7 @@ def test_no_name_reaches_a_screen_raw(text: str) -> None:
         holders=(make_holder(comm=text),),
         holders_total=1,
     )
-    counted = table_of(failure, by=aggregate.COLUMNS)
+    counted = table_of(failure, by=columns.COLUMNS)
     new = screen.Changes().take(counted)
     moment = screen.Moment(text, 1, 1, "")
     more = ReportOptions(stacks=True, times=True)

@@ -10,7 +10,7 @@ from conftest import make_failure, table_of, threads_max, widest, widths
 from fork_trace.diagnosis.cause import Cause
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.model import steps
-from fork_trace.output import aggregate, tables
+from fork_trace.output import aggregate, columns, tables
 
 
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.slug)
@@ -29,7 +29,7 @@ def test_the_default_table_fits_80_columns_with_the_widest_values(cause: Cause) 
 def test_a_table_that_fits_cuts_nothing_that_it_need_not() -> None:
     failure = make_failure(comm="c" * 15, caller="pthread_create")
 
-    text = tables.rows(table_of(failure).rows(), aggregate.DEFAULT_BY)
+    text = tables.rows(table_of(failure).rows(), columns.DEFAULT_BY)
 
     assert "c" * 15 in text
     assert "pthread_create" in text
@@ -86,7 +86,7 @@ def test_of_a_path_the_end_is_kept_and_of_a_name_the_beginning(
     assert max(widths(text)) < 80
 
 
-@pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, ("host", *aggregate.DEFAULT_BY)])
+@pytest.mark.parametrize("by", [columns.DEFAULT_BY, ("host", *columns.DEFAULT_BY)])
 def test_a_cause_is_never_cut_and_names_share_what_is_left(by: tuple[str, ...]) -> None:
     counted = aggregate.Table(by)
     counted.add(widest(steps.STEPS[0], CAUSES[0]), "host" * 9)
@@ -100,7 +100,7 @@ def test_a_cause_is_never_cut_and_names_share_what_is_left(by: tuple[str, ...]) 
     assert all("~" in line[: heading.index("CAUSE")] for line in lines if "host" in line)
 
 
-@pytest.mark.parametrize("by", [aggregate.DEFAULT_BY, aggregate.COLUMNS, ("cause",)])
+@pytest.mark.parametrize("by", [columns.DEFAULT_BY, columns.COLUMNS, ("cause",)])
 @pytest.mark.parametrize("times", [False, True])
 @pytest.mark.parametrize("width", [39, 59, 78, 79])
 def test_columns_are_dropped_before_any_cause_is_cut(
@@ -142,10 +142,10 @@ def test_of_what_is_dropped_the_errno_goes_first_and_the_command_last() -> None:
 
 
 def test_a_report_drops_no_column_that_was_asked_for() -> None:
-    counted = table_of(make_failure(), by=aggregate.COLUMNS)
+    counted = table_of(make_failure(), by=columns.COLUMNS)
     heading = tables.rows(counted.rows(), counted.by).splitlines()[0]
 
-    assert {name.upper() for name in aggregate.COLUMNS} <= set(heading.split())
+    assert {name.upper() for name in columns.COLUMNS} <= set(heading.split())
 
 
 def test_letters_of_two_columns_leave_the_columns_straight() -> None:

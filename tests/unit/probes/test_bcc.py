@@ -16,7 +16,7 @@ import pytest
 from fork_trace.model import steps
 from fork_trace.probes import bcc, headers, plan
 from fork_trace.probes.backend import AttachRefusedError, Filter
-from fork_trace.probes.settings import Config
+from fork_trace.probes.config import Config
 
 BPF = Path(__file__).resolve().parents[3] / "bpf"
 WATCHES = [*(watch for step in steps.STEPS for watch in step.watches), steps.MEMORY_CGROUP]

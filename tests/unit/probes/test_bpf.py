@@ -13,6 +13,7 @@ from test_plan import capable
 
 from fork_trace.model import steps
 from fork_trace.probes import plan
+from fork_trace.probes.request import Request
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 BPF = CHECKOUT / "bpf"
@@ -34,13 +35,16 @@ INCLUDES: dict[str, set[str]] = {
     "settings.h": {"wire.h"},
     "port.h": {"settings.h", "wire.h"},
     "refusal.h": {"port.h", "wire.h"},
-    "logic.h": {"port.h", "refusal.h", "uapi.h", "wire.h"},
+    "count.h": {"port.h", "uapi.h", "wire.h"},
+    "logic.h": {"count.h", "port.h", "refusal.h", "uapi.h", "wire.h"},
+    "counters.h": {"port.h", "wire.h"},
+    "without_refusals.h": {"port.h"},
     "slots.h": {"uapi.h", "wire.h"},
     # The kernel's types, in either way.
     "kernel_types.h": set(),
     "kernel_headers.h": set(),
     # What reads the kernel: over one of these two, and never over both.
-    "reading.h": {"port.h", "refusal.h", "wire.h"},
+    "reading.h": {"port.h", "refusal.h", "slots.h", "wire.h"},
     "caller.h": {"port.h", "reading.h", "uapi.h", "wire.h"},
     "limits/cgroup.h": {"caller.h", "port.h", "reading.h", "refusal.h", "wire.h"},
     "limits/fds.h": {"port.h", "reading.h", "refusal.h", "uapi.h", "wire.h"},
@@ -71,11 +75,19 @@ INCLUDES: dict[str, set[str]] = {
     "late.h": {"caller.h", "limits/cgroup.h", "user_stack.h"},
     # The shells, and what has nothing to do with them.
     "fork_trace.bpf.c": {
-        *("judge.h", "kernel_types.h", "late.h", "maker.h", "probes.def", "programs.h"),
+        *("counters.h", "judge.h", "kernel_types.h", "late.h", "maker.h", "probes.def"),
+        "programs.h",
         *("steps.h", "user_stack.h"),
     },
     "fork_trace.bcc.c": {"judge.h", "kernel_headers.h", "probes.def", "programs.h", "steps.h"},
-    "latency.bpf.c": {"caller.h", "kernel_types.h", "latency.h", "slots.h", "user_stack.h"},
+    "counting.bpf.c": {
+        *("caller.h", "count.h", "counters.h", "kernel_types.h", "slots.h"),
+        "without_refusals.h",
+    },
+    "latency.bpf.c": {
+        *("caller.h", "kernel_types.h", "latency.h", "slots.h", "user_stack.h"),
+        "without_refusals.h",
+    },
     "kernel_symbols.bpf.c": {"kernel_types.h"},
     "kernel_sysctls.bpf.c": {"kernel_types.h"},
     "rehearse_lsm.bpf.c": {"kernel_types.h"},
@@ -113,7 +125,8 @@ def test_no_file_includes_itself_by_way_of_others() -> None:
 def test_a_header_needs_nothing_that_it_does_not_include(name: str) -> None:
     if not shutil.which("clang"):
         pytest.skip("needs clang; scripts/setup installs it")
-    kernel = "" if "reading.h" not in below(name) | {name} else '#include "kernel_types.h"\n'
+    asks = {"counters.h", "reading.h"} & (below(name) | {name})
+    kernel = '#include "kernel_types.h"\n' if asks else ""
     kernel += "#include <bpf/bpf_helpers.h>\n#include <bpf/bpf_core_read.h>\n" if kernel else ""
     text = f'{kernel}#include "{name}"\n'
     command = ["clang", "-target", "bpf", "-D__TARGET_ARCH_x86", "-fsyntax-only", "-w", f"-I{BPF}"]
@@ -239,7 +252,7 @@ def test_only_what_others_call_as_well_is_asked_who_calls() -> None:
     "step", [step for step in STEPS if step.probes], ids=lambda step: step.name
 )
 def test_the_stage_of_a_step_is_the_one_in_which_a_plan_attaches_it(step: step_table.Step) -> None:
-    request = plan.Request(on_demand=True, refused=True)
+    request = Request(on_demand=True, refused=True)
     made = plan.make(capable(), request)
     stages = {probe.stage.name for probe in made.probes if probe.step == step.name}
 

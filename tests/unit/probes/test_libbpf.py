@@ -82,6 +82,7 @@ def test_kprobes_miss_what_found_no_room_and_what_did_not_return(
 @needs_libbpf
 def test_once_detached_no_waiting_program_is_attached() -> None:
     backend = LibbpfBackend.__new__(LibbpfBackend)  # as it is after its load
+    backend._counting = None
     backend._programs, backend._later = Programs(Library()), Later(PLAN)
     backend._settles_at_s = None
 

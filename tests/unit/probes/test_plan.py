@@ -10,6 +10,7 @@ import pytest
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import steps
 from fork_trace.probes import plan
+from fork_trace.probes.request import FEATURES, Request
 
 # What clone3's arguments were refused for is taken up by the system call's exit alone: --refused.
 START, FAILED, UNEXPLAINED = plan.Stage
@@ -113,7 +114,7 @@ def test_steps_that_every_fork_pays_for_are_attached_later() -> None:
 
 
 def test_with_all_steps_none_is_attached_later() -> None:
-    made = plan.make(capable(), plan.Request(all_steps=True))
+    made = plan.make(capable(), Request(all_steps=True))
 
     assert WATCHED == watched(made)
     assert {START} == {probe.stage for probe in made.probes}
@@ -122,8 +123,8 @@ def test_with_all_steps_none_is_attached_later() -> None:
 
 @pytest.mark.parametrize("attach", ["fexit", "kprobe"])
 def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(attach: str) -> None:
-    usual = plan.make(capable(), plan.Request(attach=attach))
-    made = plan.make(capable(), plan.Request(attach=attach, on_demand=True))
+    usual = plan.make(capable(), Request(attach=attach))
+    made = plan.make(capable(), Request(attach=attach, on_demand=True))
 
     assert ["copy_process"] == [each.function for each in made.probes if each.stage is START]
     assert [each.stage or FAILED for each in usual.probes[1:]] == [
@@ -133,7 +134,7 @@ def test_on_demand_only_the_forks_own_end_is_attached_from_the_start(attach: str
 
 
 def test_on_demand_what_the_user_asks_for_beside_it_is_attached_as_asked() -> None:
-    made = plan.make(capable(), plan.Request(refused=True, all_steps=True, on_demand=True))
+    made = plan.make(capable(), Request(refused=True, all_steps=True, on_demand=True))
 
     assert {"copy_process", "copy_clone_args_from_user", "sys_enter", "sys_exit"} == {
         each.function for each in made.probes if each.stage is START
@@ -252,7 +253,7 @@ def test_a_memory_cgroup_s_program_that_was_refused_is_told_by_its_function() ->
 
 
 def test_refused_calls_are_watched_on_demand_beside_the_upper_attach() -> None:
-    made = plan.make(capable(), plan.Request(refused=True))
+    made = plan.make(capable(), Request(refused=True))
 
     assert "fexit" == made.attach
     assert sorted([*WATCHED, "clone_args"]) == sorted(watched(made))
@@ -265,7 +266,7 @@ def test_refused_calls_are_watched_on_demand_beside_the_upper_attach() -> None:
 def test_where_programs_are_preempted_a_second_one_watches_copy_process(
     attach: str, expected: int
 ) -> None:
-    made = plan.make(capable(preempts=plan.YES), plan.Request(attach=attach))
+    made = plan.make(capable(preempts=plan.YES), Request(attach=attach))
 
     assert expected == sum(probe.function == "copy_process" for probe in made.probes)
     assert (attach == "fexit") == (steps.COPIED_AGAIN in programs(made)) == made.is_copied_twice
@@ -294,9 +295,9 @@ def test_if_the_kernel_refuses_that_one_another_on_the_exit_is_in_its_place() ->
     assert (made.missing, False) == (least.missing, least.is_copied_twice)
 
 
-@pytest.mark.parametrize("wishes", [plan.Request(refused=True), plan.Request(attach="tracepoint")])
+@pytest.mark.parametrize("wishes", [Request(refused=True), Request(attach="tracepoint")])
 def test_where_tracepoints_are_preempted_a_second_program_watches_each(
-    wishes: plan.Request,
+    wishes: Request,
 ) -> None:
     made = plan.make(capable(preempts_tracepoints=plan.YES), wishes)
 
@@ -327,7 +328,7 @@ def test_who_forces_a_way_that_cannot_have_copy_process_is_told(attach: str) -> 
     changed = capable(params={**capable().params, "copy_process": 9})
 
     with pytest.raises(ForkTraceError, match=r"6\.1\.0: copy_process has 9 parameters"):
-        plan.make(changed, plan.Request(attach=attach))
+        plan.make(changed, Request(attach=attach))
 
 
 NEEDED = ["libbpf", "btf", "may_load", "unlocked", "ringbuf"]  # by every attach mode that there is
@@ -341,7 +342,7 @@ def test_what_the_attach_needs_and_is_not_there_is_told_with_a_remedy(
     facts = capable(**{feature: plan.Fact(False, "because of the test")})
 
     with pytest.raises(ForkTraceError) as refusal:
-        plan.make(facts, plan.Request(attach=attach))
+        plan.make(facts, Request(attach=attach))
 
     expected = "cannot watch forks on 6.1.0: because of the test"
     assert refusal.value.message in (expected, f"{expected}; bcc is not an option either: no bcc")
@@ -374,12 +375,12 @@ def test_without_trampolines_and_kprobes_the_tracepoint_attach_says_what_it_infe
 @pytest.mark.parametrize(
     "wishes",
     [
-        plan.Request(attach="tracepoint"),
-        plan.Request(without=frozenset({"trampolines", "kprobes"})),
-        plan.Request(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
+        Request(attach="tracepoint"),
+        Request(without=frozenset({"trampolines", "kprobes"})),
+        Request(without=frozenset({"trampolines", "kprobes"}), refused=True, all_steps=True),
     ],
 )
-def test_the_tracepoint_attach_can_be_forced_or_come_to(wishes: plan.Request) -> None:
+def test_the_tracepoint_attach_can_be_forced_or_come_to(wishes: Request) -> None:
     expected = plan.make(capable(trampolines=NO, kprobes=NO))
 
     made = plan.make(capable(), wishes)
@@ -409,9 +410,9 @@ def test_a_kprobe_at_a_return_has_one_at_the_entry_where_arguments_are_needed() 
 
 
 @pytest.mark.parametrize(
-    "wishes", [plan.Request(attach="kprobe"), plan.Request(without=frozenset({"trampolines"}))]
+    "wishes", [Request(attach="kprobe"), Request(without=frozenset({"trampolines"}))]
 )
-def test_the_kprobe_attach_can_be_forced_or_come_to(wishes: plan.Request) -> None:
+def test_the_kprobe_attach_can_be_forced_or_come_to(wishes: Request) -> None:
     expected = plan.make(capable(trampolines=NO))
 
     made = plan.make(capable(), wishes)
@@ -420,7 +421,7 @@ def test_the_kprobe_attach_can_be_forced_or_come_to(wishes: plan.Request) -> Non
 
 
 def test_a_plan_says_which_better_ones_were_fallbacks_and_why() -> None:
-    denied = plan.Request(without=frozenset({"kprobes"}))
+    denied = Request(without=frozenset({"kprobes"}))
 
     made = plan.make(capable(trampolines=NO), denied)
 
@@ -429,7 +430,7 @@ def test_a_plan_says_which_better_ones_were_fallbacks_and_why() -> None:
     ]
     assert "because of the test" == made.fallbacks[0].reason
     assert "denied by --without kprobes" == made.fallbacks[1].reason
-    assert () == plan.make(capable(trampolines=NO), plan.Request(attach="kprobe")).fallbacks
+    assert () == plan.make(capable(trampolines=NO), Request(attach="kprobe")).fallbacks
 
 
 def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> None:
@@ -458,7 +459,7 @@ def test_who_forces_the_fexit_attach_gets_no_other() -> None:
     facts = capable(trampolines=plan.Fact(False, "because of the test"))
 
     with pytest.raises(ForkTraceError, match="because of the test") as refusal:
-        plan.make(facts, plan.Request(attach="fexit"))
+        plan.make(facts, Request(attach="fexit"))
 
     assert "trampolines" in refusal.value.hint
 
@@ -467,7 +468,7 @@ def test_without_system_call_tracepoints_there_is_no_lower_attach() -> None:
     facts = capable(tracepoints=plan.Fact(False, "no syscall tracepoints"), kprobes=NO)
 
     with pytest.raises(ForkTraceError, match="no syscall tracepoints") as refusal:
-        plan.make(facts, plan.Request(attach="tracepoint"))
+        plan.make(facts, Request(attach="tracepoint"))
     assert "CONFIG_FTRACE_SYSCALLS" in refusal.value.hint
 
     # Of two attach modes that fail the better one's reason is told.
@@ -478,11 +479,11 @@ def test_without_system_call_tracepoints_there_is_no_lower_attach() -> None:
 @pytest.mark.parametrize("feature", ["libbpf", "btf", "ringbuf"])
 def test_a_denied_feature_is_as_good_as_missing_and_says_who_denied_it(feature: str) -> None:
     with pytest.raises(ForkTraceError, match=f"denied by --without {feature}"):
-        plan.make(capable(), plan.Request(without=frozenset({feature})))
+        plan.make(capable(), Request(without=frozenset({feature})))
 
 
 def test_without_kallsyms_every_probe_stays_but_no_address_is_used() -> None:
-    made = plan.make(capable(), plan.Request(without=frozenset({"kallsyms"})))
+    made = plan.make(capable(), Request(without=frozenset({"kallsyms"})))
 
     assert WATCHED == watched(made)
     assert {} == made.addresses
@@ -517,13 +518,13 @@ def test_without_btf_what_is_compiled_here_watches_by_kprobe() -> None:
 def test_what_is_denied_to_libbpf_leaves_it_to_bcc(denied: set[str]) -> None:
     facts = capable(bcc=plan.YES, headers=plan.YES)
 
-    made = plan.make(facts, plan.Request(without=frozenset(denied)))
+    made = plan.make(facts, Request(without=frozenset(denied)))
 
     assert ("kprobe", "bcc") == (made.attach, made.backend)
 
 
 def test_bcc_is_forced_where_libbpf_could_do_it() -> None:
-    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), plan.Request(backend="bcc"))
+    made = plan.make(capable(bcc=plan.YES, headers=plan.YES), Request(backend="bcc"))
 
     assert ("kprobe", "bcc", ()) == (made.attach, made.backend, made.fallbacks)
 
@@ -573,7 +574,7 @@ def test_what_returns_nothing_by_its_header_is_not_watched() -> None:
 )
 def test_what_bcc_needs_and_is_not_there_is_told_with_a_remedy(feature: str, remedy: str) -> None:
     with pytest.raises(ForkTraceError, match="because of the test") as refusal:
-        plan.make(compiling(**{feature: NO}), plan.Request(backend="bcc"))
+        plan.make(compiling(**{feature: NO}), Request(backend="bcc"))
 
     assert remedy in refusal.value.hint
 
@@ -604,16 +605,16 @@ def test_a_reason_that_both_have_is_told_once() -> None:
 
 def test_a_attach_that_a_backend_has_not_is_said_so() -> None:
     with pytest.raises(ForkTraceError, match="the bcc backend does not support --attach fexit"):
-        plan.make(capable(), plan.Request(attach="fexit", backend="bcc"))
+        plan.make(capable(), Request(attach="fexit", backend="bcc"))
 
 
-@pytest.mark.parametrize("wishes", [plan.Request(attach="fexit"), plan.Request(backend="libbpf")])
-def test_what_would_be_chosen_anyway_can_be_forced(wishes: plan.Request) -> None:
+@pytest.mark.parametrize("wishes", [Request(attach="fexit"), Request(backend="libbpf")])
+def test_what_would_be_chosen_anyway_can_be_forced(wishes: Request) -> None:
     assert plan.make(capable()) == plan.make(capable(), wishes)
 
 
 def test_every_feature_that_can_be_denied_is_a_fact() -> None:
-    assert all(isinstance(capable().feature(name), plan.Fact) for name in plan.FEATURES)
+    assert all(isinstance(capable().feature(name), plan.Fact) for name in FEATURES)
 
 
 def test_a_probe_that_the_kernel_refused_moves_to_the_missing_ones() -> None:
@@ -643,7 +644,7 @@ def test_the_oom_killer_is_watched_by_what_there_is(
 ) -> None:
     there = {name: address for name, address in OOM.items() if name not in denied}
     facts = capable(voids=frozenset(there), addresses={**capable().addresses, **there})
-    made = plan.make(facts, plan.Request(attach=attach))
+    made = plan.make(facts, Request(attach=attach))
 
     assert expected == [probe.program for probe in made.late]
     assert not {probe.program for probe in made.probes} & set(expected)
@@ -664,16 +665,14 @@ def test_faults_of_huge_pages_are_watched_where_their_arguments_are_known(
     facts = capable(voids=frozenset(OOM))
     addresses = {**facts.addresses, **OOM, plan.HUGE_FAULT: 0x9200}
     params = {**facts.params, plan.HUGE_FAULT: parameters}
-    made = plan.make(
-        replace(facts, addresses=addresses, params=params), plan.Request(attach=attach)
-    )
+    made = plan.make(replace(facts, addresses=addresses, params=params), Request(attach=attach))
     found = [each for each in made.late if each.function == plan.HUGE_FAULT]
 
     assert [expected] * bool(expected) == [(each.entry, each.program) for each in found]
 
 
 def test_a_program_of_deaths_that_is_refused_is_given_up_alone() -> None:
-    made = plan.make(capable(), plan.Request(attach="tracepoint"))
+    made = plan.make(capable(), Request(attach="tracepoint"))
     left = made.without_probe("raw_mark_victim", "no")
 
     assert (made.probes, ()) == (left.probes, left.late)

@@ -13,12 +13,12 @@ from samples import PLAN, raw_key, twice
 from fork_trace.model import steps
 from fork_trace.probes import settings
 from fork_trace.probes.backend import Filter
+from fork_trace.probes.config import Config
 from fork_trace.probes.plan import VARIABLES, Plan, Probe, Stage
 from fork_trace.probes.settings import (
     PHASE_ALONE,
     PHASE_COUNTING,
     PHASE_DETAILED,
-    Config,
     Later,
     fill,
     is_vital,

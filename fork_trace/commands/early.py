@@ -1,0 +1,25 @@
+"""What `live` and `capture` do first: count, before they load what explains. Imports no more than that takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fork_trace.probes.libbpf.counting import Counting, begin
+
+# Whom to count may need a look at the host; and what else would count, or watch, is not loaded by then.
+_FILTERS, _MORE = ("comm", "pid", "uid", "cgroup"), ("without", "refused", "large_forks")
+
+
+def counting(given: Mapping[str, Any]) -> Counting | None:
+    """Count failed forks from now on, if the options and the host allow it; say so on a terminal."""
+    by = (given["attach"] or "fexit", given["backend"] or "libbpf")
+    if by != ("fexit", "libbpf") or any(given[name] for name in _MORE):
+        return None
+    if any(given[name] is not None for name in _FILTERS):
+        return None
+    begun = begin()
+    if begun and sys.stderr.isatty():
+        print("Counting fork failures; loading what explains them.", file=sys.stderr, flush=True)
+    return begun

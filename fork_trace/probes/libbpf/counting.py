@@ -1,0 +1,139 @@
+"""What counts failed forks from the first moment on, before the rest is even looked at.
+
+Loaded and attached in a third of the time that all programs take. Those come later, go on in the same
+maps, and take its place for each fork at once: see bpf/counting.bpf.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from contextlib import suppress
+from ctypes import c_size_t, c_uint32, c_uint64
+from typing import Any
+
+from fork_trace import files
+from fork_trace.errors import ForkTraceError
+from fork_trace.probes.config import Config
+from fork_trace.probes.libbpf.bindings import Library
+from fork_trace.probes.objects import program
+
+# Of fork_trace.bpf.o: the program that takes over, and the maps in which it goes on (bpf/counters.h).
+SUCCESSOR = "fexit_copy_process"
+_SHARED = (
+    *("tallies", "shares", "stats", "overflowed"),
+    *(".data.phase", ".data.generation", ".data.charge_marks"),
+)
+_PHASE_OFF, _PHASE_ALONE = 0, 2  # enum ft_phase; ALONE: what no step tells proves nothing
+
+
+class Counting:
+    """The program that counts, attached; OSError or ForkTraceError where the kernel or the host refuses it."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.seed = int.from_bytes(os.urandom(8), "little")
+        self._lib = library.lib
+        self._link: int | None = None
+        self.is_handed_over = False
+        self.missed_alone = 0  # calls that it was left out of while no second program saw them
+        image = files.contents(program("counting.bpf.o"))
+        self._object = self._lib.bpf_object__open_mem(image, len(image), None)
+        if not self._object:
+            raise _os_error()
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+        self.start_ns = time.monotonic_ns()
+
+    def _attach(self) -> None:
+        lib = self._lib
+        self._config().seed = self.seed
+        if lib.bpf_object__load(self._object):
+            raise _os_error()
+        self._handle = lib.bpf_object__next_program(self._object, None)
+        self._link = lib.bpf_program__attach(self._handle)
+        if not self._link:
+            raise _os_error()
+        self._put(".data.phase", _PHASE_ALONE)
+
+    def _config(self) -> Config:
+        size = c_size_t()
+        found = self._map(".rodata.config")
+        address = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
+        if not address or size.value != ctypes.sizeof(Config):
+            raise ForkTraceError("the BPF object and this program are of different versions")
+        return Config.from_address(address)
+
+    def _map(self, name: str) -> Any:
+        return self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+
+    def _put(self, map_: str, number: int) -> None:
+        key, value = (
+            c_uint32(0),
+            c_uint64(number),
+        )  # of a shorter one the kernel takes the lower half
+        fd = self._lib.bpf_map__fd(self._map(map_))
+        if self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0):
+            raise _os_error()
+
+    @property
+    def is_attached(self) -> bool:
+        """Does it count, or what took its place?"""
+        return self._link is not None
+
+    def share(self, object_: int | None) -> None:
+        """Let an object that is not loaded yet go on in these maps; OSError."""
+        for name in _SHARED:
+            other = self._lib.bpf_object__find_map_by_name(object_, name.encode())
+            if self._lib.bpf_map__reuse_fd(other, self._lib.bpf_map__fd(self._map(name))):
+                raise _os_error()
+
+    def hand_over(self, handle: int) -> None:
+        """Let a loaded program do this from the next fork on; OSError."""
+        self._put("successor", self._lib.bpf_program__fd(handle))
+        self.is_handed_over = True
+
+    def take_back(self) -> None:
+        """Count alone again, if it was handed over."""
+        key = c_uint32(0)
+        fd = self._lib.bpf_map__fd(self._map("successor"))
+        self._lib.bpf_map_delete_elem(fd, ctypes.byref(key))
+        self.is_handed_over = False
+
+    def missed(self) -> int | None:
+        """Count the calls that it was left out of since it was not alone; None: the kernel does not count them."""
+        missed = self.library.recursion_misses(self._handle)
+        return None if missed is None else missed - self.missed_alone
+
+    def stop(self) -> None:
+        """Let others count in these maps, who say when they begin."""
+        self._put(".data.phase", _PHASE_OFF)
+        self.detach()
+
+    def detach(self) -> None:
+        """Stop counting; what was counted stays."""
+        if self._link:
+            self._lib.bpf_link__destroy(self._link)
+            self._link = None
+
+    def close(self) -> None:
+        """Detach it and give up these maps; safe to call twice."""
+        self.detach()
+        if self._object:
+            self._lib.bpf_object__close(self._object)
+            self._object = None
+
+
+def begin() -> Counting | None:
+    """Count failed forks from now on, if it can be had: a host that refuses it is asked again for all, and tells why."""
+    with suppress(OSError, ForkTraceError):
+        return Counting(Library())
+    return None
+
+
+def _os_error() -> OSError:
+    return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
