@@ -33,8 +33,8 @@ def result() -> dict[str, Any]:
         "instructions_to_arm": {"floor": 1e8, "fexit-default": 1.4e9},
         "rss_mb": {"fexit-default": {"armed": 22.9, "peak": 36.8}},
         "armed": {
-            "native": {**ARMED, "armed_rss_mb": SPREAD},
-            "vm-6.1-bcc": {**ARMED, "armed_rss_mb": None},
+            "native": {**ARMED, "explained_seconds": None, "armed_rss_mb": SPREAD},
+            "vm-6.1-bcc": {**ARMED, "explained_cpu_seconds": SPREAD, "armed_rss_mb": None},
         },
     }
 
@@ -59,8 +59,8 @@ def test_the_book_shows_each_tracer_that_was_measured_and_no_other() -> None:
 
 
 def test_arming_is_seconds_here_and_instructions_in_a_guest() -> None:
-    assert [["6.1.0", "1.50 s", "1.25 s", "1.75 s", "2", "2"]] == rows("native, fork-trace")
-    assert [["6.1.0", "1.50 G", "1.25 G", "1.75 G", "-", "2"]] == rows("kprobe, bcc")
+    assert [["6.1.0", "1.50 s", "1.25 s", "1.75 s", "-", "2", "2"]] == rows("native, fork-trace")
+    assert [["6.1.0", "1.50 G", "1.25 G", "1.75 G", "1.50 G", "-", "2"]] == rows("kprobe, bcc")
 
 
 def test_the_block_says_kernel_processor_date_and_command() -> None:

@@ -1,4 +1,4 @@
-"""How long `fork-trace live [OPTIONS]` takes until it watches, and its memory: `python -m bench.arming N [OPTIONS]`.
+"""How long `fork-trace live [OPTIONS]` takes until it counts, until it explains, and its memory: `python -m bench.arming N [OPTIONS]`.
 
 Natively or in a guest, one JSON object on stdout. Where the kernel refuses our programs the time
 ends with the process, right after the refused load; the object says so.
@@ -17,7 +17,8 @@ from typing import Any
 
 from bench.tracer import Tracer
 
-ARMED = r"^Watching for fork failures"
+# Where all is attached at once only the second line comes.
+COUNTS, ARMED = r"^Counting fork failures", r"^Watching for fork failures"
 REFUSED = "this kernel refuses the program"
 
 
@@ -34,6 +35,8 @@ def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -
     """Start it so many times; or a peer that says "armed" on stderr, or else `why` it does not start."""
     seconds: list[float] = []
     cpu_s: list[float] = []
+    explained_s: list[float] = []
+    explained_cpu_s: list[float] = []
     rss_mb: list[float] = []
     peak_mb: list[float] = []
     until = ""
@@ -43,11 +46,16 @@ def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -
                 peer or [sys.executable, "-m", "fork_trace", "live", *options],
                 r"^armed" if peer else ARMED,
                 Path(directory, "out"),
+                begins=None if peer else COUNTS,
             )
             if tracer.armed_seconds is not None:
                 until = "armed"
-                seconds.append(tracer.armed_seconds)
-                cpu_s.append(tracer.armed_cpu_ns / 1e9)
+                whole = tracer.armed_seconds, tracer.armed_cpu_ns
+                begun_s, begun_ns = tracer.begun or whole
+                seconds.append(begun_s)
+                cpu_s.append(begun_ns / 1e9)
+                explained_s.append(whole[0])
+                explained_cpu_s.append(whole[1] / 1e9)
                 rss_mb.append(tracer.armed_rss_kb / 1024)
                 # The kernel's mark of this very program. ru_maxrss would do as well, but it
                 # counts what the parent held before exec.
@@ -70,6 +78,9 @@ def measure(times: int, options: Sequence[str] = (), peer: Sequence[str] = ()) -
         "seconds": _spread(seconds, 3),
         # In billions of instructions, on a clock that counts them.
         "cpu_seconds": _spread(cpu_s, 3) if cpu_s else None,
+        # The same until it explains as well, which a peer does not.
+        "explained_seconds": _spread(explained_s, 3) if explained_s and not peer else None,
+        "explained_cpu_seconds": _spread(explained_cpu_s, 3) if explained_s and not peer else None,
         "peak_rss_mb": _spread(peak_mb, 1),
         "armed_rss_mb": _spread(rss_mb, 1) if rss_mb else None,
     }

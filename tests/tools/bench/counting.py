@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from bench.arming import ARMED
 from bench.tracer import Tracer
 from fork_trace.collect.arm import read_facts
-from fork_trace.probes.plan import Request, Stage, make
+from fork_trace.probes.plan import Stage, make
+from fork_trace.probes.request import Request
 
 NONE = "none"
 FAILING = "failing-fork"

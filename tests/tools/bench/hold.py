@@ -16,7 +16,8 @@ from pathlib import Path
 from fork_trace.collect.arm import read_facts
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
-from fork_trace.probes.plan import Plan, Request, Stage, make
+from fork_trace.probes.plan import Plan, Stage, make
+from fork_trace.probes.request import Request
 
 
 def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -25,7 +26,8 @@ class End(NamedTuple):
 class Tracer:
     """A tracer in the background, armed when `armed` matches what it writes to stderr.
 
-    One that says nothing there is armed when `shows` finds what it was to set up, by its pid.
+    One that says nothing there is armed when `shows` finds what it was to set up, by its pid. One that
+    has `begins` for what it says on a terminal first gets one for its stderr.
     """
 
     def __init__(
@@ -35,30 +37,41 @@ class Tracer:
         output: Path,
         timeout_s: float = 100_000,
         shows: Callable[[int], bool] | None = None,
+        begins: str | None = None,
     ) -> None:
         self._said = b""
         self._is_silent = False
+        self._stderr, theirs = os.openpty() if begins else os.pipe()
         with open(output, "wb") as out:
             self._started_s = time.monotonic()
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=theirs
             )
+        os.close(theirs)
         self.pid = self._process.pid
         # Reaped by wait4 below, which tells the peak of this child and not of all children.
         self._process.returncode = 0
         self.end: End | None = None
         self.armed_seconds: float | None = None
+        self.begun: tuple[float, int] | None = (
+            None  # after so many seconds, with so much CPU time in ns
+        )
         if shows is not None:
             self._look_until(shows)
             return
         # Waiting for its words costs nothing; looking for them would, on a single processor.
         while self._hear(self._started_s + timeout_s - time.monotonic()):
             seen_s = time.monotonic()
-            if re.search(armed, self._said.decode(errors="replace"), re.MULTILINE):
+            if begins and not self.begun and self._has_said(begins):
+                self.begun = seen_s - self._started_s, self.cpu_ns()
+            if self._has_said(armed):
                 self._is_armed(seen_s)
                 return
         # Silence for good means that it has ended by itself; signal 0 then only asks.
         self.stop(0 if self._is_silent else signal.SIGTERM)
+
+    def _has_said(self, pattern: str) -> bool:
+        return bool(re.search(pattern, self._said.decode(errors="replace"), re.MULTILINE))
 
     def _look_until(self, shows: Callable[[int], bool]) -> None:
         # Where the clock counts instructions, waiting for a file takes no time: no fixed time would do.
@@ -76,10 +89,14 @@ class Tracer:
         self.armed_peak_rss_kb = self._status("VmHWM")
 
     def _hear(self, timeout_s: float) -> bool:
-        assert self._process.stderr
-        if not select.select([self._process.stderr], [], [], max(0.0, timeout_s))[0]:
+        if not select.select([self._stderr], [], [], max(0.0, timeout_s))[0]:
             return False
-        said = os.read(self._process.stderr.fileno(), 1 << 16)
+        try:
+            said = os.read(self._stderr, 1 << 16)
+        except OSError as error:
+            if error.errno != errno.EIO:  # the end of a terminal
+                raise
+            said = b""
         self._said += said
         self._is_silent = not said
         return not self._is_silent
@@ -102,8 +119,7 @@ class Tracer:
             seconds = time.monotonic() - self._started_s
             while self._hear(0):
                 pass
-            assert self._process.stderr
-            self._process.stderr.close()
+            os.close(self._stderr)
             self.end = End(
                 seconds,
                 usage.ru_maxrss,

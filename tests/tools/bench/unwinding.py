@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fork_trace.collect.arm import read_facts
-from fork_trace.model import events
+from fork_trace.model import events, sizes
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
-from fork_trace.probes.plan import Request, make
+from fork_trace.probes.plan import make
+from fork_trace.probes.request import Request
 from fork_trace.stacks.symbols import Caller, Symbols
 
 PROGRAMS = 200
@@ -87,7 +88,7 @@ def _sampled(programs: list[Path]) -> tuple[list[tuple[events.Event, events.Stac
     wishes = Request("tracepoint")
     facts, library = read_facts(wishes)
     assert library is not None
-    backend = LibbpfBackend(library, make(facts, wishes), Filter(uid=61003), 50, events.STACK_BYTES)
+    backend = LibbpfBackend(library, make(facts, wishes), Filter(uid=61003), 50, sizes.STACK_BYTES)
     found: dict[tuple[int, int], events.Event] = {}
     stacks: dict[tuple[int, int], events.Stack] = {}
     running = []
