@@ -188,6 +188,7 @@ APPLICATIONS: tuple[Application, ...] = (
         "append only file",
         "misconf",
         "background saving",
+        "fork cow for ",
         "initialize background jobs",
     ),
     _app(

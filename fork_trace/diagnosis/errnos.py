@@ -89,8 +89,15 @@ _STRONG = (
 _WEAK = (
     r"(?<!exit )(?<!exited with )\b(?:error|err|status|code|rc|ret|retval|result|returned|failed|depinfo|"
     r"with|reason|e)\b(?: is)?[ =:#(]{0,3}-?([0-9]{1,3})\b"
+    # with 12 threads: a number of things
+    r"(?! (?:[a-z]+ )?(?:threads?|workers?|process(?:es)?|child(?:ren)?|cores?|cpus?|seconds?|retries|attempts)\b)"
 )
 _BARE = r"[(\[]([0-9]{1,3})(?:[:\])])|(?:[=:(\[] ?|\bret )-([0-9]{1,3})\b"
+# What has a pid, or a signal, in brackets behind it.
+_BEFORE_A_PID = (
+    r"\b(?:pid|child|worker|process|backend|daemon|master|parent|segmentation fault|killed|aborted|"
+    r"terminated|hangup|bus error|illegal instruction)(?: #?\d+)? ?$"
+)
 _TELLING = {11: "EAGAIN", 12: "ENOMEM", 22: "EINVAL", 24: "EMFILE", 28: "ENOSPC", 38: "ENOSYS"}
 # A number in brackets is a pid as well as an errno.
 _BRACKETED = {**_TELLING, 13: "EACCES", 16: "EBUSY", 23: "ENFILE"}
@@ -177,8 +184,10 @@ def _by_number(text: str) -> str | None:
 
 
 def _is_pid(text: str, at: int) -> bool:
-    """Say whether what is in brackets here follows a name: sshd[812]."""
-    return text[at] == "[" and at > 0 and text[at - 1].isalnum()
+    """Say whether what is in brackets here is no errno: sshd[812], worker (8), Segmentation fault (11)."""
+    if text[at] == "[" and at > 0 and text[at - 1].isalnum():
+        return True
+    return re.search(_BEFORE_A_PID, text[:at]) is not None
 
 
 def _translated() -> tuple[tuple[str, str], ...]:

@@ -151,7 +151,7 @@ KINDS: tuple[Kind, ...] = (
         (),
         (),
     ),
-    Kind("not-a-fork", "This is no fork.", ("strace -f COMMAND",), (), ()),
+    Kind("not-a-fork", "No fork was refused here.", ("strace -f COMMAND",), (), ()),
 )
 BY_KIND: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
 
@@ -233,7 +233,8 @@ _REFUSED = (
     r"fail|cannot|can'?t\b|can not|could ?n[o']t|unable|error|refus|reject|denied|not permitted|"
     r"not allowed|unavailable|insufficient|exceed|limit|too many|exhaust|not enough|reached|no more|"
     r"out of|fatal|panic|abort|\bfull\b|失败|失敗|错误|エラー|실패|오류|fehler|échou|impossible|erreur|"
-    r"no se pudo|ошибка|не удалось|impossibile|errore|nie mo|não foi|retry|kill|imposs"
+    r"no se pudo|ошибка|не удалось|impossibile|errore|nie mo|não foi|retry|kill|imposs|"
+    r"unsuccess|did(?:n't| not) succeed|returned -1"
 )
 # A thread, in the words of other languages too: there a verb is not looked for.
 _THREAD_WORD = (
@@ -294,7 +295,7 @@ _RULES: Mapping[str, str] = {
     "cgroup": (
         r"cgroup\.(?:procs|threads|subtree_control|type)|clone_into_cgroup|/sys/fs/cgroup/\S+|"
         r"(?:attach|join|enter|mov|add|migrat|assign|plac|put)\w* (?:\S+ ){0,6}?(?:cgroups?|slice)(?![a-z])|"
-        r"step cgroup|cgroup attach|into cgroup|to cgroup|cgroup_attach"
+        r"step cgroup|status=219/cgroup|cgroup attach|into cgroup|to cgroup|cgroup_attach"
     ),
     "kernel-thread": (
         r"kthread|rescuer|kernel thread|kernel_thread|workqueue:|kswapd|khugepaged|kcompactd|kauditd|ksmd|"
@@ -306,14 +307,14 @@ _RULES: Mapping[str, str] = {
     ),
     "exec": (
         r"(?:fail(?:ed)? to|cannot|can'?t|can not|could ?n[o']t|unable to|error) exec(?:ut(?:e|ing))?(?![a-z])|"
-        r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|"
+        r"failed to execute|(?<![a-z/.])exec(?:v|ve|vp|vpe|l|lp|le|veat)(?![a-z])|step exec|status=203/exec|"
         r"(?<![a-z/-])exec(?:\(\))?:|exec\(\)|\bexec (?:of )?/\S+|exec failed|exec format error|"
         r"exec container process|executable (?:file )?\S+ not found|(?:^|: )exec \S+: |execute process|"
         r"failed to run command|cannot start ['/.]|execution of (?!the program)|cannot exec|could not exec"
     ),
     "user": (
         r"set(?:res|re|e|fs)?[ug]ids?(?![a-z])|set[_ ](?:the )?(?:real |effective )?(?:user|group)(?: ?id|s|\b)|"
-        r"set_user|permanently_set_uid|initgroups|setusercontext|step (?:user|group)|drop(?:ping)? privileges|"
+        r"set_user|permanently_set_uid|initgroups|setusercontext|step (?:user|group)|status=21[67]/(?:user|group)|drop(?:ping)? privileges|"
         r"(?:chang|switch|becom)\w+ (?:to )?(?:the )?(?:\w+ )?(?:uid|user|gid)(?![a-z])|cannot set groups|set uid|su: cannot"
     ),
     # A shell or su that names a program and not fork has failed to execute it.
@@ -374,6 +375,11 @@ def _is(text: str, name: str) -> bool:
 def is_refusal(text: str) -> bool:
     """Say whether a normal text speaks of something that failed."""
     return re.search(_REFUSED, text) is not None
+
+
+def is_late_or_slow(text: str) -> bool:
+    """Say whether a normal text is about a process that was killed, or a fork that took long."""
+    return _is(text, "late") or _is(text, "slow")
 
 
 def is_mapping(text: str) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fork_trace.diagnosis import advice, applications, errnos, kinds, slow, texts
+from fork_trace.diagnosis import advice, applications, errnos, kinds, slow, successes, texts
 from fork_trace.diagnosis.cause import Cause, Remedies
 from fork_trace.diagnosis.causes import BY_SLUG, CAUSES
 from fork_trace.diagnosis.causes.arguments import INVALID_FLAGS
@@ -158,11 +158,14 @@ class Answer(NamedTuple):
     application: str | None = None  # that prints it
     kinds: tuple[str, ...] = ()  # of `kinds`, likeliest first: what was refused
     notes: tuple[str, ...] = ()  # sentences
+    is_harmless: bool = False  # it tells of a success, say: there is nothing to decide
 
     @property
     def decides(self) -> tuple[str, ...]:
         """Commands that decide between the causes here and now."""
-        return kinds.decides(self.kinds[0], self.errno) if self.kinds else ()
+        if not self.kinds or self.is_harmless:
+            return ()
+        return kinds.decides(self.kinds[0], self.errno)
 
 
 def steps_of(cause: Cause) -> tuple[str, ...]:
@@ -376,8 +379,11 @@ def read(text: str, is_typed: bool = True) -> Answer | None:
     if is_retried and (error == "EINTR" or "no child process" in normal):
         error = "EAGAIN"
         notes.append(_OVERWRITTEN)
-    if error is None and found and len(found[0].errnos) == 1:
-        error = found[0].errnos[0]
+    why = successes.why(normal, error)
+    if why is not None:
+        return _harmless(text, normal, why)
+    if error is None:
+        error = _only_errno(text, found)
     asked = _kinds_of(normal, error, found)
     if not asked:
         return None
@@ -397,6 +403,25 @@ def read(text: str, is_typed: bool = True) -> Answer | None:
         kinds=asked,
         notes=(*notes, *_notes(error, asked, kinds.is_mapping(normal))),
     )
+
+
+def _harmless(text: str, normal: str, why: str) -> Answer:
+    by = applications.of(normal)
+    application = by.name if by else None
+    return Answer(
+        *(text, "text", ()),
+        application=application,
+        kinds=("not-a-fork",),
+        notes=(why,),
+        is_harmless=True,
+    )
+
+
+def _only_errno(text: str, found: Sequence[Text]) -> str | None:
+    """The errno that a message always has; of a part of several messages, the one that all have."""
+    known = found[:1] if found and texts.holds(text, found[0]) else found
+    names = {each.errnos for each in known}
+    return found[0].errnos[0] if len(names) == 1 and len(found[0].errnos) == 1 else None
 
 
 def _kinds_of(normal: str, error: str | None, found: Sequence[Text]) -> tuple[str, ...]:

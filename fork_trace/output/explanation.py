@@ -43,7 +43,7 @@ def explanation(answer: Answer, here: Here | None = None, why: str | None = None
         lines += ["", *wrap(note, "  ", "  ")]
     if len(answer.causes) > 1:
         lines += ["", "Run `fork-trace explain CAUSE` to verify, mitigate and fix one of them."]
-    if answer.kinds:
+    if answer.kinds and not answer.is_harmless:
         lines += _decides(answer.decides, here, why)
     return "\n".join(lines) + "\n"
 
@@ -81,7 +81,9 @@ def _mostly(answer: Answer) -> list[str]:
     if answer.kinds[:1] != ("not-a-fork",):
         return []
     means = kinds.means(answer.kinds[0], answer.errno)
-    return wrap(means.replace("This is", "Most often this is", 1), "", "  ")
+    return wrap(
+        means.replace("No fork was refused here", "Mostly no fork was refused", 1), "", "  "
+    )
 
 
 def _refused(answer: Answer) -> list[str]:

@@ -117,7 +117,7 @@ def test_an_errno_decides_between_kinds(text: str, found: tuple[str, ...]) -> No
 def test_a_text_about_no_fork_says_so_and_what_it_is_instead() -> None:
     said = kinds.means("not-a-fork", "EMFILE")
 
-    assert said.startswith("This is no fork.")
+    assert said.startswith("No fork was refused here.")
     assert "ulimit -n" in said and "pipes" in said
     assert "grep 'open files' /proc/PID/limits" in kinds.decides("not-a-fork", "EMFILE")
 

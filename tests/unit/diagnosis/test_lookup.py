@@ -240,7 +240,7 @@ def test_a_text_about_no_fork_is_told_without_a_cause() -> None:
     said = shown("Error: spawn EMFILE")
 
     assert said.startswith("Node: Error: spawn EMFILE\n") or said.startswith("Printed by Node.\n")
-    assert "not-a-fork: This is no fork." in said
+    assert "not-a-fork: No fork was refused here." in said
     assert "fd-table-limit" not in said
     assert [] == json.loads(shown("spawn", "EMFILE", "--json"))["causes"]
 
