@@ -12,7 +12,10 @@ from fork_trace.commands import options
 from fork_trace.output.formats import FORMATS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fork_trace.latency.adding import Runs
+    from fork_trace.output.report_options import ReportOptions, Timed
 
 
 @click.command("report", cls=options.Recorded)
@@ -57,37 +60,45 @@ def command(**given: Any) -> None:
     more = options.report_options(given)
     timed = Runs()
     gathered = formats.gathered(format_)
-    if gathered is not None:
-        more = more._replace(gathered=gathered)
-        for record in whole(account, captures):
+    more = more._replace(gathered=gathered)
+    keeps_stack = more.stacks or format_ in ("json", "jsonl")
+    for record in (
+        whole(account, captures) if gathered else account.take(captures.read(keeps_stack))
+    ):
+        timed.take(record)
+        if gathered is not None:
             gathered.take(record)
-    else:
-        stream = captures.read(keeps_stack=more.stacks or format_ in ("json", "jsonl"))
-        for record in account.take(stream):
-            timed.take(record)
-            if format_ == "jsonl" and not isinstance(record, records.Summary):
-                print(records.to_json(record))
+        elif format_ == "jsonl" and not isinstance(record, records.Summary):
+            print(records.to_json(record))
     counted, found = account.counted, account.captures
     if adds_host and not 1 < len(account.hosts) <= MANY_HOSTS:
         counted.drop_first_column()
     if len(account.hosts) > MANY_HOSTS and is_default("rows"):
         more = more._replace(rows=ROWS_OF_MANY)
     counted.completeness.notes += [*account.unrecorded(), *captures.notes()]
-    if timed and format_ in ("table", "markdown"):
-        _tell_timed(timed, format_)
+    more = _with_timed(more, timed, format_)
+    if more.slow and format_ != "html":
+        _tell_slow(more.slow, format_)
         if not found.headers:
             sys.stdout.writelines(f"{safe(note)}\n" for note in counted.completeness.notes)
             sys.exit(0)  # of failures nothing is known
-    more = more._replace(timed=timed.all())
     sys.stdout.write(formats.writer(format_)(counted, found.summaries, found.headers, more))
     sys.exit(1 if counted.failures or counted.incidents.is_failure() else 0)
 
 
-def _tell_timed(timed: Runs, format_: str) -> None:
+def _with_timed(more: ReportOptions, timed: Runs, format_: str) -> ReportOptions:
+    if not timed or format_ not in ("table", "markdown", "html"):
+        return more._replace(timed=timed.all())
+    from fork_trace.latency import report
+
+    return more._replace(slow=report.tell_all(timed))
+
+
+def _tell_slow(slow: Sequence[Timed], format_: str) -> None:
     from fork_trace.latency import report
     from fork_trace.output.formats import markdown
 
-    text = report.recorded(timed)
+    text = report.recorded(slow)
     if format_ == "markdown":
         text = "\n".join(markdown.fenced(text.splitlines())) + "\n\n"
     sys.stdout.write(text)

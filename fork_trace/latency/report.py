@@ -1,4 +1,7 @@
-"""Slow forks as a person reads them: a table, then the slowest one of each row with its numbers. Records in, text out."""
+"""Slow forks as a person reads them: a table, then the slowest one of each row with its numbers.
+
+Records in, text out; what a page makes of it is `output`'s.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from fork_trace.escape import cut, safe
 from fork_trace.latency.adding import Runs
 from fork_trace.model.records import Forks, Slow
 from fork_trace.output import tables
+from fork_trace.output.paragraph import Told
+from fork_trace.output.report_options import Timed
 from fork_trace.output.units import amount, count
-from fork_trace.output.wording import wrap
+from fork_trace.output.wording import remedy
 
 _MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
 # The words of redis' own LATENCY DOCTOR for how many GB of memory, of 2 ** 30 bytes, are forked in a
@@ -19,7 +24,9 @@ _MOST_ROWS, _MOST_TOLD, _MOST_NAME = 20, 3, 48
 _REDIS_WORDS = ((10, "terrible"), (25, "poor"), (100, "good"))
 _LEAST_WAIT_US = 50  # what is shown as 0.0 ms says nothing
 _ON_PARTS = ("dup_fd", "alloc_pid", "cgroup_can_fork")
-_KIND = {"verify": "Verify", "mitigate": "Mitigate", "fix": "Fix"}
+_HEADINGS = ("COUNT", "COMMAND", "CALLER", "P50 MS", "P99 MS", "MAX MS", "TOTAL S", "REASON")
+_NAMES = ("COMMAND", "CALLER", "REASON")
+_INFERRED = "* inferred from the phase and the numbers of the process, not observed"
 
 
 def redis_word(gib_per_s: float) -> str:
@@ -77,20 +84,13 @@ def _numbers(slow: Slow) -> list[str]:
     return lines
 
 
-def _told(slow: Slow, attach: str) -> str:
+def _told(slow: Slow, attach: str) -> Told:
     reason = BY_SLUG.get(slow.reason, UNKNOWN)
     head = f"{_name(slow.comm)} (pid {slow.pid}), {_name(slow.caller)}: {_name(slow.reason)}"
-    lines = [head + (f", {safe(slow.certainty)}" if slow.certainty else "")]
+    head += f", {safe(slow.certainty)}" if slow.certainty else ""
     sample = "?" if slow.sample_ms is None else ms(slow.sample_ms)
-    told = [f"{reason.means}.", f"Sample: {sample} ms: {_phases(slow, attach)}", *_numbers(slow)]
-    for line in told:
-        lines += wrap(line, "  ", "    ")
-    for each in slow.advice:
-        lines += wrap(
-            f"-> {_KIND.get(each.kind, safe(each.kind))}: {safe(each.text)}", "  ", "     "
-        )
-        lines += [f"     {safe(command)}" for command in each.commands]
-    return "\n".join(lines)
+    facts = (f"{reason.means}.", f"Sample: {sample} ms: {_phases(slow, attach)}", *_numbers(slow))
+    return Told(head, facts, tuple(map(remedy, slow.advice)))
 
 
 def _unseen(forks: Forks) -> list[str]:
@@ -128,45 +128,63 @@ def _unseen(forks: Forks) -> list[str]:
     return told
 
 
-def text(slow: Sequence[Slow], forks: Forks) -> str:
-    """Write the report of a run."""
+def tell(slow: Sequence[Slow], forks: Forks) -> Timed:
+    """Tell a run: a sentence about all, the table, and the worst rows whole."""
+    when = f"{safe(forks.host)}, Linux {safe(forks.kernel)}, until {safe(forks.time)}"
     counts = (each.get("count") for each in forks.commands)
     seen = sum(each for each in counts if isinstance(each, int))
     over = f"{forks.over_ms:g} ms"
     time_s = f"{forks.duration_s:.1f} s"
+    stall = sum(each.total_ms for each in slow) / 1000
+    head = (
+        f"{count(sum(each.count for each in slow), 'fork', 'forks')} took {over} or longer, "
+        f"{stall:.2f} s in all (of {seen} seen in {time_s})."
+    )
     if not slow:
         head = f"No fork took {over} or longer ({count(seen, 'fork', 'forks')} seen in {time_s})."
-        return "\n".join([head, *_unseen(forks)]) + "\n"
-    stall = sum(each.total_ms for each in slow) / 1000
-    slows = sum(each.count for each in slow)
-    head = (
-        f"{count(slows, 'fork', 'forks')} took {over} or longer, {stall:.2f} s in all "
-        f"(of {seen} seen in {time_s})."
-    )
-    lines = [
+    rows = [
         [
             *(str(each.count), _name(each.comm), _name(each.caller), ms(each.p50_ms)),
             *(ms(each.p99_ms), ms(each.max_ms), f"{each.total_ms / 1000:.2f}", _reason(each)),
         ]
         for each in slow[:_MOST_ROWS]
     ]
-    headings = ["COUNT", "COMMAND", "CALLER", "P50 MS", "P99 MS", "MAX MS", "TOTAL S", "REASON"]
-    sides = ("right", "left", "left", "right", "right", "right", "right", "left")
-    parts = [head, tables.draw(lines, headings, sides)]
-    if any(each.certainty == INFERRED for each in slow[:_MOST_ROWS]):
-        parts[-1] += "\n* inferred from the phase and the numbers of the process, not observed"
+    is_inferred = any(each.certainty == INFERRED for each in slow[:_MOST_ROWS])
+    notes = [_INFERRED] if is_inferred else []
     if len(slow) > _MOST_ROWS:
-        parts[-1] += f"\nand {len(slow) - _MOST_ROWS} rows more: --json shows all"
-    parts += [_told(each, forks.attach) for each in slow[:_MOST_TOLD]]
-    unseen = _unseen(forks)
-    parts += ["\n".join(unseen)] if unseen else []
+        notes.append(f"and {len(slow) - _MOST_ROWS} rows more: --json shows all")
+    return Timed(
+        title=f"{when}, by {safe(forks.attach)}",
+        head=head,
+        headings=_HEADINGS,
+        rows=rows,
+        notes=notes,
+        told=[_told(each, forks.attach) for each in slow[:_MOST_TOLD]],
+        unseen=_unseen(forks),
+    )
+
+
+def text(slow: Sequence[Slow], forks: Forks) -> str:
+    """Write the report of a run."""
+    return _text(tell(slow, forks))
+
+
+def _text(timed: Timed) -> str:
+    if not timed.rows:
+        return "\n".join([timed.head, *timed.unseen]) + "\n"
+    sides = ["left" if name in _NAMES else "right" for name in timed.headings]
+    table = tables.draw(timed.rows, timed.headings, sides)
+    parts = [timed.head, "\n".join([table, *timed.notes])]
+    parts += ["\n".join(each.lines()) for each in timed.told]
+    parts += ["\n".join(timed.unseen)] if timed.unseen else []
     return "\n\n".join(parts) + "\n"
 
 
-def recorded(runs: Runs) -> str:
-    """Write the reports of runs that were kept, one for each host."""
-    parts = []
-    for slow, forks in runs.records():
-        when = f"{safe(forks.host)}, Linux {safe(forks.kernel)}, until {safe(forks.time)}"
-        parts.append(f"{when}, by {safe(forks.attach)}\n{text(slow, forks)}")
-    return "\n".join(parts)
+def tell_all(runs: Runs) -> list[Timed]:
+    """Tell the runs that were kept, one for each host."""
+    return [tell(slow, forks) for slow, forks in runs.records()]
+
+
+def recorded(timed: Sequence[Timed]) -> str:
+    """Write the reports of runs that were kept."""
+    return "\n".join(f"{each.title}\n{_text(each)}" for each in timed)

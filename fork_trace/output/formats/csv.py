@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from fork_trace.escape import safe
-from fork_trace.model.records import Header, Summary
+from fork_trace.model.records import Header, Slow, Summary
 from fork_trace.output import times
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.report_options import PLAIN, ReportOptions
@@ -28,10 +28,36 @@ class _Lines(list[str]):
 def write(
     counted: Table,
     _summaries: Sequence[Summary],
-    _headers: Sequence[Header],
-    _options: ReportOptions = PLAIN,
+    headers: Sequence[Header],
+    options: ReportOptions = PLAIN,
 ) -> str:
-    """Write the rows as CSV: a heading, one line for each row; what is not known is "?"."""
+    """Write the rows as CSV: a heading, one line for each row; what is not known is "?".
+
+    Slow forks are a table of their own, after an empty line; the only one where nothing else was looked for.
+    """
+    parts = [_failures(counted)] if headers or not options.timed else []
+    slow = [each for each in options.timed if isinstance(each, Slow)]
+    parts += [_slow(slow)] if options.timed else []
+    return "\n".join(parts)
+
+
+def _slow(slow: Sequence[Slow]) -> str:
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\n")
+    numbers = ("count", "p50_ms", "p99_ms", "max_ms", "total_ms", "over_ms")
+    writer.writerow(["host", "command", "caller", *numbers, "reason", "certainty", "last"])
+    for each in slow:
+        writer.writerow(
+            [
+                *map(_text, (each.host, each.comm, each.caller)),
+                *(f"{getattr(each, name):.12g}" for name in numbers),
+                *map(_text, (each.reason, each.certainty, each.time)),
+            ]
+        )
+    return "".join(lines)
+
+
+def _failures(counted: Table) -> str:
     lines = _Lines()
     writer = csv.writer(lines, lineterminator="\n")
     numbers = ("count", "errno", "certainty", "limit_name", "used", "limit", "unit", "where")

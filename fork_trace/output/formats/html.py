@@ -75,14 +75,14 @@ def _values(
     is_inferred = "cause" in counted.by and any(map(tables.is_inferred, rows))
     besides = counted.incidents.headlines()
     found = () if counted.failures or besides else report.elsewhere(counted, headers)
+    verdict = report.verdict(
+        counted, report.longest(summaries), hosts, None, report.outside(summaries, headers)
+    )
+    if options.slow and not headers:
+        # Failures were not looked for.
+        verdict, found = " ".join(each.head for each in options.slow), ()
     return {
-        "verdict": report.verdict(
-            counted,
-            report.longest(summaries),
-            hosts,
-            None,
-            report.outside(summaries, headers),
-        ),
+        "verdict": verdict,
         "besides": report.beside(besides),
         "hosts": [safe(each) for each in hosts],
         "first": parts.instant(counted.first_ns),
@@ -94,6 +94,7 @@ def _values(
         "notes_on_rows": [*rest, *([tables.INFERRED] if is_inferred else [])],
         "causes": places.causes(counted, hosts),
         "incidents": places.incidents(counted, hosts),
+        "slow": places.slow(options.slow),
         "elsewhere": [report.NOTHING, *(each.sentence for each in found)] if found else [],
         "stacks": parts.stacks(kept, len(hosts) > 1),
         "captures": parts.captures(headers, summaries),

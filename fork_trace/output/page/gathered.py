@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fork_trace.model import records
-from fork_trace.model.records import INCIDENTS, Failure, Header, Mark, Record, Summary
+from fork_trace.model.records import INCIDENTS, Failure, Forks, Header, Mark, Record, Slow, Summary
 from fork_trace.output.page.archive import Archive
 from fork_trace.output.page.timeline import Timeline
 
@@ -48,7 +48,7 @@ class Gathered:
             self._take_failure(record)
         elif isinstance(record, Header):
             self._host = record.host
-        elif not isinstance(record, (Summary, Mark, *INCIDENTS)):
+        elif not isinstance(record, (Summary, Mark, Slow, Forks, *INCIDENTS)):
             self._take_other(record)
 
     def _take_failure(self, failure: Failure) -> None:

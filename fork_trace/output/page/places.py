@@ -11,7 +11,9 @@ from fork_trace.model.records import Holder
 from fork_trace.output import telling
 from fork_trace.output.aggregate import Table
 from fork_trace.output.page import parts
+from fork_trace.output.paragraph import Told
 from fork_trace.output.place import Place, first_of
+from fork_trace.output.report_options import Timed
 from fork_trace.output.units import amount
 from fork_trace.output.wording import Remedy
 
@@ -45,16 +47,22 @@ def causes(counted: Table, hosts: Sequence[str]) -> list[dict[str, Any]]:
 
 def incidents(counted: Table, hosts: Sequence[str]) -> list[dict[str, Any]]:
     """Return what was seen beside refused forks: a paragraph for each cause."""
-    return [
-        {
-            "title": told.title,
-            "facts": told.facts,
-            "advice": [_remedy(each) for each in told.advice],
-            "lines": [_remedy(each) for each in told.places],
-            "more": told.more,
-        }
-        for told in counted.incidents.told(len(hosts) > 1)
-    ]
+    return list(map(_paragraph, counted.incidents.told(len(hosts) > 1)))
+
+
+def slow(timed: Sequence[Timed]) -> list[dict[str, Any]]:
+    """Return the slow forks of each host."""
+    return [{**each._asdict(), "told": list(map(_paragraph, each.told))} for each in timed]
+
+
+def _paragraph(told: Told) -> dict[str, Any]:
+    return {
+        "title": told.title,
+        "facts": told.facts,
+        "advice": [_remedy(each) for each in told.advice],
+        "lines": [_remedy(each) for each in told.places],
+        "more": told.more,
+    }
 
 
 def _place(place: Place, names_host: bool, when: Callable[[int], str]) -> dict[str, Any]:

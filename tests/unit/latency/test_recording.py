@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import schema
 from click.testing import CliRunner
-from conftest import make_header
+from conftest import make_failure, make_header, make_summary
 from test_account import MS, account, forks, seen
 
 from fork_trace.commands import cli
@@ -140,7 +142,7 @@ def test_minutes_added_up_are_one_run_with_the_percentiles_of_all() -> None:
     assert whole.percentile_ns(0.99) / MS == pytest.approx(row.p99_ms, rel=0.021)
     assert len(watch.times) == totals.commands[0]["count"]
     assert {"page-tables": len(values)} == row.reasons
-    assert 1 == report.recorded(runs).count("redis-server (pid")
+    assert 1 == report.recorded(report.tell_all(runs)).count("redis-server (pid")
 
 
 def test_hosts_are_told_apart_and_what_was_not_seen_is_added() -> None:
@@ -205,3 +207,38 @@ def test_the_json_of_a_report_has_them_as_the_schema_says(tmp_path: Path) -> Non
     # What minute by minute is in several records is one number of each again.
     assert (5, 5, 3) == (command["count"], sum(command["buckets"]), command["slow"])
     assert 94.0 == command["total_ms"]
+
+
+def test_a_page_and_csv_have_slow_forks_beside_failures_and_alone(tmp_path: Path) -> None:
+    written, _, _ = recorded([20, 30, 1], [40])
+    hostile = [
+        replace(each, comm="<b>x", caller="=1+1") if isinstance(each, Slow) else each
+        for each in written
+    ]
+    alone = [make_header(), *hostile]
+    both = [make_header(), make_failure(), *hostile, make_summary(failures=1)]
+
+    page = shown(tmp_path, both, "html")
+    assert "3 forks took 10 ms or longer, 0.09 s in all" in page
+    assert "&lt;b&gt;x (pid" in page and "<b>x" not in page
+    assert "Also recorded" not in page and "Who failed" in page
+    page = shown(tmp_path, alone, "html")
+    assert re.search("<h1>3 forks took 10 ms or longer", page)
+    assert "Nothing failed here" not in page
+
+    failures, slow = (
+        list(csv.DictReader(each.splitlines()))
+        for each in shown(tmp_path, both, "csv").split("\n\n")
+    )
+    assert ["pids-cgroup"] == [each["cause"] for each in failures]
+    assert slow == list(csv.DictReader(shown(tmp_path, alone, "csv").splitlines()))
+    (row,) = slow
+    assert ("<b>x", "'=1+1", "3", "90", "40", "page-tables") == tuple(
+        row[name] for name in ("command", "caller", "count", "total_ms", "max_ms", "reason")
+    )
+
+
+def shown(tmp_path: Path, lines: Sequence[Any], format_: str) -> str:
+    file = tmp_path / "shown.jsonl"
+    file.write_text("".join(to_json(each) + "\n" for each in lines))
+    return CliRunner().invoke(cli.cli, ["report", "--format", format_, str(file)]).output
