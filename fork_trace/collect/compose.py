@@ -78,6 +78,8 @@ class Composer:
         cgroup = self._cgroups.own(key, sample.snapshot.cgroups)
         container = self._container(cgroup, key)
         errno = errno_name(key.error)
+        whose = subject(key.syscall, event.pid, event.ppid)
+        has_ended = sample.snapshot.is_in_proc and whose is not None and procfs.has_ended(whose)
         return Failure(
             time=iso(time_ns),
             time_ns=time_ns,
@@ -107,8 +109,8 @@ class Composer:
                 evidence,
                 event.numbers.get("nproc_uid", key.uid),
                 cgroup,
-                subject(key.syscall, event.pid, event.ppid),
-                About(key.comm, errno, container),
+                whose,
+                About(key.comm, errno, container, has_ended),
             )
             + makers.advice(event.maker),
             holders=held.top if held else None,

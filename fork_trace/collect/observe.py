@@ -38,6 +38,7 @@ class ProcessSnapshot(NamedTuple):
     stack: events.Stack | None = None
     # Why it may create no user namespace, and details.
     denied: tuple[str, str] | None = None
+    is_in_proc: bool = False  # while it lives; else its pid is a stranger's there
 
 
 class Cgroups:
@@ -193,7 +194,7 @@ class Observer:
         self._cgroups.note(event)
         for level in event.levels:
             self._cgroups.level(level, event.numbers, snapshot.cgroups)
-        return snapshot._replace(stack=stack)
+        return snapshot._replace(stack=stack, is_in_proc=True)
 
     def _snapshot(self, event: events.Event) -> ProcessSnapshot:
         # A pid can be another process by now; its parent and name make that unlikely to pass.

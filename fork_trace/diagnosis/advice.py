@@ -62,6 +62,15 @@ _LEAST_OF_ALL = 32
 _MOST = {"kernel.pid_max": 4194304}  # PID_MAX_LIMIT of 64-bit kernels
 _KIB_PER_MIB = 1024
 _IN_USERNS = "nsenter --target {} --user --preserve-credentials "
+# What to put in the place of the pid of a process that has ended, and how to find it.
+_PUT = "If process {} has ended by now, put in its place"
+_ANOTHER = "one that runs the same program, now or when it is started again."
+_LIST_CGROUP = "cat {own_dir}/cgroup.procs"
+_IN_SAME_USERNS = (
+    "a process in the same user namespace; if there is none any more, the namespace is gone, and this "
+    "limit with it."
+)
+_LIST_USERNS = "lsns --type user"
 # In a template: the number to set, and a size.
 _N, _SIZE = re.compile(r"\bN\b"), re.compile(r"\bSIZE\b")
 # Of a memory cgroup: what is used, the limit, how often it was hit.
@@ -79,6 +88,7 @@ class About(NamedTuple):
     comm: str | None = None
     errno: str | None = None
     container: Mapping[str, Any] | None = None  # as a record has it
+    has_ended: bool | None = False  # whoever `pid` named; None: it may have
 
 
 _NOTHING_MORE = About()
@@ -105,8 +115,8 @@ def advise(
 ) -> tuple[Advice, ...]:
     """Say what to do about a failure: how to verify, mitigate and fix it, and what that risks.
 
-    `cgroup` is the caller's own, by path or directory; `pid` the process that failed. A cause of a
-    newer version has no advice.
+    `cgroup` is the caller's own, by path or directory; `pid` the process that failed: where that has
+    ended, no command names it. A cause of a newer version has no advice.
     """
     cause = BY_SLUG.get(slug)
     if cause is None:
@@ -122,13 +132,34 @@ def advise(
             inside = places.unit_inside(place)
             place = places.PLAIN
     keys = _keys(place, evidence, about)
-    known = _known(first, uid, pid, place, cgroup)
+    known = _known(first, uid, None if about.has_ended else pid, place, cgroup)
     known.update(_commit_numbers(evidence), **_names(about.container))
     inspect = _INSPECT.get(place.kind, _INSPECT["docker"])
     known["inspect"] = inspect.format_map({**known, "runtime": place.runtime or "docker"})
     if inside is not None:
         keys, known["unit"] = ("unit-inside", *keys), shell(inside)
-    return tuple(_filled(kind, choose(told, keys), known) for kind, told in cause.remedies())
+    told = [(kind, choose(remedies, keys)) for kind, remedies in cause.remedies()]
+    if about.has_ended is not False and pid is not None:
+        put = f"Process {pid} has ended: for PID, put" if about.has_ended else _PUT.format(pid)
+        told = [(kind, _of_ended(remedy, put, known, cgroup)) for kind, remedy in told]
+    return tuple(_filled(kind, remedy, known) for kind, remedy in told)
+
+
+def _of_ended(remedy: Remedy, put: str, known: Mapping[str, object], cgroup: str | None) -> Remedy:
+    """Say of commands for a process that has ended which one to name instead, and how to find it."""
+    commands = " ".join(remedy.commands)
+    if known["in_userns"] and "{in_userns}" in commands:
+        instead, found = _IN_SAME_USERNS, _LIST_USERNS
+    elif "{pid}" in commands:
+        instead, found = _ANOTHER, "" if cgroup in (None, "/") else _LIST_CGROUP
+    else:
+        return remedy
+    # The first command stands for all where there is room for one.
+    is_there = found in (
+        command.replace("{nstype}", str(known["nstype"])) for command in remedy.commands
+    )
+    also = (found,) if found and not is_there else ()
+    return Remedy(f"{remedy.text} {put} {instead}", (*remedy.commands, *also))
 
 
 def _filled(kind: str, remedy: Remedy, known: Mapping[str, object]) -> Advice:

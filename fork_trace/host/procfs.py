@@ -322,6 +322,28 @@ def stat(pid: int, root: str = "/proc") -> Stat | None:
     return Stat(bool(flags & _PF_FORKNOEXEC), start, reaped)
 
 
+def has_ended(pid: int, root: str = "/proc") -> bool:
+    """Say whether a process has ended, a zombie too."""
+    try:
+        with open(f"{root}/{pid}/stat", "rb", buffering=0) as file:
+            return file.read(4096).rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    except (FileNotFoundError, ProcessLookupError):
+        return not _is_hidden(pid)
+    except OSError:
+        return False
+
+
+def _is_hidden(pid: int) -> bool:
+    """Say whether there is a process of others that /proc does not show (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
+
+
 def uptime_ticks(root: str = "/proc") -> int | None:
     """Return the time since the boot in the ticks of `stat`; None: not told."""
     try:

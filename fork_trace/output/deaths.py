@@ -124,10 +124,11 @@ class Deaths:
 
 def advice_of(death: Death) -> tuple[Advice, ...]:
     """Return what to do about a death; it follows from the rest of the record."""
-    from fork_trace.diagnosis.advice import advise  # not on the way to "Watching"
+    from fork_trace.diagnosis.advice import About, advise  # not on the way to "Watching"
 
     pid = death.fork.parent_pid if death.fork else death.pid
-    return advise(death.cause, evidence_of(death), death.uid, death.cgroup, pid)
+    about = About(has_ended=None if death.fork else True)
+    return advise(death.cause, evidence_of(death), death.uid, death.cgroup, pid, about)
 
 
 def evidence_of(death: Death) -> tuple[Evidence, ...]:

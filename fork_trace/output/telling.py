@@ -69,7 +69,7 @@ def advice_of(failure: Failure) -> tuple[Advice, ...]:
     if failure.advice or failure.comm is None:
         return failure.advice
     pid = subject(failure.syscall, failure.pid, failure.ppid)
-    about = About(failure.comm, failure.errno, failure.container)
+    about = About(failure.comm, failure.errno, failure.container, has_ended=None)
     return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, pid, about)
 
 

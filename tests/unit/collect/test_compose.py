@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from fork_trace.diagnosis.verdict import INFERRED, OBSERVED, Verdict
 from fork_trace.host.cgroup import CgroupPaths
 from fork_trace.host.holders import Holders
 from fork_trace.model import events, steps
-from fork_trace.model.records import Holder
+from fork_trace.model.records import Advice, Holder
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.plan import Fallback
 from fork_trace.stacks.symbols import Caller, Symbols
@@ -274,3 +275,22 @@ def test_a_sample_flows_through_each_room_once(tmp_path: Path) -> None:
     assert (os.getpid(), snapshot.exe, verdict.cause, "all") == (
         *(failure.pid, failure.exe, failure.cause, failure.watched),
     )
+
+
+def test_advice_names_no_process_that_has_ended_and_a_zombie_has(paths: CgroupPaths) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    event = replace(a_sample().event, pid=process.pid)
+    seen = ProcessSnapshot("/usr/bin/sleep", is_in_proc=True)
+
+    def mitigated() -> Advice:
+        made = composer(paths).failure(a_sample(event=event, snapshot=seen), HOST)
+        return next(each for each in made.advice if each.kind == "mitigate")
+
+    assert f"prlimit --pid {process.pid} --nproc=32:32" == mitigated().commands[0]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    of_zombie = mitigated()
+    process.wait()
+    for told in (of_zombie, mitigated()):
+        assert "prlimit --pid PID --nproc=32:32" == told.commands[0]
+        assert f"Process {process.pid} has ended: for PID, put" in told.text

@@ -79,7 +79,9 @@ def test_a_caller_is_looked_at_while_it_is_there_and_remembered_afterwards(tmp_p
     seen = looking.look(sample(KEY))
 
     assert (os.path.realpath(sys.executable), procfs.cgroups(pid)) == (seen.exe, seen.cgroups)
-    assert ProcessSnapshot(None, []) == looking.look(sample(KEY, NOT_THERE)), "of another one"
+    assert ProcessSnapshot(None, [], is_in_proc=True) == looking.look(sample(KEY, NOT_THERE)), (
+        "of another one"
+    )
 
 
 def test_who_has_exited_is_who_was_seen_before_by_that_number_name_and_parent(
@@ -92,7 +94,7 @@ def test_who_has_exited_is_who_was_seen_before_by_that_number_name_and_parent(
 
     assert before == looking.look(sample(KEY))
     other = sample(replace(KEY, comm="another"))
-    assert ProcessSnapshot(None, []) == looking.look(other)
+    assert ProcessSnapshot(None, [], is_in_proc=True) == looking.look(other)
 
 
 def test_where_pids_are_others_nobody_is_looked_at(tmp_path: Path) -> None:

@@ -633,3 +633,35 @@ def test_each_cause_that_is_mitigated_by_a_setting_says_what_that_risks() -> Non
 
     assert [] == [slug for slug in risky if BY_SLUG[slug].careful is None]
     assert len(risky) > 10
+
+
+@by_cause
+def test_no_command_names_a_process_that_has_ended(cause: Cause) -> None:
+    evidence = make_evidence(where="uid 0, user namespace level 1")
+    living = advise(cause.slug, [evidence], 0, "/app", 4711)
+    ended = advise(cause.slug, [evidence], 0, "/app", 4711, About(has_ended=True))
+    either = advise(cause.slug, [evidence], 0, "/app", 4711, About(has_ended=None))
+
+    for before, after, maybe in zip(living, ended, either):
+        if "4711" in " ".join(before.commands):
+            assert "4711" not in " ".join(after.commands)
+            assert "Process 4711 has ended" in after.text
+            assert "If process 4711 has ended by now" in maybe.text
+            assert any("cgroup.procs" in each or "lsns" in each for each in after.commands)
+            assert set(before.commands) <= set(maybe.commands)
+        else:
+            assert before == after == maybe
+
+
+def test_of_a_namespace_whose_caller_has_ended_another_process_is_asked_for() -> None:
+    evidence = make_evidence(
+        name="user.max_user_namespaces", value=0, limit=0, where="uid 0, user namespace level 1"
+    )
+    about = About("unshare", "ENOSPC", has_ended=True)
+
+    verify, mitigate, *_ = advise("namespace-limit", [evidence], 0, None, 4711, about)
+
+    for each in (verify, mitigate):
+        assert each.commands[0].startswith("nsenter --target PID --user")
+        assert each.commands[-1].startswith("lsns --type user")
+        assert "the namespace is gone" in each.text
