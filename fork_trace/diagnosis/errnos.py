@@ -73,6 +73,8 @@ _PHRASES = (
     (r"resources? (?:is |are )?(?:temporar\w+ )?(?:unavailable|not available)", "EAGAIN"),
     (r"temporarily unavailable", "EAGAIN"),
     (r"[:(\[,] ?try again(?=$|[\])}.,;!])|^try again$", "EAGAIN"),
+    # As programs' own Spanish has it; glibc's says "pudo".
+    (r"no se puede (?:asignar|reservar) memoria", "ENOMEM"),
     (r"file table overflow", "ENFILE"),
     (r"would ?block", "EAGAIN"),
     (r"\berr(?:or|no)?:? 0x0*b\b", "EAGAIN"),

@@ -234,7 +234,7 @@ _REFUSED = (
     r"not allowed|unavailable|insufficient|exceed|limit|too many|exhaust|not enough|reached|no more|"
     r"out of|fatal|panic|abort|\bfull\b|失败|失敗|错误|エラー|실패|오류|fehler|échou|impossible|erreur|"
     r"no se pudo|ошибка|не удалось|impossibile|errore|nie mo|não foi|retry|kill|imposs|"
-    r"unsuccess|did(?:n't| not) succeed|returned -1"
+    r"unsuccess|did(?:n't| not) succeed|returned -1|konnten? kein|falló|no es posible|no se puede"
 )
 # A thread, in the words of other languages too: there a verb is not looked for.
 _THREAD_WORD = (
@@ -256,7 +256,9 @@ _RULES: Mapping[str, str] = {
         rf"(?:{_THREAD_WORD})(?: \S+){{0,3}}? (?:{_VERB})|"
         rf"(?:{_THREAD_WORD})[ #\d]*(?:\([^)]*\))?:? ?(?:{_REFUSED}|resource|cannot)|"
         rf"(?:{_REFUSED})\S* (?:\S+ ){{0,4}}?(?:{_THREAD_WORD})|thread: |"
-        r"(?:线程|執行緒|スレッド|스레드|поток|потік)"
+        # As git's translations have it, where the word alone means other things too.
+        r"kann (?:einen )?thread|erzeugen eines threads?|(?:créer|création d[eu]) (?:le |un )?fil(?![a-z])|"
+        r"crear (?:el |un )?hilo|(?:线程|執行緒|スレッド|스레드|поток|потік)"
     ),
     "attributes": (
         r"pthread_attr_|pthread_set(?:affinity|schedparam|schedprio|name)|sched_set(?:affinity|scheduler|param)"
