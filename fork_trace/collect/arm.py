@@ -85,7 +85,7 @@ def read_facts(
         unlocked=kernel.unlocked(root),
         libbpf=libbpf,
         btf=btf,
-        trampolines=Fact(None, "unknown until a program is attached"),
+        trampolines=_trampolines(library if may_load.value else None),
         ringbuf=ringbuf,
         kprobes=kernel.kprobes(root),
         tracepoints=kernel.tracepoints(root),
@@ -113,6 +113,12 @@ def _loaded(library: Library | None) -> tuple[Library | None, Fact]:
         return library, Fact(True, library.version())
     except ForkTraceError as error:
         return None, Fact(False, error.message)
+
+
+def _trampolines(library: Library | None) -> Fact:
+    if library and library.refuses_tracing():
+        return Fact(False, "this kernel loads no BPF programs on the exits of functions")
+    return Fact(None, "unknown until a program is attached")
 
 
 def _functions() -> list[str]:

@@ -24,7 +24,7 @@ SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 PrepareFn = CFUNCTYPE(c_int, c_void_p, c_void_p, ctypes.c_long, use_errno=True)
 AttachFn = CFUNCTYPE(c_int, c_void_p, ctypes.c_long, c_void_p, use_errno=True)
 
-_BPF_MAP_TYPE_RINGBUF = 27  # include/uapi/linux/bpf.h
+_BPF_MAP_TYPE_RINGBUF, _BPF_PROG_TYPE_TRACING = 27, 26  # include/uapi/linux/bpf.h
 _LOG_BYTES = 1 << 20
 # relo_core.c, bpf_core_calc_relo_insn: what is looked for, and that it is not found.
 _RELOCATIONS = (
@@ -118,6 +118,7 @@ class Library:
             "libbpf_set_print": (c_void_p, [_PrintFn]),
             "libbpf_version_string": (c_char_p, []),
             "libbpf_probe_bpf_map_type": (c_int, [c_int, c_void_p]),
+            "libbpf_probe_bpf_prog_type": (c_int, [c_int, c_void_p]),
             "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),
             "bpf_object__load": (c_int, [c_void_p]),
             "bpf_object__close": (None, [c_void_p]),
@@ -193,6 +194,11 @@ class Library:
         """Ask the kernel for a ring buffer map; None where it would not say."""
         answer: int = self.lib.libbpf_probe_bpf_map_type(_BPF_MAP_TYPE_RINGBUF, None)
         return None if answer < 0 else bool(answer)
+
+    def refuses_tracing(self) -> bool:
+        """Say whether the kernel loads no program on a function's exit at all, whatever it does."""
+        answer: int = self.lib.libbpf_probe_bpf_prog_type(_BPF_PROG_TYPE_TRACING, None)
+        return answer == 0
 
     def attach_to_event(self, handle: int, number: int) -> int | None:
         """Attach a program to a trace event by its number; None: errno says why not."""

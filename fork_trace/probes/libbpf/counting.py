@@ -7,6 +7,7 @@ maps, and take its place for each fork at once: see bpf/counting.bpf.c.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 from contextlib import suppress
@@ -32,6 +33,8 @@ class Counting:
     """The program that counts, attached; OSError or ForkTraceError where the kernel or the host refuses it."""
 
     def __init__(self, library: Library) -> None:
+        if library.refuses_tracing():
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self.library = library
         self.seed = int.from_bytes(os.urandom(8), "little")
         self._lib = library.lib
