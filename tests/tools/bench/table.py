@@ -175,7 +175,7 @@ NAMES = {
     "strace -f": "strace -f, one program",
 }
 _ARMED = {
-    "native": "native, fork-trace",
+    "native": "native",
     "native-to-load": "native, fexit refused",
     "native-bpftrace": "native, bpftrace",
     "vm-6.1": "fexit, libbpf",
@@ -258,12 +258,13 @@ def docs(result: dict[str, Any]) -> str:
         "",
         *_block(
             [
-                [_ARMED.get(key, key), *rest, *(_whole(each) for each in memory)]
-                for key, *rest, memory in (
+                [_ARMED.get(key, key), kernel, counts, _between(*most), explains]
+                + [_whole(each) for each in memory]
+                for key, kernel, counts, *most, explains, memory in (
                     (*row[:-2], row[-2:]) for row in _arming(result["armed"])
                 )
             ],
-            ["", "KERNEL", "COUNTS", "MIN", "MAX", "EXPLAINS", "MB", "AT MOST"],
+            ["", "KERNEL", "COUNTS", "MIN-MAX", "EXPLAINS", "MB", "PEAK"],
         ),
     ]
     for told in (_naming(result.get("unwinding")), _checking(result.get("check"))):
@@ -282,6 +283,10 @@ def _one(result: dict[str, Any], config: str) -> list[str]:
         "-" if arming is None else f"{arming / 1e9:.2f} G",
         *(["-", "-"] if memory is None else [f"{memory[each]:.0f}" for each in ("armed", "peak")]),
     ]
+
+
+def _between(least: str, most: str) -> str:
+    return f"{least.partition(' ')[0]}-{most.partition(' ')[0]}" if most != "-" else "-"
 
 
 def _whole(megabytes: float | str) -> str:
