@@ -25,7 +25,11 @@ static void *idle(void *unused)
 static long ask(const char *kind)
 {
 	if (!strcmp(kind, "fork"))
+#ifdef SYS_fork
 		return syscall(SYS_fork);
+#else /* arm64: fork() and vfork() are clone there */
+		return fork();
+#endif
 	if (!strcmp(kind, "vfork"))
 		return vfork();
 	if (!strcmp(kind, "clone"))

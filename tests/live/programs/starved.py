@@ -37,6 +37,9 @@ FILE = DIRECTORY / "forks.jsonl"
 CAPABILITIES = "-all,+bpf,+perfmon"
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
 AS_USER += [f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}"]
+# Before Linux 5.11 what BPF takes counts as locked memory: there a user is given it as a service is.
+if tuple(map(int, os.uname().release.split(".")[:2])) < (5, 11):
+    AS_USER = ["prlimit", "--memlock=unlimited:unlimited", *AS_USER]
 
 sleepers: list[int] = []
 
