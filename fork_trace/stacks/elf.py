@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from fork_trace import budget as costs
 from fork_trace.budget import Budget
+from fork_trace.stacks import arm64
 from fork_trace.stacks.runs import Runs
 
 PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550  # elf.h
@@ -30,6 +31,7 @@ _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
+_WORD, _STUB, _PROLOGUE = struct.Struct("<I"), struct.Struct("<3I"), struct.Struct("<48I")
 
 # What no honest file exceeds by much: libjvm has 42 sections, node a symbol table of 2.6 MB.
 _MOST_SEGMENTS, _MOST_SECTIONS = 64, 2048
@@ -37,9 +39,11 @@ _MOST_SYMBOL_BYTES = 16 << 20
 _MOST_DEBUGDATA_BYTES = 4 << 20
 _MOST_DICTIONARY_BYTES = 10 << 20  # xz at its usual level takes 9 MB to unpack
 _MOST_NAME_BYTES = 4096
+_MOST_NAMES_BYTES = 1 << 20  # looked through for one
 _MOST_SECTION_NAME_BYTES = 32
 _MOST_NOTE_BYTES = 1 << 16  # of all notes together
 _MOST_OVERLAPS = 16
+_MOST_FRAMES = 64  # of functions by name
 _MOST_RELOCATION_BYTES = 2 << 20
 # Read at once of a table; what a read and its entries cost; how much is unpacked at once.
 _PIECE_BYTES = _SYMBOL.size << 13
@@ -47,7 +51,7 @@ _READ_COST, _SYMBOL_COST, _RELOCATION_COST = 2, 0.7, 0.4
 _UNPACKED_BYTES, _UNPACKING_COST = 1 << 16, 1000
 _NUMBER_BITS = 24
 
-_BY_NAME = (6, 7)  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT
+_BY_NAME = {"x86_64": (6, 7), "aarch64": (1025, 1026)}  # R_*_GLOB_DAT, R_*_JUMP_SLOT
 _RELOCATIONS = (b".rela.plt", b".rela.dyn")
 _NAMED = frozenset((*_RELOCATIONS, b".gnu_debugdata", b".eh_frame", b".debug_frame"))
 
@@ -117,6 +121,7 @@ class Elf:
         self._other: Elf | None = None  # the separate debug file
         self._has_asked = False
         self._slots: _Slots | None = None
+        self._frames: dict[bytes, arm64.Frame | None] = {}
 
     @property
     def kept_bytes(self) -> int:
@@ -244,10 +249,10 @@ class Elf:
 
     def called(self, vaddr: int) -> bytes | None:
         """Name the function that a call returns from to this address; None: no call, or unknown."""
-        if self.machine != "x86_64":
-            return None
         try:
-            return self._called(vaddr)
+            return (
+                self._called_on_arm64(vaddr) if self.machine == "aarch64" else self._called(vaddr)
+            )
         except (BadElfError, struct.error):
             return None
 
@@ -265,6 +270,26 @@ class Elf:
             distance = int.from_bytes(stub[at + 2 : at + 6], "little", signed=True)
             return self._slot(target + at + 6 + distance)
         return self.symbol(target)
+
+    def _called_on_arm64(self, vaddr: int) -> bytes | None:
+        target = arm64.call_target(*_WORD.unpack(self._code(vaddr - 4, 4)), vaddr - 4)
+        if target is None:
+            return None
+        slot = arm64.stub_slot(_STUB.unpack(self._code(target, _STUB.size)), target)
+        return self.symbol(target) if slot is None else self._slot(slot)
+
+    def frame(self, name: bytes) -> arm64.Frame | None:
+        """Read what a function, which others link to by name, does to the stack; None: unknown. Of arm64 only."""
+        if name not in self._frames and len(self._frames) < _MOST_FRAMES:
+            found = None
+            self.section(b"")  # finds the tables
+            if self.machine == "aarch64" and _SHT_DYNSYM in self._linked:
+                with suppress(BadElfError, struct.error):
+                    start = _Symbols(self, *self._linked[_SHT_DYNSYM]).start(name)
+                    if start is not None:
+                        found = arm64.frame(_PROLOGUE.unpack(self._code(start, _PROLOGUE.size)))
+            self._frames[name] = found
+        return self._frames.get(name)
 
     def _code(self, vaddr: int, size: int) -> bytes:
         offset = self.offset(vaddr)
@@ -388,7 +413,8 @@ class _Slots:
             self._runs.add(
                 place << _NUMBER_BITS | info >> 32
                 for place, info, _ in _RELA.iter_unpack(raw[: len(raw) // _RELA.size * _RELA.size])
-                if info & 0xFFFFFFFF in _BY_NAME and info >> 32 < 1 << _NUMBER_BITS
+                if info & 0xFFFFFFFF in _BY_NAME[self._elf.machine]
+                and info >> 32 < 1 << _NUMBER_BITS
             )
             self._places[-1] = (at + size, end)
             if len(raw) < size:
@@ -450,6 +476,25 @@ class _Symbols:
             if found is None or _plainness(text) < _plainness(found):
                 found, found_at = text, at
         return found
+
+    def start(self, name: bytes) -> int | None:
+        """Return where the function of a name begins."""
+        names = self._elf.upto(self._names.offset, min(self._names.size, _MOST_NAMES_BYTES))
+        # One name can be the end of another: fork that of vfork.
+        places, at = set(), names.find(name + b"\0")
+        while at >= 0:
+            places.add(at)
+            at = names.find(name + b"\0", at + 1)
+        for first in range(0, self._end if places else 0, _PIECE_BYTES // _SYMBOL.size):
+            count = min(_PIECE_BYTES // _SYMBOL.size, self._end - first)
+            self._elf.budget.pay(count * _SYMBOL_COST)
+            at = self._table.offset + first * _SYMBOL.size
+            for text, info, _, section, start, _ in _SYMBOL.iter_unpack(
+                self._elf.read(at, count * _SYMBOL.size)
+            ):
+                if text in places and section and info & 15 in _FUNCTIONS:
+                    return start
+        return None
 
 
 def _plainness(name: bytes) -> tuple[bool, int, bytes]:

@@ -46,6 +46,7 @@ class File:
 
     def __init__(self, fd: int, status: os.stat_result, path: str, cost: Budget) -> None:
         self.fd, self.status, self.path = fd, status, path
+        self.key: _Key = device_and_inode(status)  # what it is kept under
         self.used_s = time.monotonic()
         self.debug: File | None = None  # the separate file with its symbols
         self.elf = Elf(lambda size, offset: files.piece(self.fd, size, offset), cost)
@@ -305,6 +306,7 @@ class SymbolFiles:
             # It will not get any better soon: that is remembered too.
             self._lose(key, "")
             return None
+        file.key = key
         self._files[key] = file
         while len(self._files) > _OPEN_FILES:
             self._files.popitem(last=False)[1].close()

@@ -20,11 +20,11 @@ from fork_trace.host.procfs import Mapping
 from fork_trace.model.events import Place, Stack
 from fork_trace.model.records import Frame
 from fork_trace.mounts import OwnMounts
-from fork_trace.stacks import callers, unwind
+from fork_trace.stacks import arm64, callers, unwind
 from fork_trace.stacks.cfi import Row
 from fork_trace.stacks.demangle import Demangler
 from fork_trace.stacks.perfmap import PerfMaps
-from fork_trace.stacks.symbol_files import File, SymbolFiles, device_and_inode
+from fork_trace.stacks.symbol_files import File, SymbolFiles
 
 # What is kept of all processes, in bytes: with the files, perf maps and paths less than 16 MB.
 _LAYOUTS_BYTES, _ROWS_BYTES, _NAMES_BYTES = 2 << 20, 3 << 19, 1 << 20
@@ -145,10 +145,14 @@ class Layouts:
 
     @staticmethod
     def _laid(file: File, bias: int) -> list[Mapping]:
-        key = device_and_inode(file.status)
+        # Under what it is kept: on overlay its own numbers are not those of a mapping.
         return [
             Mapping(
-                each.vaddr + bias, each.vaddr + bias + each.filesz, each.offset, *key, file.path
+                each.vaddr + bias,
+                each.vaddr + bias + each.filesz,
+                each.offset,
+                *file.key,
+                file.path,
             )
             for each in file.elf.code()
         ]
@@ -319,34 +323,75 @@ class Symbols:
         pc, registers = start
         memory = unwind.Memory(stack.start, stack.slice, stack.holes)
 
-        def search(address: int, sp: int, memory: unwind.Memory) -> int | None:
-            return self._search(layout, caller, address, sp, memory)
+        def search(
+            address: int, registers: dict[int, int], memory: unwind.Memory
+        ) -> tuple[int, dict[int, int]] | None:
+            own = layout.find(address)
+            if own is None or not callers.is_c_library(own.path):
+                return None
+            if self.machine == "aarch64":
+                return self._search_on_arm64(layout, caller, own, registers, memory)
+            return self._search(layout, caller, own, registers, memory)
 
         return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search)
 
     def _search(
-        self, layout: Layout, caller: Caller, address: int, sp: int, memory: unwind.Memory
-    ) -> int | None:
+        self,
+        layout: Layout,
+        caller: Caller,
+        own: Mapping,
+        registers: dict[int, int],
+        memory: unwind.Memory,
+    ) -> tuple[int, dict[int, int]] | None:
         """Find where on the stack a C library without unwind tables, as musl is, keeps its caller.
 
         That is the next address behind a call, in another file, of a function that forks.
         """
-        own = layout.find(address)
-        if own is None or not callers.is_c_library(own.path):
-            return None
         # vfork takes its return address from the stack before its system call: from one word below.
-        for at in range((sp + 7 & ~7) - 8, memory.start + len(memory.data), 8):
-            try:
+        for at in range((registers[7] + 7 & ~7) - 8, memory.start + len(memory.data), 8):
+            with suppress(unwind.LostError):
                 word = memory.word(at)
-            except unwind.LostError:
-                continue
-            mapping = layout.find(word - 1)
-            if mapping is None or mapping.path in (None, own.path):
-                continue
-            # What earlier calls left lying there was mostly called by other names.
-            if self._called(mapping, word, caller) in callers.FORKING:
-                return at
+                # What earlier calls left lying there was mostly called by other names.
+                if self._forks(layout, caller, own, word):
+                    # What else the callee had saved is not known.
+                    return word, {7: at + 8}
         return None
+
+    def _search_on_arm64(
+        self,
+        layout: Layout,
+        caller: Caller,
+        own: Mapping,
+        registers: dict[int, int],
+        memory: unwind.Memory,
+    ) -> tuple[int, dict[int, int]] | None:
+        """The same where a function's beginning must be read to know where its caller's stack was."""
+        file, sp = self._files.mapped(own, caller.pid), registers[arm64.STACK_POINTER]
+        link = unwind.unsigned(registers.get(arm64.LINK, 0), sp)
+        name = self._forks(layout, caller, own, link)
+        frame = file.elf.frame(name.encode()) if file and name else None
+        if frame is not None and frame.depth is None:
+            return link, {**registers, arm64.STACK_POINTER: sp + frame.lowered}
+        for at in range(sp + 7 & ~7, memory.start + len(memory.data), 8):
+            with suppress(unwind.LostError):
+                word = unwind.unsigned(memory.word(at), sp)
+                name = self._forks(layout, caller, own, word)
+                frame = file.elf.frame(name.encode()) if file and name else None
+                if frame is None or frame.depth is None:
+                    continue
+                known = {arm64.STACK_POINTER: at + frame.depth}
+                if frame.has_pointer:
+                    known[arm64.FRAME_POINTER] = memory.word(at - 8)
+                return word, known
+        return None
+
+    def _forks(self, layout: Layout, caller: Caller, own: Mapping, address: int) -> str | None:
+        """Name the function that forks from whose call, in another file than its own, an address is behind."""
+        mapping = layout.find(address - 1)
+        if mapping is None or mapping.path in (None, own.path):
+            return None
+        name = self._called(mapping, address, caller)
+        return name if name in callers.FORKING else None
 
     def _called(self, mapping: Mapping, address: int, caller: Caller) -> str | None:
         """Name the function that returns to an address, by the call before it."""

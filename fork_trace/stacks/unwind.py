@@ -23,8 +23,9 @@ _REGISTERS = {"x86_64": (6, 7, 16), "aarch64": (29, 31, 30)}
 # glibc ends the entry of clone and clone3 before their system call, for the child's sake (clone3.S,
 # "End FDE now"). What held until then still holds for the parent: a byte before that instruction.
 _BEFORE_SYSTEM_CALL = {"x86_64": 3, "aarch64": 5}
-# Since Armv8.3 an address can carry a signature above its 48 (or 52) bits.
-_ARM64_ADDRESS = (1 << 52) - 1
+# Since Armv8.3 an address can carry a signature above its 48 bits, or above its 52 where the kernel has
+# that many (its CONFIG_ARM64_VA_BITS). Above 48 lies only what was asked for there (arm64's memory.rst).
+_ARM64_BITS = (48, 52)
 
 
 class LostError(Exception):
@@ -51,8 +52,14 @@ class Memory:
 
 # An address -> its rule; None: it has none, but is code; LookupError: it is no code at all.
 Find = Callable[[int], "Row | None"]
-# An address without a rule, and the stack pointer -> where on the stack its return address is.
-Search = Callable[[int, int, Memory], "int | None"]
+# An address without a rule, and the registers -> its return address, and the registers there.
+Search = Callable[[int, "dict[int, int]", Memory], "tuple[int, dict[int, int]] | None"]
+
+
+def unsigned(address: int, stack_pointer: int) -> int:
+    """Return an arm64 address without its signature, as addresses are in that process."""
+    short, long = _ARM64_BITS
+    return address & (1 << (long if stack_pointer >> short else short)) - 1
 
 
 def walk(
@@ -80,10 +87,9 @@ def walk(
             if row is None and len(found) == 1:
                 row = find(pc - _BEFORE_SYSTEM_CALL[machine])
             if row is None:
-                at = search(pc, sp, memory) if search is not None else None
-                if at is not None:
-                    # What else the callee had saved is not known.
-                    pc, registers = memory.word(at), {stack_pointer: at + 8}
+                there = search(pc, registers, memory) if search is not None else None
+                if there is not None:
+                    pc, registers = there
                 else:
                     pc, registers = _by_frame_pointer(
                         registers, memory, frame_pointer, stack_pointer
@@ -97,7 +103,7 @@ def walk(
         except (LostError, LookupError, OverflowError, OverBudgetError):
             break
         if machine == "aarch64":
-            pc &= _ARM64_ADDRESS
+            pc = unsigned(pc, sp)
         # A caller's frame lies above. In the first frame nothing may have been pushed yet.
         above = registers.get(stack_pointer)  # none: a rule of its own gave it up
         if pc == 0 or above is None or above < sp + (0 if is_exact else 8):
