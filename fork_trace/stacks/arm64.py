@@ -56,7 +56,7 @@ def frame(words: Sequence[int]) -> Frame:
         is_pair, before = word & 0xFE4003E0 == 0xA80003E0, word >> 23 & 3
         if is_pair and before in (2, 3):  # stp A, B, [sp, #N] or [sp, #N]!
             offset = 8 * _signed(word >> 15 & 0x7F, 7)
-            registers = (word & 31, word >> 10 & 31)
+            registers: tuple[int, ...] = (word & 31, word >> 10 & 31)
             is_lowering = before == 3
         elif word & 0xFFC003E0 == 0xF90003E0:  # str A, [sp, #N]
             offset, registers, is_lowering = 8 * (word >> 10 & 0xFFF), (word & 31,), False

@@ -31,7 +31,7 @@ _PHDR = struct.Struct("<IIQQQQQQ")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELA = struct.Struct("<QQq")
-_WORD, _STUB, _PROLOGUE = struct.Struct("<I"), struct.Struct("<3I"), struct.Struct("<48I")
+_STUB, _PROLOGUE = struct.Struct("<3I"), struct.Struct("<48I")
 
 # What no honest file exceeds by much: libjvm has 42 sections, node a symbol table of 2.6 MB.
 _MOST_SEGMENTS, _MOST_SECTIONS = 64, 2048
@@ -272,7 +272,8 @@ class Elf:
         return self.symbol(target)
 
     def _called_on_arm64(self, vaddr: int) -> bytes | None:
-        target = arm64.call_target(*_WORD.unpack(self._code(vaddr - 4, 4)), vaddr - 4)
+        word = int.from_bytes(self._code(vaddr - 4, 4), "little")
+        target = arm64.call_target(word, vaddr - 4)
         if target is None:
             return None
         slot = arm64.stub_slot(_STUB.unpack(self._code(target, _STUB.size)), target)
@@ -493,7 +494,7 @@ class _Symbols:
                 self._elf.read(at, count * _SYMBOL.size)
             ):
                 if text in places and section and info & 15 in _FUNCTIONS:
-                    return start
+                    return int(start)
         return None
 
 

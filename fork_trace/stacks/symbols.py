@@ -158,6 +158,72 @@ class Layouts:
         ]
 
 
+@dataclass(frozen=True)
+class _Search:
+    """Finds who called a C library without unwind tables, as musl is.
+
+    That is the next address behind a call, in another file, of a function that forks.
+    """
+
+    files: SymbolFiles
+    layout: Layout
+    caller: Caller
+    machine: str
+    called: Callable[[Mapping, int], str | None]  # where an address lies, and it -> what was called
+
+    def caller_of(
+        self, address: int, registers: dict[int, int], memory: unwind.Memory
+    ) -> tuple[int, dict[int, int]] | None:
+        """Return the address behind the call, and the registers there; None: not found."""
+        own = self.layout.find(address)
+        if own is None or not callers.is_c_library(own.path):
+            return None
+        if self.machine == "aarch64":
+            return self._on_arm64(own, registers, memory)
+        # vfork takes its return address from the stack before its system call: from one word below.
+        for at in range((registers[7] + 7 & ~7) - 8, memory.start + len(memory.data), 8):
+            with suppress(unwind.LostError):
+                word = memory.word(at)
+                # What earlier calls left lying there was mostly called by other names.
+                if self._forking(own, word):
+                    # What else the callee had saved is not known.
+                    return word, {7: at + 8}
+        return None
+
+    def _on_arm64(
+        self, own: Mapping, registers: dict[int, int], memory: unwind.Memory
+    ) -> tuple[int, dict[int, int]] | None:
+        """Where the caller's stack was, the beginning of what it called tells."""
+        sp = registers[arm64.STACK_POINTER]
+        link = unwind.unsigned(registers.get(arm64.LINK, 0), sp)
+        frame = self._frame(own, link)
+        if frame is not None and frame.depth is None:
+            return link, {**registers, arm64.STACK_POINTER: sp + frame.lowered}
+        for at in range(sp + 7 & ~7, memory.start + len(memory.data), 8):
+            with suppress(unwind.LostError):
+                word = unwind.unsigned(memory.word(at), sp)
+                frame = self._frame(own, word)
+                if frame is None or frame.depth is None:
+                    continue
+                known = {arm64.STACK_POINTER: at + frame.depth}
+                if frame.has_pointer:
+                    known[arm64.FRAME_POINTER] = memory.word(at - 8)
+                return word, known
+        return None
+
+    def _frame(self, own: Mapping, address: int) -> arm64.Frame | None:
+        name = self._forking(own, address)
+        file = self.files.mapped(own, self.caller.pid) if name else None
+        return file.elf.frame(name.encode()) if file and name else None
+
+    def _forking(self, own: Mapping, address: int) -> str | None:
+        mapping = self.layout.find(address - 1)
+        if mapping is None or mapping.path in (None, own.path):
+            return None
+        name = self.called(mapping, address)
+        return name if name in callers.FORKING else None
+
+
 class Symbols:
     """Names the frames of user stacks."""
 
@@ -323,75 +389,11 @@ class Symbols:
         pc, registers = start
         memory = unwind.Memory(stack.start, stack.slice, stack.holes)
 
-        def search(
-            address: int, registers: dict[int, int], memory: unwind.Memory
-        ) -> tuple[int, dict[int, int]] | None:
-            own = layout.find(address)
-            if own is None or not callers.is_c_library(own.path):
-                return None
-            if self.machine == "aarch64":
-                return self._search_on_arm64(layout, caller, own, registers, memory)
-            return self._search(layout, caller, own, registers, memory)
+        def called(mapping: Mapping, address: int) -> str | None:
+            return self._called(mapping, address, caller)
 
-        return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search)
-
-    def _search(
-        self,
-        layout: Layout,
-        caller: Caller,
-        own: Mapping,
-        registers: dict[int, int],
-        memory: unwind.Memory,
-    ) -> tuple[int, dict[int, int]] | None:
-        """Find where on the stack a C library without unwind tables, as musl is, keeps its caller.
-
-        That is the next address behind a call, in another file, of a function that forks.
-        """
-        # vfork takes its return address from the stack before its system call: from one word below.
-        for at in range((registers[7] + 7 & ~7) - 8, memory.start + len(memory.data), 8):
-            with suppress(unwind.LostError):
-                word = memory.word(at)
-                # What earlier calls left lying there was mostly called by other names.
-                if self._forks(layout, caller, own, word):
-                    # What else the callee had saved is not known.
-                    return word, {7: at + 8}
-        return None
-
-    def _search_on_arm64(
-        self,
-        layout: Layout,
-        caller: Caller,
-        own: Mapping,
-        registers: dict[int, int],
-        memory: unwind.Memory,
-    ) -> tuple[int, dict[int, int]] | None:
-        """The same where a function's beginning must be read to know where its caller's stack was."""
-        file, sp = self._files.mapped(own, caller.pid), registers[arm64.STACK_POINTER]
-        link = unwind.unsigned(registers.get(arm64.LINK, 0), sp)
-        name = self._forks(layout, caller, own, link)
-        frame = file.elf.frame(name.encode()) if file and name else None
-        if frame is not None and frame.depth is None:
-            return link, {**registers, arm64.STACK_POINTER: sp + frame.lowered}
-        for at in range(sp + 7 & ~7, memory.start + len(memory.data), 8):
-            with suppress(unwind.LostError):
-                word = unwind.unsigned(memory.word(at), sp)
-                name = self._forks(layout, caller, own, word)
-                frame = file.elf.frame(name.encode()) if file and name else None
-                if frame is None or frame.depth is None:
-                    continue
-                known = {arm64.STACK_POINTER: at + frame.depth}
-                if frame.has_pointer:
-                    known[arm64.FRAME_POINTER] = memory.word(at - 8)
-                return word, known
-        return None
-
-    def _forks(self, layout: Layout, caller: Caller, own: Mapping, address: int) -> str | None:
-        """Name the function that forks from whose call, in another file than its own, an address is behind."""
-        mapping = layout.find(address - 1)
-        if mapping is None or mapping.path in (None, own.path):
-            return None
-        name = self._called(mapping, address, caller)
-        return name if name in callers.FORKING else None
+        search = _Search(self._files, layout, caller, self.machine, called)
+        return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search.caller_of)
 
     def _called(self, mapping: Mapping, address: int, caller: Caller) -> str | None:
         """Name the function that returns to an address, by the call before it."""

@@ -117,7 +117,9 @@ def test_64_descriptors_are_allowed_and_nr_open_is_as_low(starve: Starve) -> Non
     assert_told(told, "fd-table-limit", "EMFILE")
 
 
-def test_64_descriptors_are_all_that_it_may_ever_have(starve: Starve) -> None:
+def test_64_descriptors_are_all_that_it_may_ever_have(
+    starve: Starve, usable: dict[str, Any]
+) -> None:
     told = starve("descriptors-hard")
 
     assert told["descriptors"] <= 64
@@ -125,7 +127,9 @@ def test_64_descriptors_are_all_that_it_may_ever_have(starve: Starve) -> None:
     # What it had to do without is said.
     fallbacks = told["records"][0]["fallbacks"]
     assert fallbacks[0]["attach"] == "fexit"
-    assert "open files" in fallbacks[0]["reason"]
+    # A kernel that has no fexit at all, not even for root, says why not before it counts files.
+    always = [each["reason"] for each in usable["fallbacks"] if each["attach"] == "fexit"]
+    assert "open files" in fallbacks[0]["reason"] or fallbacks[0]["reason"] in always
 
 
 def test_not_a_page_is_left_for_a_while(starve: Starve) -> None:

@@ -116,8 +116,16 @@ int main(int argc, char **argv) {
 """
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="calls are read on x86-64 only")
-@pytest.mark.parametrize("options", [(), ("-fno-plt",), ("-fcf-protection=full",)])
+# How a function of another file is called; and how such a call reads.
+WAYS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+    "x86_64": ("\tcall", ((), ("-fno-plt",), ("-fcf-protection=full",))),
+    "aarch64": ("\tbl\t", ((), ("-mbranch-protection=standard", "-Wl,-z,force-bti"))),
+}
+CALL, WAYS_TO_CALL = WAYS.get(os.uname().machine, ("", ()))
+
+
+@pytest.mark.skipif(not CALL, reason="calls are read on x86-64 and arm64 only")
+@pytest.mark.parametrize("options", WAYS_TO_CALL)
 def test_a_call_tells_what_was_called(tmp_path: Path, options: tuple[str, ...]) -> None:
     built = build(tmp_path, "ours", *options, source=CALLS)
     listed = subprocess.run(
@@ -126,11 +134,11 @@ def test_a_call_tells_what_was_called(tmp_path: Path, options: tuple[str, ...]) 
     found, calls = parse(built.read_bytes()), []
     lines = listed.split("\n\n")[0].splitlines()
     for line, following in zip(lines, lines[1:]):
-        if "\tcall" in line:
+        if CALL in line:
             calls.append(found.called(int(following.split(":")[0], 16)))
 
     assert {b"system", b"popen", b"pclose"} <= set(calls)
-    assert found.called(address_of(built, " main") + 3) is None
+    assert found.called(address_of(built, " main") + 4) is None
 
 
 def test_what_is_no_such_file_is_refused() -> None:

@@ -172,6 +172,14 @@ def test_arm64_keeps_the_return_address_in_a_register_until_it_is_saved() -> Non
     assert [0x100, 0x210, 0x310] == found
 
 
+@pytest.mark.parametrize("stack", [STACK, 1 << 50])
+def test_a_signature_lies_above_the_addresses_of_its_process(stack: int) -> None:
+    short, long = 0x0000_AAAA_BBBB_CCCC, 0x000F_AAAA_BBBB_CCCC
+    signed = 0x5A5 << 52 | long
+
+    assert (long if stack >> 48 else short) == unwind.unsigned(signed, stack)
+
+
 RULES = some.tuples(some.integers(0, 16), some.integers(0, 3), some.integers(-64, 64))
 CODE = some.binary(max_size=24)
 
