@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -181,14 +182,32 @@ class _Search:
         if self.machine == "aarch64":
             return self._on_arm64(own, registers, memory)
         # vfork takes its return address from the stack before its system call: from one word below.
-        for at in range((registers[7] + 7 & ~7) - 8, memory.start + len(memory.data), 8):
-            with suppress(unwind.LostError):
-                word = memory.word(at)
-                # What earlier calls left lying there was mostly called by other names.
-                if self._forking(own, word):
-                    # What else the callee had saved is not known.
-                    return word, {7: at + 8}
+        for at, word in self._words(own, (registers[7] + 7 & ~7) - 8, memory):
+            # What earlier calls left lying there was mostly called by other names.
+            if self._forking(own, word):
+                # What else the callee had saved is not known.
+                return word, {7: at + 8}
         return None
+
+    def _words(
+        self, own: Mapping, start: int, memory: unwind.Memory, mask: int = (1 << 64) - 1
+    ) -> Iterator[tuple[int, int]]:
+        """Where words lie on the stack, and those of them that can be addresses in other files.
+
+        Most cannot, as their upper halves tell: a stack is searched within its time on a slow host too.
+        """
+        halves = set[int]()
+        for each in self.layout.mappings:
+            if each.path not in (None, own.path):
+                halves.update(range(each.start >> 32, (each.end >> 32) + 1))
+        start = max(start, memory.start + 7 & ~7)
+        count = max(0, memory.start + len(memory.data) - start) // 8
+        words = struct.unpack_from(f"<{count}Q", memory.data, start - memory.start)
+        for at, word in zip(range(start, start + 8 * count, 8), words):
+            if (word & mask) >> 32 in halves:
+                with suppress(unwind.LostError):
+                    memory.word(at)  # it may have been in a hole
+                    yield at, word & mask
 
     def _on_arm64(
         self, own: Mapping, registers: dict[int, int], memory: unwind.Memory
@@ -199,16 +218,15 @@ class _Search:
         frame = self._frame(own, link)
         if frame is not None and frame.depth is None:
             return link, {**registers, arm64.STACK_POINTER: sp + frame.lowered}
-        for at in range(sp + 7 & ~7, memory.start + len(memory.data), 8):
-            with suppress(unwind.LostError):
-                word = unwind.unsigned(memory.word(at), sp)
-                frame = self._frame(own, word)
-                if frame is None or frame.depth is None:
-                    continue
-                known = {arm64.STACK_POINTER: at + frame.depth}
-                if frame.has_pointer:
+        for at, word in self._words(own, sp + 7 & ~7, memory, unwind.unsigned(-1, sp)):
+            frame = self._frame(own, word)
+            if frame is None or frame.depth is None:
+                continue
+            known = {arm64.STACK_POINTER: at + frame.depth}
+            if frame.has_pointer:
+                with suppress(unwind.LostError):
                     known[arm64.FRAME_POINTER] = memory.word(at - 8)
-                return word, known
+            return word, known
         return None
 
     def _frame(self, own: Mapping, address: int) -> arm64.Frame | None:

@@ -24,6 +24,11 @@ import schema
 
 FORK_TRACE = [sys.executable, "-m", "fork_trace"]
 TESTS = Path(__file__).resolve().parent.parent
+# Of what tests run, for accuracy.making and own_cgroups; in a guest of another architecture than the
+# machine's the tool itself is found by the last of it.
+PYTHON_PATH = os.pathsep.join(
+    filter(None, (f"{TESTS}/tools", str(TESTS), os.environ.get("PYTHONPATH")))
+)
 TIMEOUT_S = 300  # under emulation everything takes ten to thirty times as long
 
 # Nobody else's forks are at stake there.
@@ -230,8 +235,7 @@ def capture(
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        # For accuracy.making and own_cgroups, which some of them run.
-        env={**os.environ, "PYTHONPATH": f"{TESTS}/tools:{TESTS}"},
+        env={**os.environ, "PYTHONPATH": PYTHON_PATH},
     )
     assert done.returncode in (0, 1), done.stderr
     return read_capture(file, done)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from building import PROGRAMS
 
-from .conftest import IS_GUEST, TESTS, TIMEOUT_S
+from .conftest import IS_GUEST, PYTHON_PATH, TIMEOUT_S
 
 pytestmark = [
     pytest.mark.live,
@@ -33,15 +33,13 @@ def starve(tmp_path: Path, usable: dict[str, Any]) -> Starve:
     """Run the tool under a condition; what came of it, and that it took nothing that it need not."""
 
     def run(condition: str, *options: str) -> dict[str, Any]:
-        paths = (f"{TESTS}/tools", str(TESTS), os.environ.get("PYTHONPATH"))
         done = subprocess.run(
             [sys.executable, PROGRAMS / "starved.py", condition, tmp_path, *options],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
             cwd="/",
-            # For own_cgroups; in a guest of another architecture the tool is found by it too.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH},
         )
         assert done.returncode == 0, done.stderr
         told: dict[str, Any] = json.loads(done.stdout)
