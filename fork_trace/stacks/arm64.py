@@ -43,15 +43,27 @@ def stub_slot(words: Sequence[int], at: int) -> int | None:
     return (at & ~0xFFF) + (pages << 12) + (load >> 10 & 0xFFF) * 8
 
 
-def frame(words: Sequence[int]) -> Frame:
-    """Read the first instructions of a function; what stands between those of its frame is passed over."""
+def frame(words: Sequence[int]) -> Frame | None:
+    """Read the first instructions of a function; what stands between those of its frame is passed over.
+
+    None: it lowers the stack pointer by what they do not tell.
+    """
     lowered, depth, has_pointer = 0, None, False
+    constants: dict[int, int] = {}  # what registers hold: a large frame is subtracted from there
     for word in words:
         # A call would change the return address, so it is kept before the first one.
         if word >> 26 == 0x25 or word in (_SYSTEM_CALL, _RETURN):
             break
         if word & 0xFF8003FF == 0xD10003FF:  # sub sp, sp, #N {, lsl #12}
             lowered += (word >> 10 & 0xFFF) << (12 if word >> 22 & 1 else 0)
+            continue
+        if word & 0xFF800000 == 0xD2800000:  # mov xA, #N
+            constants[word & 31] = (word >> 5 & 0xFFFF) << 16 * (word >> 21 & 3)
+            continue
+        if word & 0xFFE0FFFF == 0xCB2063FF:  # sub sp, sp, xA
+            if word >> 16 & 31 not in constants:
+                return None
+            lowered += constants[word >> 16 & 31]
             continue
         is_pair, before = word & 0xFE4003E0 == 0xA80003E0, word >> 23 & 3
         if is_pair and before in (2, 3):  # stp A, B, [sp, #N] or [sp, #N]!

@@ -36,6 +36,9 @@ FRAMES = {
     "older-vfork": ("fd7bbfa9 881b80d2 200280d2 fd030091 010000d4", Frame(16, 8, True)),
     # str x30, [sp, #-32]!; str x19, [sp, #8]; bl
     "without-pointer": ("fe0f1ef8 f30700f9 00000094 fd7bbfa9", Frame(32, 32)),
+    # mov x12, #5744; sub sp, sp, x12; adrp; stp x29, x30, [sp]
+    "older-posix_spawn": ("0cce82d2 ff632ccb 86030090 fd7b00a9", Frame(5744, 5736, True)),
+    "unknown": ("ff632ccb fd7b00a9", None),
     # sub sp, sp, #1, lsl #12; str x30, [sp, #8]; stp x19, x30, [sp, #16], too late
     "large": ("ff0740d1 fe0700f9 f37b01a9", Frame(4096, 4088)),
 }
