@@ -348,7 +348,7 @@ _ARM64 = tuple(
     Lane(
         f"{version}-arm64",
         f"arm64-{version}",
-        700,
+        800 if "fexit" in watchers else 700,
         (*REHEARSALS, "test_callers.py", "test_conditions.py"),
         NAMED,
         watchers=watchers,
