@@ -131,8 +131,9 @@ def address_space() -> tuple[int, int, int]:
     used = number("/proc/self/statm") * PAGE
     resource.setrlimit(resource.RLIMIT_AS, (used + 32 * MIB, resource.RLIM_INFINITY))
     times = refused(lambda: _thread.start_new_thread(signal.pause, ()))
-    # glibc adds the guard page to what it maps.
-    asked = 64 * MIB + PAGE
+    # glibc adds the guard to what it maps: a page, and on arm64 64 KiB at least (ARCH_MIN_GUARD_SIZE).
+    guard = max(PAGE, 64 << 10) if os.uname().machine == "aarch64" else PAGE
+    asked = 64 * MIB + guard
     total = number("/proc/self/statm") * PAGE + asked
     return total // 1024, resource.getrlimit(resource.RLIMIT_AS)[0] // 1024, times
 
