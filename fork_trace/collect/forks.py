@@ -41,6 +41,8 @@ class Forks:
         for raw in raws:
             fork = deaths.decode_fork(raw)
             kept = _Fork(fork, now_s, stack_of(fork.time_ns, fork.tid))
+            # Where its files lie is to be read while it lives: it can be the one that is killed.
+            self._symbols.note(self._asker(fork), (), kept.stack)
             self._kept[fork.child_pid, fork.child_start_ns] = kept
         while len(self._kept) > _MOST:
             del self._kept[next(iter(self._kept))]
@@ -51,6 +53,9 @@ class Forks:
         """Name the function that forked this child; None: it is not known."""
         kept = self._kept.get((child_pid, child_start_ns))
         return None if kept is None else self._named(kept)
+
+    def _asker(self, fork: deaths.BigFork) -> Caller:
+        return Caller(fork.pid if self._sees_all_pids else None, fork.uid)
 
     def _name_one(self, before_s: float) -> None:
         """Name one caller, as its process may be gone later; forget the forks that led to an exec."""
@@ -68,11 +73,8 @@ class Forks:
     def _named(self, kept: _Fork) -> str | None:
         stack, kept.stack = kept.stack, None
         if stack is not None:
-            pid = kept.seen.pid if self._sees_all_pids else None
             try:
-                frames, _ = self._symbols.frames(
-                    Caller(pid, kept.seen.uid), (), stack, _ONE_STACK_S
-                )
+                frames, _ = self._symbols.frames(self._asker(kept.seen), (), stack, _ONE_STACK_S)
                 exe = self._symbols.program(stack)
             except MemoryError:
                 return None

@@ -13,14 +13,21 @@ from fork_trace.collect.forks import Forks
 from fork_trace.host import procfs
 from fork_trace.model.events import Stack
 from fork_trace.model.records import Frame
+from fork_trace.stacks.symbols import Caller
 
 STACK = Stack(1, 2, (0,) * 21, 0)
 
 
 class Symbols:
-    """Names every stack alike, and counts how often it was asked."""
+    """Names every stack alike, and counts how often it was asked; keeps whose files it was shown."""
 
     asked = 0
+
+    def __init__(self) -> None:
+        self.noted: list[int | None] = []
+
+    def note(self, caller: Caller, _places: Any, _stack: Stack | None) -> None:
+        self.noted.append(caller.pid)
 
     def frames(self, *_given: Any) -> tuple[tuple[Frame, ...], str]:
         self.asked += 1
@@ -79,6 +86,16 @@ def test_who_is_killed_at_once_is_named_at_the_kill(symbols: Symbols) -> None:
 
     assert 0 == symbols.asked
     assert "save" == kept.caller(50, 9)
+
+
+@pytest.mark.parametrize(("sees_all", "pid"), [(True, os.getpid()), (False, None)])
+def test_where_its_files_lie_is_read_at_the_fork(
+    symbols: Symbols, sees_all: bool, pid: int | None
+) -> None:
+    kept = Forks(symbols, sees_all)  # type: ignore[arg-type]
+    kept.take([made(50)], lambda _time, _tid: STACK)
+
+    assert [pid] == symbols.noted
 
 
 def test_the_oldest_is_forgotten(symbols: Symbols) -> None:
