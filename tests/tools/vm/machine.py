@@ -304,7 +304,7 @@ def _log_path(kernel: Kernel) -> Path:
     logs = cache.directory() / "logs"
     logs.mkdir(exist_ok=True)
     # By the time in its name: another machine that starts now may have removed it.
-    by_time = sorted(logs.glob("*.log"), key=lambda path: path.name.partition("-")[2])
+    by_time = sorted(logs.glob("*.log"), key=lambda path: path.name.rsplit("-", 3)[1:])
     for old in by_time[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
     return logs / f"{kernel.version}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
