@@ -139,8 +139,8 @@ from fork_trace.probes.request import Request
 from fork_trace.rehearse.run import run
 import subprocess
 prepare = arm.prepare
-def without_mprotect(request):
-    prepared = prepare(request)
+def without_mprotect(request, counting):
+    prepared = prepare(request, counting)
     (at,) = [each.program for each in prepared.plan.probes if each.step == "mprotect"]
     return prepared._replace(plan=prepared.plan.without_probe(at, "left out by the test"))
 arm.prepare = without_mprotect
