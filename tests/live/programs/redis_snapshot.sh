@@ -22,11 +22,13 @@ for n in range(int(sys.argv[2])):
         break
 P
 python3 fill.py x 400
-redis-cli -p 7779 config set rdb-key-save-delay 20000
+# The child comes to an end after all keys have been written anew: what it shares is copied by then.
+redis-cli -p 7779 config set rdb-key-save-delay 1000000
 redis-cli -p 7779 bgsave
 python3 fill.py y 400
-sleep 3
+for _ in $(seq 100); do kill -0 $server 2> ping && ! grep -q 'terminated by signal' log || break; sleep 0.1; done
 grep -E "signal|fork|Background|Can't" log
 redis-cli -p 7779 shutdown nosave > ping 2>&1
-kill -9 $server 2> ping
+# A child whose parent was killed goes on, and keeps our output open.
+kill -9 $server $(cat "$cgroup/cgroup.procs") 2> ping
 wait
