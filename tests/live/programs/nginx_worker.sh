@@ -14,6 +14,9 @@ if [ -f "$cgroup/memory.max" ]; then limit=memory.max; else limit=memory.limit_i
 	echo 'client_body_buffer_size 200m; client_body_in_single_buffer on;'
 	echo "location / { proxy_pass http://unix:$PWD/socket:/ok; } location = /ok { return 200; } } }"
 } > conf
+# Its files are in memory before, on nobody's account there: a full cgroup would throw them out and read them
+# again for minutes, instead of killing.
+nginx -t -p "$PWD" -c "$PWD/conf" 2> tested || { cat tested; exit 1; }
 sh -c "echo \$\$ > $cgroup/cgroup.procs; exec nginx -p $PWD -c $PWD/conf" 2> start
 [ -S socket ] || { cat start errors; exit 1; }
 grep -E 'VmRSS|RssAnon' "/proc/$(cat pid)/status"
