@@ -378,7 +378,11 @@ ft_inline __u32 log2_of(__u64 value)
 ft_inline void add(__u64 total_ns, int is_slow)
 {
 	struct ft_latency_tally *tally;
-	struct command command;
+	/*
+	 * Zeroed: a kernel such as 6.1 leaves what stands behind the name as it was
+	 * (kernel/bpf/helpers.c, bpf_get_current_comm), and one command would be two keys.
+	 */
+	struct command command = {};
 	__u32 bucket = log2_of(total_ns);
 
 	bpf_get_current_comm(command.comm, sizeof(command.comm));
