@@ -88,7 +88,9 @@ def test_who_is_killed_at_once_is_named_at_the_kill(symbols: Symbols) -> None:
     assert "save" == kept.caller(50, 9)
 
 
-@pytest.mark.parametrize(("sees_all", "pid"), [(True, os.getpid()), (False, None)])
+@pytest.mark.parametrize(
+    ("sees_all", "pid"), [(True, os.getpid()), (False, None)], ids=["host", "container"]
+)
 def test_where_its_files_lie_is_read_at_the_fork(
     symbols: Symbols, sees_all: bool, pid: int | None
 ) -> None:
