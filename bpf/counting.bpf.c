@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Counts failed forks from the first moment on: what is attached first, as it is loaded in a
- * third of the time that all programs take. The program of fork_trace.bpf.c that does the same,
+ * Counts failed forks from the first moment on: what is attached first, as it is loaded with an
+ * eighth of the instructions that all programs take. The program of fork_trace.bpf.c that does the same,
  * and explains, takes its place by a tail call as soon as it is loaded: for each fork it is
  * either the one or the other.
  */

@@ -19,7 +19,7 @@ from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, steps
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter
-from fork_trace.probes.config import Config
+from fork_trace.probes.config import PHASE_MARKING, PHASE_OFF, Config
 from fork_trace.probes.kprobe_events import KprobeEvents
 from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
@@ -27,8 +27,6 @@ from fork_trace.probes.settings import (
     ATTEMPT_BYTES,
     MARKING_S,
     NEEDS,
-    PHASE_MARKING,
-    PHASE_OFF,
     SHARES,
     THREAD_BYTES,
     Later,

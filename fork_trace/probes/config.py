@@ -7,6 +7,9 @@ from ctypes import c_uint32, c_uint64
 
 from fork_trace.model.sizes import COMM_BYTES
 
+# enum ft_phase of bpf/wire.h; ALONE: that no step tells anything proves nothing.
+PHASE_OFF, PHASE_MARKING, PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED = range(5)
+
 
 class Config(ctypes.Structure):
     """struct ft_config of bpf/settings.h; tests/test_abi.py holds the two together."""

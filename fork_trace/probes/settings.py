@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable
 
 from fork_trace.model import sizes, steps
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.config import Config
+from fork_trace.probes.config import PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED, Config
 from fork_trace.probes.plan import KILLER, Plan, Probe, Stage
 
-# enum ft_phase
-PHASE_OFF, PHASE_MARKING, PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED = range(5)
 _PHASES = {
     Stage.START: PHASE_ALONE,
     Stage.FAILED: PHASE_COUNTING,

@@ -30,6 +30,7 @@ from fork_trace.probes.libbpf.btf import (
 from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.plan import VARIABLES
 from fork_trace.probes.request import Request
+from fork_trace.probes.settings import SHARES
 
 pytestmark = pytest.mark.live
 
@@ -156,6 +157,8 @@ def test_what_fails_before_all_is_loaded_is_counted_and_no_cause_is_told_for_it(
         late = refused(7)
         records = session.stop()
         summary = session.totals("signal")
+        counters = session._backend._counters  # type: ignore[attr-defined]
+        shares = counters._array(counters._shares_fd, SHARES)
     finally:
         session.close()
     mine = [total for total in summary.totals if total["comm"] == "ft-refused"]
@@ -166,6 +169,8 @@ def test_what_fails_before_all_is_loaded_is_counted_and_no_cause_is_told_for_it(
     assert (summary.failures, summary.early) == (sum(each["count"] for each in summary.totals), 23)
     assert summary.failures == sum(record.count for record in records)
     assert (0, 0) == (summary.lost, summary.missed or 0)
+    # Both keys are of one user in one cgroup: all, these two together, and each of them have two.
+    assert 2 == shares[0] and 3 == shares[1:].count(2)
 
 
 def test_in_the_midst_of_a_storm_each_failure_is_counted_once_whoever_counts_it(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter
+from fork_trace.probes.config import PHASE_ALONE, PHASE_OFF
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
@@ -21,15 +22,7 @@ from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.libbpf.loading import Programs, without_nproc
 from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
-from fork_trace.probes.settings import (
-    MARKING_S,
-    NEEDS,
-    PHASE_ALONE,
-    PHASE_OFF,
-    Later,
-    drain,
-    is_vital,
-)
+from fork_trace.probes.settings import MARKING_S, NEEDS, Later, drain, is_vital
 
 
 def _check(plan: Plan, filter_: Filter) -> None:

@@ -1,6 +1,6 @@
 """What counts failed forks from the first moment on, before the rest is even looked at.
 
-Loaded and attached in a third of the time that all programs take. Those come later, go on in the same
+Loaded and attached with an eighth of the instructions that all programs take. Those come later, go on in the same
 maps, and take its place for each fork at once: see bpf/counting.bpf.c.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
-from fork_trace.probes.config import Config
+from fork_trace.probes.config import PHASE_ALONE, PHASE_OFF, Config
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.objects import program
 
@@ -26,7 +26,6 @@ _SHARED = (
     *("tallies", "shares", "stats", "overflowed"),
     *(".data.phase", ".data.generation", ".data.charge_marks"),
 )
-_PHASE_OFF, _PHASE_ALONE = 0, 2  # enum ft_phase; ALONE: what no step tells proves nothing
 
 
 class Counting:
@@ -61,7 +60,7 @@ class Counting:
         self._link = lib.bpf_program__attach(self._handle)
         if not self._link:
             raise _os_error()
-        self._put(".data.phase", _PHASE_ALONE)
+        self._put(".data.phase", PHASE_ALONE)
 
     def _config(self) -> Config:
         size = c_size_t()
@@ -114,7 +113,7 @@ class Counting:
 
     def stop(self) -> None:
         """Let others count in these maps, who say when they begin."""
-        self._put(".data.phase", _PHASE_OFF)
+        self._put(".data.phase", PHASE_OFF)
         self.detach()
 
     def detach(self) -> None:

@@ -18,12 +18,12 @@ from fork_trace import files
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, sizes
 from fork_trace.probes.backend import AttachRefusedError
-from fork_trace.probes.config import Config
+from fork_trace.probes.config import PHASE_OFF, Config
 from fork_trace.probes.libbpf.bindings import Library, SampleFn
 from fork_trace.probes.libbpf.btf import function_params
 from fork_trace.probes.libbpf.loading import FEW_STACKS_BYTES, Programs
 from fork_trace.probes.objects import program
-from fork_trace.probes.settings import MARKING_S, NEEDS, PHASE_OFF
+from fork_trace.probes.settings import MARKING_S, NEEDS
 
 _PHASE_MARKING, _PHASE_COUNTING = 1, 3  # enum ft_phase
 STATS = ("unpaired", "unsent", "untallied", "unmeasured", "slow")  # enum ft_latency_stat

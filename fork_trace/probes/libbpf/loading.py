@@ -174,6 +174,8 @@ class Programs:
         self._save_room(plan)
         config = self.settings(".rodata.config", Config)
         fill(config, plan, filter_, samples_per_second, stack_bytes)
+        if self._counting:
+            config.seed = self._counting.seed  # of the shares of owners, in a map that both have
         return self.put_in()
 
     def open(self, image: bytes, wanted: Collection[str]) -> None:

@@ -13,16 +13,9 @@ from samples import PLAN, raw_key, twice
 from fork_trace.model import steps
 from fork_trace.probes import settings
 from fork_trace.probes.backend import Filter
-from fork_trace.probes.config import Config
+from fork_trace.probes.config import PHASE_ALONE, PHASE_COUNTING, PHASE_DETAILED, Config
 from fork_trace.probes.plan import VARIABLES, Plan, Probe, Stage
-from fork_trace.probes.settings import (
-    PHASE_ALONE,
-    PHASE_COUNTING,
-    PHASE_DETAILED,
-    Later,
-    fill,
-    is_vital,
-)
+from fork_trace.probes.settings import Later, fill, is_vital
 
 
 def config(plan: Plan = PLAN, **wanted: object) -> Config:
