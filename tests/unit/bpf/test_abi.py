@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fork_trace.model import deaths, events, latency, sizes, steps
-from fork_trace.probes import settings
+from fork_trace.probes import config, settings
 from fork_trace.probes.config import Config
 from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf import latency as loading
@@ -358,7 +358,7 @@ def words(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
         (
             "ft_phase",
             {
-                f"FT_PHASE_{name}": getattr(settings, f"PHASE_{name}")
+                f"FT_PHASE_{name}": getattr(config, f"PHASE_{name}")
                 for name in ("OFF", "MARKING", "ALONE", "COUNTING", "DETAILED")
             },
         ),
