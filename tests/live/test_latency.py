@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 import pytest
 import schema
 
-from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, known
+from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, known, preempts
 
 pytestmark = pytest.mark.live
 
 OVER_MS, SLOW_MS = (2.5, 4.5) if IS_GUEST else (10.0, 30.0)
 COUNT = 23
+MOST_PASSED_OVER = 2
 # `fork-trace rehearse`, but for when a fork is slow enough for it.
 REHEARSE = [
     sys.executable,
@@ -146,9 +147,12 @@ def test_none_is_lost_and_each_slow_fork_is_counted(told: Told) -> None:
     # One of ten milliseconds and a hair is slow by one clock, and not by the other.
     edge = [each for each in told.times_ms if abs(each - OVER_MS) < 0.1 * OVER_MS]
     counted = sum(each["count"] for each in told.slow)
-    assert abs(counted - len(told.slow_ms)) <= len(edge)
-    assert (0, 0) == (told.forks["lost"], told.forks["unpaired"])
-    assert not told.forks["missed"]
+    # A kernel that preempts itself leaves a program out now and then, and that is told.
+    missed = told.forks["missed"] or 0
+    assert missed <= (MOST_PASSED_OVER if preempts() else 0)
+    assert abs(counted - len(told.slow_ms)) <= len(edge) + missed
+    assert 0 == told.forks["lost"]
+    assert told.forks["unpaired"] <= missed
 
 
 @EACH

@@ -28,6 +28,7 @@ MOVER = "ft-mover"
 _MIB = 1 << 20
 _SLOW_MS = 30.0  # what a fork shall take at least; then nobody needs a fine scale to see it
 _TRIES = 3
+_PAUSE_S = 0.002  # after each fork: on one processor the mover runs in it, or not at all
 _PATIENCE_FORKS = 60  # for each that is to be slow, where another process decides
 _MADV_PAGEOUT = 21  # Linux 5.4, include/uapi/asm-generic/mman-common.h
 _FIRST_THREADS, _MORE_THREADS, _MOST_THREADS = 400, 100, 4000
@@ -103,6 +104,8 @@ def _fork_slowly(stage: Stage, usual_ms: float = 0.0) -> None:
     while stage.slow < stage.count and left and not stage.ended_by():
         stage.slow += _fork_ms(stage) >= least_ms
         left -= 1
+        if usual_ms:
+            time.sleep(_PAUSE_S)
     forks = len(stage.times_ms) - first
     stage.notes.append(f"{stage.slow} of {forks} forks took {least_ms:.3g} ms or longer.")
 
