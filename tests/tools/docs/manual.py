@@ -171,7 +171,8 @@ def _option(option: click.Option) -> str:
         word = "|".join(kind.choices)
     else:
         word = "N" if isinstance(kind, click.types.IntParamType) else "NUMBER"
-    return f"{names} \\fI{plain(word)}\\fR"
+    # A line may end after each: \\: breaks without a hyphen.
+    return f"{names} \\fI{plain(word)}\\fR".replace("|", "|\\:")
 
 
 def _option_help(option: click.Option) -> str:

@@ -49,6 +49,8 @@ class Wishes(NamedTuple):
 
 def run(kernel: Kernel, checkout: Path, command: list[str], wishes: Wishes) -> int:
     """Run the command on that kernel, copy its output to ours, and return its exit status."""
+    if wishes.module:
+        module.text(wishes.module)  # before anything is fetched or missed
     qemu = kernel.architecture.qemu
     if shutil.which(qemu) is None:
         option = "--vm" if roots.is_own(kernel) else f"--{kernel.architecture.name}"

@@ -13,14 +13,18 @@ from .cache import VmError
 from .kernels import Kernel
 
 
+def text(source: Path) -> bytes:
+    """Read the C file of a module."""
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise VmError(f"cannot read {source}: {error.strerror}. Give a C file.") from error
+
+
 def built(kernel: Kernel, root: Path, source: Path) -> Path:
     """Return the module, built on first use for that release and that source; it takes half a minute."""
     release = fetch.release(root)
-    try:
-        text = source.read_bytes()
-    except OSError as error:
-        raise VmError(f"cannot read {source}: {error.strerror}. Give a C file.") from error
-    digest = hashlib.sha256(text).hexdigest()[:16]
+    digest = hashlib.sha256(text(source)).hexdigest()[:16]
     module = cache.directory() / "modules" / release / digest / f"{source.stem}.ko"
     if module.is_file():
         return module
