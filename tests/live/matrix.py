@@ -354,10 +354,10 @@ _ARM64 = tuple(
         watchers=watchers,
     )
     for version, watchers in (
-        ("5.10", ("kprobe", "tracepoint")),
-        ("6.1", ("kprobe", "tracepoint")),
-        ("6.12", ("fexit", "kprobe", "tracepoint")),
-        ("7.2", ("fexit", "kprobe", "tracepoint")),
+        ("5.10", BY_OTHERS),
+        ("6.1", BY_OTHERS),
+        ("6.12", (*BY_ITSELF, *BY_OTHERS)),
+        ("7.2", (*BY_ITSELF, *BY_OTHERS)),
     )
 )
 

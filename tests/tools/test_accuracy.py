@@ -202,6 +202,18 @@ def test_the_book_s_table_has_the_same_with_date_and_releases() -> None:
     assert "- (1) no such kernel." in block
 
 
+def test_another_architecture_has_a_table_and_a_date_of_its_own() -> None:
+    before = json.loads(table.data(CELLS, CAUSES, {"5.10": "5.10.0-1"}, "2026-01-02"))
+    cells = [Cell("one", "arm64-6.1", "kprobe", RIGHT, "")]
+    releases = {"arm64-6.1": "6.1.0-2-arm64"}
+    found = json.loads(table.data(cells, CAUSES, releases, "2026-03-04", before))
+    block = " ".join(table.docs(found).split())
+
+    assert "on 2026-01-02 (5.10.0-1) and on 2026-03-04 (6.1.0-2-arm64)" in block
+    assert "On arm64, in this order: kprobe. ``` scenario 6.1 cause one o pid-max" in block
+    assert before["scenarios"][0]["cells"].items() < found["scenarios"][0]["cells"].items()
+
+
 def test_what_is_kept_is_a_scenario_a_line() -> None:
     text = table.data(CELLS, CAUSES, {"5.10": "5.10.0-1"}, "2026-01-02")
 

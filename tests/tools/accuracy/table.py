@@ -45,36 +45,77 @@ def text(cells: Sequence[Cell], causes: Mapping[str, str]) -> str:
 
 
 def data(
-    cells: Sequence[Cell], causes: Mapping[str, str], releases: Mapping[str, str], date: str
+    cells: Sequence[Cell],
+    causes: Mapping[str, str],
+    releases: Mapping[str, str],
+    date: str,
+    kept: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write the cells as JSON, a scenario a line; `releases` has what each kernel calls itself."""
+    """Write the cells as JSON, a scenario a line; `releases` has what each kernel calls itself.
+
+    Of kernels that are not among them `kept`, such data as it was before, is written again.
+    """
+    before = {"kernels": {}, "scenarios": []} if kept is None else kept
+    old = {each["scenario"]: each["cells"] for each in before["scenarios"]}
     lines = []
     for name, cause in causes.items():
         found = {
-            f"{each.kernel} {each.attach}": f"{each.result}: {each.why}"
-            if each.result == NOT_HERE
-            else each.result
-            for each in cells
-            if each.scenario == name
+            place: result
+            for place, result in old.get(name, {}).items()
+            if place.split()[0] not in releases
         }
+        for each in (cell for cell in cells if cell.scenario == name):
+            why = f": {each.why}" if each.result == NOT_HERE else ""
+            found[f"{each.kernel} {each.attach}"] = f"{each.result}{why}"
         if found:
             lines.append(json.dumps({"scenario": name, "cause": cause, "cells": found}))
-    head = {"command": "scripts/accuracy --write-docs", "date": date, "kernels": dict(releases)}
+    new = {name: {"release": release, "date": date} for name, release in releases.items()}
+    head = {"command": "scripts/accuracy --write-docs", "kernels": {**before["kernels"], **new}}
     rows = ",\n".join(lines)
     return f'{json.dumps(head)[:-1]}, "scenarios": [\n{rows}\n]}}\n'
 
 
 def docs(found: Mapping[str, Any]) -> str:
     """Show such data as a block of the book, narrower than a terminal: a letter for each cell."""
+    kernels = found["kernels"]
+    dates = dict.fromkeys(each["date"] for each in kernels.values())
+    measured = [
+        f"{date} ({', '.join(each['release'] for each in kernels.values() if each['date'] == date)})"
+        for date in dates
+    ]
+    lines = [
+        *_wrapped(f"Measured by `{found['command']}` on {' and on '.join(measured)}."),
+        "",
+        *_wrapped(
+            "Below each kernel is a letter for each attach mode: `o` every failure observed, with this "
+            "cause; `i` every failure reported with this cause, some inferred from kernel state; `X` wrong; "
+            "`-` cannot be made there. The cause is given where the scenario is not named after it."
+        ),
+    ]
+    reasons: dict[str, int] = {}
+    by_machine: dict[str, list[str]] = {}
+    for name in kernels:
+        by_machine.setdefault("arm64" if name.startswith("arm64-") else "x86-64", []).append(name)
+    for machine, names in by_machine.items():
+        lines += ["", *_table_of(machine, names, found, reasons)]
+    lines += [""]
+    for reason, number in reasons.items():
+        lines += _wrapped(f"({number}) {reason.rstrip('.')}.", "- ", "  ")
+    return "\n".join(lines)
+
+
+def _table_of(
+    machine: str, names: Sequence[str], found: Mapping[str, Any], reasons: dict[str, int]
+) -> list[str]:
+    """Show the cells of some kernels; adds to `reasons` why some cannot be made."""
     scenarios = found["scenarios"]
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {name: [] for name in names}
     for place in dict.fromkeys(place for each in scenarios for place in each["cells"]):
-        columns.setdefault(place.split()[0], []).append(place)
+        if place.split()[0] in columns:
+            columns[place.split()[0]].append(place)
     modes = [place.split()[1] for place in max(columns.values(), key=len)]
     # What ran natively is named by its kernel, too.
-    short = {each: ".".join(found["kernels"][each].split(".")[:2]) for each in columns}
-    names = ", ".join(found["kernels"].values())
-    reasons: dict[str, int] = {}
+    short = [".".join(found["kernels"][each]["release"].split(".")[:2]) for each in names]
     rows = []
     for each in scenarios:
         marks = []
@@ -88,29 +129,17 @@ def docs(found: Mapping[str, Any]) -> str:
         tail = " ".join([cause, *(f"({number})" for number in notes)]).strip()
         rows.append([each["scenario"], *marks, tail])
     fewer = [
-        f" Under {short[kernel]} there is {', '.join(place.split()[1] for place in places)} only."
-        for kernel, places in columns.items()
+        f" {release}: {', '.join(place.split()[1] for place in places)} only."
+        for release, places in zip(short, columns.values())
         if len(places) < len(modes)
     ]
     room = max(len(row[0]) for row in rows)
     grid = [
         f"{name:{room}} {' '.join(f'{mark:{len(modes)}}' for mark in marks)} {cause}".rstrip()
-        for name, *marks, cause in [["scenario", *short.values(), "cause"], *rows]
+        for name, *marks, cause in [["scenario", *short, "cause"], *rows]
     ]
-    lines = [
-        *_wrapped(f"Measured by `{found['command']}` on {found['date']} ({names})."),
-        "",
-        *_wrapped(
-            f"Under each kernel, a letter for {', '.join(modes)}, in this order: `o` every failure "
-            "observed, with this cause; `i` every failure reported with this cause, some inferred "
-            "from kernel state; `X` wrong; `-` cannot be made there. The cause is given where the "
-            f"scenario is not named after it.{''.join(fewer)}"
-        ),
-        *("", "```", *grid, "```", ""),
-    ]
-    for reason, number in reasons.items():
-        lines += _wrapped(f"({number}) {reason.rstrip('.')}.", "- ", "  ")
-    return "\n".join(lines)
+    head = _wrapped(f"On {machine}, in this order: {', '.join(modes)}.{''.join(fewer)}")
+    return [*head, "", "```", *grid, "```"]
 
 
 def _wrapped(words: str, first: str = "", others: str = "") -> list[str]:
