@@ -41,6 +41,7 @@ class Lane(NamedTuple):
     select: str = ""
     memory: str = "1G"
     append: str = ""  # to the kernel's command line
+    cpu: str = ""  # another processor of qemu's than usual
     storm_s: int | None = None  # how long each storm lasts, then one for each number of commands
     command: tuple[str, ...] = ()
     must_say: tuple[str, ...] = ()
@@ -279,7 +280,7 @@ _FAULT = tuple(
     Lane(
         f"{version}-fault",
         version,
-        600,
+        950,
         ("test_faults.py",),
         NAMED,
         is_strict=True,
@@ -359,6 +360,25 @@ _ARM64 = tuple(
         ("6.12", (*BY_ITSELF, *BY_OTHERS)),
         ("7.2", (*BY_ITSELF, *BY_OTHERS)),
     )
+) + (
+    Lane(
+        "7.2-16k-arm64",
+        "arm64-7.2-16k",
+        400,
+        (*REHEARSALS, "test_callers.py"),
+        NAMED,
+        watchers=BY_ITSELF,
+    ),
+    # Return addresses without a signature, as on processors before ARMv8.3.
+    Lane(
+        "6.12-nopauth-arm64",
+        "arm64-6.12",
+        200,
+        ("test_callers.py",),
+        NAMED,
+        watchers=("fexit", "tracepoint"),
+        cpu="max,pauth=off",
+    ),
 )
 
 # Run before a release, and when what they are about changes.

@@ -26,7 +26,7 @@ def lanes(
     What lanes of several kernels have in common names all of them: "fault" is 5.10-fault, 6.1-fault, ...
     """
     if names:
-        return [lane for lane in every if {lane.name, lane.name.partition("-")[2]} & {*names}]
+        return [lane for lane in every if {lane.name, lane.name.rpartition("-")[2]} & {*names}]
     if kernels:
         return [lane for lane in every if lane.kernel in kernels and lane.when in (DEFAULT, ALL)]
     if is_quick:
@@ -37,7 +37,7 @@ def lanes(
 
 def names(every: Sequence[Lane]) -> list[str]:
     """Name what `lanes` takes as a name."""
-    kinds = (lane.name.partition("-")[2] for lane in every if lane.kernel or lane.when == NAMED)
+    kinds = (lane.name.rpartition("-")[2] for lane in every if lane.kernel or lane.when == NAMED)
     return list(dict.fromkeys([*(lane.name for lane in every), *filter(None, kinds)]))
 
 

@@ -28,14 +28,14 @@ class Test(NamedTuple):
 
 def listed(lanes: Sequence[Lane], checks: bool) -> str:
     """Show the lanes, longest first, and what they would take."""
-    rows = [f"{'LANE':<14} {'KERNEL':<10} {'BUDGET':>7}  WHAT"]
+    rows = [f"{'LANE':<18} {'KERNEL':<10} {'BUDGET':>7}  WHAT"]
     if checks:
         rows.append(f"{'check':<14} {'native':<10} {CHECK_BUDGET_S:>5} s  scripts/check")
     for lane in sorted(lanes, key=lambda each: -each.budget_s):
         layout = "" if lane.cgroup == "v2" else f" {lane.cgroup}"
         what = " ".join(lane.command) or " ".join(each.rpartition("/")[2] for each in files(lane))
         kernel = (lane.kernel or "native") + layout
-        rows.append(f"{lane.name:<14} {kernel:<10} {lane.budget_s:>5} s  {what}")
+        rows.append(f"{lane.name:<18} {kernel:<10} {lane.budget_s:>5} s  {what}")
     total_s = sum(lane.budget_s for lane in lanes) + (CHECK_BUDGET_S if checks else 0)
     rows.append(f"{total_s} s in all, {total_s / 120:.0f} minutes on two cores")
     return "\n".join(rows)
@@ -99,11 +99,11 @@ def told(ended: Sequence[Ended], results: Path) -> str:
             "",
             f"Accuracy: {listed}; scripts/accuracy --cells accuracy.json shows the table.",
         ]
-    lines += ["", f"{'LANE':<14} {'TOOK':>7} {'CPU':>7} {'BUDGET':>7}"]
+    lines += ["", f"{'LANE':<18} {'TOOK':>7} {'CPU':>7} {'BUDGET':>7}"]
     for lane in ended:
         cpu = "" if lane.cpu_s is None else f"{lane.cpu_s:5.0f} s"
         how = lane.note or ("passed" if not lane.why else f"FAILED: {lane.why}")
-        lines.append(f"{lane.name:<14} {lane.took_s:5.0f} s {cpu:>7} {lane.budget_s:5.0f} s  {how}")
+        lines.append(f"{lane.name:<18} {lane.took_s:5.0f} s {cpu:>7} {lane.budget_s:5.0f} s  {how}")
     return "\n".join(lines)
 
 

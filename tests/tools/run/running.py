@@ -71,6 +71,7 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     return [
         *("scripts/vm", "--kernel", lane.kernel, "--cgroup", lane.cgroup),
         *(("--append", lane.append) if lane.append else ()),
+        *(("--cpu", lane.cpu) if lane.cpu else ()),
         *(("--init", lane.init) if lane.init else ()),
         *(("--icount",) if lane.counts else ()),
         *("--memory", lane.memory, "--timeout", f"{max(900, 3 * budget_s):.0f}"),

@@ -84,6 +84,14 @@ FURTHER = (
     ),
     Kernel("arm64-6.12", "trixie", "linux-image-arm64", "trampolines", ARM64, "trixie"),
     Kernel("arm64-7.2", "unstable", "linux-image-arm64", "the newest of arm64", ARM64, "bookworm"),
+    Kernel(
+        "arm64-7.2-16k",
+        "unstable",
+        "linux-image-arm64-16k",
+        "pages of 16 KiB",
+        ARM64,
+        "bookworm",
+    ),
 )
 
 
