@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,6 +171,7 @@ def main() -> int:
     lanes = _chosen(parser, options)
     check_workers = _check_workers(options)
     if options.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as `| head` expects
         print(reading.listed(lanes, bool(check_workers)))
         return 0
     if not running.factor():

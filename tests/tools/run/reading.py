@@ -28,14 +28,14 @@ class Test(NamedTuple):
 
 def listed(lanes: Sequence[Lane], checks: bool) -> str:
     """Show the lanes, longest first, and what they would take."""
-    rows = [f"{'LANE':<18} {'KERNEL':<10} {'BUDGET':>7}  WHAT"]
+    rows = [f"{'LANE':<18} {'KERNEL':<14} {'BUDGET':>7}  WHAT"]
     if checks:
-        rows.append(f"{'check':<14} {'native':<10} {CHECK_BUDGET_S:>5} s  scripts/check")
+        rows.append(f"{'check':<18} {'native':<14} {CHECK_BUDGET_S:>5} s  scripts/check")
     for lane in sorted(lanes, key=lambda each: -each.budget_s):
         layout = "" if lane.cgroup == "v2" else f" {lane.cgroup}"
         what = " ".join(lane.command) or " ".join(each.rpartition("/")[2] for each in files(lane))
         kernel = (lane.kernel or "native") + layout
-        rows.append(f"{lane.name:<18} {kernel:<10} {lane.budget_s:>5} s  {what}")
+        rows.append(f"{lane.name:<18} {kernel:<14} {lane.budget_s:>5} s  {what}")
     total_s = sum(lane.budget_s for lane in lanes) + (CHECK_BUDGET_S if checks else 0)
     rows.append(f"{total_s} s in all, {total_s / 120:.0f} minutes on two cores")
     return "\n".join(rows)
