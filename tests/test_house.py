@@ -67,6 +67,7 @@ PURE_MAY_IMPORT = {
         "difflib",
         "enum",
         "errno",
+        "functools",
         "itertools",
         "json",
         "math",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ID = r"([0-9a-f]{64})"
 # kubelet, cgroup_manager_linux.go: with systemd the pod's dashes are underscores; static pods have
@@ -90,6 +91,7 @@ class Place:
 PLAIN = Place("plain")
 
 
+@lru_cache(256)
 def place(path: str | None) -> Place:
     """Name where a cgroup runs, given its path in /proc/PID/cgroup or its directory.
 

@@ -339,16 +339,28 @@ _NAMES = {type_: name for name, type_ in _TYPES.items()}
 _T = TypeVar("_T")
 
 
+_latest: tuple[Record | None, str] = (None, "")  # what is weighed is written right after
+
+
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
+    global _latest
+    known, text = _latest
+    if record is known:
+        return text
     values = vars(record)
     if isinstance(record, Mark):
         values = {name.rstrip("_"): value for name, value in values.items()}
-    return json_line({"type": _NAMES[type(record)], **values})
+    text = json_line({"type": _NAMES[type(record)], **values})
+    if isinstance(record, Failure):
+        _latest = (record, text)
+    return text
 
 
 def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
     """Shorten names that are longer than any honest one, and leave out frames until a record has its size."""
+    if len(to_json(failure)) + 6 <= most_bytes and not _has_long_names(failure):
+        return failure  # nearly all
     most_name = MOST
     while True:
         failure = _with_cut_names(failure, most_name)
@@ -367,6 +379,16 @@ def bounded(failure: Failure, most_bytes: int = MOST_BYTES) -> Failure:
         if left >= 0 or kept or most_name <= _LEAST_NAME:
             return failure
         most_name //= 2
+
+
+def _has_long_names(failure: Failure) -> bool:
+    names = [failure.exe, failure.cgroup, failure.caller, failure.script]
+    names += [each.where for each in failure.evidence]
+    for group in (failure.container, failure.maker):
+        names += [value for value in group.values() if isinstance(value, str)] if group else []
+    return any(each is not None and len(each) > MOST for each in names) or any(
+        len(text) > 4 * MOST for each in failure.advice for text in (each.text, *each.commands)
+    )
 
 
 def _with_cut_names(failure: Failure, most: int) -> Failure:
