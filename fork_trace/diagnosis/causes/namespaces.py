@@ -141,6 +141,7 @@ NAMESPACE_DEPTH = Cause(
 )
 
 _BY_SYSCTL = "kernel.unprivileged_userns_clone"
+_BY_APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
 
 
 def _denied(seen: KernelReadings, _host: HostReadings) -> tuple[Evidence, ...]:
@@ -167,19 +168,37 @@ USER_NAMESPACE_DENIED = Cause(
     ),
     evidence=_denied,
     aliases=(
-        "kernel.unprivileged_userns_clone",
-        "kernel.apparmor_restrict_unprivileged_userns",
+        _BY_SYSCTL,
+        _BY_APPARMOR,
     ),
     rehearsal="user-namespace-chroot",
-    verify=do(
-        "Check the sysctls of Debian and Ubuntu, whether the process is in a chroot (its root is "
-        "not /), its id mapping, and the kernel log.",
-        "sysctl kernel.unprivileged_userns_clone  # Debian",
-        "sysctl kernel.apparmor_restrict_unprivileged_userns  # Ubuntu",
-        "readlink /proc/{pid}/root",
-        "cat /proc/{pid}/uid_map",
-        "dmesg | grep userns",
-    ),
+    verify={
+        "": do(
+            "Check the sysctls of Debian and Ubuntu, whether the process is in a chroot (its root is "
+            "not /), its id mapping, and the kernel log.",
+            "sysctl kernel.unprivileged_userns_clone  # Debian",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns  # Ubuntu",
+            "readlink /proc/{pid}/root",
+            "cat /proc/{pid}/uid_map",
+            "dmesg | grep userns",
+        ),
+        "a chroot": do("See that the root of the process is not /.", "readlink /proc/{pid}/root"),
+        "unmapped ids": do(
+            "Look for the caller's uid and gid in the mappings of its user namespace.",
+            "cat /proc/{pid}/uid_map",
+            "cat /proc/{pid}/gid_map",
+        ),
+        _BY_SYSCTL: do("Read the setting: it is 0.", "sysctl kernel.unprivileged_userns_clone"),
+        _BY_APPARMOR: do(
+            "Read the setting, and look in the kernel log for what AppArmor denied.",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns",
+            "dmesg | grep userns",
+        ),
+        "a security module": do(
+            "Look in the kernel log for what was denied, and by which module.",
+            "dmesg | grep -i -e apparmor -e avc -e userns",
+        ),
+    },
     mitigate={
         "": do(
             "Enable unprivileged user namespaces, or run it as root. On Ubuntu 23.10 and newer clone "
@@ -200,7 +219,7 @@ USER_NAMESPACE_DENIED = Cause(
             "Enable unprivileged user namespaces, or run it as root.",
             "sysctl kernel.unprivileged_userns_clone=1",
         ),
-        "kernel.apparmor_restrict_unprivileged_userns": do(
+        _BY_APPARMOR: do(
             "Let AppArmor allow them, for all or in a profile of the program with `userns,`.",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
@@ -213,10 +232,28 @@ USER_NAMESPACE_DENIED = Cause(
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0  # Ubuntu >= 23.10",
         ),
     },
-    fix=do(
-        "Give the program an AppArmor profile with `userns,` instead of allowing it for all; run it "
-        "outside a chroot (pivot_root instead), with its uid and gid mapped in uid_map and gid_map."
-    ),
+    fix={
+        "": do(
+            "Give the program an AppArmor profile with `userns,` instead of allowing it for all; run it "
+            "outside a chroot (pivot_root instead), with its uid and gid mapped in uid_map and gid_map."
+        ),
+        "a chroot": do(
+            "Let whoever starts it use a mount namespace and pivot_root in place of chroot: the root "
+            "of the process is then one that may have user namespaces."
+        ),
+        "unmapped ids": do(
+            "Let whoever makes the user namespace write uid_map and gid_map (newuidmap, newgidmap) "
+            "before it starts the program."
+        ),
+        _BY_SYSCTL: do(
+            "Find where it is set to 0, and change it there; or run the program as root.",
+            "grep -rs unprivileged_userns_clone /etc/sysctl.* /usr/lib/sysctl.d",
+        ),
+        _BY_APPARMOR: do(
+            "Give the program an AppArmor profile with `userns,` instead of allowing it for all."
+        ),
+        "a security module": do("Allow it in the policy of that module, for this program only."),
+    },
     myths=(
         "Only the kernel's configuration decides: a chroot or an unmapped uid refuses as well.",
     ),

@@ -665,3 +665,22 @@ def test_of_a_namespace_whose_caller_has_ended_another_process_is_asked_for() ->
         assert each.commands[0].startswith("nsenter --target PID --user")
         assert each.commands[-1].startswith("lsns --type user")
         assert "the namespace is gone" in each.text
+
+
+# What each reason's own advice speaks of, and that of no other reason does.
+DENIED = {
+    "a chroot": "chroot",
+    "unmapped ids": "uid_map",
+    "kernel.unprivileged_userns_clone": "unprivileged_userns_clone",
+    "kernel.apparmor_restrict_unprivileged_userns": "apparmor_restrict",
+}
+
+
+@pytest.mark.parametrize("reason", DENIED)
+def test_of_a_denied_user_namespace_only_the_reason_that_was_read_is_spoken_of(reason: str) -> None:
+    evidence = (make_evidence(name=reason, value=None, limit=None, unit="rule"),)
+    told = advise("user-namespace-denied", evidence, 1000, "/", 7)
+    for each in told:
+        words = " ".join((each.text, *each.commands))
+        assert [] == [word for name, word in DENIED.items() if name != reason and word in words]
+    assert any(DENIED[reason] in " ".join((each.text, *each.commands)) for each in told)
