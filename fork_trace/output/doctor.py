@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from fork_trace.escape import safe
 from fork_trace.model.steps import BY_NAME, MAY_BE_INLINED
 from fork_trace.output.tables import draw
-from fork_trace.output.wording import wrap
+from fork_trace.output.wording import WIDTH, wrap
+
+_GAP = 2  # blanks between two columns
 
 
 def _how(attached: dict[str, Any]) -> str:
     if attached["step"] in MAY_BE_INLINED:
         return "unless inlined"
     return "on demand" if attached["later"] else "observed"
+
+
+def _drawn(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
+    """Draw rows whose last cell is a sentence, which gets the room that the others leave."""
+    others = list(zip(headings, *rows))[:-1]
+    room = WIDTH - sum(max(map(len, cells)) + _GAP for cells in others)
+    told = [[*row[:-1], "\n".join(textwrap.wrap(row[-1], room))] for row in rows]
+    return draw(told, headings)
 
 
 def doctor(found: dict[str, Any]) -> str:
@@ -34,30 +45,24 @@ def doctor(found: dict[str, Any]) -> str:
     ]
     words = {True: "yes", False: "no", None: "?"}
     rows = [
-        [name, words[fact["value"]], "\n".join(textwrap.wrap(safe(fact["why"]), 58))]
-        for name, fact in found["features"].items()
+        [name, words[fact["value"]], safe(fact["why"])] for name, fact in found["features"].items()
     ]
-    lines.append(draw(rows, ["FEATURE", "HERE", "WHY"]))
+    lines.append(_drawn(rows, ["FEATURE", "HERE", "WHY"]))
     better = [
-        [
-            item["attach"],
-            item["backend"],
-            "\n".join(textwrap.wrap(safe(item["reason"]), 53)),
-        ]
-        for item in found["fallbacks"]
+        [item["attach"], item["backend"], safe(item["reason"])] for item in found["fallbacks"]
     ]
     if better:
-        lines += ["", draw(better, ["NOT USED", "BACKEND", "WHY"])]
+        lines += ["", _drawn(better, ["NOT USED", "BACKEND", "WHY"])]
     if found["unseen"]:
         lines += ["", *wrap(f"Not seen: {found['unseen']}.", "", "  ")]
     steps = [[item["step"] or "-", _how(item), item["function"]] for item in found["attached"]]
     steps += [
-        [item["step"], "inferred", "\n".join(textwrap.wrap(safe(item["reason"]), 47))]
+        [item["step"], "inferred", safe(item["reason"])]
         for item in found["missing"]
         if item["step"] in BY_NAME
     ]
     if steps:
-        lines += ["", draw(steps, ["STEP", "HOW", "FUNCTION OR REASON"])]
+        lines += ["", _drawn(steps, ["STEP", "HOW", "FUNCTION OR REASON"])]
     unread = [str(item["reason"]) for item in found["missing"] if item["step"] not in BY_NAME]
     if unread:
         text = f"Not readable here: {'; '.join(unread)}. Counts are exact; what is read there is not told."

@@ -6,6 +6,7 @@ from typing import Any
 
 from conftest import widths
 
+from fork_trace.model import steps
 from fork_trace.output import doctor
 
 
@@ -87,6 +88,16 @@ def test_doctor_says_why_no_better_attach_mode_is_used() -> None:
     )
     assert max(widths(text)) < 80
     assert "NOT USED" not in doctor.doctor(found())
+
+
+def test_a_step_with_the_longest_name_leaves_its_reason_less_room() -> None:
+    longest = max(steps.BY_NAME, key=len)
+    gap = {"step": longest, "function": None, "reason": "inferred from kernel state " * 4}
+
+    text = doctor.doctor(found(missing=[gap]))
+
+    assert longest in text
+    assert max(widths(text)) < 80
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do() -> None:
