@@ -300,10 +300,11 @@ def _opened(directory: str, new_owner: int | None) -> int:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "its name contains a NUL byte"
-        raise ForkTraceError(
-            f"cannot record in {directory}: {why}",
-            "Give --directory a directory that you own.",
-        ) from None
+        hint = "Give --directory a directory that you own."
+        if isinstance(error, PermissionError):
+            # A directory alone does not help: to watch takes privileges, too.
+            hint = "Run it as root, or with CAP_BPF and CAP_PERFMON in a --directory that you own."
+        raise ForkTraceError(f"cannot record in {directory}: {why}", hint) from None
     status = os.fstat(fd)
     is_mine = status.st_uid in {os.geteuid(), new_owner}
     if not is_mine or stat.S_IMODE(status.st_mode) & 0o022:

@@ -530,6 +530,18 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None
         Segments(str(tmp_path / "file"), WIDE)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write there")
+def test_who_may_not_record_there_is_told_of_root_and_not_only_of_another_directory(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "closed").mkdir(0o500)
+
+    with pytest.raises(ForkTraceError, match="Permission denied") as raised:
+        Segments(str(tmp_path / "closed" / "log"), WIDE)
+
+    assert raised.value.hint.startswith("Run it as root")
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
