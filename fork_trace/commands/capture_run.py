@@ -177,8 +177,8 @@ def _closed(file: CaptureFile, signals: StopSignals) -> bool:
     if file.failed:
         return False
     print(
-        f"Captured to {safe(file.path)}. To show it again, here or for a ticket:\n"
-        f"  fork-trace report {advice.shell(file.path)} [--format markdown|html]",
+        f"Captured to {safe(file.path)}. To show it again (for a ticket, add --format markdown or html):\n"
+        f"  fork-trace report {advice.shell(file.path)}",
         file=sys.stderr,
     )
     return True
