@@ -46,7 +46,7 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     # Loaded now: without its privileges the process may not be able to read the package.
     nearest = _nearest() if terminal.redraws else None
     session.give_up_privileges()
-    how_to_end = f"Press {terminal.keys_to_end} to stop and print a summary."
+    how_to_end = f"Press {terminal.keys_to_end} to stop and print the report."
     print(start_line(header, how_to_end), file=sys.stderr, flush=True)
     if request.as_json:
         print(records.to_json(header), flush=True)

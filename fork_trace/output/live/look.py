@@ -23,7 +23,7 @@ HELP = (
     ("Enter", "its stack, its limit and who holds it; Esc goes back"),
     ("s", "sort by count, rate or latest"),
     ("g", "group as --by says, or by caller, cgroup, cause or user"),
-    ("f or /", "show only rows with these letters; Enter keeps them, Esc clears them"),
+    ("f or /", "show only rows with these letters; Enter keeps, Esc clears"),
     ("p or space", "pause the screen; everything is counted all the same"),
     ("h or ?", "this help"),
     ("q or Ctrl-C", "stop, and print the report"),

@@ -214,7 +214,7 @@ def test_keys_sort_filter_choose_and_open_a_row() -> None:
     assert "near" in "\n".join(
         line.text for line in frame(counted, after("down", "enter", "esc", counted=counted))
     )
-    helped = "\n".join(line.text for line in frame(counted, after("h")))
+    helped = "\n".join(line.text for line in frame(counted, after("h"), (80, 24)))
     assert all(what in helped for _, what in HELP)
 
 
