@@ -519,7 +519,7 @@ def dead_namespace(process: Process, namespace: int, tasks: int, why: str | None
 
 def unseen_namespaces(count: int) -> Headroom:
     """Say of how many processes it is not known whether their pid namespace is dead."""
-    why = "the pid namespace of their children is readable only with CAP_SYS_PTRACE"
+    why = "which pid namespace a child would join is readable only with CAP_SYS_PTRACE"
     return headroom(PID_NAMESPACE_DEAD, None, None, f"{count} process{'es' * (count > 1)}", why)
 
 

@@ -17,7 +17,7 @@ from fork_trace.host import holders, procfs
 _LOOKED_INTO = 3
 _MAPPINGS_BUDGET_S = 1.0
 _NAMESPACES_BUDGET_S = 1.0
-_HIDDEN = "its /proc entries are readable only with CAP_SYS_PTRACE"
+_HIDDEN = "not readable without CAP_SYS_PTRACE"
 # The stack of a thread where RLIMIT_STACK is unlimited (glibc, ARCH_STACK_DEFAULT_SIZE on x86-64).
 _DEFAULT_STACK_KIB = 2048
 # Each with its link in /proc/PID/ns; what the scan reads anyway stands first.
