@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -176,9 +177,15 @@ def _closed(file: CaptureFile, signals: StopSignals) -> bool:
     file.close(lambda: signals.count > 1)
     if file.failed:
         return False
-    print(
-        f"Captured to {safe(file.path)}. To show it again (for a ticket, add --format markdown or html):\n"
-        f"  fork-trace report {advice.shell(file.path)}",
-        file=sys.stderr,
-    )
+    print(to_show_again(file.path, os.environ), file=sys.stderr)
     return True
+
+
+def to_show_again(path: str, environment: Mapping[str, str]) -> str:
+    """Say where the capture is, and the command that shows it."""
+    # The file is for its owner alone: of a run by sudo that is root.
+    sudo = "sudo " if "SUDO_UID" in environment else ""
+    return (
+        f"Captured to {safe(path)}. To show it again (for a ticket, add --format markdown or html):\n"
+        f"  {sudo}fork-trace report {advice.shell(path)}"
+    )

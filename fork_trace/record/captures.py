@@ -31,6 +31,7 @@ _MOST_HEADER = 1 << 20
 _GZIP = b"\x1f\x8b"  # RFC 1952, 2.3.1: ID1, ID2
 _BUFFER = 256 << 10
 _MOST_NOTES = 5
+_AS_OWNER = "Run it as root, or as whoever made it: captures are for their owner alone."
 _GIVE = "Give a file written by `fork-trace capture --output` or `fork-trace record`."
 
 
@@ -149,10 +150,13 @@ def _raise(error: OSError) -> None:
 def _unreadable(name: str, error: OSError | ValueError, is_named: bool = True) -> ForkTraceError:
     why = error.strerror if isinstance(error, OSError) else "its name contains a NUL byte"
     if is_named:
-        return ForkTraceError(f"cannot read {name}: {why}", _GIVE)
+        hint = _AS_OWNER if isinstance(error, PermissionError) else _GIVE
+        return ForkTraceError(f"cannot read {name}: {why}", hint)
+    hint = "Give a capture, or start the recorder: `fork-trace record`."
+    if isinstance(error, PermissionError):
+        hint = "Run it as root, or give a capture that you may read."
     return ForkTraceError(
-        f"no FILE was given, and the recorder's directory {name} cannot be read: {why}",
-        "Give a capture, or start the recorder: `fork-trace record`.",
+        f"no FILE was given, and the recorder's directory {name} cannot be read: {why}", hint
     )
 
 

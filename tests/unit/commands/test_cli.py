@@ -22,7 +22,7 @@ from conftest import (
 )
 
 from fork_trace import __version__
-from fork_trace.commands import cli, options
+from fork_trace.commands import capture_run, cli, options
 from fork_trace.probes import kernel
 from fork_trace.probes.request import Request
 
@@ -848,3 +848,16 @@ def test_check_fits_80_columns() -> None:
 
     table = done.stdout.split("\n\n")[1]
     assert max(map(len, table.splitlines())) < 80
+
+
+@pytest.mark.parametrize(
+    ("environment", "command"),
+    [
+        ({}, "  fork-trace report 'my forks'"),
+        ({"SUDO_UID": "1000"}, "  sudo fork-trace report 'my forks'"),
+    ],
+)
+def test_the_command_that_shows_a_capture_again_can_be_pasted(
+    environment: dict[str, str], command: str
+) -> None:
+    assert command == capture_run.to_show_again("my forks", environment).splitlines()[1]

@@ -53,6 +53,15 @@ def test_a_directory_stands_for_all_captures_below_it(three: Path) -> None:
     assert (6, False) == counts(str(three))
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read it")
+def test_whoever_may_not_read_a_capture_is_told_who_may(three: Path) -> None:
+    (three / "a.jsonl").chmod(0)
+    with pytest.raises(ForkTraceError, match="Permission denied") as raised:
+        list(Captures([str(three / "a.jsonl")]).read())
+
+    assert raised.value.hint.startswith("Run it as root")
+
+
 def test_a_pattern_stands_for_what_it_matches(three: Path) -> None:
     assert (4, False) == counts(f"{three}/*.jsonl*")
     with pytest.raises(ForkTraceError, match="no file matches"):
