@@ -125,7 +125,7 @@ def command(**given: Any) -> None:
 
     \b
     sudo fork-trace record
-    fork-trace report --since 03:00 --until 04:00
+    sudo fork-trace report --since 03:00 --until 04:00
     sudo fork-trace record --metrics 127.0.0.1:9835
     """
     from fork_trace.commands.startup import open_session, start_line

@@ -32,7 +32,7 @@ def command(**given: Any) -> None:
     hosts, each row names its host unless --by says otherwise.
 
     \b
-    fork-trace report --since 03:00 --until 04:00   # last night
+    sudo fork-trace report --since 03:00 --until 04:00   # last night
     fork-trace report forks.jsonl --by cgroup,cause
     fork-trace report forks.jsonl --format markdown # for a ticket
     fork-trace report forks.jsonl --format html >incident.html
