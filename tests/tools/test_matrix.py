@@ -111,6 +111,7 @@ def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel(
 def collected(file: str, select: str) -> set[str]:
     """The tests of a live file that pytest's -k would choose."""
     argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    argv += ["-m", "live or not live"]
     argv += [f"tests/live/{file}", "-k", select]
     environment = {**os.environ, "FORK_TRACE_WATCHERS": ""}
     done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, env=environment)

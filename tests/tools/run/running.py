@@ -60,7 +60,7 @@ def command(lane: Lane, results: Path, budget_s: float) -> list[str]:
     """The whole command line of a lane."""
     if lane.command:
         return [*lane.command]
-    tests = ["-q", "-p", "no:cacheprovider", *files(lane)]
+    tests = ["-q", "-p", "no:cacheprovider", "-m", "live or not live", *files(lane)]
     tests += [word for each in lane.deselect for word in ("--deselect", f"{LIVE}/{each}")]
     tests += ["-k", lane.select] if lane.select else []
     if lane.kernel is None:

@@ -37,7 +37,7 @@ def main() -> int:
         return error.status
     command = [str(CHECKOUT / "scripts/vm"), "--kernel", kernel.version]
     command += ["--timeout", str(TIMEOUT_S), "--", "env", f"FORK_TRACE_SELFTESTS={selftests}"]
-    command += [f"FORK_TRACE_STRESS_NG={stress_ng}", ".venv/bin/pytest", "-q", "-rA"]
+    command += [f"FORK_TRACE_STRESS_NG={stress_ng}", ".venv/bin/pytest", "-q", "-rA", "-m", "live"]
     command += ["-p", "no:cacheprovider", "tests/live/test_suites.py"]
     os.execv(command[0], command)
 
