@@ -44,6 +44,8 @@ _LEAN = 4
 _COUNTED_AS = ("sampled", "rate_limited", "early", "lost", "overflowed")  # each failure as one
 _MOST_LOOKS = 64  # at the buffer, as a segment ends: in a storm it is never empty
 
+has_ended = procfs.has_ended  # by its pid, as of now: for what is told when a run is over
+
 
 class Session:
     """Watches failed forks from construction to `finish`."""

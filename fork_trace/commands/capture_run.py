@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fork_trace.collect.session import Session
+from fork_trace.collect.session import Session, has_ended
 from fork_trace.commands.child import Child
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
@@ -122,6 +122,7 @@ def capture(
     sink.take(session.stop())
     sink.take_incidents(session.incidents())
     last = session.finish(ended, child.as_json() if child else None)
+    sink.counted.look_again(has_ended)
     last = replace(last, rows=tuple(summary.json_rows(sink.counted, request.report)))
     progress.clear()
     sink.emit(last)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from fork_trace.collect.session import Session
+from fork_trace.collect.session import Session, has_ended
 from fork_trace.commands.startup import TICK_S, start_line
 from fork_trace.commands.stop_signals import StopSignals
 from fork_trace.model import records
@@ -61,6 +61,7 @@ def live(session: Session, signals: StopSignals, request: LiveRequest) -> Summar
     finally:
         terminal.leave()
     last = session.finish(ended)
+    counted.look_again(has_ended)
     last = replace(last, rows=tuple(summary.json_rows(counted, request.report)))
     if request.as_json:
         print(records.to_json(last), flush=True)

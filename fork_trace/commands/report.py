@@ -49,18 +49,16 @@ def command(**given: Any) -> None:
     from fork_trace.record.choosing import whole
 
     def is_default(name: str) -> bool:
-        source = click.get_current_context().get_parameter_source(name)
-        return source is ParameterSource.DEFAULT
+        return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
     format_, by = options.format_of(given), given["by"]
     captures = Captures(given["files"])
     # How many hosts there are is only known at the end.
     adds_host = is_default("by") and format_ != "jsonl"
     account = Account(("host", *by) if adds_host else by, selected(given, captures))
-    more = options.report_options(given)
     timed = Runs()
     gathered = formats.gathered(format_)
-    more = more._replace(gathered=gathered)
+    more = options.report_options(given)._replace(gathered=gathered)
     keeps_stack = more.stacks or format_ in ("json", "jsonl")
     for record in (
         whole(account, captures) if gathered else account.take(captures.read(keeps_stack))
@@ -73,7 +71,9 @@ def command(**given: Any) -> None:
     counted, found = account.counted, account.captures
     if adds_host and not 1 < len(account.hosts) <= MANY_HOSTS:
         counted.drop_first_column()
-    if len(account.hosts) > MANY_HOSTS and is_default("rows"):
+    if len(account.hosts) <= MANY_HOSTS:
+        counted.look_again(lambda _pid: None)
+    elif is_default("rows"):
         more = more._replace(rows=ROWS_OF_MANY)
     counted.completeness.notes += [*account.unrecorded(), *captures.notes()]
     more = _with_timed(more, timed, format_)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fork_trace.diagnosis.cause import Remedies, Remedy
@@ -63,6 +63,7 @@ _MOST = {"kernel.pid_max": 4194304}  # PID_MAX_LIMIT of 64-bit kernels
 _KIB_PER_MIB = 1024
 _IN_USERNS = "nsenter --target {} --user --preserve-credentials "
 # What to put in the place of the pid of a process that has ended, and how to find it.
+_ENDED = "has ended: for PID, put"
 _PUT = "If process {} has ended by now, put in its place"
 _ANOTHER = "one that runs the same program, now or when it is started again."
 _LIST_CGROUP = "cat {own_dir}/cgroup.procs"
@@ -97,6 +98,17 @@ _NOTHING_MORE = About()
 def subject(syscall: str | None, pid: int | None, ppid: int | None) -> int | None:
     """Return the process whose limits are to be changed: whoever failed to start a program ends."""
     return ppid if syscall == "execve" else pid
+
+
+def counted_uid(evidence: Sequence[Evidence], uid: int | None) -> int | None:
+    """Return whose tasks are counted, as the deciding number tells; else who asked."""
+    found = re.match(r"uid (\d+)\b", evidence[0].where) if evidence else None
+    return int(found[1]) if found else uid
+
+
+def says_ended(told: Iterable[Advice]) -> bool:
+    """Say whether this advice knows already that the process has ended."""
+    return any(_ENDED in each.text for each in told)
 
 
 def means(slug: str) -> str:
@@ -140,7 +152,7 @@ def advise(
         keys, known["unit"] = ("unit-inside", *keys), shell(inside)
     told = [(kind, choose(remedies, keys)) for kind, remedies in cause.remedies()]
     if about.has_ended is not False and pid is not None:
-        put = f"Process {pid} has ended: for PID, put" if about.has_ended else _PUT.format(pid)
+        put = f"Process {pid} {_ENDED}" if about.has_ended else _PUT.format(pid)
         told = [(kind, _of_ended(remedy, put, known, cgroup)) for kind, remedy in told]
     return tuple(_filled(kind, remedy, known) for kind, remedy in told)
 

@@ -235,6 +235,11 @@ class Table:
         is_short = self.last_ns - self.first_ns < _MINUTE_NS
         return "" if is_short else f", {times.clock(time_ns, self.spans_days())}"
 
+    def look_again(self, has_ended: Callable[[int], bool | None]) -> None:
+        """Tell of a process that has ended since its record; `has_ended`: None where that is not known."""
+        for place in self._places.all():
+            place.has_ended = has_ended
+
     def places(self) -> list[Place]:
         """Return where failures were refused: cause, limit, where that is, and host; most first."""
         return self._places.all()

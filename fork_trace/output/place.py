@@ -72,6 +72,8 @@ class Place:
     limits: Counter[int] = field(default_factory=Counter)  # of the deciding one, where they differ
     sample: Failure | None = None  # the latest with evidence
     held: Failure | None = None  # the latest that names who holds the pool
+    # Says of a pid whether that process has ended by now, or None: it may have. None: as it was recorded.
+    has_ended: Callable[[int], bool | None] | None = None
 
     @property
     def told(self) -> Failure:

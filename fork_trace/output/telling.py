@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fork_trace.diagnosis import makers
-from fork_trace.diagnosis.advice import About, advise, means, subject
+from fork_trace.diagnosis.advice import (
+    About,
+    advise,
+    counted_uid,
+    means,
+    says_ended,
+    subject,
+)
 from fork_trace.diagnosis.evidence import counted_limit, is_at_limit
 from fork_trace.escape import safe
 from fork_trace.model.places import path_of
@@ -60,17 +67,29 @@ def tell(
     facts += [*_maker(place.latest), *_alternatives(place.told), *_numbers(place)]
     facts += [*holders(place), *_fallback(place), *_other_call(place)]
     facts += [f"{each}; {_NO_ROOM}" for each in unknown]
-    advice = tuple(remedy(each) for each in advice_of(place.told))
+    advice = tuple(remedy(each) for each in advice_of(place.told, place.has_ended))
     return _whole(Told(title(place.key.cause), tuple(facts), advice), others, names_host, most)
 
 
-def advice_of(failure: Failure) -> tuple[Advice, ...]:
-    """Return what to do; a recorder's records leave it to the reader, for it follows from the rest."""
-    if failure.advice or failure.comm is None:
-        return failure.advice
+def advice_of(
+    failure: Failure, has_ended: Callable[[int], bool | None] | None = None
+) -> tuple[Advice, ...]:
+    """Return what to do; a recorder's records leave it to the reader, for it follows from the rest.
+
+    A record's own advice names a process that lived then. `has_ended` says of a pid whether it has ended
+    since, or None: it may have.
+    """
     pid = subject(failure.syscall, failure.pid, failure.ppid)
-    about = About(failure.comm, failure.errno, failure.container, has_ended=None)
-    return advise(failure.cause, failure.evidence, failure.uid, failure.cgroup, pid, about)
+    ended = False if failure.advice else None
+    if has_ended is not None and pid is not None:
+        ended = has_ended(pid)
+    if failure.comm is None or (failure.advice and (ended is False or says_ended(failure.advice))):
+        return failure.advice
+    about = About(failure.comm, failure.errno, failure.container, has_ended=ended)
+    uid = counted_uid(failure.evidence, failure.uid)
+    told = advise(failure.cause, failure.evidence, uid, failure.cgroup, pid, about)
+    # What follows is of who made the task.
+    return told + failure.advice[len(told) :]
 
 
 def _whole(told: Told, others: Sequence[Place], names_host: bool, most: int = MOST_LINES) -> Told:
@@ -103,7 +122,7 @@ def tell_briefly(
     """
     place, others = found[0], found[1:]
     facts = [_sentence(item, place.told) for item in place.told.evidence[:1]]
-    advice = advice_of(place.told)
+    advice = advice_of(place.told, place.has_ended)
     mitigations = [each for each in advice if each.kind == "mitigate"]
     told = Told(
         title(place.key.cause),
@@ -135,7 +154,7 @@ def in_a_line(place: Place, names_host: bool = False) -> Remedy:
     text += "" if place.key.kind in ("process", "rule") else f": {_commands(place)}"
     holder = held_mostly(place.held.holders or ()) if place.held else ""
     text += f"; {holder}" if holder else ""
-    found = [each for each in advice_of(place.told) if each.kind == "mitigate"]
+    found = [each for each in advice_of(place.told, place.has_ended) if each.kind == "mitigate"]
     # The first of alternatives; the place that is told whole has them all.
     commands = tuple(safe(command) for each in found for command in each.commands[:1])
     return Remedy(text, commands)

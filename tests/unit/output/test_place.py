@@ -25,6 +25,7 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as some
 
+from fork_trace.diagnosis.advice import advise
 from fork_trace.model import reading, records
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Failure
@@ -645,3 +646,31 @@ def test_how_a_command_ended_is_kept_of_few_captures_only() -> None:
     kept = [each for each in captures.summaries if each.command]
 
     assert completeness.MOST_TOLD == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("ended", "command", "sentence"),
+    [
+        (False, "prlimit --pid 42 ", ""),
+        (None, "prlimit --pid 42 ", "If process 42 has ended by now, put in its place"),
+        (True, "prlimit --pid PID ", "Process 42 has ended: for PID, put"),
+    ],
+)
+def test_a_process_that_ended_after_its_record_is_not_named_in_a_command(
+    ended: bool | None, command: str, sentence: str
+) -> None:
+    evidence = (
+        make_evidence(name="RLIMIT_NPROC", value=6, limit=6, where="uid 7, the whole host"),
+    )
+    told_then = advise("rlimit-nproc", evidence, 7, "/", 42)
+    counted = aggregate.Table()
+    counted.add(make_failure(cause="rlimit-nproc", evidence=evidence, cgroup="/", advice=told_then))
+    counted.look_again(lambda _pid: ended)
+
+    (told,) = telling.tell_all(counted)
+
+    advice = " ".join(word for each in told.advice for word in (each.sentence, *each.commands))
+    assert command in advice
+    assert sentence in advice
+    assert "of uid 7" in advice
+    assert ("has ended" in advice) == (ended is not False)
