@@ -104,7 +104,7 @@ NAMED_ONLY_BY = {
     "libstdc++": {"stacks.demangle"},
     "libdw": set(),
 }
-# How a process is made -> who does so: rehearsals, and the command of a capture.
+# How a process is made -> who does so: rehearsals, the command of a capture, and what may hang.
 MAKERS = {
     "os.system": set(),
     "os.popen": set(),
@@ -117,6 +117,7 @@ MAKERS = {
             *("rehearse.recipes.policy", "rehearse.recipes.slow"),
             "rehearse.run",
             "rehearse.child",
+            "stacks.peek",
         ),
     },
     "os.posix_spawn": {"rehearse.recipes.limits", "rehearse.recipes.namespaces"},

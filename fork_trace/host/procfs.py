@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -144,6 +145,48 @@ def _mapping(
         int(inode),
         sys.intern(os.fsdecode(path)) if path.startswith(b"/") else None,
     )
+
+
+# Private and readable ones, as _CODE: start-end, device, inode, path.
+_PRIVATE = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) r..p [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) ([0-9]+)(?: +(.*))?$", re.M
+)
+_MOST_OWN_BYTES = 2 << 20
+
+
+def own_memory(pid: int, file: tuple[str, int], root: str = "/proc") -> list[tuple[int, int]]:
+    """Return where the private memory of a process lies that has no file, or that one: device and inode.
+
+    In the order of their addresses; OSError: it is gone, may not be seen, or has absurdly many.
+    """
+    with open(f"{root}/{pid}/maps", "rb", buffering=0) as maps:
+        pieces, size = [], 0
+        while piece := maps.read(_PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MOST_OWN_BYTES:
+                raise OSError(errno.EFBIG, "too many mappings")
+    return [
+        (int(start, 16), int(end, 16))
+        for start, end, device, inode, path in _PRIVATE.findall(b"".join(pieces))
+        # [vvar] and the like are the kernel's.
+        if (inode == b"0" and not path.startswith(b"[v")) or (device.decode(), int(inode)) == file
+    ]
+
+
+def memory(pid: int, root: str = "/proc") -> int:
+    """Open the memory of a process for reading; OSError. Once it runs another program, there is none to read."""
+    return os.open(f"{root}/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def inner_tid(pid: int, tid: int, root: str = "/proc") -> int | None:
+    """Return the number by which a thread knows itself, in its own pid namespace; None: it is gone."""
+    try:
+        with open(f"{root}/{pid}/task/{tid}/status", "rb", buffering=0) as file:
+            found = re.search(rb"^NSpid:[\t0-9]*\t([0-9]+)$", file.read(_PIECE_BYTES), re.M)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def descriptors(pid: int, root: str = "/proc") -> int | None:

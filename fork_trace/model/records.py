@@ -38,6 +38,12 @@ class Evidence:
     read: str  # "kernel": in the kernel, at the refusal; "proc": from /proc or /sys, after it
 
 
+# What was taken down at the refusal points into this function's instructions.
+CONFIRMED = "confirmed"
+# It had called the next one when they were read; at the refusal that may have been another one.
+UNCONFIRMED = "unconfirmed"
+
+
 @dataclass(frozen=True)
 class Frame:
     """One frame of a user stack; what is not known is None."""
@@ -48,6 +54,9 @@ class Frame:
     offset: int | None = None  # of the address in the file
     build_id: str | None = None  # of the file
     note: str | None = None  # why there is no symbol, where that was a choice
+    line: int | None = None  # of a Python function: where it begins in its source
+    # Of a Python function, which is read from its process' memory after the refusal: what else tells it.
+    read_later: str | None = None
 
 
 @dataclass(frozen=True)

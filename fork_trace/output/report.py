@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from fork_trace.diagnosis.evidence import counted_limit
 from fork_trace.escape import safe
-from fork_trace.model.records import Frame, Header, Summary
+from fork_trace.model.records import CONFIRMED, UNCONFIRMED, Frame, Header, Summary
 from fork_trace.output import tables, times
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.lacking import closing, sentences
@@ -140,6 +140,12 @@ def longest(summaries: Iterable[Summary]) -> float | None:
     return max((summary.duration_s for summary in summaries), default=None)
 
 
+_READ_LATER = {
+    CONFIRMED: "read from the process later, confirmed by its registers or stack at the failure",
+    UNCONFIRMED: "read from the process later, unconfirmed: its caller at the failure may be another",
+}
+
+
 def stacks(rows: Iterable[Row]) -> list[str]:
     """Write the whole stack of each row's latest sample, innermost frame first."""
     lines = []
@@ -156,6 +162,8 @@ def stacks(rows: Iterable[Row]) -> list[str]:
             lines += wrap(f"#{number:<2} {frame_text(frame)}", "  ", "      ")
             if frame.symbol is None and frame.file is not None and frame.build_id is not None:
                 lines.append(f"      build id {safe(frame.build_id)}")
+            if frame.read_later is not None:
+                lines += wrap(_READ_LATER[frame.read_later], "      ", "      ")
             if frame.note is not None:
                 lines += wrap(safe(frame.note), "      ", "      ")
         if sample.frames_omitted:
@@ -167,6 +175,8 @@ def stacks(rows: Iterable[Row]) -> list[str]:
 def frame_text(frame: Frame) -> str:
     """Write one frame: its function or address, and the file with the offset in it."""
     name = safe(frame.symbol) if frame.symbol is not None else f"{frame.address:#x}"
+    if frame.line is not None:
+        return f"{name} at {safe(frame.file or '?')}:{frame.line}"
     if frame.file is not None:
         offset = "" if frame.offset is None else f"+{frame.offset:#x}"
         return f"{name} in {safe(frame.file)}{offset}"

@@ -45,7 +45,7 @@ CAPABILITIES = (
     ),
     Capability(
         *("CAP_SYS_PTRACE", 19, False, True),
-        "other users' processes: program, cgroup path, mappings, namespaces, holders",
+        "other users' processes: program, cgroup path, mappings, Python functions, namespaces, holders",
     ),
     Capability(
         *("CAP_DAC_READ_SEARCH", 2, False, True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fork_trace.model.records import Frame
+from fork_trace.model.records import CONFIRMED, Frame
 
 # glibc and musl on the way to the system call; and what stands between it and the wrappers.
 _MACHINERY = frozenset(
@@ -91,6 +91,8 @@ _NOT_OF_PROGRAM = re.compile(
 _INTERPRETED = re.compile(r"Builtins_InterpreterEntryTrampoline$|Interpreter$")
 _V8_MARK = re.compile(r"(LazyCompile|Function|Script|Eval|JS):[*~^+]?")
 _PYTHON_MARK = re.compile(r"py::")
+# Python's own library, where a program's functions call it: subprocess, multiprocessing, threading.
+_PYTHON_LIBRARY = re.compile(r"/lib(64)?/python3\.\d+[a-z]*/(?!(site|dist)-packages/)|<frozen ")
 
 
 def script(exe: str | None, arguments: Sequence[str]) -> str | None:
@@ -143,6 +145,8 @@ def caller(frames: Sequence[Frame], script_: str | None = None) -> str | None:
 
     Where a program is interpreted, its own function stands for what called, or else its file.
     """
+    program = _of_python([frame for frame in frames if frame.read_later], _base(script_))
+    frames = [frame for frame in frames if not frame.read_later]
     wrapper, nearest = None, None
     for index, frame in enumerate(frames):
         name = None if frame.symbol is None else function(frame.symbol)
@@ -159,8 +163,8 @@ def caller(frames: Sequence[Frame], script_: str | None = None) -> str | None:
         # Only machinery is known: its outermost function is what was called.
         named = [function(frame.symbol) for frame in frames if frame.symbol]
         first = wrapper or (named[-1] if named else None)
-        return _joined(first, _base(script_))
-    behind = _of_program(frames[nearest:]) or _base(script_)
+        return _joined(first, program)
+    behind = _of_program(frames[nearest:]) or program
     own = _text(frames[nearest])
     if wrapper is not None:
         return _joined(wrapper, behind or own or "?")
@@ -196,6 +200,18 @@ def _of_program(frames: Sequence[Frame]) -> str | None:
             # Node and Python say where it is written: the file's name is enough.
             return re.sub(r"([ :])(?:file://)?/\S*/", r"\1", text).strip() or None
     return None
+
+
+def _of_python(frames: Sequence[Frame], script_: str | None) -> str | None:
+    """The nearest function that was read from a Python process, beyond Python's own library; else its script."""
+    own = [frame for frame in frames if not _PYTHON_LIBRARY.search(frame.file or "")]
+    for frame in own or (frames if script_ is None else ()):
+        file = _base(frame.file)
+        text = file if frame.symbol == "<module>" else f"{frame.symbol}:{file}"
+        # That it is this script is known from the command line as well.
+        is_sure = frame.read_later == CONFIRMED or text == script_
+        return text if is_sure else f"probably {text}"
+    return script_
 
 
 def _text(frame: Frame) -> str | None:

@@ -53,7 +53,7 @@ _NUMBER_BITS = 24
 
 _BY_NAME = {"x86_64": (6, 7), "aarch64": (1025, 1026)}  # R_*_GLOB_DAT, R_*_JUMP_SLOT
 _RELOCATIONS = (b".rela.plt", b".rela.dyn")
-_NAMED = frozenset((*_RELOCATIONS, b".gnu_debugdata", b".eh_frame", b".debug_frame"))
+_NAMED = frozenset((*_RELOCATIONS, b".gnu_debugdata", b".eh_frame", b".debug_frame", b".PyRuntime"))
 
 
 class BadElfError(ValueError):

@@ -21,7 +21,7 @@ from fork_trace.host.procfs import Mapping
 from fork_trace.model.events import Place, Stack
 from fork_trace.model.records import Frame
 from fork_trace.mounts import OwnMounts
-from fork_trace.stacks import arm64, callers, unwind
+from fork_trace.stacks import arm64, callers, pythons, unwind
 from fork_trace.stacks.cfi import Row
 from fork_trace.stacks.demangle import Demangler
 from fork_trace.stacks.perfmap import PerfMaps
@@ -58,6 +58,7 @@ class Layout:
     starts: tuple[int, ...]
     read_s: float
     cost_s: float
+    python: Mapping | None = None  # the first of an interpreter whose functions can be read
 
     @property
     def size(self) -> int:
@@ -75,7 +76,8 @@ class Layout:
 
 def _layout(mappings: Iterable[Mapping], cost_s: float = 0.0) -> Layout:
     ordered = tuple(sorted(mappings, key=lambda mapping: mapping.start))
-    return Layout(ordered, tuple(mapping.start for mapping in ordered), time.monotonic(), cost_s)
+    starts = tuple(mapping.start for mapping in ordered)
+    return Layout(ordered, starts, time.monotonic(), cost_s, pythons.interpreter(ordered))
 
 
 class Layouts:
@@ -254,6 +256,7 @@ class Symbols:
         self._files = SymbolFiles(self._work, mounts)
         self._layouts = Layouts(self._files)
         self._perf_maps = PerfMaps(mounts, above=self._work)
+        self._pythons = pythons.Pythons(self._files, self._work)
         self._rows: Kept[tuple[str, int], Row | None] = Kept(_ROWS_BYTES)
         self._names: Kept[tuple[str, int], str | None] = Kept(_NAMES_BYTES)
         # Most callers share our C library: it is known before anybody exits.
@@ -284,6 +287,8 @@ class Symbols:
         if mapping is not None:
             with suppress(OverBudgetError):
                 self._files.mapped(mapping, caller.pid)
+        if stack is not None:
+            self._pythons.note(caller.pid, layout.python if layout else None, stack)
 
     def program(self, stack: Stack) -> str | None:
         """Return the path of a program that has exited, if a file of its inode is still there."""
@@ -311,14 +316,17 @@ class Symbols:
             self._work.within(_NAMING * most_s)
             layout = self._layouts.of(caller, places, stack)
             addresses, how = [place.address for place in places], "frame-pointers"
+            trail: list[dict[int, int]] = []
             if stack is not None and layout is not None:
-                found = self._unwound_in(stack, layout, caller, most_s, is_late)
+                found, registers = self._unwound_in(stack, layout, caller, most_s, is_late)
                 # A single address is no stack: the tables had no rule for the very first step.
                 if len(found) > 1:
-                    addresses, how = found, "unwinding"
+                    addresses, how, trail = found, "unwinding", registers
             self._work.within(_NAMING * most_s)
             by_address = {place.address: place for place in places}
             frames = self._named(addresses, layout, caller, by_address, is_late)
+            python = layout.python if layout is not None else None
+            frames = self._pythons.placed(frames, stack, trail, self.machine, python, caller.pid)
         finally:
             self._work.within(None)
             self._files.shrink()
@@ -329,7 +337,8 @@ class Symbols:
         self._files.rest()
 
     def close(self) -> None:
-        """Close every file."""
+        """Close every file, and end what reads for it."""
+        self._pythons.close()
         self._files.close()
 
     def _unwound_in(
@@ -339,19 +348,21 @@ class Symbols:
         caller: Caller,
         most_s: float,
         is_late: Callable[[], bool],
-    ) -> list[int]:
+    ) -> tuple[list[int], list[dict[int, int]]]:
         """Unwind a stack, and once more if that takes too long: what was read is kept."""
         found: list[int] = []
+        trail: list[dict[int, int]] = []
         # The time is looked at between frames: a rule is not read by halves.
         self._work.within(None)
         for _ in range(2):
             deadline_s = time.monotonic() + most_s
             if is_late():
                 break
-            found = self._unwound(stack, layout, caller, deadline_s)
+            trail = []
+            found = self._unwound(stack, layout, caller, deadline_s, trail)
             if time.monotonic() < deadline_s:
                 break
-        return found
+        return found, trail
 
     def _named(
         self,
@@ -392,7 +403,12 @@ class Symbols:
         return tuple(frames)
 
     def _unwound(
-        self, stack: Stack, layout: Layout, caller: Caller, deadline_s: float
+        self,
+        stack: Stack,
+        layout: Layout,
+        caller: Caller,
+        deadline_s: float,
+        trail: list[dict[int, int]],
     ) -> list[int]:
         start = stack.dwarf_registers(self.machine)
         if start is None or not stack.slice:
@@ -410,8 +426,8 @@ class Symbols:
         def called(mapping: Mapping, address: int) -> str | None:
             return self._called(mapping, address, caller)
 
-        search = _Search(self._files, layout, caller, self.machine, called)
-        return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search.caller_of)
+        search = _Search(self._files, layout, caller, self.machine, called).caller_of
+        return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search, trail)
 
     def _called(self, mapping: Mapping, address: int, caller: Caller) -> str | None:
         """Name the function that returns to an address, by the call before it."""

@@ -70,13 +70,17 @@ def walk(
     machine: str,
     deadline_s: float | None = None,
     search: Search | None = None,
+    trail: list[dict[int, int]] | None = None,
 ) -> list[int]:
     """Return the program counter and then each return address, as far as the stack can be followed.
 
-    Where a frame has no rule, `search` may find its caller by other means.
+    Where a frame has no rule, `search` may find its caller by other means. `trail` gets the registers
+    of each.
     """
     frame_pointer, stack_pointer, return_address = _REGISTERS[machine]
     found = [pc]
+    trail = [] if trail is None else trail
+    trail.append(registers)
     is_exact = True  # this address runs next; a return address lies behind its call
     while len(found) < MOST_FRAMES:
         if deadline_s is not None and time.monotonic() > deadline_s:
@@ -111,10 +115,12 @@ def walk(
         if is_exact and above == sp and pc == found[-1]:
             break
         found.append(pc)
+        trail.append(registers)
         is_exact = is_signal
     # The last one must be code as well: what is found beyond the end of a broken chain is not.
     while len(found) > 1 and not _is_code(find, found[-1] - 1):
         found.pop()
+        trail.pop()
     return found
 
 

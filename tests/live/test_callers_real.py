@@ -32,6 +32,24 @@ try:
 except OSError as error:
     print(error.errno)
 """
+FUNCTIONS = """
+import os, resource, time
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+os.setgid(61013); os.setuid(61013)
+def spawn_worker():
+    try:
+        os.fork()
+    except OSError:
+        pass
+    other()
+def other():
+    time.sleep(0.5)
+class Pool:
+    def grow(self):
+        for _ in range(8):
+            spawn_worker()
+Pool().grow()
+"""
 NODE = """
 const { spawn } = require('child_process');
 function runJob() { spawn('sleep', ['5']).on('error', () => {}); }
@@ -78,7 +96,12 @@ def sources() -> Iterator[Path]:
     """Where another user may read; pytest's own directories are its user's alone."""
     with tempfile.TemporaryDirectory(prefix="ft-sources-") as directory:
         place = Path(directory)
-        for name, text in (("job.py", PYTHON), ("app.js", NODE), ("Caller.java", JAVA)):
+        for name, text in (
+            ("job.py", PYTHON),
+            ("work.py", FUNCTIONS),
+            ("app.js", NODE),
+            ("Caller.java", JAVA),
+        ):
             (place / name).write_text(text)
         place.chmod(0o755)
         yield place
@@ -104,6 +127,30 @@ def test_cpython_s_subprocess_is_named_with_its_script(
         "job.py",
     }
     assert {"unwinding"} == {failure["stack_by"] for failure in captured.failures}
+
+
+@pytest.mark.parametrize("python", ["python3.13", "python3.14", "python3.15"])
+def test_a_python_function_is_named_where_it_is_borne_out(
+    any_host: dict[str, Any], sources: Path, tmp_path: Path, python: str
+) -> None:
+    if not shutil.which(python):
+        pytest.skip(f"needs {python}, which publishes its offsets")
+    captured = run_real(sources, tmp_path, python, f"{sources}/work.py", needs=python)
+    read = [
+        [(frame["symbol"], frame["read_later"], frame["line"]) for frame in failure["stack"]]
+        for failure in captured.failures
+    ]
+    read = [[each for each in frames if each[1]] for frames in read]
+
+    assert 8 == sum(failure["count"] for failure in captured.failures)
+    assert {failure["caller"] for failure in captured.failures} <= {
+        "spawn_worker:work.py",
+        "work.py",  # it was not looked at in time
+    }
+    assert [("spawn_worker", "confirmed", 5)] in [frames[:1] for frames in read]
+    # Who called it is only as sure as that the process had not moved on.
+    assert ("Pool.grow", "unconfirmed", 14) in [each for frames in read for each in frames]
+    assert not any(name == "other" for frames in read for name, *_ in frames)
 
 
 def test_node_s_child_process_is_named_with_its_script(

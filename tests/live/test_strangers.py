@@ -5,6 +5,8 @@ Runs natively too, in the lowest attach mode. Two starts of the tool see all of 
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import re
 import shutil
@@ -21,6 +23,9 @@ from typing import Any
 
 import pytest
 from building import PROGRAMS
+
+from fork_trace.host import procfs
+from fork_trace.stacks import cpython, peek
 
 from .conftest import FORK_TRACE, IS_GUEST, TIMEOUT_S, Captured, functions, read_capture
 
@@ -324,6 +329,32 @@ def test_a_frame_on_a_file_system_that_may_not_answer_says_so(endured: Endured) 
 
     assert {"not read: its file system, fuse, may never answer"} == {note for *_, note in notes}
     assert {None} == {symbol for _, symbol, _ in notes}
+
+
+def test_memory_that_a_dead_server_answers_for_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that was the process' own until a moment ago, and then became one of such a file."""
+    with (
+        served(tmp_path / "dead") as (dead, server),
+        open(dead / "f", "rb") as file,
+        mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE) as mapped,
+    ):
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        monkeypatch.setattr(procfs, "own_memory", lambda *_: [(address, address + 4096)])
+        peeker = peek.Peeker(answer_s=0.3)
+        server.send_signal(signal.SIGSTOP)
+        asked = {"pid": os.getpid(), "tid": 1, "device": "00:00", "inode": 0}
+        asked.update(runtime=address, words=[])
+        began_s = time.monotonic()
+        whys = [peeker.ask(asked).why for _ in range(4)]
+        took_s = time.monotonic() - began_s
+        server.send_signal(signal.SIGCONT)
+        peeker.close()
+
+    assert whys[:2] == 2 * [cpython.GONE]
+    assert {*whys[2:]} <= {cpython.GONE, peek.STUCK}
+    assert took_s < 3
 
 
 def test_the_end_waits_for_no_file_system(endured: Endured) -> None:

@@ -26,7 +26,7 @@ from conftest import (
 from fork_trace.diagnosis.advice import advise
 from fork_trace.diagnosis.causes import CAUSES
 from fork_trace.model import steps
-from fork_trace.model.records import Failure, Holder
+from fork_trace.model.records import Failure, Frame, Holder
 from fork_trace.output import aggregate, columns, lacking, report, telling
 from fork_trace.output.report_options import MOST_ROWS, ReportOptions
 
@@ -434,6 +434,23 @@ def test_the_stack_of_each_row_is_shown_innermost_first_and_harmless() -> None:
     assert "  #2  0x30\n" in text
     assert "frame pointers" not in text
     assert "#0" not in report.text(counted, [], [])
+
+
+def test_a_function_that_was_read_later_says_so_and_how_sure_it_is() -> None:
+    counted = aggregate.Table()
+    counted.add(
+        make_failure(
+            stack=(
+                Frame(0x10, "spawn\x1b[31m", "/srv/job.py", line=7, read_later="confirmed"),
+                Frame(0x20, "main", "/srv/job.py", line=7, read_later="unconfirmed"),
+            ),
+            stack_by="unwinding",
+        )
+    )
+    text = report.text(counted, [], [], ReportOptions(stacks=True))
+
+    assert "  #0  spawn\\x1b[31m at /srv/job.py:7\n      read from the process later, conf" in text
+    assert "  #1  main at /srv/job.py:7\n      read from the process later, unconfirmed" in text
 
 
 def test_of_a_storm_by_many_commands_the_worst_rows_are_shown_and_the_others_counted() -> None:

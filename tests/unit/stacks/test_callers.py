@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fork_trace.model.records import Frame
+from fork_trace.model.records import CONFIRMED, UNCONFIRMED, Frame
 from fork_trace.stacks import callers
 
 LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
@@ -102,6 +102,38 @@ def test_where_a_program_is_interpreted_it_is_named(
     stack: tuple[str | tuple[str | None, str | None], ...], script: str, expected: str
 ) -> None:
     assert expected == callers.caller(frames(*stack), script)
+
+
+LIBRARY = "/usr/lib/python3.13/subprocess.py"
+OWN = "/srv/lib/python3.13/site-packages/jobs.py"
+
+
+def read(name: str, file: str = "/srv/job.py", how: str = CONFIRMED) -> Frame:
+    return Frame(0x5000, name, file, line=7, read_later=how)
+
+
+@pytest.mark.parametrize(
+    ("functions", "script", "expected"),
+    [
+        ([read("spawn")], "/srv/job.py", "spawn:job.py"),
+        ([read("Pool.grow", OWN), read("main")], "/srv/job.py", "Pool.grow:jobs.py"),
+        ([read("run", LIBRARY), read("job")], "/srv/job.py", "job:job.py"),
+        ([read("run", LIBRARY), read("job", how=UNCONFIRMED)], None, "probably job:job.py"),
+        ([read("spawn", how=UNCONFIRMED)], "/srv/job.py", "probably spawn:job.py"),
+        ([read("run", LIBRARY)], "/srv/job.py", "job.py"),
+        ([read("run", LIBRARY)], None, "run:subprocess.py"),
+        # By the command line it is known too.
+        ([read("<module>", how=UNCONFIRMED)], "/srv/job.py", "job.py"),
+        ([read("<module>", "/srv/jobs.py", UNCONFIRMED)], "/srv/job.py", "probably jobs.py"),
+        ([], "/srv/job.py", "job.py"),
+    ],
+)
+def test_a_python_function_is_the_caller_and_no_surer_than_it_is(
+    functions: list[Frame], script: str | None, expected: str
+) -> None:
+    inner, outer = frames(*libc("fork"), "os_fork"), frames("PyEval_EvalCode")
+
+    assert f"os_fork <- {expected}" == callers.caller((*inner, *functions, *outer), script)
 
 
 @pytest.mark.parametrize(
