@@ -39,6 +39,7 @@ _FUNCTIONS: Mapping[str, str] = {
     "alloc_file": "pidfd_prepare",
     "__get_unused_fd_flags": "pidfd_prepare",
     "get_unused_fd_flags": "pidfd_prepare",
+    "alloc_fd": "pidfd_prepare",
 }
 del _FUNCTIONS[_FORK]  # type: ignore[attr-defined]
 # A stack that no step is on: whose it is, by the slab cache or by the allocator's caller.
