@@ -217,6 +217,14 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
+ft_inline int port_is_counted(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	__u32 *value = bpf_map_lookup_elem(&calls, &thread);
+
+	return value && *value == FT_CALL_COUNTED;
+}
+
 ft_inline int port_has_pending(void)
 {
 	return pending_count > 0;

@@ -417,6 +417,15 @@ ft_inline int ft_waits_for_fallback(const struct ft_key *key, const struct ft_re
 }
 
 /*
+ * Does the exit of a call end what waits since an earlier one? The second program comes after the same
+ * call as the first, whose own wait it must not end; an earlier one's it does, if the first was left out.
+ */
+ft_inline int ft_ends_wait(int is_second)
+{
+	return port_has_pending() && !(is_second && port_is_counted());
+}
+
+/*
  * This thread's next system call: `syscall` of enum ft_syscall. Another of the fork family is the
  * fallback, which tells its own end. After anything else, clone3 once more included, the ENOSYS
  * was the answer.
@@ -511,6 +520,9 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	struct ft_refusal *refusal;
 	struct ft_key key = {};
 
+	/* Of an earlier call, which the second program was left out of: this one did not begin. */
+	if (call == FT_CALL_COUNTED && !is_second)
+		call = FT_CALL_NONE;
 	if (result >= 0 || result < -4095 || ft_was_counted(call, is_second))
 		return;
 	if (call == FT_CALL_REACHED)

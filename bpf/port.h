@@ -153,6 +153,8 @@ struct ft_pending {
 };
 
 /* May any thread have one? So that a system call looks for it only then. */
+/* Has the first program seen to this call, which is not over? */
+ft_inline int port_is_counted(void);
 ft_inline int port_has_pending(void);
 ft_inline int port_pending_note(const struct ft_pending *pending); /* 0: no room */
 ft_inline int port_pending_take(struct ft_pending *pending); /* and forget it; 0: there is none */

@@ -663,8 +663,8 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	__u8 call;
 
 #ifndef FT_INLINED_WHOLE
-	/* One that a filter answered did not begin. The second program comes after the same call. */
-	if (port_has_pending() && !is_second)
+	/* One that a filter answered did not begin. */
+	if (ft_ends_wait(is_second))
 		ft_on_next_call(ctx, call_of(syscall_number_in(regs)));
 #endif
 		/* Every system call of the host comes here: nearly all of them leave at once. */

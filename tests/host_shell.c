@@ -303,6 +303,11 @@ ft_inline enum ft_call port_call_take(void)
 	return call;
 }
 
+ft_inline int port_is_counted(void)
+{
+	return call_of[host_thread] == FT_CALL_COUNTED;
+}
+
 ft_inline int port_is_supervised(void)
 {
 	return host_is_supervised;
@@ -459,6 +464,12 @@ void host_call_enter(void)
 void host_next_call(ft_u8 syscall)
 {
 	if (port_has_pending())
+		ft_on_next_call(0, syscall);
+}
+
+void host_ends_wait(ft_u8 syscall, int is_second)
+{
+	if (ft_ends_wait(is_second))
 		ft_on_next_call(0, syscall);
 }
 

@@ -121,11 +121,11 @@ def host_by(attach: str) -> dict[str, Any]:
 
 def preempts() -> bool:
     """Say whether this kernel preempts itself: of "none voluntary (full) lazy" one is chosen."""
-    if "PREEMPT_RT" in os.uname().version:
-        return True
-    # v5.10 has no such choice, and Debian's does not preempt.
     modes = Path("/sys/kernel/debug/sched/preempt")
-    return modes.exists() and bool(re.search(r"\((full|lazy)\)", modes.read_text()))
+    if modes.exists():
+        return bool(re.search(r"\((full|lazy)\)", modes.read_text()))
+    # Where it cannot be chosen: 5.10, which does not, RT kernels, and arm64's 7.2, which do.
+    return bool(re.search(r"\bPREEMPT(_RT|_LAZY)?\b", os.uname().version))
 
 
 @pytest.fixture(scope="session")

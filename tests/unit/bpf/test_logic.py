@@ -142,6 +142,11 @@ class Host:
         """Let this thread's next system call begin; of what is no fork, "kernel"."""
         self.lib.host_next_call(events.SYSCALLS.index(syscall))
 
+    def end(self, syscall: str, result: int, is_second: bool = False) -> None:
+        """Let a call that a filter answered end, as each of the two programs sees it."""
+        self.lib.host_ends_wait(events.SYSCALLS.index(syscall), is_second)
+        self.exit(result, CLONE_THREAD, is_second=is_second)
+
     def refuse_stack(self, step: str, error: int, detail: str = "") -> None:
         """Let the stack of a new thread be refused."""
         self.lib.host_stack_refused(STEP[step], -error, events.DETAILS.index(detail))
@@ -1162,6 +1167,24 @@ def test_a_fallback_that_is_refused_as_well_is_told_once_for_its_own_reason(answ
 
     assert ("clone", errno.EPERM, ["seccomp"]) == (key.syscall, key.error, answered.blamed)
     assert 1 == answered.stats["failures"]
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+def test_a_fallback_that_one_of_two_programs_was_left_out_of_is_told_once(
+    early: Host, seen_by: Sequence[bool]
+) -> None:
+    early.configure(watches_early=1, watches_twice=1)
+    early.let(is_supervised=1)
+    for syscall, error in (("clone3", errno.ENOSYS), ("clone", errno.EPERM)):
+        early.who("cc1", syscall=syscall)
+        for is_second in seen_by:
+            early.end(syscall, -error, is_second)
+    early.call_next("kernel")
+
+    key = only(early.counts)
+
+    assert ("clone", errno.EPERM, ["seccomp"]) == (key.syscall, key.error, early.blamed)
+    assert (1, 0) == (early.stats["failures"], early.open_pending)
 
 
 @pytest.mark.parametrize("syscall", ["clone3", "kernel"])
