@@ -575,6 +575,17 @@ ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
 	return 0;
 }
 
+/* long __x64_sys_mprotect(const struct pt_regs *) */
+ft_inline int exit_x64_sys_mprotect(__u64 *ctx)
+{
+	return on_mprotect_return(ctx, LONG_IN(ctx[1]));
+}
+
+ft_inline int exit_arm64_sys_mprotect(__u64 *ctx)
+{
+	return on_mprotect_return(ctx, LONG_IN(ctx[1]));
+}
+
 #define PROBE(step, name, function, parameters, returns, body, of, saves, callers, stage)     \
 	EXIT_##body(name, #function, parameters, returns, FT_STEP_##step, of, saves, callers) \
 		SAVE_##saves(name, #function, FT_STEP_##step)                                 \

@@ -117,7 +117,7 @@ STEPS: tuple[tuple[str, str, str, tuple[tuple[str, int, str, bool], ...], bool, 
     ("MMAP", "mmap", "the stack of a new thread, mapped by the C library before it calls clone",
      (("vm_mmap_pgoff", 6, "fexit_vm_mmap_pgoff", False),), False, ""),
     ("MPROTECT", "mprotect", "that stack is made writable",
-     (("do_mprotect_pkey", 4, "fexit_do_mprotect_pkey", False),), False, ""),
+     (("do_mprotect_pkey", 4, "fexit_do_mprotect_pkey", False), ("__x64_sys_mprotect", 1, "fexit_x64_sys_mprotect", False), ("__arm64_sys_mprotect", 1, "fexit_arm64_sys_mprotect", False),), False, ""),
     ("EXECVE", "execve", "a program is started after a change of user: the user's tasks against RLIMIT_NPROC, once more",
      (), False, ""),
 )

@@ -17,7 +17,10 @@ _GROUP = "fork_trace_"
 _MOST_CALLS = 4096
 # Functions in which any number of threads can be asleep at once; in the others a fork is only for a
 # moment, but for a shortage of memory that makes all of them wait.
-_ASLEEP_IN = ("copy_process", "vm_mmap_pgoff", "do_mprotect_pkey")
+_ASLEEP_IN = (
+    *("copy_process", "vm_mmap_pgoff"),
+    *("do_mprotect_pkey", "__x64_sys_mprotect", "__arm64_sys_mprotect"),
+)
 _CALLS = 512
 # Programs there send samples. Since Linux commit 2e38eb04c95e ("kprobes: Do not increment probe miss
 # count in the fault handler") (in v5.14), that is all. Before that, each fault as they read a user's

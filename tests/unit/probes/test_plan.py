@@ -434,11 +434,11 @@ def test_a_plan_says_which_better_ones_were_fallbacks_and_why() -> None:
 
 
 def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> None:
-    statics = ("copy_process", "copy_clone_args_from_user", "do_mprotect_pkey", "dup_mmap")
+    statics = ("copy_process", "copy_clone_args_from_user", "mm_init", "pgd_alloc", "dup_mmap")
     bare = capable(
         trampolines=NO,
         params=without(capable().params, *statics),
-        addresses=without(capable().addresses, "do_mprotect_pkey"),
+        addresses=without(capable().addresses, "mm_init", "pgd_alloc"),
         voids=frozenset({"sched_cgroup_fork"}),
     )
     bare = replace(bare, params={**bare.params, "sched_cgroup_fork": None})
@@ -446,7 +446,21 @@ def test_where_btf_tells_no_static_function_the_symbols_decide_for_kprobes() -> 
     made = plan.make(bare)
 
     assert {"copy_process", "dup_mmap"} <= set(watched(made))
-    assert {"mprotect", "sched_cgroup_fork"} <= set(reasons(made))
+    assert {"mm_init", "sched_cgroup_fork"} <= set(reasons(made))
+
+
+@pytest.mark.parametrize("attach", ["fexit", "kprobe"])
+def test_where_the_function_in_mprotect_is_inlined_the_system_call_itself_is_watched(
+    attach: str,
+) -> None:
+    gone = "do_mprotect_pkey", "__arm64_sys_mprotect"
+    facts = capable(params=without(capable().params, *gone))
+
+    made = plan.make(facts, Request(attach=attach))
+
+    assert {"__x64_sys_mprotect"} == {
+        probe.function for probe in made.probes if probe.step == "mprotect"
+    }
 
 
 def test_where_btf_tells_static_functions_one_that_it_has_not_is_not_traceable() -> None:
