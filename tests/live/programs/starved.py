@@ -279,6 +279,8 @@ def run(stack: ExitStack) -> dict[str, object]:
     armed_s = time.monotonic() - began_s
     if not errors.startswith(b"Watching"):
         errors += read_until(the_tool.err, b"\0", 2)
+        if ballast:
+            ballast.end()  # which holds our output open
         return {"armed": False, "stderr": errors.decode(), "condition": CONDITION}
     left = meminfo("CommitLimit:") - meminfo("Committed_AS:") if ballast else None
     if ballast and CONDITION != "commit-64":
