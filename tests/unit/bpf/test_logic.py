@@ -1171,7 +1171,7 @@ def test_a_fallback_that_is_refused_as_well_is_told_once_for_its_own_reason(answ
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
 def test_a_fallback_that_one_of_two_programs_was_left_out_of_is_told_once(
-    early: Host, seen_by: Sequence[bool]
+    early: Host, seen_by: tuple[bool, ...]
 ) -> None:
     early.configure(watches_early=1, watches_twice=1)
     early.let(is_supervised=1)
