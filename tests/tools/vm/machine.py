@@ -258,7 +258,7 @@ def _qemu(architecture: Architecture, vmlinuz: Path, initrd: int, wishes: Wishes
             # page clearing; without these two features the kernel does not use it so.
             # As numbers, because names are understood only since Linux v5.19.
             append += " clearcpuid=297,112"
-        engine = ["-accel", "tcg,thread=single", "-icount", "shift=0,align=off,sleep=off"]
+        engine = ["-accel", "tcg,thread=single", "-icount", "shift=0,align=off,sleep=on"]
         engine += ["-cpu", processor, "-smp", "1"]
     elif architecture == AMD64 and kvm_works():
         engine = ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
