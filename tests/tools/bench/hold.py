@@ -23,7 +23,12 @@ from fork_trace.probes.request import Request
 def _attach_floor(library: Library, plan: Plan, path: Path) -> list[int]:
     lib = library.lib
     now = [probe for probe in plan.probes if probe.stage is Stage.START]
-    wanted = {probe.program.replace("fexit_", "floor_") for probe in now}
+    # The second one on a function, where the kernel preempts, is what ours cost beside that.
+    wanted = {
+        probe.program.replace("fexit_", "floor_")
+        for probe in now
+        if not probe.program.endswith("_again")
+    }
     image = path.read_bytes()
     opened = lib.bpf_object__open_mem(image, len(image), None)
     programs = {}
