@@ -520,9 +520,6 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	struct ft_refusal *refusal;
 	struct ft_key key = {};
 
-	/* Of an earlier call, which the second program was left out of: this one did not begin. */
-	if (call == FT_CALL_COUNTED && !is_second)
-		call = FT_CALL_NONE;
 	if (result >= 0 || result < -4095 || ft_was_counted(call, is_second))
 		return;
 	if (call == FT_CALL_REACHED)
@@ -534,7 +531,8 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	refusal = port_refusal();
 	if (!ft_is_failure(error, &key))
 		goto out;
-	if (call == FT_CALL_NONE && port_is_supervised()) {
+	/* FT_CALL_COUNTED is of an earlier call, which the second program was left out of. */
+	if (call != FT_CALL_ENTERED && port_is_supervised()) {
 		/* It ended without having begun: a filter or a tracer answered in its place. */
 		key.step = FT_STEP_SECCOMP;
 		refusal = 0;
@@ -546,7 +544,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 			if (asks_tid)
 				refusal->candidates |= 1ULL << FT_CANDIDATE_ASKED_TID;
 		}
-	} else if (call == FT_CALL_NONE) {
+	} else if (call != FT_CALL_ENTERED) {
 		/* It began before we did, or found no room: copy_process may have counted it. */
 		port_stat(FT_STAT_UNTRACKED);
 		goto out;
