@@ -121,11 +121,13 @@ def host_by(attach: str) -> dict[str, Any]:
 
 def preempts() -> bool:
     """Say whether this kernel preempts itself: of "none voluntary (full) lazy" one is chosen."""
+    if "PREEMPT_RT" in os.uname().version:
+        return True
     modes = Path("/sys/kernel/debug/sched/preempt")
     if modes.exists():
         return bool(re.search(r"\((full|lazy)\)", modes.read_text()))
-    # Where it cannot be chosen: 5.10, which does not, RT kernels, and arm64's 7.2, which do.
-    return bool(re.search(r"\bPREEMPT(_RT|_LAZY)?\b", os.uname().version))
+    # Where it cannot be chosen: 5.10, which does not, and arm64's 7.2, which does.
+    return bool(re.search(r"\bPREEMPT(_LAZY)?\b", os.uname().version))
 
 
 @pytest.fixture(scope="session")
