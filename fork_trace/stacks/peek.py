@@ -25,10 +25,8 @@ _MOST_BYTES = 1 << 16  # of a question, or of an answer
 _LENGTH_BYTES = 4
 _MOST_STUCK = 2
 _AGAIN_S = 10.0  # after it could not be started
-_MOST_US, _US_PER_S = (
-    2_000_000,
-    250_000,
-)  # of waiting: two seconds at once, and a quarter of the time
+# Of waiting: two seconds at once, and a quarter of the time.
+_MOST_US, _US_PER_S = 2_000_000, 250_000
 _MOST_DESCRIPTORS = 1 << 16
 
 _NO_READER = "Python's functions are not known: no process could be started to read them"
