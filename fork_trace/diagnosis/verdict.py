@@ -23,7 +23,7 @@ from fork_trace.diagnosis.causes.tasks import THREADS_MAX
 from fork_trace.diagnosis.narrowing import possible_steps
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.model.events import Key
-from fork_trace.model.steps import BY_NAME, BY_NUMBER, MAY_BE_INLINED, name_of
+from fork_trace.model.steps import BY_NAME, BY_NUMBER, MAY_BE_INLINED, SEEN_IN_PART, name_of
 
 OBSERVED = "observed"
 INFERRED = "inferred"
@@ -205,7 +205,7 @@ def _overcommit(detail: str, after: ProcReadings, certainty: str) -> Verdict:
     return Verdict(rules[is_never], INFERRED, step, (rules[not is_never],))
 
 
-_SILENT = ("copy_process", *MAY_BE_INLINED)  # steps whose silence proves nothing
+_SILENT = ("copy_process", *MAY_BE_INLINED, *SEEN_IN_PART)  # steps whose silence proves nothing
 
 
 def _candidates(

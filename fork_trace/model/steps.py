@@ -22,6 +22,8 @@ class Watch:
     keeps_arguments: bool = False
     # Its last parameter's name, where only that tells the form which copy_process calls.
     last_param: str | None = None
+    # By value: kernel/bpf/btf.c, btf_distill_func_proto, refuses a program on its exit.
+    takes_struct: bool = False
 
     @property
     def kretprobe(self) -> str:
@@ -54,10 +56,14 @@ class Step:
 # a71f402acd71 ("pidfs: get rid of __pidfd_prepare()") (in v6.16), that is pidfd_prepare. Before that, it
 # called __pidfd_prepare, which can be inlined: this one is then never called in a fork.
 _LAST_PARAMS = {"fexit_pidfd_prepare": "ret_file"}
+_TAKING_STRUCTS = ("fexit_vmalloc_area",)  # pgprot_t
 
 
 def _watch(function: str, params: int, program: str, keeps_arguments: bool) -> Watch:
-    return Watch(function, params, program, keeps_arguments, _LAST_PARAMS.get(program))
+    takes_struct = program in _TAKING_STRUCTS
+    return Watch(
+        *(function, params, program, keeps_arguments), _LAST_PARAMS.get(program), takes_struct
+    )
 
 
 STEPS: tuple[Step, ...] = tuple(
@@ -72,6 +78,8 @@ BY_NAME = {step.name: step for step in STEPS}
 # program never runs, and its silence proves nothing. kernel/fork.c has pidfd_prepare for others too, as
 # Debian's 6.12 does; kernel/cred.c has set_cred_ucounts, which Debian's 6.1 has inside copy_creds.
 MAY_BE_INLINED = ("pidfd_prepare", "set_cred_ucounts")
+# Of these a program sees some refusals and not others; its silence proves nothing either.
+SEEN_IN_PART = ("dup_task_struct",)
 
 # Not a step, but why several of them fail: a charge to a memory cgroup that nothing could make room
 # for (mm/memcontrol.c, mem_cgroup_out_of_memory).

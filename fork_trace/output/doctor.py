@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fork_trace.escape import safe
-from fork_trace.model.steps import BY_NAME, MAY_BE_INLINED
+from fork_trace.model.steps import BY_NAME, MAY_BE_INLINED, SEEN_IN_PART
 from fork_trace.output.tables import draw
 from fork_trace.output.wording import WIDTH, wrap
 
@@ -17,6 +17,8 @@ _GAP = 2  # blanks between two columns
 def _how(attached: dict[str, Any]) -> str:
     if attached["step"] in MAY_BE_INLINED:
         return "unless inlined"
+    if attached["step"] in SEEN_IN_PART:
+        return "in part"
     return "on demand" if attached["later"] else "observed"
 
 

@@ -18,6 +18,7 @@ from fork_trace.model.steps import (
     COPIED_TWICE,
     MEMORY_CGROUP,
     SECOND_PROGRAMS,
+    SEEN_IN_PART,
     STEPS,
     SYSCALL_PROGRAMS,
     UNSHARED,
@@ -250,6 +251,8 @@ def _why_not(watch: Watch, facts: KernelFacts) -> str | None:
         return f"this kernel's BTF has no function {watch.function} that returns something"
     if params != watch.params:
         return f"{watch.function} has {params} parameters on this kernel, which is not supported"
+    if watch.takes_struct and facts.kprobes.value is False:
+        return f"{watch.function} needs a kprobe: {facts.kprobes.why}"
     last = facts.last_params.get(watch.function)
     if watch.last_param and last and last != watch.last_param:
         return f"copy_process does not call {watch.function} on this kernel, only an inlined part of it"
@@ -295,7 +298,7 @@ def _choose(
     for watch, reason in reasons:
         if reason is None:
             return watch
-    if reasons:
+    if reasons and step.name not in SEEN_IN_PART:
         # Of several forms the one that is there, though not as expected, tells more.
         known = [pair for pair in reasons if facts.params.get(pair[0].function) is not None]
         watch, reason = (known or reasons)[0]
@@ -527,7 +530,9 @@ def _syscall_probes(facts: KernelFacts, may_repeat: bool = True) -> list[Probe]:
 
 
 def _on_exit(step: str | None, watch: Watch, stage: Stage) -> Probe:
-    return Probe(step, watch.function, watch.program, stage)
+    return Probe(
+        *(step, watch.function), watch.kretprobe if watch.takes_struct else watch.program, stage
+    )
 
 
 def _on_return(step: str | None, watch: Watch, stage: Stage) -> Probe:

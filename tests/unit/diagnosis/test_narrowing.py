@@ -27,7 +27,9 @@ PROCESS = Key(
     fits=frozenset({"copies-mm"}),
 )
 THREAD = replace(PROCESS, is_thread=True, fits=frozenset())
-WATCHED = [step.name for step in steps.STEPS if step.watches]
+WATCHED = [
+    step.name for step in steps.STEPS if step.watches and step.name not in steps.SEEN_IN_PART
+]
 # kernel/fork.c: what has no function of its own that a program could be attached to.
 UNSEEN = ("dup_task_struct", "copy_sighand", "copy_signal", "dup_mm")
 
@@ -104,6 +106,12 @@ def test_the_silence_of_a_function_that_can_be_inlined_leaves_its_step_possible(
     found = told(asking("asked-pidfd"), [*WATCHED, "copy_process"])
 
     assert (*UNSEEN, "pidfd_prepare") == found.possible_steps
+
+
+def test_the_silence_of_a_function_that_sees_a_part_leaves_its_step_possible() -> None:
+    found = told(PROCESS, [*WATCHED, "copy_process", *steps.SEEN_IN_PART])
+
+    assert UNSEEN == found.possible_steps
 
 
 def test_a_memory_cgroup_that_was_seen_refusing_stays_observed() -> None:

@@ -216,7 +216,25 @@ def cannot_be_watched(facts: plan.KernelFacts, function: str, lack: str) -> plan
 LACKS = ["no function", "no entry", "other parameters", "no symbol"]
 
 
-@pytest.mark.parametrize("step", [name for name in WATCHED if name != "copy_process"])
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_step_seen_in_part_where_it_can_be_is_elsewhere_one_that_never_is(lack: str) -> None:
+    made = plan.make(cannot_be_watched(capable(), "__vmalloc_area_node", lack))
+
+    (gap,) = (each for each in made.missing if each.step == "dup_task_struct")
+    assert (None, True) == (gap.function, "tested inline" in gap.reason)
+
+
+@pytest.mark.parametrize("kprobes", [plan.YES, NO])
+def test_a_function_that_takes_a_struct_is_watched_at_its_return(kprobes: plan.Fact) -> None:
+    made = plan.make(capable(kprobes=kprobes))
+
+    found = [each.program for each in made.probes if each.function == "__vmalloc_area_node"]
+    assert (["kretprobe_vmalloc_area"] if kprobes is plan.YES else []) == found
+
+
+@pytest.mark.parametrize(
+    "step", [name for name in WATCHED if name not in ("copy_process", *steps.SEEN_IN_PART)]
+)
 @pytest.mark.parametrize("lack", LACKS)
 def test_a_step_that_cannot_be_watched_is_missing_with_its_reason(step: str, lack: str) -> None:
     facts = capable()
@@ -358,7 +376,11 @@ def test_what_could_not_be_told_is_tried(feature: str) -> None:
 
 @pytest.mark.parametrize("feature", ["kprobes", "tracepoints"])
 def test_what_the_attach_does_not_need_is_not_asked_for(feature: str) -> None:
-    assert WATCHED == watched(plan.make(capable(**{feature: plan.Fact(False, "gone")})))
+    made = plan.make(capable(**{feature: plan.Fact(False, "gone")}))
+
+    assert ("fexit", "libbpf") == (made.attach, made.backend)
+    # What is seen in part is seen at a return.
+    assert set(WATCHED) - set(watched(made)) <= set(steps.SEEN_IN_PART)
 
 
 def test_without_trampolines_and_kprobes_the_tracepoint_attach_says_what_it_infers() -> None:
