@@ -294,7 +294,6 @@ def arm(
             facts = facts.with_feature(feature, Fact(False, error.message))
             plan = make(facts, request)
     reserve.memory()
-    reserve.trim()
     proven = _NEEDED_BY.get((plan.attach, plan.backend))
     if proven:
         facts = facts.with_feature(proven, Fact(True, "a program was attached"))

@@ -16,7 +16,8 @@ _DESCRIPTORS = 256  # programs, links and maps of the uppermost attach mode are 
 
 
 def memory() -> None:
-    """Keep some heap for later: committed now, resident once it is used."""
+    """Keep some heap for later: committed now, resident once it is used; what was used before is given back."""
+    trim(0)
     libc = ctypes.CDLL(None)
     # Only glibc has it. CPython goes to malloc when it gets no arena by mmap.
     mallopt = getattr(libc, "mallopt", None)
@@ -33,12 +34,12 @@ def memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def trim() -> None:
-    """Give back what arming took and freed, but for what `memory` keeps."""
+def trim(keep_bytes: int = _HEAP_BYTES) -> None:
+    """Give back what was taken and freed, but for what `memory` keeps."""
     trimmed = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trimmed is not None:
         trimmed.argtypes = [ctypes.c_size_t]
-        trimmed(_HEAP_BYTES)
+        trimmed(keep_bytes)
 
 
 class Descriptors:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import time
 from dataclasses import replace
 
@@ -16,10 +15,11 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.probes.backend import SAMPLES_PER_SECOND, AttachRefusedError, Filter
 from fork_trace.probes.config import PHASE_ALONE, PHASE_OFF
 from fork_trace.probes.libbpf import gaps
-from fork_trace.probes.libbpf.bindings import Library, SampleFn
+from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
 from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.libbpf.loading import Programs, without_nproc
+from fork_trace.probes.libbpf.rings import Rings
 from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
 from fork_trace.probes.settings import MARKING_S, NEEDS, Later, drain, is_vital
@@ -53,8 +53,7 @@ class LibbpfBackend:
         self._counting = counting
         if counting and plan.attach != "fexit":
             counting.stop()  # only such a program can take its place; what it has counted stays
-        self._ring: int | None = None
-        self._pending: list[bytes] = []
+        self._rings: Rings | None = None
         self._stacks: list[bytes] = []
         self._deaths: list[bytes] = []
         self._forks: list[bytes] = []
@@ -99,7 +98,12 @@ class LibbpfBackend:
                 )
             plan = plan.without_probe(probe.program, reason)
         self.plan = replace(self.plan, unread=self._programs.unread(self.plan))
-        self._open_samples()
+        try:
+            # The samples and forks first: a stack is there before its sample, so none is read without its own.
+            self._rings = self._programs.rings("events", "big_forks", "user_stacks", "deaths")
+        except ForkTraceError:
+            self.close()
+            raise
 
     def _arm(self) -> tuple[Probe, str] | None:
         """Attach what is not for later; return the probe that the kernel refused and its words, or None."""
@@ -128,47 +132,6 @@ class LibbpfBackend:
         self._programs.detach()
         self._programs.remove_kprobe_events()
         self._programs.free()
-
-    def _open_samples(self) -> None:
-        self._on_sample_kept = SampleFn(self._on_sample)
-        self._on_stack_kept = SampleFn(self._on_stack)
-        self._on_death_kept = SampleFn(self._on_death)
-        self._on_fork_kept = SampleFn(self._on_fork)
-        self._ring = self._lib.ring_buffer__new(
-            self._programs.map_fd("events"), self._on_sample_kept, None, None
-        )
-        # The samples and forks first: a stack is there before its sample, so none is read without its own.
-        others = {
-            "big_forks": self._on_fork_kept,
-            "user_stacks": self._on_stack_kept,
-            "deaths": self._on_death_kept,
-        }
-        if not self._ring or any(
-            self._lib.ring_buffer__add(self._ring, self._programs.map_fd(name), taken, None)
-            for name, taken in others.items()
-        ):
-            reason = os.strerror(ctypes.get_errno())
-            self.close()
-            raise ForkTraceError(
-                f"cannot open the ring buffer: {reason}",
-                "It needs 6 MiB of address space and a few descriptors; see ulimit -v and ulimit -n.",
-            )
-
-    def _on_sample(self, _context: int, data: int, size: int) -> int:
-        self._pending.append(ctypes.string_at(data, size))
-        return 0
-
-    def _on_stack(self, _context: int, data: int, size: int) -> int:
-        self._stacks.append(ctypes.string_at(data, size))
-        return 0
-
-    def _on_death(self, _context: int, data: int, size: int) -> int:
-        self._deaths.append(ctypes.string_at(data, size))
-        return 0
-
-    def _on_fork(self, _context: int, data: int, size: int) -> int:
-        self._forks.append(ctypes.string_at(data, size))
-        return 0
 
     def attach_more(self, stage: Stage) -> bool:
         """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""
@@ -211,11 +174,12 @@ class LibbpfBackend:
     def poll(self, timeout_s: float) -> list[bytes]:
         """Wait for events at most this long and return them, oldest first."""
         self._settle()
-        self._lib.ring_buffer__poll(self._ring, max(0, int(timeout_s * 1000)))
-        # Only the first of a burst wakes us: take what came without a wake-up too.
-        self._lib.ring_buffer__consume(self._ring)
-        taken, self._pending = self._pending, []
-        return taken
+        assert self._rings
+        taken = self._rings.read(timeout_s)
+        self._stacks += taken["user_stacks"]
+        self._deaths += taken["deaths"]
+        self._forks += taken["big_forks"]
+        return taken["events"]
 
     def tallies(self) -> list[tuple[bytes, bytes]]:
         """Return the exact counters: (struct ft_key, struct ft_tally) pairs."""
@@ -274,9 +238,9 @@ class LibbpfBackend:
     def close(self) -> None:
         """Detach every program and free every map."""
         self.detach()
-        if self._ring:
-            self._lib.ring_buffer__free(self._ring)
-            self._ring = None
+        if self._rings:
+            self._rings.close()
+            self._rings = None
         self._programs.free()
         if self._counting:
             self._counting.close()

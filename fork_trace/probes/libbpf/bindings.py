@@ -20,7 +20,6 @@ from typing import Any
 from fork_trace.errors import ForkTraceError
 
 _PrintFn = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-SampleFn = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 PrepareFn = CFUNCTYPE(c_int, c_void_p, c_void_p, ctypes.c_long, use_errno=True)
 AttachFn = CFUNCTYPE(c_int, c_void_p, ctypes.c_long, c_void_p, use_errno=True)
 
@@ -141,21 +140,17 @@ class Library:
             "bpf_link__destroy": (c_int, [c_void_p]),
             "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
             "bpf_map__fd": (c_int, [c_void_p]),
+            "bpf_map__max_entries": (c_uint32, [c_void_p]),
             "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
             "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
             "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
             "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
             "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
-            "ring_buffer__add": (c_int, [c_void_p, c_int, SampleFn, c_void_p]),
             "bpf_map_lookup_batch": (
                 c_int,
                 [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
             ),
             "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
-            "ring_buffer__new": (c_void_p, [c_int, SampleFn, c_void_p, c_void_p]),
-            "ring_buffer__poll": (c_int, [c_void_p, c_int]),
-            "ring_buffer__consume": (c_int, [c_void_p]),
-            "ring_buffer__free": (None, [c_void_p]),
             "btf__load_vmlinux_btf": (c_void_p, []),
             "btf__find_by_name_kind": (ctypes.c_int32, [c_void_p, c_char_p, c_uint32]),
             "btf__type_by_id": (POINTER(BtfType), [c_void_p, c_uint32]),

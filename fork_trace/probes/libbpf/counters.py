@@ -101,7 +101,9 @@ class Counters:
                     f"cannot read the counters: {os.strerror(code)}",
                     "Please report this kernel with the output of `fork-trace doctor --json`.",
                 )
-            keys, values = self._batch_keys.raw, self._batch_values.raw
+            # Not all of them, by `raw`: that is a megabyte and a half, mostly of nothing.
+            keys = ctypes.string_at(self._batch_keys, count.value * key_bytes)
+            values = ctypes.string_at(self._batch_values, count.value * value_bytes)
             for index in range(count.value):
                 pairs.append(
                     (
@@ -179,5 +181,5 @@ def _told_elsewhere(plan: Plan) -> dict[str, str]:
     return {
         probe.program: probe.step or probe.function
         for probe in plan.probes
-        if probe.function not in _COUNTING and probe.program.startswith("fexit_")
+        if probe.function not in _COUNTING and probe.program.startswith(("fexit_", "kretprobe_"))
     }

@@ -19,9 +19,10 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, sizes
 from fork_trace.probes.backend import AttachRefusedError
 from fork_trace.probes.config import PHASE_OFF, Config
-from fork_trace.probes.libbpf.bindings import Library, SampleFn
+from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.btf import function_params
 from fork_trace.probes.libbpf.loading import FEW_STACKS_BYTES, Programs
+from fork_trace.probes.libbpf.rings import Rings
 from fork_trace.probes.objects import program
 from fork_trace.probes.settings import MARKING_S, NEEDS
 
@@ -102,8 +103,7 @@ class LatencyBackend:
         self.missing: dict[str, str] = {}
         self._library, self._lib = library, library.lib
         self._settings = settings
-        self._ring: int | None = None
-        self._slow: list[bytes] = []
+        self._rings: Rings | None = None
         self._stacks: list[bytes] = []
         self._missed: int | None = None  # once the kprobe events are gone
         self._settles_at_s: float | None = None
@@ -175,24 +175,9 @@ class LatencyBackend:
                 raise AttachRefusedError(
                     f"this kernel refuses the program {name}: {reason}", NEEDS[self.attach]
                 )
-        map_fd = self._programs.map_fd
-        self._on_slow = SampleFn(lambda _context, data, size: self._keep(self._slow, data, size))
-        self._on_stack = SampleFn(lambda _context, data, size: self._keep(self._stacks, data, size))
-        self._ring = self._lib.ring_buffer__new(map_fd("events"), self._on_slow, None, None)
-        if not self._ring or self._lib.ring_buffer__add(
-            self._ring, map_fd("user_stacks"), self._on_stack, None
-        ):
-            raise ForkTraceError(
-                f"cannot open the ring buffer: {os.strerror(ctypes.get_errno())}",
-                "It needs 5 MiB of address space and a few descriptors; see ulimit -v and ulimit -n.",
-            )
+        self._rings = self._programs.rings("events", "user_stacks")
         self._programs.write(".data.phase", _PHASE_MARKING)
         self._settles_at_s = time.monotonic() + MARKING_S
-
-    @staticmethod
-    def _keep(kept: list[bytes], data: int, size: int) -> int:
-        kept.append(ctypes.string_at(data, size))
-        return 0
 
     def _attach(self, name: str) -> str | None:
         """Attach one program; return why it cannot be done, which is kept as well."""
@@ -231,14 +216,14 @@ class LatencyBackend:
         if self._settles_at_s is not None and time.monotonic() >= self._settles_at_s:
             self._settles_at_s = None
             self._programs.write(".data.phase", _PHASE_COUNTING)
-        self._lib.ring_buffer__poll(self._ring, max(0, int(timeout_s * 1000)))
-        self._lib.ring_buffer__consume(self._ring)
-        taken, self._slow[:] = list(self._slow), []
-        return taken
+        assert self._rings
+        taken = self._rings.read(timeout_s)
+        self._stacks += taken["user_stacks"]
+        return taken["events"]
 
     def stacks(self) -> list[bytes]:
         """Return the user stacks that came with the slow forks of the last poll."""
-        taken, self._stacks[:] = list(self._stacks), []
+        taken, self._stacks = self._stacks, []
         return taken
 
     def tallies(self) -> list[Tally]:
@@ -262,12 +247,11 @@ class LatencyBackend:
                 f"cannot read the counters: {os.strerror(ctypes.get_errno())}",
                 "Please report this kernel with the output of `fork-trace doctor --json`.",
             )
+        comms = ctypes.string_at(keys, count.value * sizes.COMM_BYTES)
+        numbers = _TALLY.iter_unpack(ctypes.string_at(values, count.value * _TALLY.size))
         found = []
-        for index in range(count.value):
-            raw = keys.raw[index * sizes.COMM_BYTES : (index + 1) * sizes.COMM_BYTES]
-            numbers = _TALLY.unpack_from(values.raw, index * _TALLY.size)
-            comm = events.text(raw)
-            total_ns, slow, slow_ns, *buckets = numbers
+        for index, (total_ns, slow, slow_ns, *buckets) in enumerate(numbers):
+            comm = events.text(comms[index * sizes.COMM_BYTES : (index + 1) * sizes.COMM_BYTES])
             found.append(Tally(comm, total_ns, slow, slow_ns, tuple(buckets)))
         return found
 
@@ -306,7 +290,7 @@ class LatencyBackend:
     def close(self) -> None:
         """Detach every program and free every map."""
         self.detach()
-        if self._ring:
-            self._lib.ring_buffer__free(self._ring)
-            self._ring = None
+        if self._rings:
+            self._rings.close()
+            self._rings = None
         self._programs.free()

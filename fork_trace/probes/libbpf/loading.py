@@ -30,6 +30,7 @@ from fork_trace.probes.libbpf.bindings import (
 )
 from fork_trace.probes.libbpf.btf import FUNCTION_IDS, function_params
 from fork_trace.probes.libbpf.counting import SUCCESSOR, Counting
+from fork_trace.probes.libbpf.rings import Rings
 from fork_trace.probes.plan import Missing, Plan, Probe
 from fork_trace.probes.settings import fill
 
@@ -302,6 +303,14 @@ class Programs:
             self._lib.bpf_object__find_map_by_name(self._object, name.encode())
         )
         return fd
+
+    def rings(self, *names: str) -> Rings:
+        """Open these ring buffers, to be read in this order; ForkTraceError."""
+        maps = {}
+        for name in names:
+            found = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+            maps[name] = self._lib.bpf_map__fd(found), self._lib.bpf_map__max_entries(found)
+        return Rings(maps)
 
     def write(self, map_: str, number: int) -> None:
         """Set one of the programs' variables, which is a map of one number."""
