@@ -33,7 +33,7 @@ lanes = [
     Lane(name, None, 1000 - at, command=("sh", "-c", way.replace("BESIDE", beside).replace("NAME", name)))
     for at, (name, way) in enumerate(ways.items())
 ]
-sys.exit(run_and_tell(lanes, 0, 2, here, Programs(patience_s=1)))
+sys.exit(run_and_tell(lanes, 0, 2, here, Programs(patience_s=0.6)))
 """
 
 

@@ -219,7 +219,7 @@ def test_a_segment_cut_at_every_byte_never_tells_more_than_happened() -> None:
     at = 1
     # Every byte of the first lines, a checkpoint among them; then a reading has ever more lines.
     each_byte = range(len(lines[0]), ends[13])
-    for cut in (*each_byte, *range(ends[13], len(whole), 29)):
+    for cut in (*each_byte, *range(ends[13], len(whole), 101)):
         while at + 1 < len(ends) and ends[at + 1] <= cut:
             at += 1
         found = counted(whole[:cut])
