@@ -352,7 +352,7 @@ _ARM64 = tuple(
         (*REHEARSALS, "test_callers.py", "test_conditions.py"),
         NAMED,
         watchers=watchers,
-        memory="2G",  # what the tests before it keep is commit charge that a condition is made of
+        memory="4G",  # what the tests before it keep is commit charge that a condition is made of
     )
     for version, watchers in (
         ("5.10", BY_OTHERS),
