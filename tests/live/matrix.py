@@ -344,23 +344,36 @@ _LATE = (
 
 # Another architecture, whose older kernels tell less: no trampolines before 6.12, before that no addresses
 # of variables, and in 5.10 no static functions in BTF.
-_ARM64 = tuple(
-    Lane(
-        f"{version}-arm64",
-        f"arm64-{version}",
-        800 if "fexit" in watchers else 700,
-        (*REHEARSALS, "test_callers.py", "test_conditions.py"),
-        NAMED,
-        watchers=watchers,
-        memory="4G",  # what the tests before it keep is commit charge that a condition is made of
-    )
-    for version, watchers in (
-        ("5.10", BY_OTHERS),
-        ("6.1", BY_OTHERS),
-        ("6.12", (*BY_ITSELF, *BY_OTHERS)),
-        ("7.2", (*BY_ITSELF, *BY_OTHERS)),
-    )
-) + (
+_ARM64_WATCHERS = {
+    "5.10": BY_OTHERS,
+    "6.1": BY_OTHERS,
+    "6.12": (*BY_ITSELF, *BY_OTHERS),
+    "7.2": (*BY_ITSELF, *BY_OTHERS),
+}
+_ARM64 = (
+    *(
+        Lane(
+            f"{version}-arm64",
+            f"arm64-{version}",
+            700 if "fexit" in watchers else 600,
+            (*REHEARSALS, "test_callers.py"),
+            NAMED,
+            watchers=watchers,
+        )
+        for version, watchers in _ARM64_WATCHERS.items()
+    ),
+    # By themselves: a condition is made of commit charge, of which the captures of the rehearsals keep much.
+    *(
+        Lane(
+            f"{version}-want-arm64",
+            f"arm64-{version}",
+            250,
+            ("test_conditions.py",),
+            NAMED,
+            memory="2G",
+        )
+        for version in _ARM64_WATCHERS
+    ),
     Lane(
         "7.2-16k-arm64",
         "arm64-7.2-16k",
@@ -396,7 +409,15 @@ _NAMED = (
     ),
     Lane("btf", None, 120, ("test_stripped.py",), NAMED),
     Lane("systemd", "7.2", 320, ("test_service.py",), NAMED, is_strict=True, init="systemd"),
-    Lane("7.2-btf", "7.2", 1500, ("test_stripped.py",), NAMED, is_strict=True),
+    Lane(
+        "7.2-btf",
+        "7.2",
+        3000,
+        ("test_stripped.py",),
+        NAMED,
+        is_strict=True,
+        select="not tracepoint",  # which is what lane btf shows natively
+    ),
     Lane(
         "python",
         None,
