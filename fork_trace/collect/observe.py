@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from fork_trace.diagnosis.causes import BY_SLUG
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
@@ -28,6 +28,23 @@ _SNAPSHOTS = 512  # processes of which it is remembered what /proc showed
 _MAPPINGS, _MAPPINGS_FRESH_S = 1024, 1.0
 # Kind of level -> the controller whose hierarchy it stands in.
 _CONTROLLERS = {"pids-cgroup": "pids", "memory-cgroup": "memory"}
+
+
+_Value = TypeVar("_Value")
+
+
+class Nearest(Generic[_Value]):
+    """A reading of the whole host: what is read first after a failure is nearest to it, and to all before it."""
+
+    def __init__(self, read: Callable[[], _Value]) -> None:
+        self._read = read
+        self._known: tuple[int, _Value] | None = None  # with the time, by CLOCK_MONOTONIC
+
+    def of(self, event: events.Event) -> _Value:
+        """Return what was read after this event, or read it now."""
+        if self._known is None or event.time_ns > self._known[0]:
+            self._known = time.monotonic_ns(), self._read()
+        return self._known[1]
 
 
 class ProcessSnapshot(NamedTuple):
@@ -168,6 +185,12 @@ class Observer:
         self._seen: dict[int, tuple[tuple[int, str], ProcessSnapshot]] = {}
         self._mappings = LargeMappings()
         self._holders = holders.HolderCache()
+        self._overcommit = Nearest(lambda: procfs.number("sys/vm/overcommit_memory"))
+        self._sizes = Nearest(lambda: (kernel.hugetlb_pages(), procfs.ram_and_swap()))
+        self._threads = Nearest(lambda: (procfs.threads(), procfs.number("sys/kernel/threads-max")))
+        self._files = Nearest(
+            lambda: (procfs.number("sys/fs/file-nr"), procfs.number("sys/fs/file-max"))
+        )
 
     def keep_stacks(self, stacks: Iterable[events.Stack]) -> None:
         """Keep the stacks that came, until the sample of each is looked at."""
@@ -219,10 +242,12 @@ class Observer:
         found = self.at_start
         fits = event.key.fits
         if "threads-unknown" in fits:
-            found = found._replace(threads_are_far=_are_threads_far())
+            threads, limit = self._threads.of(event)
+            are_far = threads is not None and limit is not None and threads < limit * 0.8
+            found = found._replace(threads_are_far=are_far)
         if self._sees_all_pids and fits & {"overcommit", "overcommit-unknown"}:
             found = found._replace(
-                overcommit_memory=procfs.number("sys/vm/overcommit_memory"),
+                overcommit_memory=self._overcommit.of(event),
                 has_huge_mapping=(None if fits & MAPPINGS_SEEN else self._mappings.has_one(event)),
             )
         return found
@@ -245,26 +270,20 @@ class Observer:
         reads = BY_SLUG[verdict.cause].reads
         if reads == "overcommit":
             # The pools can have been resized since the start.
-            host = host._replace(hugetlb_pages=kernel.hugetlb_pages())
+            pages, ram_and_swap = self._sizes.of(event)
+            host = host._replace(hugetlb_pages=pages)
             if "overcommit_memory" not in event.numbers:
-                mode = procfs.number("sys/vm/overcommit_memory")
-                host = host._replace(overcommit_memory=mode)
+                host = host._replace(overcommit_memory=self._overcommit.of(event))
             if "pages_ram" not in event.numbers:
-                host = host._replace(ram_and_swap=procfs.ram_and_swap())
+                host = host._replace(ram_and_swap=ram_and_swap)
         elif reads == "threads" and not (
             "nr_threads" in event.numbers and "max_threads" in event.numbers
         ):
-            limit = procfs.number("sys/kernel/threads-max")
-            host = host._replace(threads=procfs.threads(), threads_max=limit)
+            threads, limit = self._threads.of(event)
+            host = host._replace(threads=threads, threads_max=limit)
         elif reads == "descriptors" and self._sees_all_pids:
             host = host._replace(descriptors=procfs.descriptors(event.pid))
         elif reads == "files":
-            files = procfs.number("sys/fs/file-nr")
-            host = host._replace(files=files, files_max=procfs.number("sys/fs/file-max"))
+            files, limit = self._files.of(event)
+            host = host._replace(files=files, files_max=limit)
         return host
-
-
-def _are_threads_far() -> bool:
-    """Say whether the host is nowhere near kernel.threads-max, as far as /proc tells now."""
-    threads, limit = procfs.threads(), procfs.number("sys/kernel/threads-max")
-    return threads is not None and limit is not None and threads < limit * 0.8

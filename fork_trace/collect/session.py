@@ -148,9 +148,11 @@ class Session:
         """Make records of events; some of them owed from before, and some left for the next time."""
         sampled = [events.decode(raw) for raw in raws]
         self._observer.keep_stacks(map(events.decode_stack, self._backend.stacks()))
-        # /proc first, for all of them: who failed to fork often exits next.
+        # /proc first, for all of them: who failed to fork often exits next, and a limit is lifted.
+        readings = [self._observer.readings(event) for event in sampled]
         seen = [self._observer.look(event) for event in sampled]
-        verdicts = [self._judge(event.key, event) for event in sampled]
+        judged = zip(sampled, readings)
+        verdicts = [judge(event.key, self._backend, after) for event, after in judged]
         held = [self._observer.held(*each) for each in zip(sampled, seen, verdicts)]
         self._sampled += len(raws)
         if sampled:
@@ -165,11 +167,9 @@ class Session:
             self._harvest()
         return self._owed.told(0.0 if self._owed.signals() else _UNWINDING_S)
 
-    def _judge(self, key: events.Key, event: events.Event | None = None) -> Verdict:
-        """Name the cause; with the sample, /proc helps where the kernel side cannot tell."""
-        observer = self._observer
-        readings = observer.at_start if event is None else observer.readings(event)
-        return judge(key, self._backend, readings)
+    def _judge(self, key: events.Key) -> Verdict:
+        """Name the cause of what has no sample, for which /proc cannot help where the kernel side does not tell."""
+        return judge(key, self._backend, self._observer.at_start)
 
     def _tell(
         self, sample: compose.Sample, most_s: float, is_late: Callable[[], bool]

@@ -98,12 +98,7 @@ class LibbpfBackend:
                 )
             plan = plan.without_probe(probe.program, reason)
         self.plan = replace(self.plan, unread=self._programs.unread(self.plan))
-        try:
-            # The samples and forks first: a stack is there before its sample, so none is read without its own.
-            self._rings = self._programs.rings("events", "big_forks", "user_stacks", "deaths")
-        except ForkTraceError:
-            self.close()
-            raise
+        self._open_rings()
 
     def _arm(self) -> tuple[Probe, str] | None:
         """Attach what is not for later; return the probe that the kernel refused and its words, or None."""
@@ -132,6 +127,14 @@ class LibbpfBackend:
         self._programs.detach()
         self._programs.remove_kprobe_events()
         self._programs.free()
+
+    def _open_rings(self) -> None:
+        try:
+            # The samples and forks first: a stack is there before its sample, so none is read without its own.
+            self._rings = self._programs.rings("events", "big_forks", "user_stacks", "deaths")
+        except ForkTraceError:
+            self.close()
+            raise
 
     def attach_more(self, stage: Stage) -> bool:
         """Attach the next of the probes that wait, up to that stage; False once there is no more to do."""

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,3 +209,21 @@ def test_only_what_the_kernel_side_could_not_read_is_read_from_proc(
     read = {name for name, value in host._asdict().items() if value is not None}
 
     assert expected == read - always
+
+
+def test_a_reading_of_the_host_is_the_first_one_after_each_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = iter((20, 8320))
+    monkeypatch.setattr(
+        procfs, "number", lambda path: next(limits) if path.endswith("threads-max") else None
+    )
+    looking = observer(tmp_path)
+    threads = Verdict("threads-max", INFERRED)
+
+    def limit(time_ns: int) -> int | None:
+        return looking.host(replace(sample(KEY), time_ns=time_ns), threads).threads_max
+
+    before_ns = time.monotonic_ns()
+    assert [20, 20, 20] == [limit(time_ns) for time_ns in (0, before_ns - 7, before_ns)]
+    assert [8320, 8320] == [limit(time_ns) for time_ns in (time.monotonic_ns(), before_ns)]
