@@ -82,6 +82,10 @@ BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
 OTHER_PACKAGE = (
     "test_installed.py::test_a_package_for_another_architecture_leaves_the_checkouts_programs_alone"
 )
+NO_PAGE = (
+    "test_conditions.py::test_not_a_page_is_left_for_a_while",
+    "test_conditions.py::test_not_a_page_is_left_to_the_end",
+)
 FAIL_ALLOC = "tests/tools/fault/fail_alloc.c"
 
 _NATIVE = (
@@ -370,6 +374,8 @@ _ARM64 = (
             250,
             ("test_conditions.py",),
             NAMED,
+            # There a capture still finds the page that it lacks on x86-64; all that it says is the same.
+            deselect=NO_PAGE,
             memory="2G",
         )
         for version in _ARM64_WATCHERS

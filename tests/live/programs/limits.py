@@ -153,13 +153,14 @@ def commit() -> tuple[int | None, int, int]:
 
 def memory() -> tuple[None, int, int]:
     Path("/proc/self/oom_score_adj").write_text("-1000")
-    tables = 4096
+    # 16 MiB of page tables, each of a page of eight-byte entries, and a page in each of them.
+    tables, reach = 16 * MIB // PAGE, PAGE // 8 * PAGE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
-    with mmap.mmap(-1, tables * 2 * MIB, flags=flags) as spread:
+    with mmap.mmap(-1, tables * reach, flags=flags) as spread:
         with contextlib.suppress(OSError):
             spread.madvise(mmap.MADV_NOHUGEPAGE)
         for each in range(tables):
-            spread[each * 2 * MIB] = 1
+            spread[each * reach] = 1
         with cgroup() as place:
             limit = number(f"{place}/memory.current") + 8 * MIB
             (place / "memory.max").write_text(str(limit // PAGE * PAGE))
