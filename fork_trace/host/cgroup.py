@@ -7,6 +7,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from fork_trace.host import procfs
+
 # include/linux/exportfs.h: FILEID_KERNFS, a handle that is just the 64-bit id.
 _FILEID_KERNFS = 0xFE
 _ID_BYTES = 8
@@ -200,3 +202,22 @@ def ancestor(path: str, levels: int) -> str | None:
     if levels > len(parts):
         return None
     return "/" + "/".join(parts[: len(parts) - levels])
+
+
+def has_room(root: str = "/proc") -> bool:
+    """Say whether pids.max of this process' cgroup and of those above it allows another task; unread it does."""
+    lines = procfs.cgroups(os.getpid(), root)
+    for mount in mounts(root):
+        name = "" if mount.is_v2 else "pids"
+        paths = [each.path for each in lines if name in each.controllers.split(",")]
+        if not paths or name not in ("", *mount.controllers):
+            continue
+        path, levels = paths[0][len(mount.root.rstrip("/")) :], 0
+        while (above := ancestor(path, levels)) is not None:
+            directory = mount.path + above
+            used = procfs.number("pids.current", directory)
+            limit = procfs.number("pids.max", directory)
+            if used is not None and limit is not None and used >= limit:
+                return False
+            levels += 1
+    return True

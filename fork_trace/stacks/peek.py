@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from fork_trace.budget import Budget, OverBudgetError
+from fork_trace.host import cgroup
 from fork_trace.stacks import cpython
 from fork_trace.stacks.cpython import Seen
 
@@ -74,6 +75,10 @@ class Peeker:
         if len(self._killed) >= _MOST_STUCK:
             return STUCK
         if time.monotonic() < self._not_before_s:
+            return _NO_READER
+        if not cgroup.has_room():
+            # Refused it would be counted like any other fork.
+            self._not_before_s = time.monotonic() + _AGAIN_S
             return _NO_READER
         asked, self._to = os.pipe()
         self._from, answered = os.pipe()

@@ -342,3 +342,36 @@ def test_the_processes_of_a_cgroup_are_those_below_too(tmp_path: Path) -> None:
     (tmp_path / "inner/cgroup.procs").write_text("3\n")
     assert [1, 2, 3] == cgroup.processes(str(tmp_path), 9)
     assert cgroup.processes(str(tmp_path), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "expected"),
+    [
+        (("2", "2"), ("3", "max"), False),
+        (("1", "2"), ("9", "9"), False),
+        (("1", "2"), ("9", "10"), True),
+        (("7", "max"), None, True),
+        (None, None, True),
+    ],
+)
+@pytest.mark.parametrize("is_v2", [True, False])
+def test_whether_another_task_is_allowed_here(
+    tmp_path: Path,
+    own: tuple[str, str] | None,
+    above: tuple[str, str] | None,
+    expected: bool,
+    is_v2: bool,
+) -> None:
+    proc, mounted = tmp_path / "proc", tmp_path / "cgroups"
+    kind, options = ("cgroup2", "rw") if is_v2 else ("cgroup", "rw,pids")
+    line = f"30 25 0:26 / {mounted} rw shared:4 - {kind} none {options}\n"
+    for directory in (proc / "self", proc / str(os.getpid()), mounted / "a" / "b"):
+        directory.mkdir(parents=True)
+    (proc / "self" / "mountinfo").write_text(line)
+    controllers = "0::" if is_v2 else "4:pids:"
+    (proc / str(os.getpid()) / "cgroup").write_text(f"{controllers}/a/b\n1:cpu:/c\n")
+    for place, numbers in ((mounted / "a" / "b", own), (mounted / "a", above)):
+        for name, text in zip(("pids.current", "pids.max"), numbers or ()):
+            (place / name).write_text(f"{text}\n")
+
+    assert cgroup.has_room(str(proc)) is expected
