@@ -34,17 +34,21 @@ _Value = TypeVar("_Value")
 
 
 class Nearest(Generic[_Value]):
-    """A reading of the whole host: what is read first after a failure is nearest to it, and to all before it."""
+    """A reading of the whole host, of which each failure has the one that is nearest in time."""
 
     def __init__(self, read: Callable[[], _Value]) -> None:
         self._read = read
-        self._known: tuple[int, _Value] | None = None  # with the time, by CLOCK_MONOTONIC
+        # The last two, with their time by CLOCK_MONOTONIC.
+        self._earlier: tuple[int, _Value] | None = None
+        self._latest: tuple[int, _Value] | None = None
 
     def of(self, event: events.Event) -> _Value:
-        """Return what was read after this event, or read it now."""
-        if self._known is None or event.time_ns > self._known[0]:
-            self._known = time.monotonic_ns(), self._read()
-        return self._known[1]
+        """Return what was read just before this event or just after it; read it now where that may be nearer."""
+        if self._latest is None or event.time_ns > self._latest[0]:
+            self._earlier, self._latest = self._latest, (time.monotonic_ns(), self._read())
+        if self._earlier and event.time_ns - self._earlier[0] < self._latest[0] - event.time_ns:
+            return self._earlier[1]
+        return self._latest[1]
 
 
 class ProcessSnapshot(NamedTuple):

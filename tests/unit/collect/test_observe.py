@@ -6,7 +6,6 @@ import errno
 import mmap
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,19 +210,29 @@ def test_only_what_the_kernel_side_could_not_read_is_read_from_proc(
     assert expected == read - always
 
 
-def test_a_reading_of_the_host_is_the_first_one_after_each_event(
+def test_a_reading_of_the_host_is_the_one_nearest_to_each_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = iter((20, 8320))
-    monkeypatch.setattr(
-        procfs, "number", lambda path: next(limits) if path.endswith("threads-max") else None
-    )
+    readings = iter([(100, 20), (400, 8320), (1000, 9)])
+
+    def number(path: str) -> int | None:
+        return limits.pop() if path.endswith("threads-max") else None
+
+    def clock() -> int:
+        now_ns, limit = next(readings)
+        limits.append(limit)
+        return now_ns
+
+    limits: list[int] = []
+    monkeypatch.setattr(procfs, "number", number)
+    monkeypatch.setattr("fork_trace.collect.observe.time.monotonic_ns", clock)
     looking = observer(tmp_path)
-    threads = Verdict("threads-max", INFERRED)
 
     def limit(time_ns: int) -> int | None:
-        return looking.host(replace(sample(KEY), time_ns=time_ns), threads).threads_max
+        event = replace(sample(KEY), time_ns=time_ns)
+        return looking.host(event, Verdict("threads-max", INFERRED)).threads_max
 
-    before_ns = time.monotonic_ns()
-    assert [20, 20, 20] == [limit(time_ns) for time_ns in (0, before_ns - 7, before_ns)]
-    assert [8320, 8320] == [limit(time_ns) for time_ns in (time.monotonic_ns(), before_ns)]
+    # The first one is all there is; of two, what was read just before can be nearer.
+    assert [20, 20] == [limit(time_ns) for time_ns in (90, 100)]
+    assert [20, 20, 8320, 8320] == [limit(time_ns) for time_ns in (120, 249, 251, 400)]
+    assert [8320, 9] == [limit(time_ns) for time_ns in (500, 900)]
