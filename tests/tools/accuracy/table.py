@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,9 +71,16 @@ def data(
         if found:
             lines.append(json.dumps({"scenario": name, "cause": cause, "cells": found}))
     new = {name: {"release": release, "date": date} for name, release in releases.items()}
-    head = {"command": "scripts/accuracy --write-docs", "kernels": {**before["kernels"], **new}}
+    kernels = {**before["kernels"], **new}
+    ordered = {name: kernels[name] for name in sorted(kernels, key=_order)}
+    head = {"command": "scripts/accuracy --write-docs", "kernels": ordered}
     rows = ",\n".join(lines)
     return f'{json.dumps(head)[:-1]}, "scenarios": [\n{rows}\n]}}\n'
+
+
+def _order(kernel: str) -> tuple[bool, bool, list[int]]:
+    numbers = [int(each) for each in re.findall(r"\d+", kernel.replace("arm64", ""))]
+    return "arm64" in kernel, not numbers, numbers  # what ran natively has none
 
 
 def docs(found: Mapping[str, Any]) -> str:
@@ -133,10 +141,11 @@ def _table_of(
         for release, places in zip(short, columns.values())
         if len(places) < len(modes)
     ]
-    room = max(len(row[0]) for row in rows)
+    table = [["scenario", *short, "cause"], *rows]
+    rooms = [max(map(len, column)) for column in zip(*table)]
     grid = [
-        f"{name:{room}} {' '.join(f'{mark:{len(modes)}}' for mark in marks)} {cause}".rstrip()
-        for name, *marks, cause in [["scenario", *short, "cause"], *rows]
+        " ".join(cell.ljust(room) for cell, room in zip(row, (*rooms[:-1], 0))).rstrip()
+        for row in table
     ]
     head = _wrapped(f"On {machine}, in this order: {', '.join(modes)}.{''.join(fewer)}")
     return [*head, "", "```", *grid, "```"]
