@@ -418,7 +418,7 @@ _NAMED = (
     Lane(
         "7.2-btf",
         "7.2",
-        3000,
+        3500,
         ("test_stripped.py",),
         NAMED,
         is_strict=True,

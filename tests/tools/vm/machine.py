@@ -308,7 +308,8 @@ def _log_path(kernel: Kernel) -> Path:
     # By the time in its name: another machine that starts now may have removed it.
     by_time = sorted(logs.glob("*.log"), key=lambda path: path.name.rsplit("-", 3)[1:])
     for old in by_time[:-KEPT_LOGS]:
-        old.unlink(missing_ok=True)
+        if not os.path.exists(f"/proc/{old.stem.rpartition('-')[2]}"):  # its machine still runs
+            old.unlink(missing_ok=True)
     return logs / f"{kernel.version}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
 
 
