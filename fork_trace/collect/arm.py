@@ -235,8 +235,10 @@ class Armed:
         # What privileges hold back once the rest is given up: it takes more to attach than to watch.
         self._lends = (
             not keeps_privileges
-            and backend.plan.attach == "kprobe"
-            and any(probe.stage is not Stage.START for probe in backend.plan.probes)
+            and any(
+                probe.stage is not Stage.START and probe.program.startswith("kretprobe_")
+                for probe in backend.plan.probes
+            )
             and kernel.perf_paranoia() is not None
         )
 

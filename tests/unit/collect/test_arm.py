@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +24,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.probes import settings
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.config import Config
-from fork_trace.probes.plan import YES, Fact, Stage
+from fork_trace.probes.plan import YES, Fact, Probe, Stage
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,32 @@ def test_what_waits_is_attached_one_at_a_time_and_only_once_it_is_wanted() -> No
     armed.want(Stage.FAILED)
     armed.attach_more()
     assert [Stage.FAILED, Stage.FAILED, Stage.UNEXPLAINED] == backend.asked, "never less"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [("kretprobe_vmalloc_area", ["lent", Stage.UNEXPLAINED]), (None, [Stage.UNEXPLAINED])],
+)
+def test_only_who_attaches_a_kprobe_later_is_lent_privileges_for_it(
+    monkeypatch: pytest.MonkeyPatch, program: str | None, expected: list[object]
+) -> None:
+    backend: Any = Waiting(UNEXPLAINED=2)
+    more = (Probe(None, "f", program, Stage.UNEXPLAINED),) if program else ()
+    backend.plan = replace(PLAN, probes=PLAN.probes + more)
+
+    @contextmanager
+    def lent() -> Iterator[None]:
+        backend.asked.append("lent")
+        yield
+
+    monkeypatch.setattr("fork_trace.collect.arm.privileges.lent", lent)
+    monkeypatch.setattr("fork_trace.collect.arm.kernel.perf_paranoia", lambda: 3)
+    facts: Any = SimpleNamespace()
+    armed = Armed(facts, backend)
+    armed.want(Stage.UNEXPLAINED)
+    armed.attach_more()
+
+    assert expected == backend.asked
 
 
 def test_a_filter_by_a_pid_of_nobody_is_refused() -> None:
