@@ -60,11 +60,15 @@ int find_symbols(__u64 *ctx)
 	/* The one above tells where a function ends. */
 	if (!is_wanted && !(last && address > last))
 		return 0;
-	last = is_wanted ? address : 0;
-	if (BPF_CORE_READ(symbol, module_name[0]))
+	if (BPF_CORE_READ(symbol, module_name[0])) {
+		last = 0;
 		return 0;
+	}
 	found.address = symbol->show_value ? address : 0;
 	bpf_probe_read_kernel_str(found.name, sizeof(found.name), symbol->name);
-	bpf_seq_write(meta->seq, &found, sizeof(found));
+	/* A symbol for which the buffer has no room comes again (kernel/bpf/bpf_iter.c,
+	 * bpf_seq_read): it has to find `last` as it was. */
+	if (!bpf_seq_write(meta->seq, &found, sizeof(found)))
+		last = is_wanted ? address : 0;
 	return 0;
 }

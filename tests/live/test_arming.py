@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,10 @@ ABSENT = ["", "aaaa", "no_such_function_at_all", "copy_process_", "zzzz"]
 # The verifier took 143,310 for one of them before a level of a hierarchy had a function of its own;
 # it takes 71,800 for raw_sys_exit, which judges every call that is told, on Linux 6.18.
 MOST_VERIFIED = 80_000
+# bpf/kernel_symbols.bpf.c: the entries of `prefixes`, and how long they are without the zero.
+MOST_PREFIXES, PREFIX = 256, 7
+# kernel/bpf/bpf_iter.c, bpf_seq_read: a buffer of 8 pages; a struct found has 72 bytes.
+RECORDS_IN_BUFFER = 8 * 4096 // 72
 
 
 class ProgInfo(ctypes.Structure):
@@ -96,6 +101,28 @@ def test_the_symbols_that_the_kernel_lists_are_those_of_its_text() -> None:
     assert (told, addresses, ranges) == kernel.symbols(names)
     assert told.value
     assert range_ is not None and range_[0] == addresses["copy_process"] < range_[1]
+
+
+def test_the_symbol_above_is_listed_wherever_the_kernel_s_buffer_ends() -> None:
+    library = Library()
+    if not function_params(library, [SYMBOL_ITERATOR])[0][SYMBOL_ITERATOR]:
+        pytest.skip("this kernel has no iterator over its symbols: Linux 6.0 has")
+    lines = (line.split() for line in Path("/proc/kallsyms").read_text().splitlines())
+    told = [(int(line[0], 16), line[2]) for line in lines if len(line) == 3]
+    addresses = sorted({address for address, _ in told})
+    above = dict(zip(addresses, addresses[1:]))
+    # As many beginnings as the program has room for, from all over the kernel.
+    wanted = {name[:PREFIX] for _, name in told[:: len(told) // MOST_PREFIXES + 1]}
+
+    listed = listed_symbols(library, wanted)
+    assert listed is not None
+    assert len(listed) > 10 * RECORDS_IN_BUFFER
+    following: dict[int, int] = {}
+    for (address, _), (higher, _) in zip(listed, listed[1:]):
+        if higher > address:
+            following[address] = higher
+    listed_wanted = [at for at, name in listed if name.decode()[:PREFIX] in wanted]
+    assert {} == {at: above[at] for at in listed_wanted if following.get(at) != above.get(at)}
 
 
 def test_sysctls_are_found_where_the_symbols_say_that_they_are() -> None:
