@@ -23,9 +23,11 @@ class OverBudgetError(Exception):
 class Budget:
     """An allowance of work, earned back as time goes by."""
 
+    refusals = 0  # of all budgets together
+
     def __init__(self, most: float, per_s: float = 0.0, above: Budget | None = None) -> None:
         self.most, self.per_s, self.above = most, per_s, above
-        self.left = most
+        self.left, self.spent = most, 0.0
         self._earned_at_s = time.monotonic()
         self._deadline_s: float | None = None
 
@@ -46,18 +48,21 @@ class Budget:
         budget = self
         while budget is not None:
             budget.left -= cost
+            budget.spent += cost
             budget = budget.above
 
     def _demand(self, cost: float) -> None:
         if self._deadline_s is None and self.left >= cost:
             return
         if self._deadline_s is not None and time.process_time() >= self._deadline_s:
+            Budget.refusals += 1
             raise OverBudgetError
         now_s = time.monotonic()
         self.left = min(self.most, self.left + (now_s - self._earned_at_s) * self.per_s)
         self._earned_at_s = now_s
         # What costs more than can ever be had at once is paid off later.
         if self.left < min(cost, self.most):
+            Budget.refusals += 1
             raise OverBudgetError
 
 

@@ -10,6 +10,7 @@ Paths are strings here and in all that is loaded to watch: pathlib would take tw
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import stat
 from collections.abc import Container
@@ -39,6 +40,11 @@ def exists(*parts: str) -> bool:
     return os.path.exists(os.path.join(*parts))
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 class _How(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
 
@@ -49,8 +55,7 @@ def _openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     if b"\0" in raw:
         raise OSError(f"{path!r} is no path")
     how = _How(_NAMED | flags, 0, resolve)
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd: int = libc.syscall(
+    fd: int = _libc().syscall(
         ctypes.c_long(_OPENAT2),
         ctypes.c_int(directory),
         ctypes.c_char_p(raw),

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fork_trace import __version__
@@ -21,11 +22,12 @@ from fork_trace.diagnosis.readings import HostReadings, KernelReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict, errno_name
 from fork_trace.host import holders, procfs, runtimes
 from fork_trace.model import events, places, sizes, steps
-from fork_trace.model.records import VERSION, Evidence, Failure, Frame, Header, bounded
+from fork_trace.model.records import VERSION, Advice, Evidence, Failure, Frame, Header, bounded
 from fork_trace.probes.backend import Backend, Filter
 from fork_trace.probes.plan import Plan, Stage
 from fork_trace.stacks import callers
-from fork_trace.stacks.symbols import Caller, Symbols
+from fork_trace.stacks.layouts import Caller
+from fork_trace.stacks.symbols import Symbols
 
 # By plan.Stage: when a probe is attached.
 _WHEN = ("start", "first-failure", "unexplained")
@@ -104,13 +106,10 @@ class Composer:
             stack=stack,
             stack_by=stack_by,
             script=script,
-            advice=advise(
-                verdict.cause,
-                evidence,
-                event.numbers.get("nproc_uid", key.uid),
-                cgroup,
-                whose,
-                About(key.comm, errno, container, has_ended),
+            advice=_advised(
+                *(verdict.cause, evidence, event.numbers.get("nproc_uid", key.uid), cgroup, whose),
+                About(key.comm, errno, None, has_ended),
+                tuple(container.items()) if container else None,
             )
             + makers.advice(event.maker),
             holders=held.top if held else None,
@@ -277,6 +276,21 @@ def header(
         fallbacks=tuple(asdict(each) for each in plan.fallbacks),
         boot_id=procfs.boot_id(),
     )
+
+
+@lru_cache(32)
+def _advised(
+    cause: str,
+    evidence: tuple[Evidence, ...],
+    uid: int | None,
+    cgroup: str | None,
+    pid: int | None,
+    about: About,
+    container: tuple[tuple[str, Any], ...] | None,
+) -> tuple[Advice, ...]:
+    # Who fails in a loop is told the same each time.
+    about = about._replace(container=dict(container) if container else None)
+    return advise(cause, evidence, uid, cgroup, pid, about)
 
 
 def _caller(event: events.Event, stack: tuple[Frame, ...], script: str | None) -> str | None:

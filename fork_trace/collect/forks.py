@@ -13,7 +13,8 @@ from fork_trace.host import procfs
 from fork_trace.model import deaths
 from fork_trace.model.events import Stack
 from fork_trace.stacks import callers
-from fork_trace.stacks.symbols import Caller, Symbols
+from fork_trace.stacks.layouts import Caller
+from fork_trace.stacks.symbols import Symbols
 
 _MOST = 64  # with a stack of some 10 KB each; the oldest is forgotten
 _SETTLED_S = 0.3  # who executes a program has done so by then

@@ -20,7 +20,8 @@ from fork_trace.host import holders, procfs, userns
 from fork_trace.host.cgroup import CgroupPaths, ancestor
 from fork_trace.model import events
 from fork_trace.probes import kernel
-from fork_trace.stacks.symbols import Caller, Symbols
+from fork_trace.stacks.layouts import Caller
+from fork_trace.stacks.symbols import Symbols
 
 _WAITING_STACKS = 512  # whose sample is not read yet
 _CLONE_NEWUSER = 0x10000000  # include/uapi/linux/sched.h

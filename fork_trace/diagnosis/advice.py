@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fork_trace.diagnosis.cause import Remedies, Remedy
@@ -191,6 +192,7 @@ def _without_fork(command: str) -> Iterator[str]:
         yield f"echo {found['value']} > {path}{comment}no fork left"
 
 
+@lru_cache(256)
 def _with_numbers(template: str) -> str:
     return _SIZE.sub("{size}", _N.sub("{n}", template))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from fork_trace.model import steps
 from fork_trace.model.sizes import COMM_BYTES, STACK_BYTES_MAX, STACK_CHUNK
@@ -606,6 +607,7 @@ def cgroup_path(raw: bytes) -> str | None:
     return "/" + b"/".join(reversed(names)).decode("utf-8", "backslashreplace")
 
 
+@lru_cache(64)
 def flag_names(flags: int) -> tuple[str, ...]:
     """Name the CLONE_* flags; bits that have no name here stay visible as unknown:0x..."""
     if flags & FLAGS_UNKNOWN == FLAGS_UNKNOWN:

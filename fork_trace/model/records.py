@@ -348,21 +348,24 @@ _NAMES = {type_: name for name, type_ in _TYPES.items()}
 _T = TypeVar("_T")
 
 
-_latest: tuple[Record | None, str] = (None, "")  # what is weighed is written right after
+_MOST_WRITTEN = 16
+# By id: what is weighed is written soon after, with others that came at the same time.
+_written: dict[int, tuple[Failure, str]] = {}
 
 
 def to_json(record: Record) -> str:
     """Write one record as one line of JSON, without its newline; ASCII only."""
-    global _latest
-    known, text = _latest
-    if record is known:
-        return text
+    known = _written.get(id(record))
+    if known is not None and known[0] is record:
+        return known[1]
     values = vars(record)
     if isinstance(record, Mark):
         values = {name.rstrip("_"): value for name, value in values.items()}
     text = json_line({"type": _NAMES[type(record)], **values})
     if isinstance(record, Failure):
-        _latest = (record, text)
+        _written[id(record)] = (record, text)
+        if len(_written) > _MOST_WRITTEN:
+            del _written[next(iter(_written))]
     return text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fork_trace.model.records import CONFIRMED, Frame
 
@@ -140,15 +141,16 @@ def function(symbol: str) -> str:
     return symbol
 
 
-def caller(frames: Sequence[Frame], script_: str | None = None) -> str | None:
+@lru_cache(16)
+def caller(frames: tuple[Frame, ...], script_: str | None = None) -> str | None:
     """Name who asked for the fork; None if no frame tells.
 
     Where a program is interpreted, its own function stands for what called, or else its file.
     """
     program = _of_python([frame for frame in frames if frame.read_later], _base(script_))
-    frames = [frame for frame in frames if not frame.read_later]
+    read_at_once = [frame for frame in frames if not frame.read_later]
     wrapper, nearest = None, None
-    for index, frame in enumerate(frames):
+    for index, frame in enumerate(read_at_once):
         name = None if frame.symbol is None else function(frame.symbol)
         if name in _WRAPPERS:
             wrapper = _WRAPPERS[name]
@@ -161,14 +163,14 @@ def caller(frames: Sequence[Frame], script_: str | None = None) -> str | None:
             wrapper = name  # another function of the C library that forks: forkpty, wordexp
     if nearest is None:
         # Only machinery is known: its outermost function is what was called.
-        named = [function(frame.symbol) for frame in frames if frame.symbol]
+        named = [function(frame.symbol) for frame in read_at_once if frame.symbol]
         first = wrapper or (named[-1] if named else None)
         return _joined(first, program)
-    behind = _of_program(frames[nearest:]) or program
-    own = _text(frames[nearest])
+    behind = _of_program(read_at_once[nearest:]) or program
+    own = _text(read_at_once[nearest])
     if wrapper is not None:
         return _joined(wrapper, behind or own or "?")
-    is_named = frames[nearest].symbol is not None
+    is_named = read_at_once[nearest].symbol is not None
     if behind is not None and (not is_named or behind == own):
         return behind
     return _joined(own, behind)

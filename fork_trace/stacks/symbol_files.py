@@ -23,6 +23,7 @@ from fork_trace.stacks.elf import BadElfError, Elf
 
 _OPEN_FILES = 64  # a descriptor each; of 1,024 that a shell usually allows
 _FILES_BYTES = 6 << 20  # a symbol table of 16 MB, the largest that is read, takes 5.6
+_WEIGHED_WORK = 100  # makes no more than 50 KB
 _LOST_FILES = 512  # of which it is remembered why they are not read
 _IDLE_S = 2.0  # after it a file is closed: an open one keeps its file system from being unmounted
 _PATHS, _PROGRAMS, _MISSED = 1000, 256, 1024
@@ -95,14 +96,16 @@ class SymbolFiles:
         self._lost: dict[_Key, tuple[float, str]] = {}
         self._keys: dict[str, _Key] = {}  # build id -> the file among these
         self._paths: dict[str, str] = {}  # build id -> where it was
-        self._programs: dict[tuple[int, str], str | None] = {}  # inode, path in its mount -> path
+        # Inode, and path in its mount -> its path, and what it is kept under; None: not found.
+        self._programs: dict[tuple[int, str], tuple[str, _Key] | None] = {}
         self._missed: set[str] = set()  # build ids of libraries that were looked for
+        self._weigh_at = 0.0  # once so much work is spent
 
     @property
     def kept_bytes(self) -> int:
         """How much memory is taken by what is kept of files and of where they are, about."""
         paths = sum(2 * len(path) + 512 for path in self._paths.values())
-        paths += sum(2 * len(path or "") + 1536 for path in self._programs.values())
+        paths += sum(2 * len(each[0] if each else "") + 1664 for each in self._programs.values())
         return self._read_bytes() + paths + 128 * len(self._missed) + 512 * len(self._lost)
 
     def _read_bytes(self) -> int:
@@ -131,15 +134,17 @@ class SymbolFiles:
             return None
         key = (stack.exe_inode, stack.exe)
         if key in self._programs:
-            path = self._programs[key]
-            return None if path is None else self._at(self._below(path), stack.exe_inode)
+            known = self._programs[key]
+            if known is None:
+                return None
+            return self._known(known[1]) or self._at(self._below(known[0]), stack.exe_inode)
         self._work.pay(_OPEN_COST)
         found = file = None
         device = device_name(*stack.exe_device)
         for path in self._mounts.find(stack.exe, device, self._work):
             file = self._at(self._below(path), stack.exe_inode)
             if file is not None:
-                found = path
+                found = path, file.key
                 break
         if len(self._programs) >= _PROGRAMS:
             self._programs.clear()
@@ -151,7 +156,8 @@ class SymbolFiles:
         if self.program(stack) is None:
             return None
         assert stack.exe_inode is not None and stack.exe is not None
-        return self._programs[stack.exe_inode, stack.exe]
+        known = self._programs[stack.exe_inode, stack.exe]
+        return None if known is None else known[0]
 
     def look_beside(self, program: File, build_id: str) -> None:
         """Look for the C library of a program that is gone where its root may have been."""
@@ -341,6 +347,9 @@ class SymbolFiles:
 
     def shrink(self) -> None:
         """Forget files, those that were not asked for the longest first, while they take too much."""
+        if self._work.spent < self._weigh_at:
+            return  # nothing is kept that was not paid for
+        self._weigh_at = self._work.spent + _WEIGHED_WORK
         size = self._read_bytes()
         while size > _FILES_BYTES:
             _, oldest = self._files.popitem(last=False)

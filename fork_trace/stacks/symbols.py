@@ -1,21 +1,19 @@
-"""User addresses as frames: which file lies where in a process, what its functions are called, who called whom.
+"""User stacks as frames: which file lies where in a process, what its functions are called, who called whom.
 
-`symbol_files` finds and opens the files, `unwind` follows the stack, `demangle` reads the names.
+`layouts` tell where code lies, `symbol_files` finds and opens the files, `unwind` follows the stack,
+`names` reads what functions are called.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import sys
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fork_trace.budget import Budget, Kept, OverBudgetError
-from fork_trace.escape import cut
 from fork_trace.host import procfs
 from fork_trace.host.procfs import Mapping
 from fork_trace.model.events import Place, Stack
@@ -23,142 +21,19 @@ from fork_trace.model.records import Frame
 from fork_trace.mounts import OwnMounts
 from fork_trace.stacks import arm64, callers, pythons, unwind
 from fork_trace.stacks.cfi import Row
-from fork_trace.stacks.demangle import Demangler
-from fork_trace.stacks.perfmap import PerfMaps
-from fork_trace.stacks.symbol_files import File, SymbolFiles
+from fork_trace.stacks.layouts import Caller, Layout, Layouts
+from fork_trace.stacks.names import Names
+from fork_trace.stacks.symbol_files import SymbolFiles
 
-# What is kept of all processes, in bytes: with the files, perf maps and paths less than 16 MB.
-_LAYOUTS_BYTES, _ROWS_BYTES, _NAMES_BYTES = 2 << 20, 3 << 19, 1 << 20
-_MAPPING_BYTES, _RULE_BYTES = 320, 160  # what one takes in memory, about
-_MOST_LAYOUT_BYTES = 1 << 20  # 3,000 mappings of code: no honest process has as many
+# What is kept of rules, in bytes: with layouts, names, the files, perf maps and paths less than 16 MB.
+_ROWS_BYTES = 3 << 19
+_RULE_BYTES = 160  # what one takes in memory, about
+_MOST_ROWS = 64  # that a layout refers to
 # Of all files together: two seconds at once, and a fifth of the time.
 _MOST_WORK, _WORK_PER_S = 2_000_000, 200_000
-_FRESH_S = 1.0  # how long mappings are taken to be as they were read
-_LEAST_FRESH_S = 0.05  # the same, where something is missing
-_MOST_SHARE = 0.05  # of the time, for reading the mappings of one process
 # The names of one stack may take so many times what unwinding it may, of our own time: a slow host reads a
 # large symbol table for more than a second, once. What a hostile file takes its own budget bounds.
 _NAMING = 6
-_LATE = "not looked up: the run was told to end"
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who failed to fork: as much as it takes to look at its files."""
-
-    pid: int | None  # None: its pid is of no use in our /proc
-    uid: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the code of one process lies."""
-
-    mappings: tuple[Mapping, ...]
-    starts: tuple[int, ...]
-    read_s: float
-    cost_s: float
-    python: Mapping | None = None  # the first of an interpreter whose functions can be read
-
-    @property
-    def size(self) -> int:
-        """How much memory it takes, about: mappings of one file share its path."""
-        paths = sum(map(len, {mapping.path for mapping in self.mappings if mapping.path}))
-        return 256 + _MAPPING_BYTES * len(self.mappings) + 2 * paths
-
-    def find(self, address: int) -> Mapping | None:
-        """Return the mapping that an address lies in."""
-        index = bisect_right(self.starts, address) - 1
-        if index < 0 or address >= self.mappings[index].end:
-            return None
-        return self.mappings[index]
-
-
-def _layout(mappings: Iterable[Mapping], cost_s: float = 0.0) -> Layout:
-    ordered = tuple(sorted(mappings, key=lambda mapping: mapping.start))
-    starts = tuple(mapping.start for mapping in ordered)
-    return Layout(ordered, starts, time.monotonic(), cost_s, pythons.interpreter(ordered))
-
-
-class Layouts:
-    """Where the code of processes lies: by their mappings, or once they are gone by what is known of their files."""
-
-    def __init__(self, files: SymbolFiles) -> None:
-        self._files = files
-        self.kept: Kept[int, Layout] = Kept(_LAYOUTS_BYTES)
-
-    def refreshed(self, pid: int, address: int | None) -> Layout | None:
-        """Return where the code of a process lies; read again if that is old, or lacks an address."""
-        known = self.kept.get(pid)
-        now_s = time.monotonic()
-        if known is not None:
-            has_it = address is None or known.find(address) is not None
-            fresh_s = max(_FRESH_S if has_it else _LEAST_FRESH_S, known.cost_s / _MOST_SHARE)
-            if now_s - known.read_s < fresh_s:
-                return known
-        mappings = procfs.mappings(pid)
-        if not mappings:
-            return known
-        layout = _layout(mappings, time.monotonic() - now_s)
-        if layout.size > _MOST_LAYOUT_BYTES:
-            layout = _layout((), layout.cost_s)
-        self.kept.put(pid, layout, layout.size)
-        return layout
-
-    def of(self, caller: Caller, places: Sequence[Place], stack: Stack | None) -> Layout | None:
-        """Return where the code of a caller lay, as it was read or as its stack tells."""
-        layout = self.kept.get(caller.pid) if caller.pid is not None else None
-        if stack is None:
-            return layout
-        # By now the number can be another process', or it has run another program.
-        if layout is not None and stack.code_end is not None:
-            last = layout.find(stack.code_end - 1)
-            if last is None or not last.path:
-                layout = None
-        if layout is None:
-            pieces = []
-            with suppress(OverBudgetError):
-                pieces = self._program_of(stack)
-                pieces = [*self._library_of(places, stack), *pieces]
-            layout = _layout(pieces) if pieces else None
-        return layout
-
-    def _library_of(self, places: Sequence[Place], stack: Stack) -> list[Mapping]:
-        """Where the file of the innermost frame lies: its build id and one offset tell."""
-        for place in places[:1]:
-            if place.build_id is not None and not self._files.knows(place.build_id):
-                program = self._files.program(stack)
-                if program is not None:
-                    self._files.look_beside(program, place.build_id)
-            file = self._files.by_build_id(place.build_id)
-            vaddr = file.elf.vaddr(place.offset or 0) if file else None
-            if file and vaddr is not None:
-                return self._laid(file, place.address - vaddr)
-        return []
-
-    def _program_of(self, stack: Stack) -> list[Mapping]:
-        """Where the program of a process that is gone lay, by the end of its code."""
-        file = self._files.program(stack)
-        if file is None or stack.code_end is None or not file.elf.code():
-            return []
-        last = max(each.vaddr + each.filesz for each in file.elf.code())
-        bias = stack.code_end - last
-        # Not the file that ran, if it would not lie on a page.
-        return self._laid(file, bias) if bias >= 0 and bias % 4096 == 0 else []
-
-    @staticmethod
-    def _laid(file: File, bias: int) -> list[Mapping]:
-        # Under what it is kept: on overlay its own numbers are not those of a mapping.
-        return [
-            Mapping(
-                each.vaddr + bias,
-                each.vaddr + bias + each.filesz,
-                each.offset,
-                *file.key,
-                file.path,
-            )
-            for each in file.elf.code()
-        ]
 
 
 @dataclass(frozen=True)
@@ -249,16 +124,14 @@ class Symbols:
 
     def __init__(self) -> None:
         self.machine = os.uname().machine
-        self._demangler = Demangler()
         self._work = Budget(_MOST_WORK, _WORK_PER_S)
         own = procfs.mappings(os.getpid())
         mounts = OwnMounts({mapping.device for mapping in own if mapping.path})
         self._files = SymbolFiles(self._work, mounts)
         self._layouts = Layouts(self._files)
-        self._perf_maps = PerfMaps(mounts, above=self._work)
+        self._names = Names(self._files, self._work, mounts)
         self._pythons = pythons.Pythons(self._files, self._work)
         self._rows: Kept[tuple[str, int], Row | None] = Kept(_ROWS_BYTES)
-        self._names: Kept[tuple[str, int], str | None] = Kept(_NAMES_BYTES)
         # Most callers share our C library: it is known before anybody exits.
         for mapping in own:
             if mapping.path and os.path.basename(mapping.path).startswith(
@@ -269,13 +142,13 @@ class Symbols:
     @property
     def why_not_demangled(self) -> str | None:
         """Say why names of C++ are shown as the linker knows them; None: they are not."""
-        return self._demangler.why_not
+        return self._names.demangler.why_not
 
     @property
     def kept_bytes(self) -> int:
         """How much memory is taken by what is kept of files and processes, about."""
-        caches = self._layouts.kept.size + self._rows.size + self._names.size
-        return self._files.kept_bytes + caches + self._perf_maps.kept_bytes
+        caches = self._layouts.kept.size + self._rows.size + self._names.kept_bytes
+        return self._files.kept_bytes + caches
 
     def note(self, caller: Caller, places: Sequence[Place], stack: Stack | None) -> None:
         """Learn what a process maps, while it still runs. Cheap if it is known."""
@@ -323,8 +196,7 @@ class Symbols:
                 if len(found) > 1:
                     addresses, how, trail = found, "unwinding", registers
             self._work.within(_NAMING * most_s)
-            by_address = {place.address: place for place in places}
-            frames = self._named(addresses, layout, caller, by_address, is_late)
+            frames = self._names.frames(tuple(addresses), layout, caller, tuple(places), is_late)
             python = layout.python if layout is not None else None
             frames = self._pythons.placed(frames, stack, trail, self.machine, python, caller.pid)
         finally:
@@ -364,44 +236,6 @@ class Symbols:
                 break
         return found, trail
 
-    def _named(
-        self,
-        addresses: Sequence[int],
-        layout: Layout | None,
-        caller: Caller,
-        places: dict[int, Place],
-        is_late: Callable[[], bool],
-    ) -> tuple[Frame, ...]:
-        def hurry() -> bool:
-            has_to = is_late()
-            if has_to:
-                self._work.within(0)  # from here on only what is known already
-            return has_to
-
-        # What goes with the process comes first: a large symbol table takes a while.
-        compiled = {
-            address: None if hurry() else self._compiled(address, layout, caller)
-            for address in addresses
-        }
-        frames: list[Frame] = []
-        for index, address in enumerate(addresses):
-            hurries = hurry()
-            # A call that never returns is the last thing in its function: look at the call itself.
-            frame = self._frame(address, int(index > 0), layout, caller, places.get(address))
-            if compiled[address] is not None:
-                frame = replace(frame, symbol=compiled[address])
-            if hurries and frame.symbol is None and frame.note is None:
-                frame = replace(frame, note=_LATE)
-            frames.append(frame)
-            if index and frames[index - 1].symbol is None and frame.file != frames[index - 1].file:
-                # What has no name of its own, or jumped on from it, has the one it was called by.
-                mapping = layout.find(address - 1) if layout is not None else None
-                if mapping is not None and mapping.path and frames[index - 1].file is not None:
-                    name = self._called(mapping, address, caller)
-                    if name is not None:
-                        frames[index - 1] = replace(frames[index - 1], symbol=name, note=None)
-        return tuple(frames)
-
     def _unwound(
         self,
         stack: Stack,
@@ -414,36 +248,26 @@ class Symbols:
         if start is None or not stack.slice:
             return []
 
+        rows = layout.rows
+
         def find(address: int) -> Row | None:
-            mapping = layout.find(address)
-            if mapping is None:
-                raise LookupError
-            return self._row(mapping, address, caller)
+            if address not in rows:
+                mapping = layout.find(address)
+                if mapping is None:
+                    raise LookupError
+                if len(rows) >= _MOST_ROWS:
+                    rows.clear()
+                rows[address] = self._row(mapping, address, caller)
+            return rows[address]
 
         pc, registers = start
         memory = unwind.Memory(stack.start, stack.slice, stack.holes)
 
         def called(mapping: Mapping, address: int) -> str | None:
-            return self._called(mapping, address, caller)
+            return self._names.called(mapping, address, caller)
 
         search = _Search(self._files, layout, caller, self.machine, called).caller_of
         return unwind.walk(pc, registers, memory, find, self.machine, deadline_s, search, trail)
-
-    def _called(self, mapping: Mapping, address: int, caller: Caller) -> str | None:
-        """Name the function that returns to an address, by the call before it."""
-        try:
-            file = self._files.mapped(mapping, caller.pid)
-            if file is None:
-                return None
-            vaddr = file.elf.vaddr(address - mapping.start + mapping.file_offset)
-            name = None if vaddr is None else file.elf.called(vaddr)
-            return None if name is None else self._readable(name)
-        except OverBudgetError:
-            return None
-
-    def _readable(self, name: bytes) -> str:
-        self._work.pay(10 + len(name))
-        return cut(self._demangler.text(name))
 
     def _row(self, mapping: Mapping, address: int, caller: Caller) -> Row | None:
         file = self._files.mapped(mapping, caller.pid)
@@ -458,68 +282,6 @@ class Symbols:
         self._rows.put(key, row, _size_of(row))
         return row
 
-    def _compiled(self, address: int, layout: Layout | None, caller: Caller) -> str | None:
-        """Name what a JIT compiler made: code that is in no file. A byte before is the call itself."""
-        mapping = layout.find(address - 1) if layout is not None else None
-        if mapping is None or mapping.path:
-            return None
-        return self._perf_maps.name(caller.pid, caller.uid, address - 1)
-
-    def _frame(
-        self,
-        address: int,
-        back: int,
-        layout: Layout | None,
-        caller: Caller,
-        place: Place | None,
-    ) -> Frame:
-        mapping = layout.find(address - back) if layout is not None else None
-        if mapping is not None and mapping.path:
-            build_id = None if place is None else place.build_id
-            return self._mapped_frame(address, back, mapping, caller, build_id)
-        if mapping is not None or place is None or place.build_id is None or place.offset is None:
-            return Frame(address, None, None)
-        with suppress(OverBudgetError):
-            file = self._files.by_build_id(place.build_id)
-            if file is not None:
-                return self._in_file(address, file, place.offset, back)
-        known = self._files.path_of(place.build_id)
-        symbol = self._names.get((place.build_id, place.offset - back))
-        return Frame(address, symbol, known and _shown(known), place.offset, place.build_id)
-
-    def _mapped_frame(
-        self, address: int, back: int, mapping: Mapping, caller: Caller, build_id: str | None
-    ) -> Frame:
-        offset, note = address - mapping.start + mapping.file_offset, None
-        with suppress(OverBudgetError):
-            file = self._files.mapped(mapping, caller.pid)
-            # What the kernel read at the refusal tells another file that lies there by now.
-            if file is not None and (build_id is None or _is_of(file, build_id)):
-                return self._in_file(address, file, offset, back)
-            note = self._files.why_lost(mapping, caller.pid) if file is None else None
-        return Frame(address, None, _shown(mapping.path or ""), offset, build_id, note)
-
-    def _in_file(self, address: int, file: File, offset: int, back: int) -> Frame:
-        symbol = None
-        with suppress(OverBudgetError):
-            symbol = self._name(file, offset - back)
-        return Frame(address, symbol, _shown(file.path), offset, file.elf.build_id)
-
-    def _name(self, file: File, offset: int) -> str | None:
-        key = (file.name, offset)
-        if key in self._names:
-            return self._names.get(key)
-        vaddr = file.elf.vaddr(offset)
-        raw = None if vaddr is None else file.elf.symbol(vaddr, lambda: self._files.debug(file))
-        name = None if raw is None else self._readable(raw)
-        self._names.put(key, name, 300 + (sys.getsizeof(name) if name else 0))
-        return name
-
-
-def _is_of(file: File, build_id: str) -> bool:
-    # The kernel fills a shorter one up with zeros (lib/buildid.c).
-    return (file.elf.build_id or "").ljust(len(build_id), "0") == build_id
-
 
 def _size_of(row: Row | None) -> int:
     """What a row takes in memory, about."""
@@ -527,7 +289,3 @@ def _size_of(row: Row | None) -> int:
         return 300
     expressions = (what for _, _, what in row.rules if isinstance(what, bytes))
     return 700 + _RULE_BYTES * len(row.rules) + sum(map(len, expressions))
-
-
-def _shown(path: str) -> str:
-    return cut(os.fsencode(path).decode("utf-8", "backslashreplace"))

@@ -22,7 +22,8 @@ from fork_trace.probes.backend import Filter
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.plan import make
 from fork_trace.probes.request import Request
-from fork_trace.stacks.symbols import Caller, Symbols
+from fork_trace.stacks.layouts import Caller
+from fork_trace.stacks.symbols import Symbols
 
 PROGRAMS = 200
 SAMPLES = 10_000

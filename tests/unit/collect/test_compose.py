@@ -27,7 +27,8 @@ from fork_trace.model import events, steps
 from fork_trace.model.records import Advice, Holder
 from fork_trace.probes.backend import Filter
 from fork_trace.probes.plan import Fallback
-from fork_trace.stacks.symbols import Caller, Symbols
+from fork_trace.stacks.layouts import Caller
+from fork_trace.stacks.symbols import Symbols
 
 NOW = clock.Clock(start_ns=0, epoch_offset_ns=1772600767000008000)
 HOST = HostReadings(page_bytes=4096, hugetlb_pages=0)

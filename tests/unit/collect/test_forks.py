@@ -13,7 +13,7 @@ from fork_trace.collect.forks import Forks
 from fork_trace.host import procfs
 from fork_trace.model.events import Stack
 from fork_trace.model.records import Frame
-from fork_trace.stacks.symbols import Caller
+from fork_trace.stacks.layouts import Caller
 
 STACK = Stack(1, 2, (0,) * 21, 0)
 

@@ -22,8 +22,8 @@ from fork_trace.host.procfs import Mapping
 from fork_trace.model import records
 from fork_trace.model.events import Place
 from fork_trace.mounts import OwnMounts
-from fork_trace.stacks import cfi, elf, perfmap, runs, symbol_files, symbols
-from fork_trace.stacks.symbols import Caller
+from fork_trace.stacks import cfi, elf, layouts, names, perfmap, runs, symbol_files, symbols
+from fork_trace.stacks.layouts import Caller
 
 MOST_PEAK_BYTES = 16 << 20
 UID = os.getuid()
@@ -295,10 +295,11 @@ def test_all_that_is_kept_of_many_hostile_files_stays_below_16_mb(
 def test_what_has_room_in_each_cache_is_below_16_mb_together() -> None:
     path = symbol_files._MOST_PATH
     rooms = [
-        *(symbol_files._FILES_BYTES, symbols._LAYOUTS_BYTES, symbols._ROWS_BYTES),
-        *(symbols._NAMES_BYTES, perfmap._KEPT_MAPS_BYTES, perfmap._KEPT_NAMES_BYTES),
+        *(symbol_files._FILES_BYTES, layouts._LAYOUTS_BYTES, symbols._ROWS_BYTES),
+        *(names._NAMES_BYTES, names._STACKS_BYTES),
+        *(perfmap._KEPT_MAPS_BYTES, perfmap._KEPT_NAMES_BYTES),
         symbol_files._PATHS * (2 * path + 512),
-        symbol_files._PROGRAMS * (2 * path + 1536),
+        symbol_files._PROGRAMS * (2 * path + 1664),
         *(128 * symbol_files._MISSED, 512 * symbol_files._LOST_FILES),
     ]
 

@@ -23,7 +23,7 @@ from fork_trace.model.events import Place, Stack
 from fork_trace.model.records import Frame
 from fork_trace.mounts import OwnMounts
 from fork_trace.stacks import cfi, symbol_files, symbols
-from fork_trace.stacks.symbols import Caller
+from fork_trace.stacks.layouts import Caller
 
 SOURCE = """
 int refuse_here(int x) { return x * 3 + 1; }
@@ -83,6 +83,48 @@ def test_a_place_has_the_name_of_its_function_and_its_file(
     (frame,) = frames(named, where)
 
     assert Frame(where.address, name, str(built), where.offset, ID) == frame
+
+
+def test_a_stack_is_named_once_until_the_mappings_are_read_again(
+    named: symbols.Symbols, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    known = frames(named, where)
+    looked: list[int] = []
+
+    def look(address: int, *_: object) -> Frame:
+        looked.append(address)
+        return Frame(address, None, None)
+
+    monkeypatch.setattr(named._names, "_frame", look)
+
+    assert known == named.frames(SELF, [where])[0]
+    assert [] == looked
+    others = (replace(SELF, uid=SELF.uid + 1), where), (SELF, replace(where, build_id=None))
+    for caller, other in others:
+        named.frames(caller, [other])
+    named._layouts.kept.clear()
+    named.note(SELF, [where], None)
+    named.frames(SELF, [where])
+    assert 3 * [where.address] == looked
+
+
+def test_what_may_have_a_name_the_next_time_is_looked_up_again(
+    named: symbols.Symbols, tmp_path: Path
+) -> None:
+    where = place(ctypes.CDLL(str(build(tmp_path, "ours.so"))).refuse_here)
+    named.note(SELF, [where], None)
+    named._work.left, named._work.per_s = 0, 0
+    (nameless,) = named.frames(SELF, [where])[0]
+    named._work.left = named._work.most
+
+    (frame,) = named.frames(SELF, [where])[0]
+
+    assert (None, "refuse_here") == (nameless.symbol, frame.symbol)
+    # What lies in no file may be a JIT compiler's, whose perf map comes later.
+    kept = len(named._names._stacks)
+    named.frames(SELF, [Place(0xDEAD)])
+    assert (1, 1) == (kept, len(named._names._stacks))
 
 
 def test_a_name_is_known_after_the_process_and_its_mappings_are_gone(
@@ -306,7 +348,7 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_no_crash(
     )
     assert "refuse_here" == gone(named, where)[0].symbol
     os.truncate(copy, 100)
-    named._names.clear()
+    named._names._names.clear()
 
     assert 1 == len(gone(named, where))
 
