@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.diagnosis.verdict import Verdict, diagnose
 from fork_trace.model import events, steps
@@ -10,27 +12,41 @@ from fork_trace.probes.plan import Plan, Stage
 
 # By plan.Stage: what was watched as a failure was judged.
 _WATCHED = ("fork", "default", "all")
+_UNREAD = ProcReadings()
 
 
-def judge(key: events.Key, backend: Backend, readings: ProcReadings) -> Verdict:
-    """Name the cause; `readings` help where the kernel side cannot tell."""
-    return diagnose(key, _let_pass(key, backend), readings)
+class Judge:
+    """Judges failures that were read together, before it was made.
 
+    `at_start` is what /proc showed at the start of the run, for those after which nobody looked.
+    """
 
-def _let_pass(key: events.Key, backend: Backend) -> set[str]:
-    """Say which steps would have been seen refusing this call, so that their silence tells that they did not."""
-    plan = backend.plan
-    if plan.blind:
-        return set()  # each program may have taken the call for another's
-    if key.is_alone or (plan.can_leave_out and plan.attach == "kprobe"):
-        # Before Linux 6.7 a kprobe's program that is left out is counted nowhere.
-        return set()
-    stage = _stage_of(key)
-    watching = {probe.step for probe in plan.probes if probe.step and probe.stage <= stage}
-    if plan.can_leave_out:
-        # The kernel counts it before the failure gets here.
-        watching -= backend.step_misses().keys()
-    return watching
+    def __init__(self, backend: Backend, at_start: ProcReadings = _UNREAD) -> None:
+        self._backend, self._at_start = backend, at_start
+        self._missed_steps: Collection[str] | None = (
+            None  # asked for once, a system call for each program
+        )
+
+    def judge(self, key: events.Key, readings: ProcReadings | None = None) -> Verdict:
+        """Name the cause; `readings` help where the kernel side cannot tell."""
+        return diagnose(key, self._let_pass(key), readings or self._at_start)
+
+    def _let_pass(self, key: events.Key) -> set[str]:
+        """Say which steps would have been seen refusing this call, so that their silence tells that they did not."""
+        plan = self._backend.plan
+        if plan.blind:
+            return set()  # each program may have taken the call for another's
+        if key.is_alone or (plan.can_leave_out and plan.attach == "kprobe"):
+            # Before Linux 6.7 a kprobe's program that is left out is counted nowhere.
+            return set()
+        stage = _stage_of(key)
+        watching = {probe.step for probe in plan.probes if probe.step and probe.stage <= stage}
+        if plan.can_leave_out:
+            # The kernel counts it before the failure gets here.
+            if self._missed_steps is None:
+                self._missed_steps = self._backend.step_misses().keys()
+            watching.difference_update(self._missed_steps)
+        return watching
 
 
 def watched(key: events.Key, plan: Plan) -> str | None:

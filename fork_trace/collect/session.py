@@ -14,7 +14,7 @@ from typing import Any
 from fork_trace.collect import arm, clock, compose, stretch
 from fork_trace.collect.deaths import Coroner
 from fork_trace.collect.forks import Forks
-from fork_trace.collect.judge import calls_for_more, judge
+from fork_trace.collect.judge import Judge, calls_for_more
 from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, Observer
 from fork_trace.collect.owed import HURRIED_S, Owed
@@ -151,8 +151,8 @@ class Session:
         # /proc first, for all of them: who failed to fork often exits next, and a limit is lifted.
         readings = [self._observer.readings(event) for event in sampled]
         seen = [self._observer.look(event) for event in sampled]
-        judged = zip(sampled, readings)
-        verdicts = [judge(event.key, self._backend, after) for event, after in judged]
+        judge = Judge(self._backend).judge
+        verdicts = [judge(event.key, after) for event, after in zip(sampled, readings)]
         held = [self._observer.held(*each) for each in zip(sampled, seen, verdicts)]
         self._sampled += len(raws)
         if sampled:
@@ -166,10 +166,6 @@ class Session:
         if sampled:
             self._harvest()
         return self._owed.told(0.0 if self._owed.signals() else _UNWINDING_S)
-
-    def _judge(self, key: events.Key) -> Verdict:
-        """Name the cause of what has no sample, for which /proc cannot help where the kernel side does not tell."""
-        return judge(key, self._backend, self._observer.at_start)
 
     def _tell(
         self, sample: compose.Sample, most_s: float, is_late: Callable[[], bool]
@@ -211,9 +207,8 @@ class Session:
     def _unsampled(
         self, table: Iterable[tuple[bytes, bytes]], overflowed: Mapping[int, int]
     ) -> list[Failure]:
-        failures = []
-        for raw_key, rest in self._ledger.owed(table):
-            failures.append(self._counted(raw_key, rest))
+        judge = Judge(self._backend, self._observer.at_start).judge
+        failures = [self._counted(*each, judge) for each in self._ledger.owed(table)]
         for number, count in overflowed.items():
             rest = count - self._overflowed[number]
             if rest > 0:
@@ -221,12 +216,14 @@ class Session:
                 failures.append(self._composer.of_step(steps.name_of(number), rest))
         return failures
 
-    def _counted(self, raw_key: bytes, count: int) -> Failure:
+    def _counted(
+        self, raw_key: bytes, count: int, judge: Callable[[events.Key], Verdict]
+    ) -> Failure:
         """Return the record of failures that were not sampled: as the latest sample of their key, if there is one."""
         key = events.decode_key(raw_key)
         latest = self._latest.get(raw_key)
         told = self._ledger.verdict(raw_key)
-        verdict = told or self._judge(key)
+        verdict = told or judge(key)
         self._ledger.judge(raw_key, verdict, count)
         if latest is not None and told is not None and not key.is_of_others:
             return replace(latest, count=count)
@@ -265,7 +262,8 @@ class Session:
         stats: dict[str, Any] = dict(since.stats)
         lost = stats.pop("deaths_lost")
         counted = self._ledger.totals(table)
-        totals, by_cause = self._composer.totals(counted, since.overflowed, self._judge)
+        judge = Judge(self._backend, self._observer.at_start).judge
+        totals, by_cause = self._composer.totals(counted, since.overflowed, judge)
         return Summary(
             time=clock.iso(self._clock.now_ns()),
             duration_s=round((time.monotonic_ns() - self._segment_ns) / 1e9, 3),

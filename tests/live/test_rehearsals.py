@@ -153,11 +153,10 @@ def test_nothing_is_lost_or_folded(watcher: str, captured: Captured) -> None:
 
 @by("fexit", "kprobe", "bcc")
 def test_no_call_is_missed(watcher: str, captured: Captured) -> None:
-    # None: Linux before v5.12 does not count it. Some skip a program while a task that was preempted
-    # inside it waits, which the rehearsal with SCHED_DEADLINE brings about now and then; a second one
-    # tells what copy_process returned all the same.
-    # By kprobes there the number is what may be missing at most; that nothing is, the counts show.
-    assert captured.summary["missed"] in (None, 0) or (watcher != "fexit" and preempts())
+    # None: Linux before v5.12 does not count it. A kernel that preempts skips a program while a task
+    # that was preempted inside it waits; a second one tells what copy_process returned all the same.
+    # There the number is what may be missing at most: that nothing is, the counts show.
+    assert captured.summary["missed"] in (None, 0) or preempts()
 
 
 @by()

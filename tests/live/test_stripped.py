@@ -20,7 +20,7 @@ import kernel_btf
 import pytest
 
 from fork_trace.collect.arm import read_facts
-from fork_trace.collect.judge import judge
+from fork_trace.collect.judge import Judge
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.errors import ForkTraceError
 from fork_trace.model import events, sizes
@@ -391,7 +391,7 @@ def test_by_the_types_of_linux_5_15_rlimit_nproc_is_named(
         ours = [event for event in seen if event.key.comm == find(name).comm]
         assert len(ours) == COUNT, name
         for event in ours:
-            verdict = judge(event.key, watching, ProcReadings())
+            verdict = Judge(watching).judge(event.key, ProcReadings())
             assert verdict.cause == "rlimit-nproc"
             assert event.key.is_observed == (attach == "fexit")
             # As many as are allowed: one more was refused.

@@ -16,7 +16,7 @@ from samples import PLAN, a_host_with_v2, failed, loaded, observer, raw_key, sam
 
 from fork_trace.collect import clock, compose
 from fork_trace.collect.compose import Composer, Sample
-from fork_trace.collect.judge import judge
+from fork_trace.collect.judge import Judge
 from fork_trace.collect.ledger import Ledger
 from fork_trace.collect.observe import Cgroups, ProcessSnapshot
 from fork_trace.diagnosis.readings import HostReadings, ProcReadings
@@ -227,7 +227,7 @@ def test_totals_of_commands_that_had_no_room_tell_user_cgroup_and_cause(
     totals, by_cause = composer(paths).totals(
         counted,
         {steps.BY_NAME["alloc_pid"].number: 3},
-        lambda key: judge(key, loaded(), ProcReadings()),
+        lambda key: Judge(loaded()).judge(key, ProcReadings()),
     )
 
     why = {"errno": "EAGAIN", "step": "rlimit_nproc", "cause": "rlimit-nproc"}
@@ -267,7 +267,7 @@ def test_a_sample_flows_through_each_room_once(tmp_path: Path) -> None:
     looking = observer(tmp_path)
     event = sample(replace(failed(errno.EAGAIN, "nproc"), is_detailed=True))
     snapshot = looking.look(event)
-    verdict = judge(event.key, loaded(), looking.readings(event))
+    verdict = Judge(loaded()).judge(event.key, looking.readings(event))
     held = looking.held(event, snapshot, verdict)
     taken = Sample(b"key", event, looking.caller(event), snapshot, verdict, held)
     made = Composer(loaded(), NOW, Cgroups(CgroupPaths(str(tmp_path))), Symbols())

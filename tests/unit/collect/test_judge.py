@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from samples import PLAN, failed, loaded, observer, sample
 
-from fork_trace.collect.judge import calls_for_more, judge, watched
+from fork_trace.collect.judge import Judge, calls_for_more, watched
 from fork_trace.collect.observe import Observer
 from fork_trace.diagnosis.readings import ProcReadings
 from fork_trace.diagnosis.verdict import INFERRED, Verdict
@@ -33,16 +33,36 @@ def test_a_step_is_blamed_by_the_state_only_if_its_program_was_left_out(
 ) -> None:
     backend = loaded(replace(PLAN, can_leave_out=can_leave_out), **step_misses)
     key = failed(errno.EAGAIN, "nproc", "threads", "copies-mm")
-    verdict = judge(key, backend, ProcReadings())
+    verdict = Judge(backend).judge(key, ProcReadings())
 
     assert (expected, "inferred") == (verdict.cause, verdict.certainty)
+
+
+def test_what_programs_were_left_out_of_is_asked_once_for_all_that_was_read_together() -> None:
+    backend = loaded(replace(PLAN, can_leave_out=True))
+    left_out: dict[str, int] = {}
+    asked: list[dict[str, int]] = []
+
+    def step_misses() -> dict[str, int]:
+        asked.append(left_out)
+        return left_out
+
+    backend.step_misses = step_misses
+    key = failed(errno.EAGAIN, "nproc", "threads", "copies-mm")
+    judge = Judge(backend).judge
+
+    assert 3 * ["threads-max"] == [judge(key, ProcReadings()).cause for _ in range(3)]
+    assert 1 == len(asked)
+    left_out["rlimit_nproc"] = 1
+    assert "rlimit-nproc" == Judge(backend).judge(key, ProcReadings()).cause
+    assert 2 == len(asked)
 
 
 def test_a_step_is_blamed_by_the_state_if_its_program_may_not_know_whose_call_it_is() -> None:
     key = failed(errno.EAGAIN, "nproc", "threads", "copies-mm")
 
-    assert "threads-max" == judge(key, loaded(PLAN), ProcReadings()).cause
-    blind = judge(key, loaded(replace(PLAN, blind=1)), ProcReadings())
+    assert "threads-max" == Judge(loaded(PLAN)).judge(key, ProcReadings()).cause
+    blind = Judge(loaded(replace(PLAN, blind=1))).judge(key, ProcReadings())
     assert ("rlimit-nproc", "inferred") == (blind.cause, blind.certainty)
 
 
@@ -99,13 +119,13 @@ def test_where_nobody_knows_whether_a_program_ran_the_state_alone_decides(
 ) -> None:
     backend = loaded(replace(PLAN, attach=attach, can_leave_out=can_leave_out))
     key = replace(failed(errno.EAGAIN, "nproc", "threads"), is_alone=is_alone)
-    verdict = judge(key, backend, ProcReadings())
+    verdict = Judge(backend).judge(key, ProcReadings())
 
     assert ("rlimit-nproc", ("threads-max",)) == (verdict.cause, verdict.alternatives)
 
 
 def judged(looking: Observer, event: events.Event) -> Verdict:
-    return judge(event.key, loaded(), looking.readings(event))
+    return Judge(loaded()).judge(event.key, looking.readings(event))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +151,7 @@ def test_few_threads_in_proc_rule_threads_max_out_and_unread_ones_do_not(
     looking = observer(tmp_path)
 
     sampled = judged(looking, sample(key))
-    counted = judge(key, loaded(), looking.at_start)
+    counted = Judge(loaded()).judge(key, looking.at_start)
 
     assert ("pids-cgroup", alternatives) == (sampled.cause, sampled.alternatives)
     assert ("threads-max",) == counted.alternatives, "without a sample nobody was looked at"
@@ -192,7 +212,7 @@ def test_where_nobody_could_look_a_huge_mapping_stays_possible(
 ) -> None:
     looking = observer(tmp_path, sees_all_pids)
     readings = looking.at_start if pid is None else looking.readings(sample(GUESSED, pid))
-    verdict = judge(GUESSED, loaded(), readings)
+    verdict = Judge(loaded()).judge(GUESSED, readings)
 
     assert "overcommit-heuristic" == verdict.cause
     assert ("kernel-memory", "memory-cgroup") == verdict.alternatives
