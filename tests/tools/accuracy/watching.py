@@ -83,15 +83,11 @@ class _Watcher:
     def _said(self) -> str:
         return self._err.read_text(errors="replace")
 
-    def catch_up(self) -> None:
-        """Wait until it has written what it saw: once it is told to end it looks up few names more."""
-        deadline_s = time.monotonic() + _CATCH_UP_S
-        size = -1
-        while self._process.poll() is None and time.monotonic() < deadline_s:
-            known, size = size, self._file.stat().st_size if self._file.exists() else -1
-            if known == size:
-                return
-            time.sleep(_QUIET_S)
+    def written(self) -> int | None:
+        """Return how much it has written; None: it writes no more."""
+        if self._process.poll() is not None:
+            return None
+        return self._file.stat().st_size if self._file.exists() else 0
 
     def stop(self) -> None:
         """Tell it to end, if it still runs."""
@@ -129,6 +125,17 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines(True) if line.endswith("\n")]
 
 
+def _catch_up(watchers: Sequence[_Watcher]) -> None:
+    """Wait until all have written what they saw: once they are told to end they look up few names more."""
+    deadline_s = time.monotonic() + _CATCH_UP_S
+    written: list[int | None] = []
+    while time.monotonic() < deadline_s:
+        known, written = written, [watcher.written() for watcher in watchers]
+        if known == written:
+            return
+        time.sleep(_QUIET_S)
+
+
 @contextmanager
 def watching(
     place: Path, watchers: Mapping[str, Sequence[str]]
@@ -145,8 +152,7 @@ def watching(
             running.append((name, _Watcher(place, name, options)))
             running[-1][1].wait()
         yield seen
-        for _, watcher in running:
-            watcher.catch_up()
+        _catch_up([watcher for _, watcher in running])
     finally:
         for _, watcher in running:
             watcher.stop()
