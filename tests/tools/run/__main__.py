@@ -172,7 +172,7 @@ def main() -> int:
     check_workers = _check_workers(options)
     if options.list:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as `| head` expects
-        print(reading.listed(lanes, bool(check_workers)))
+        print(reading.listed(lanes, running.check_budget_s(check_workers)))
         return 0
     if not running.factor():
         parser.error("FORK_TRACE_BUDGET_FACTOR must be a number above 0.")

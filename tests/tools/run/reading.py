@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from building import MOVED_OBJECT
-from live.matrix import CHECK_BUDGET_S, LANES, Lane
+from live.matrix import LANES, Lane
 
 from run.running import CUT_SHORT, NOT_RUN, Ended, files
 
@@ -26,17 +26,17 @@ class Test(NamedTuple):
     took_s: float
 
 
-def listed(lanes: Sequence[Lane], checks: bool) -> str:
-    """Show the lanes, longest first, and what they would take."""
+def listed(lanes: Sequence[Lane], check_s: int) -> str:
+    """Show the lanes, longest first, and what they would take; `check_s` is what scripts/check takes."""
     rows = [f"{'LANE':<18} {'KERNEL':<14} {'BUDGET':>7}  WHAT"]
-    if checks:
-        rows.append(f"{'check':<18} {'native':<14} {CHECK_BUDGET_S:>5} s  scripts/check")
+    if check_s:
+        rows.append(f"{'check':<18} {'native':<14} {check_s:>5} s  scripts/check")
     for lane in sorted(lanes, key=lambda each: -each.budget_s):
         layout = "" if lane.cgroup == "v2" else f" {lane.cgroup}"
         what = " ".join(lane.command) or " ".join(each.rpartition("/")[2] for each in files(lane))
         kernel = (lane.kernel or "native") + layout
         rows.append(f"{lane.name:<18} {kernel:<14} {lane.budget_s:>5} s  {what}")
-    total_s = sum(lane.budget_s for lane in lanes) + (CHECK_BUDGET_S if checks else 0)
+    total_s = sum(lane.budget_s for lane in lanes) + check_s
     rows.append(f"{total_s} s in all, {total_s / 120:.0f} minutes on two cores")
     return "\n".join(rows)
 

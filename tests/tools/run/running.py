@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
-from live.matrix import CHECK_BUDGET_S, EXPECTED, Lane
+from live.matrix import CHECK_BESIDE_S, CHECK_BUDGET_S, EXPECTED, Lane
 
 from run.stopping import Programs
 
@@ -120,10 +120,17 @@ def run(lane: Lane, results: Path, programs: Programs | None = None) -> Ended:
     return Ended(lane.name, status, took_s, budget_s, cpu_s, why)
 
 
+def check_budget_s(workers: int) -> int:
+    """What scripts/check takes with so many processes for its tests; none: it is not run."""
+    if not workers:
+        return 0
+    return CHECK_BUDGET_S if workers > 1 else CHECK_BESIDE_S
+
+
 def check(workers: int, results: Path, programs: Programs | None = None) -> Ended:
     """Run scripts/check, whose tests may take so many processes."""
     programs = programs or Programs()
-    budget_s = CHECK_BUDGET_S * (factor() or _SLACK)
+    budget_s = check_budget_s(workers) * (factor() or _SLACK)
     environment = {
         **os.environ,
         "FORK_TRACE_CHECK_JUNIT": str(results / "check.xml"),
