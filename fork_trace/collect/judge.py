@@ -16,16 +16,15 @@ _UNREAD = ProcReadings()
 
 
 class Judge:
-    """Judges failures that were read together, before it was made.
+    """Judges failures that had all been read when it was made.
 
     `at_start` is what /proc showed at the start of the run, for those after which nobody looked.
     """
 
     def __init__(self, backend: Backend, at_start: ProcReadings = _UNREAD) -> None:
         self._backend, self._at_start = backend, at_start
-        self._missed_steps: Collection[str] | None = (
-            None  # asked for once, a system call for each program
-        )
+        # Asked for once: it takes a system call for each program.
+        self._missed_steps: Collection[str] | None = None
 
     def judge(self, key: events.Key, readings: ProcReadings | None = None) -> Verdict:
         """Name the cause; `readings` help where the kernel side cannot tell."""

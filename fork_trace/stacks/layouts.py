@@ -41,9 +41,7 @@ class Layout:
     read_s: float
     cost_s: float
     python: Mapping | None = None  # the first of an interpreter whose functions can be read
-    rows: dict[int, Row | None] = field(
-        default_factory=dict, compare=False
-    )  # by address, those looked up
+    rows: dict[int, Row] = field(default_factory=dict, compare=False)  # by address, those looked up
 
     @property
     def size(self) -> int:

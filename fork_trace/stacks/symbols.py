@@ -251,14 +251,18 @@ class Symbols:
         rows = layout.rows
 
         def find(address: int) -> Row | None:
-            if address not in rows:
+            row = rows.get(address)
+            if row is None:
                 mapping = layout.find(address)
                 if mapping is None:
                     raise LookupError
+                row = self._row(mapping, address, caller)
+            # None can be of a file that will be there the next time.
+            if row is not None:
                 if len(rows) >= _MOST_ROWS:
                     rows.clear()
-                rows[address] = self._row(mapping, address, caller)
-            return rows[address]
+                rows[address] = row
+            return row
 
         pc, registers = start
         memory = unwind.Memory(stack.start, stack.slice, stack.holes)

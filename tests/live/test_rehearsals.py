@@ -155,8 +155,10 @@ def test_nothing_is_lost_or_folded(watcher: str, captured: Captured) -> None:
 def test_no_call_is_missed(watcher: str, captured: Captured) -> None:
     # None: Linux before v5.12 does not count it. A kernel that preempts skips a program while a task
     # that was preempted inside it waits; a second one tells what copy_process returned all the same.
-    # There the number is what may be missing at most: that nothing is, the counts show.
-    assert captured.summary["missed"] in (None, 0) or preempts()
+    # There the number is what may be missing at most: that nothing is, the counts show. By kprobes it
+    # can be large; else it is a few of all rehearsals together.
+    most = 0 if not preempts() else COUNT - 1 if watcher == "fexit" else None
+    assert most is None or (captured.summary["missed"] or 0) <= most
 
 
 @by()
