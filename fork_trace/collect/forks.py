@@ -6,11 +6,11 @@ Whoever executes a program is of no interest any more, so its fork is forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
 
 from fork_trace.host import procfs
 from fork_trace.model import deaths
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.events import Stack
 from fork_trace.stacks import callers
 from fork_trace.stacks.layouts import Caller

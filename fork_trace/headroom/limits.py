@@ -7,7 +7,7 @@ itself. What is not known is None with a reason, and never counts as fine.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fork_trace.diagnosis.cause import Cause
@@ -21,6 +21,7 @@ from fork_trace.diagnosis.causes.memory import (
 )
 from fork_trace.diagnosis.causes.namespaces import NAMESPACE_LIMIT, PID_NAMESPACE_DEAD
 from fork_trace.diagnosis.causes.tasks import PID_MAX, PIDS_CGROUP, RLIMIT_NPROC, THREADS_MAX
+from fork_trace.model.dataclass import dataclass
 
 # include/uapi/asm-generic/resource.h: RLIM_INFINITY, "unlimited"
 UNLIMITED = (1 << 64) - 1

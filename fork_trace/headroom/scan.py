@@ -9,7 +9,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fork_trace.headroom.limits import (
     INITIAL_PID_NAMESPACE,
@@ -19,6 +19,7 @@ from fork_trace.headroom.limits import (
     Tally,
 )
 from fork_trace.host import holders, procfs
+from fork_trace.model.dataclass import dataclass
 
 BUDGET_S = 10.0  # a pass that is not through by then ends, and its numbers are lower bounds
 LARGEST = 20  # processes kept of each kind

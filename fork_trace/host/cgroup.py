@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from dataclasses import dataclass
 
 from fork_trace.host import procfs
+from fork_trace.model.dataclass import dataclass
 
 # include/linux/exportfs.h: FILEID_KERNFS, a handle that is just the 64-bit id.
 _FILEID_KERNFS = 0xFE

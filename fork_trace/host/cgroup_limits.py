@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fork_trace.budget import Budget, OverBudgetError
 from fork_trace.host import procfs
 from fork_trace.host.cgroup import Mount, mounts
+from fork_trace.model.dataclass import dataclass
 
 # About 3 s: a cgroup takes some 50 us, so that is far beyond what hosts have.
 _WALK_UNITS, _CGROUP_UNITS = 3_000_000, 50

@@ -11,9 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Holder
 
 TOP = 5  # how many commands are named

@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from fork_trace.model.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ tests/unit/bpf/test_abi.py holds the two together.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.events import (
     CGROUP_PATH_BYTES,
     LEVEL_BYTES,

@@ -6,10 +6,11 @@ The layouts are those of bpf/wire.h; tests/unit/bpf/test_abi.py holds the two to
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from fork_trace.model import steps
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.sizes import COMM_BYTES, STACK_BYTES_MAX, STACK_CHUNK
 
 USER_FRAMES = 8

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fork_trace.model import events, sizes
+from fork_trace.model.dataclass import dataclass
 
 # The parts of a fork, in the kernel's order; what each of them is stands in the book, latency.md.
 PHASES = ("task", "memory", "cgroup", "rest")

@@ -6,8 +6,9 @@ Finding the path is `cgroup`'s and `procfs`'s; what follows from the place is `d
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from fork_trace.model.dataclass import dataclass
 
 _ID = r"([0-9a-f]{64})"
 # kubelet, cgroup_manager_linux.go: with systemd the pod's dashes are underscores; static pods have

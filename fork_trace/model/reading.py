@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import (
     INCIDENTS,
     VERSION,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, field, fields, replace
 from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar, Union
 
 from fork_trace.escape import MOST, cut, json_line
+from fork_trace.model.dataclass import dataclass
 
 VERSION = 1
 MOST_BYTES = 64 << 10  # of one failure as a line of JSON

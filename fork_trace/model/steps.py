@@ -6,9 +6,8 @@ The numbers are the wire's (enum ft_step in bpf/wire.h): the places in bpf/probe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fork_trace.model import step_table
+from fork_trace.model.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fork_trace.diagnosis.evidence import is_at_limit
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Evidence, Failure
 from fork_trace.output import times
 from fork_trace.output.columns import DEFAULT_BY

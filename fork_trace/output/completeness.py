@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Checkpoint, Header, Mark, Summary
 
 # Captures told of one by one; of more each host is told of, and of more hosts all together.

@@ -6,11 +6,12 @@ What the causes mean and what helps is `diagnosis`'; deaths are counted apart fr
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from fork_trace.diagnosis.causes.late import COPY_ON_WRITE, HOST, HUGE_PAGE_COPY, POOL
 from fork_trace.escape import safe
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.places import path_of
 from fork_trace.model.records import Advice, Death, Evidence, Level
 from fork_trace.output.paragraph import Told

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from fork_trace.model.dataclass import dataclass
 from fork_trace.output.wording import WIDTH, Remedy, wrap
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Generic, NamedTuple, Optional, TypeVar
 
 from fork_trace.diagnosis.evidence import is_at_limit
 from fork_trace.model import places
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Evidence, Failure
 
 # Places kept apart; then those of fewest failures become their cause's others.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fork_trace.escape import safe
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Advice, Holder
 from fork_trace.output.units import count
 

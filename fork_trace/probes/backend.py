@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.dataclass import dataclass
 from fork_trace.probes.plan import Plan, Stage
 
 SAMPLES_PER_SECOND = 30  # of each key; a rehearsal's 23 are all seen whole

@@ -10,9 +10,9 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from fork_trace import files
+from fork_trace.model.dataclass import dataclass
 from fork_trace.probes.plan import YES, Fact
 
 # What came or went in the years of these kernels: (structure, or enum, and member) -> the header that

@@ -7,10 +7,11 @@ they offer, never by their version: distributions backport.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import IntEnum
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.steps import (
     BY_NAME,
     COPIED_AGAIN,

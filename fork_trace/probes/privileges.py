@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from fork_trace import files
+from fork_trace.model.dataclass import dataclass
 
 # include/uapi/linux/capability.h, include/uapi/linux/prctl.h
 _VERSION_3 = 0x20080522

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Failure, Forks, Header, Incident, Mark, Slow
 from fork_trace.record.times import iso_ns
 

@@ -11,8 +11,9 @@ import struct
 from array import array
 from bisect import bisect_right
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.stacks.elf import PT_GNU_EH_FRAME, BadElfError, Elf, Section
 
 # Honest files stay far below: the longest entry of node has 3,144 bytes and 2,232 instructions.

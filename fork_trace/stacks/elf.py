@@ -12,10 +12,10 @@ import struct
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from fork_trace import budget as costs
 from fork_trace.budget import Budget
+from fork_trace.model.dataclass import dataclass
 from fork_trace.stacks import arm64
 from fork_trace.stacks.runs import Runs
 

@@ -6,11 +6,12 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fork_trace.budget import Kept, OverBudgetError
 from fork_trace.host import procfs
 from fork_trace.host.procfs import Mapping
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.events import Place, Stack
 from fork_trace.stacks import pythons
 from fork_trace.stacks.cfi import Row

@@ -11,11 +11,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from fork_trace.budget import Budget, Kept, OverBudgetError
 from fork_trace.host import procfs
 from fork_trace.host.procfs import Mapping
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.events import Place, Stack
 from fork_trace.model.records import Frame
 from fork_trace.mounts import OwnMounts

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from fork_trace.budget import OverBudgetError
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.sizes import STACK_CHUNK
 from fork_trace.stacks.cfi import EXPRESSION, OFFSET, REGISTER, UNDEFINED, VALUE_OFFSET, Row
 

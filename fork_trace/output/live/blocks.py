@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.output import report, telling
 from fork_trace.output.aggregate import Table
 from fork_trace.output.live.line import Line

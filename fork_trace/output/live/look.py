@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Optional
 
+from fork_trace.model.dataclass import dataclass
 from fork_trace.output.live.trends import Trends
 
 RowKey = tuple[Optional[str], ...]

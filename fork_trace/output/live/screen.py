@@ -6,9 +6,9 @@ How a screen gets onto a terminal is `terminal`'s, what a report says is `report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from fork_trace.escape import safe
+from fork_trace.model.dataclass import dataclass
 from fork_trace.output import bars, report, tables
 from fork_trace.output.aggregate import Row, Table
 from fork_trace.output.live import blocks, detail, moving, waiting

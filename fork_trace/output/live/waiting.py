@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fork_trace.escape import safe
+from fork_trace.model.dataclass import dataclass
 from fork_trace.output import bars
 from fork_trace.output.live.line import Line, Span
 from fork_trace.output.units import short

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from fork_trace.model import records
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import Failure, Header, Mark, Record
 
 # As base64 a third more; the page around it needs the rest of 5 MB.

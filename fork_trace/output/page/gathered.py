@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from fork_trace.model import records
+from fork_trace.model.dataclass import dataclass
 from fork_trace.model.records import INCIDENTS, Failure, Forks, Header, Mark, Record, Slow, Summary
 from fork_trace.output.page.archive import Archive
 from fork_trace.output.page.timeline import Timeline
