@@ -535,6 +535,7 @@ ft_inline int port_is_filtered_out(const struct ft_key *key)
 	    !is_below_cgroup(port_config()->filter_cgroup))
 		return 1;
 	if (port_config()->filter & FT_FILTER_COMM) {
+#pragma clang loop unroll(disable)
 		for (i = 0; i < FT_COMM_BYTES; i++) {
 			if (key->comm[i] != port_config()->filter_comm[i])
 				return 1;

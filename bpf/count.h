@@ -49,7 +49,7 @@ ft_inline int ft_has_room(const struct ft_key *key, ft_u32 generation, enum ft_o
  * last finds room. `times`: twice that for what is told of an owner's others.
  * Those who count at the same time may go over it by as many as there are of them.
  */
-ft_inline struct ft_tally *ft_tally_of(const struct ft_key *key, ft_u32 generation, ft_u32 times)
+ft_outline struct ft_tally *ft_tally_of(const struct ft_key *key, ft_u32 generation, ft_u32 times)
 {
 	struct ft_tally *tally = port_tally(key);
 	ft_u64 *all = port_share(generation, 0), *others = port_share(!generation, 0);

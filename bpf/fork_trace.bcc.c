@@ -217,6 +217,23 @@ ft_inline struct ft_event *port_event(void)
 #endif
 }
 
+/* In parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
+ft_inline void port_event_clear(struct ft_event *event)
+{
+	__builtin_memset(event, 0, __builtin_offsetof(struct ft_event, user_place));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(event->user_place, 0, sizeof(event->user_place) + sizeof(event->level));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(event->cgroup_path, 0, sizeof(event->cgroup_path));
+	__asm__ volatile("" : : : "memory");
+	__builtin_memset(&event->maker, 0, sizeof(event->maker));
+}
+
+ft_inline void port_copy(void *to, const void *from, ft_u32 bytes)
+{
+	__builtin_memcpy(to, from, bytes);
+}
+
 ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
 #if FT_RINGBUF

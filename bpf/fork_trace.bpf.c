@@ -183,6 +183,18 @@ ft_inline struct ft_event *port_event(void)
 	return bpf_ringbuf_reserve(&events, sizeof(struct ft_event), 0);
 }
 
+static const struct ft_event no_event;
+
+ft_inline void port_copy(void *to, const void *from, ft_u32 bytes)
+{
+	bpf_probe_read_kernel(to, bytes, from);
+}
+
+ft_inline void port_event_clear(struct ft_event *event)
+{
+	port_copy(event, &no_event, sizeof(*event));
+}
+
 ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
 	bpf_ringbuf_submit(event, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);

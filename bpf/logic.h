@@ -204,22 +204,15 @@ ft_inline void ft_sample(void *ctx, const struct ft_key *key, struct ft_tally *t
 
 	if (!event)
 		goto lost;
-	/* In parts: clang for BPF expands no memset of over 1,024 bytes, and merges neighbours. */
-	__builtin_memset(event, 0, __builtin_offsetof(struct ft_event, user_place));
-	__asm__ volatile("" : : : "memory");
-	__builtin_memset(event->user_place, 0, sizeof(event->user_place) + sizeof(event->level));
-	__asm__ volatile("" : : : "memory");
-	__builtin_memset(event->cgroup_path, 0, sizeof(event->cgroup_path));
-	__asm__ volatile("" : : : "memory");
-	__builtin_memset(&event->maker, 0, sizeof(event->maker));
+	port_event_clear(event);
 	event->time_ns = now_ns;
 	event->key = *key;
 	event->flags = flags;
 	if (refusal) {
 		event->have = refusal->have;
 		event->level_count = refusal->level_count;
-		__builtin_memcpy(event->number, refusal->number, sizeof(event->number));
-		__builtin_memcpy(event->level, refusal->level, sizeof(event->level));
+		port_copy(event->number, refusal->number, sizeof(event->number));
+		port_copy(event->level, refusal->level, sizeof(event->level));
 	}
 	port_sample(ctx, event);
 	if (port_event_send(ctx, event, wake))

@@ -101,6 +101,9 @@ ft_inline void port_stat(enum ft_stat stat);
 ft_inline ft_u32 port_crowding(void);
 /* Memory for one event, not zeroed; 0: the buffer is full. */
 ft_inline struct ft_event *port_event(void);
+/* Where it matters not by a store for each word: of those there would be hundreds in each program. */
+ft_inline void port_event_clear(struct ft_event *event);
+ft_inline void port_copy(void *to, const void *from, ft_u32 bytes);
 /* Returns 0 if it was sent. */
 ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake);
 /* Fill comm, uid, cgroup and syscall: who asked. */

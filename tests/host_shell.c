@@ -215,6 +215,16 @@ ft_inline struct ft_event *port_event(void)
 	return &host_event[host_event_count];
 }
 
+ft_inline void port_event_clear(struct ft_event *event)
+{
+	memset(event, 0, sizeof(*event));
+}
+
+ft_inline void port_copy(void *to, const void *from, ft_u32 bytes)
+{
+	memcpy(to, from, bytes);
+}
+
 ft_inline int port_event_send(void *ctx, struct ft_event *event, int wake)
 {
 	(void)ctx;
