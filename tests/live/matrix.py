@@ -2,8 +2,10 @@
 
 Oldest and newest kernel by default, the two between in --all. The newest must show all that can depend
 on the kernel (`is_strict`: nothing may be skipped). What is the tool's own, screens, formats, commands,
-is seen natively. What is the same thing again is in --all: by default the oldest kernel shows every attach
-mode but bcc's, which compiles for a minute, the newest the one that it takes by itself.
+is seen natively. By default the newest kernel rehearses under the attach mode that it takes by itself, the
+oldest under the others but for bcc's, which compiles for a minute; with --all every kernel under each. What
+is the same thing again, or about one part of the tool, has lanes that are run by name: before a release, and
+when that part changes.
 `tests/tools/test_matrix.py` holds that every live file is in here, and every attach mode of every kernel.
 """
 
@@ -74,9 +76,9 @@ FIELDS = (
 )
 BY_ITSELF = ("fexit", "fexit-all")
 BY_OTHERS = ("kprobe", "kprobe-all", "tracepoint")
-# Of these files the newest kernel shows by default what it takes by itself. Of the first, what no attach
-# mode changes is seen natively.
-_TAKEN = "not (test_privileges or test_on_demand) or fexit"
+# What is seen natively, or by another attach mode, and again in 7.2-again: how much of a stack the kernel
+# gives changes as little with any length.
+_NATIVELY = "(test_stripped and by_the_types) or (test_moved and tracepoint) or 127"
 # How it dies takes bcc two starts more, ten minutes on 5.10.
 BCC_DIES = "test_bcc.py::test_killed_outright_it_leaves_no_probe_that_is_on"
 
@@ -127,33 +129,33 @@ _NEWEST = (
     Lane(
         "7.2-more",
         "7.2",
-        440,
+        270,
         (
             *("test_blame.py", "test_nested.py", "test_moved.py", "test_storms.py"),
-            *("test_arming.py", "test_callers.py", "test_stripped.py", "test_asked.py"),
+            *("test_arming.py", "test_stripped.py"),
         ),
         is_strict=True,
         watchers=("fexit",),
         deselect=(*FIELDS, *TYPES),
         # The kprobe attach mode shows the most of it in the rehearsals, and the rest in 7.2-kprobe.
-        select="not kprobe",
+        select=f"not kprobe and not ({_NATIVELY})",
     ),
     Lane(
-        "7.2-want",
+        "7.2-privileges",
         "7.2",
-        240,
-        ("test_conditions.py", "test_privileges.py", "test_on_demand.py"),
+        110,
+        ("test_privileges.py", "test_on_demand.py", "test_conditions.py"),
         is_strict=True,
-        select=_TAKEN,
+        # Of want, where nothing is left.
+        select="(fexit and not are_listed) or (test_conditions and while)",
     ),
-    Lane("7.2-faults", "7.2", 90, ("test_faults.py",), is_strict=True, module=FAIL_ALLOC),
 )
 _OLDEST = (
-    Lane("5.10", "5.10", 340, REHEARSALS),
+    Lane("5.10", "5.10", 210, REHEARSALS, watchers=BY_OTHERS),
     Lane(
         "5.10-more",
         "5.10",
-        270,
+        200,
         ("test_kprobe.py", "test_holders.py", "test_dying.py"),
         # By tracepoints it is killed natively, by kprobes in test_kprobe.py.
         select="not test_dying or fexit",
@@ -161,6 +163,7 @@ _OLDEST = (
 )
 # Of the oldest and the newest, what another kernel or the native run shows by default.
 _REST = (
+    Lane("5.10-fexit", "5.10", 170, REHEARSALS, ALL, watchers=BY_ITSELF),
     Lane(
         "5.10-v1",
         "5.10",
@@ -169,18 +172,6 @@ _REST = (
         ALL,
         cgroup="v1",
         watchers=("fexit",),
-    ),
-    Lane(
-        "5.10-rest",
-        "5.10",
-        350,
-        (
-            "test_callers.py",
-            "test_arming.py",
-            "tests/unit/rehearse/test_rehearse.py",
-            *("test_lockdown.py", "test_asked.py", "test_strangers.py"),
-        ),
-        ALL,
     ),
     Lane(
         "5.10-bcc",
@@ -202,34 +193,7 @@ _REST = (
         is_strict=True,
         select="kprobe",
     ),
-    Lane(
-        "7.2-again",
-        "7.2",
-        340,
-        ("test_privileges.py", "test_flood.py", "test_strangers.py"),
-        ALL,
-        is_strict=True,
-        select="not test_privileges or not (fexit or kprobe)",
-    ),
-    Lane(
-        "7.2-callers",
-        "7.2",
-        80,
-        ("test_callers.py",),
-        ALL,
-        is_strict=True,
-        watchers=("kprobe", "tracepoint"),
-    ),
-    Lane(
-        "7.2-rest",
-        "7.2",
-        330,
-        ("test_callers_real.py", "test_dying.py", "test_check.py", "test_forged.py"),
-        ALL,
-        is_strict=True,
-        # By tracepoints it is killed natively.
-        select="not (test_dying and tracepoint)",
-    ),
+    Lane("7.2-faults", "7.2", 90, ("test_faults.py",), ALL, is_strict=True, module=FAIL_ALLOC),
 )
 _BETWEEN = (
     Lane("6.1", "6.1", 480, (*REHEARSALS, "test_lockdown.py"), ALL, watchers=WITH_BCC),
@@ -243,30 +207,82 @@ _BETWEEN = (
         ),
         ALL,
     ),
-    Lane(
-        "6.1-want",
-        "6.1",
-        490,
-        (
-            *("test_conditions.py", "test_privileges.py", "test_on_demand.py"),
-            "test_strangers.py",
-        ),
-        ALL,
-    ),
-    Lane("6.1-callers", "6.1", 150, ("test_callers.py",), ALL),
-    Lane("6.1-bcc", "6.1", 350, ("test_bcc.py",), ALL),
     Lane("6.12", "6.12", 350, (*REHEARSALS, "test_lockdown.py"), ALL),
+)
+# Where memory, tasks, descriptors or disk are short for the tool itself.
+_WANT = (
+    Lane("6.1-want", "6.1", 390, ("test_conditions.py", "test_privileges.py"), NAMED),
+    Lane("6.12-want", "6.12", 200, ("test_conditions.py",), NAMED),
     Lane(
-        "6.12-more",
-        "6.12",
-        310,
-        # Who is blamed, and by which privileges, 6.1 and 7.2 show; how it dies 5.10 and 7.2.
-        (
-            *("test_conditions.py", "test_on_demand.py"),
-            *("test_nested.py", "test_storms.py", "test_check.py"),
-        ),
-        ALL,
+        "7.2-want",
+        "7.2",
+        300,
+        ("test_conditions.py", "test_privileges.py"),
+        NAMED,
+        is_strict=True,
+        select="test_conditions or are_listed or not (fexit or kprobe)",
     ),
+)
+# Their names and places, by every attach mode that sees them.
+_CALLERS = (
+    Lane("5.10-callers", "5.10", 130, ("test_callers.py",), NAMED),
+    Lane("6.1-callers", "6.1", 150, ("test_callers.py",), NAMED),
+    Lane(
+        "7.2-callers",
+        "7.2",
+        250,
+        ("test_callers.py", "test_callers_real.py"),
+        NAMED,
+        is_strict=True,
+    ),
+)
+# What others can do to it: strangers' files, floods of names, forged records.
+_STRANGERS = (
+    Lane("5.10-strangers", "5.10", 120, ("test_strangers.py",), NAMED),
+    Lane("6.1-strangers", "6.1", 120, ("test_strangers.py",), NAMED),
+    Lane(
+        "7.2-strangers",
+        "7.2",
+        330,
+        ("test_strangers.py", "test_flood.py", "test_forged.py"),
+        NAMED,
+        is_strict=True,
+    ),
+)
+# What another kernel, or the native run, shows by default.
+_AGAIN = (
+    Lane(
+        "5.10-again",
+        "5.10",
+        200,
+        (
+            *("test_arming.py", "tests/unit/rehearse/test_rehearse.py"),
+            *("test_lockdown.py", "test_asked.py"),
+        ),
+        NAMED,
+    ),
+    Lane(
+        "6.12-again",
+        "6.12",
+        220,
+        ("test_on_demand.py", "test_nested.py", "test_storms.py", "test_check.py"),
+        NAMED,
+    ),
+    Lane(
+        "7.2-again",
+        "7.2",
+        400,
+        (
+            *("test_dying.py", "test_check.py", "test_asked.py"),
+            *("test_blame.py", "test_moved.py", "test_stripped.py"),
+        ),
+        NAMED,
+        is_strict=True,
+        deselect=(*FIELDS, *TYPES),
+        # By tracepoints it is killed natively.
+        select=f"(test_dying and not tracepoint) or test_check or test_asked or {_NATIVELY}",
+    ),
+    Lane("6.1-bcc", "6.1", 350, ("test_bcc.py",), NAMED),
 )
 _SUITES = tuple(
     Lane(
@@ -460,5 +476,6 @@ _PREEMPTING = (
 
 LANES: tuple[Lane, ...] = (
     *(*_NATIVE, *_NEWEST, *_OLDEST, *_REST, *_BETWEEN),
+    *(*_WANT, *_CALLERS, *_STRANGERS, *_AGAIN),
     *(*_NAMED, *_SUITES, *_FAULT, *_LATE, *_LATENCY, *_EDGES, *_ADVICE, *_PREEMPTING, *_ARM64),
 )

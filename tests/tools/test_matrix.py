@@ -28,12 +28,20 @@ def files_of(*when: str) -> set[str]:
     return {file for lane in LANES if lane.when in when for file in lane.files}
 
 
-def test_every_live_file_is_run_by_default_or_with_all() -> None:
+# Each about one part of the tool, or minutes long.
+BY_NAME_ALONE = {
+    *("test_advice.py", "test_asked.py", "test_container.py", "test_edges.py", "test_late.py"),
+    *("test_latency.py", "test_service.py"),
+}
+
+
+def test_every_live_file_is_run_by_default_or_with_all_or_known_to_be_run_by_name() -> None:
     assert FILES
-    # How bcc starts and dies takes many minutes: in --all.
+    # How bcc starts and dies takes many minutes.
+    assert {"test_bcc.py", "test_faults.py"} == files_of(ALL) - files_of(DEFAULT)
     by_command = set(matrix.BY_COMMAND)
-    assert {"test_bcc.py"} == FILES - files_of(DEFAULT, NAMED) - by_command
-    assert by_command == FILES - files_of(DEFAULT, NAMED, ALL)
+    assert BY_NAME_ALONE | by_command == FILES - files_of(DEFAULT, ALL)
+    assert by_command == FILES - files_of(DEFAULT, ALL, NAMED)
 
 
 def test_every_file_that_the_matrix_names_is_there_or_expected() -> None:
@@ -97,7 +105,8 @@ def watched_by(kernel: str, *, is_all: bool) -> list[set[str]]:
 
 
 def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel() -> None:
-    assert set(WATCHERS) - {"bcc"} == set().union(*watched_by(OLDEST, is_all=False))
+    by_default = [*watched_by(OLDEST, is_all=False), *watched_by(NEWEST, is_all=False)]
+    assert set(WATCHERS) - {"bcc"} == set().union(*by_default)
     assert set(WATCHERS) == set().union(*watched_by(OLDEST, is_all=True))
     assert {"fexit", "fexit-all"} <= set().union(*watched_by(NEWEST, is_all=False))
     for kernel in KERNELS:
@@ -108,23 +117,34 @@ def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel(
             assert all((plain in lane) == (early in lane) for lane in lanes)
 
 
-def collected(file: str, select: str) -> set[str]:
-    """The tests of a live file that pytest's -k would choose."""
+# Of which the lanes of the newest kernel run a part each.
+DIVIDED = ("blame", "conditions", "moved", "on_demand", "privileges")
+
+
+def collected(select: str) -> set[str]:
+    """The tests of the divided files that pytest's -k would choose."""
     argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     argv += ["-m", "live or not live"]
-    argv += [f"tests/live/{file}", "-k", select]
+    argv += [*(f"tests/live/test_{name}.py" for name in DIVIDED), "-k", select]
     environment = {**os.environ, "FORK_TRACE_WATCHERS": ""}
     done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
     return {line for line in done.stdout.splitlines() if "::" in line}
 
 
-@pytest.mark.parametrize("file", ["test_blame.py", "test_privileges.py", "test_on_demand.py"])
-def test_what_one_lane_of_the_newest_kernel_leaves_out_another_one_runs(file: str) -> None:
-    lanes = [lane for lane in choosing.lanes(LANES, kernels=[NEWEST]) if file in lane.files]
-    every = collected(file, "")
+def test_what_one_lane_of_the_newest_kernel_leaves_out_another_one_runs() -> None:
+    files = {f"test_{name}.py" for name in DIVIDED}
+    lanes = [lane for lane in LANES if lane.kernel == NEWEST and files & {*lane.files}]
+    every = collected("")
+    run = {
+        test
+        for select in {lane.select for lane in lanes}
+        for test in collected(select)
+        for lane in lanes
+        if lane.select == select and Path(test.partition("::")[0]).name in lane.files
+    }
 
-    assert len(lanes) > 1 and every
-    assert every == set().union(*(collected(file, lane.select) for lane in lanes))
+    assert files == {Path(test.partition("::")[0]).name for test in every}
+    assert every == run
 
 
 def test_the_newest_kernel_may_skip_nothing_on_cgroup_v2() -> None:
