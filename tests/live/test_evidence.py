@@ -125,6 +125,15 @@ def test_what_is_no_pool_has_no_holders(
     assert {None} == {failure["holders"] for failure in rehearsed.of(scenario)}
 
 
+@each_of(of=named("pids-cgroup", "pids-cgroup-ancestor", THREE_UP.name))
+def test_who_held_a_cgroup_before_is_no_holder_of_one_made_anew_at_its_path(
+    watcher: str, scenario: Scenario, rehearsed: Rehearsed
+) -> None:
+    held = [failure["holders"] for failure in rehearsed.of(scenario) if failure["holders"]]
+
+    assert {scenario.comm} >= {holder["comm"] for holders in held for holder in holders}
+
+
 @each_of(of=named(FULL_ABOVE.name))
 def test_a_full_pid_namespace_two_levels_up_is_named_by_its_level(
     watcher: str, scenario: Scenario, rehearsed: Rehearsed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -64,43 +63,40 @@ def test_a_cgroup_full_of_threads_and_zombies_names_their_process(
     )
 
 
-@pytest.fixture(scope="module")
-def rehearsed(
-    host: dict[str, Any], build: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Captured:
-    """What one start of the tool sees of all the others, each so often that somebody still holds it."""
-    rehearse = shlex.join([*FORK_TRACE, "rehearse", "--count", "1009"])
-    commands = (
-        f"{rehearse} pids-cgroup pids-cgroup-ancestor",
-        f"{build('fork_kinds')} fork 5003",
-        f"{rehearse} --host-wide pid-max",
-    )
-    file = tmp_path_factory.mktemp("held") / "c.jsonl"
-    return capture(file, "sh", "-c", " && ".join(commands))
+@pytest.mark.parametrize(
+    ("scenario", "comm"),
+    [("pids-cgroup", "ft-pids-cgroup"), ("pids-cgroup-ancestor", "ft-pids-cg-anc")],
+)
+def test_a_rehearsed_full_cgroup_is_held_by_who_rehearses(
+    scenario: str, comm: str, host: dict[str, Any], tmp_path: Path
+) -> None:
+    captured = capture(tmp_path / "c.jsonl", *FORK_TRACE, "rehearse", "--count", "1009", scenario)
+    (pid,) = {failure["pid"] for failure in captured.of(comm)}
 
-
-@pytest.mark.parametrize("comm", ["ft-pids-cgroup", "ft-pids-cg-anc"])
-def test_a_rehearsed_full_cgroup_is_held_by_who_rehearses(comm: str, rehearsed: Captured) -> None:
-    (pid,) = {failure["pid"] for failure in rehearsed.of(comm)}
-
-    assert rehearsed.count(comm) == 1009
-    assert holders_of(rehearsed, comm) == [
+    assert captured.count(comm) == 1009
+    assert holders_of(captured, comm) == [
         {"comm": comm, "pid": pid, "tasks": 1, "processes": 1, "zombies": 0}
     ]
 
 
-def test_a_user_at_the_limit_is_held_by_the_users_own(rehearsed: Captured) -> None:
-    (pid,) = {failure["pid"] for failure in rehearsed.of("fork_kinds")}
+def test_a_user_at_the_limit_is_held_by_the_users_own(
+    host: dict[str, Any], build: Any, tmp_path: Path
+) -> None:
+    captured = capture(tmp_path / "c.jsonl", build("fork_kinds"), "fork", "5003")
+    (pid,) = {failure["pid"] for failure in captured.of("fork_kinds")}
 
-    assert rehearsed.by("fork_kinds", "cause") == {("rlimit-nproc",): 5003}
-    assert holders_of(rehearsed, "fork_kinds") == [
+    assert captured.by("fork_kinds", "cause") == {("rlimit-nproc",): 5003}
+    assert holders_of(captured, "fork_kinds") == [
         {"comm": "fork_kinds", "pid": pid, "tasks": 1, "processes": 1, "zombies": 0}
     ]
 
 
-def test_a_full_host_is_held_by_the_rehearsing_crowd(rehearsed: Captured) -> None:
-    failures = [failure for failure in rehearsed.of("ft-pid-max") if failure["holders"]]
-    found = {each["comm"]: each for each in holders_of(rehearsed, "ft-pid-max")}
+def test_a_full_host_is_held_by_the_rehearsing_crowd(host: dict[str, Any], tmp_path: Path) -> None:
+    captured = capture(
+        tmp_path / "c.jsonl", *FORK_TRACE, "rehearse", "--host-wide", "--count", "1009", "pid-max"
+    )
+    failures = [failure for failure in captured.of("ft-pid-max") if failure["holders"]]
+    found = {each["comm"]: each for each in holders_of(captured, "ft-pid-max")}
     evidence = failures[0]["evidence"][0]
 
     assert "ft-pid-max" in found, failures[0]

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,7 @@ def test_a_proc_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
         ("host", {}, HOST),
         ("cgroup", {"pids_hierarchy": 8}, V1),
         ("cgroup", {}, V2),
+        ("cgroup", {"pids_cgroup": 77}, replace(V2, cgroup_id=77)),
         ("pid-namespace", {"pidns_level": 0, "pidns_inum": INITIAL_PID}, HOST),
         ("pid-namespace", {"pidns_level": 2, "pidns_inum": 7}, Pool("pid-namespace", namespace=7)),
         ("pid-namespace", {"pidns_level": 2}, None),
@@ -391,6 +393,19 @@ def test_after_a_slow_reading_there_is_none_for_twenty_times_as_long(
     clock.now = ended + 40.0
     assert cache.look(V2) == reader.answer
     assert reader.asked == [V1, V2]
+
+
+def test_who_held_a_cgroup_holds_none_that_was_made_anew_at_its_path(
+    clock: Clock, reader: Reader
+) -> None:
+    cache = HolderCache(reader, clock)
+    old, new = replace(V2, cgroup_id=77), replace(V2, cgroup_id=78)
+    cache.look(old)
+    clock.now += 1
+    cache.look(new)
+    cache.look(old)
+
+    assert reader.asked == [old, new]
 
 
 def test_readings_take_less_than_a_twentieth_of_the_time(clock: Clock, reader: Reader) -> None:
