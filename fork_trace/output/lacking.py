@@ -29,6 +29,9 @@ _KINDS = {
 def losses(summary: Summary) -> str:
     """Say what the details lack; the counts are exact unless calls were missed."""
     missed = "not reported by this kernel" if summary.missed is None else str(summary.missed)
+    if summary.missed:
+        # Where two programs see each call: what the one missed that missed less.
+        missed = f"at most {missed}"
     parts = [f"lost samples: {summary.lost}", f"missed calls: {missed}"]
     if summary.missed:
         # Programs skipped by the kernel, as other tasks ran them on the same CPU at that moment.

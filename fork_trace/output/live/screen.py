@@ -171,7 +171,8 @@ def lost(samples: int, missed: int, width: int | None = None) -> str:
     """Say in a line that samples were lost and what that means; None: of any width."""
     text = f"{count(samples, 'sample', 'samples')} lost"
     if missed:
-        return f"{text}, {count(missed, 'call', 'calls')} missed: counts are lower bounds"
+        calls = f"at most {count(missed, 'call', 'calls')} missed"
+        return f"{text}, {calls}: counts are lower bounds"
     whole = f"{text} (buffer full): counts are exact, some details are missing"
     return whole if width is None or columns(whole) <= width else f"{text}; counts are exact"
 
