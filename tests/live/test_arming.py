@@ -121,7 +121,8 @@ def test_the_symbol_above_is_listed_wherever_the_kernel_s_buffer_ends() -> None:
     for (address, _), (higher, _) in zip(listed, listed[1:]):
         if higher > address:
             following[address] = higher
-    listed_wanted = [at for at, name in listed if name.decode()[:PREFIX] in wanted]
+    # At 0 lie offsets of each processor, of which several end where the next page begins.
+    listed_wanted = [at for at, name in listed if at and name.decode()[:PREFIX] in wanted]
     assert {} == {at: above[at] for at in listed_wanted if following.get(at) != above.get(at)}
 
 

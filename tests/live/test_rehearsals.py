@@ -113,10 +113,12 @@ def test_with_all_steps_the_others_are_observed_from_the_first_failure_on(
     failures = rehearsed.of(scenario)
     if rehearsed.is_outgrown(scenario):
         return
-    failures = told_of(failures)
+    # A kprobe that is left out is counted nowhere: one inside this step may have refused unseen.
+    is_blurred = watcher == "kprobe-all" and preempts() and BY_NAME[scenario.step].last_inner
+    failures = failures if is_blurred else told_of(failures)
     assert {scenario.cause} == {each["cause"] for each in failures}
     if scenario.step in watched_steps(rehearsed.captured):
-        assert {(scenario.step, "observed")} == {
+        assert {(scenario.step, "inferred" if is_blurred else "observed")} == {
             (each["step"], each["certainty"]) for each in failures
         }
     else:
