@@ -11,7 +11,7 @@ from accuracy.judging import COUNT
 
 from fork_trace.probes.plan import CHOOSER, HUGE_FAULT, KILLER
 
-from .conftest import FORK_TRACE, start
+from .conftest import FORK_TRACE, preempts, start
 
 pytestmark = pytest.mark.live
 
@@ -110,7 +110,9 @@ def test_a_step_that_each_fork_would_pay_for_is_observed_in_the_end(
 
     assert {"namespace-denied"} == {each["cause"] for each in failures}
     assert ("inferred", "default") == (failures[0]["certainty"], failures[0]["watched"])
-    assert (LATE_STEP, "observed", None) == (
+    # By kprobes on a kernel that preempts itself, one inside this step may have refused unseen.
+    is_blurred = records[0]["attach"] == "kprobe" and preempts()
+    assert (LATE_STEP, "inferred" if is_blurred else "observed", None) == (
         *(failures[-1]["step"], failures[-1]["certainty"]),
         failures[-1]["watched"],
     )
