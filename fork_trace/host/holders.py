@@ -45,9 +45,7 @@ class Pool:
     namespace: int | None = None  # inode of the pid or user namespace; user: None counts all
     hierarchy: int = 0  # cgroup: as in /proc/PID/cgroup; 0 is v2
     path: str | None = None  # cgroup: as in /proc/PID/cgroup
-    cgroup_id: int | None = (
-        None  # of the one with that path: a service that starts anew has another
-    )
+    cgroup_id: int | None = None  # with that path: a service that starts anew has another
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,12 @@ def pool_of(
     if kind == "host":
         return Pool("host")
     if kind == "cgroup" and cgroup is not None:
-        hierarchy = numbers.get("pids_hierarchy", 0)
-        return Pool("cgroup", None, None, hierarchy, cgroup, numbers.get("pids_cgroup"))
+        return Pool(
+            "cgroup",
+            hierarchy=numbers.get("pids_hierarchy", 0),
+            path=cgroup,
+            cgroup_id=numbers.get("pids_cgroup"),
+        )
     if kind == "pid-namespace":
         namespace = numbers.get("pidns_inum")
         if numbers.get("pidns_level") == 0 or namespace == _INITIAL_PID_NAMESPACE:
