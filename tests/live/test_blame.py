@@ -152,8 +152,9 @@ print(session.finish("stopped").untracked)
 """
 
 
-@pytest.mark.parametrize("attach", ["fexit", "kprobe"])
-def test_marks_that_nobody_takes_leave_room_for_others(attach: str, build: Any) -> None:
+def test_marks_that_nobody_takes_leave_room_for_others(
+    attach: str, takes: tuple[str, ...], build: Any
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LEAVE_MARKS, attach, build("leave_marks"), "5000"],
         capture_output=True,

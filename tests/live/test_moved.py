@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import building
 import pytest
 import schema
 
 from fork_trace.rehearse.scenarios import find
+
+from .conftest import host_by, known
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COUNT = 5
@@ -57,9 +58,11 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("attach", ["fexit", "tracepoint"])
-def test_a_structure_that_moved_gives_no_number_and_the_reason(
-    attach: str, host: dict[str, Any], moved: Path
-) -> None:
+def test_a_structure_that_moved_gives_no_number_and_the_reason(attach: str, moved: Path) -> None:
+    if attach == "fexit":
+        host_by(attach)
+    else:
+        known("--attach", attach)
     argv = [sys.executable, "-c", WATCH, str(moved), attach, str(COUNT), *MOVED.values()]
     done = subprocess.run(
         argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}

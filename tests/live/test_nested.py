@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from accuracy.judging import COUNT
 
-from fork_trace.probes.request import ATTACH_MODES
 from fork_trace.rehearse.scenarios import find
 
 from .conftest import FORK_TRACE, TIMEOUT_S, read_capture, start
@@ -21,38 +19,31 @@ pytestmark = pytest.mark.live
 
 
 def test_cgroups_that_are_gone_before_the_reader_looks_are_named_by_their_paths(
-    host: dict[str, Any], tmp_path: Path
+    takes_each: tuple[str, ...], tmp_path: Path
 ) -> None:
-    watchers = {
-        attach: start("capture", "--output", str(tmp_path / attach), "--attach", attach)
-        for attach in ATTACH_MODES
-    }
-    for process in watchers.values():
-        process.send_signal(signal.SIGSTOP)
+    file = tmp_path / "c.jsonl"
+    tracer = start("capture", "--output", str(file), *takes_each)
+    tracer.send_signal(signal.SIGSTOP)
     subprocess.run(
         [*FORK_TRACE, "rehearse", "--count", str(COUNT), THREE_UP.name],
         check=True,
         timeout=TIMEOUT_S,
     )
-    for process in watchers.values():
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGINT)
-    for attach, process in watchers.items():
-        out, err = process.communicate(timeout=TIMEOUT_S)
-        done = subprocess.CompletedProcess([], process.returncode, out, err)
-        captured = read_capture(tmp_path / attach, done)
-        failures = captured.of(THREE_UP.comm)
-        (leaf,) = {failure["cgroup"] for failure in failures}
-        (total,) = captured.totals(THREE_UP.comm)
+    tracer.send_signal(signal.SIGCONT)
+    tracer.send_signal(signal.SIGINT)
+    out, err = tracer.communicate(timeout=TIMEOUT_S)
+    captured = read_capture(file, subprocess.CompletedProcess([], tracer.returncode, out, err))
+    failures = captured.of(THREE_UP.comm)
+    (leaf,) = {failure["cgroup"] for failure in failures}
+    (total,) = captured.totals(THREE_UP.comm)
 
-        assert captured.header["attach"] == attach
-        assert captured.by(THREE_UP.comm, "cause") == {("pids-cgroup",): COUNT}
-        assert leaf.endswith("/upper/middle/leaf")
-        assert total["cgroup"] == leaf
-        for failure in failures:
-            evidence = failure["evidence"][0]
+    assert captured.by(THREE_UP.comm, "cause") == {("pids-cgroup",): COUNT}
+    assert leaf.endswith("/upper/middle/leaf")
+    assert total["cgroup"] == leaf
+    for failure in failures:
+        evidence = failure["evidence"][0]
 
-            assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
-            assert evidence["where"].endswith(leaf.removesuffix("/upper/middle/leaf"))
-            # The levels below it have a counter each, and no limit.
-            assert [each["limit"] for each in failure["evidence"][1:4]] == [None] * 3
+        assert (evidence["name"], evidence["value"], evidence["limit"]) == ("pids.max", 1, 1)
+        assert evidence["where"].endswith(leaf.removesuffix("/upper/middle/leaf"))
+        # The levels below it have a counter each, and no limit.
+        assert [each["limit"] for each in failure["evidence"][1:4]] == [None] * 3

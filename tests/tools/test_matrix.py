@@ -105,8 +105,10 @@ def watched_by(kernel: str, *, is_all: bool) -> list[set[str]]:
 
 
 def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel() -> None:
-    by_default = [*watched_by(OLDEST, is_all=False), *watched_by(NEWEST, is_all=False)]
+    natively = {name for lane in LANES if lane.name == "native" for name in lane.watchers}
+    by_default = [*watched_by(OLDEST, is_all=False), *watched_by(NEWEST, is_all=False), natively]
     assert set(WATCHERS) - {"bcc"} == set().union(*by_default)
+    assert {"kprobe", "kprobe-all"} <= set().union(*watched_by(OLDEST, is_all=False))
     assert set(WATCHERS) == set().union(*watched_by(OLDEST, is_all=True))
     assert {"fexit", "fexit-all"} <= set().union(*watched_by(NEWEST, is_all=False))
     for kernel in KERNELS:
@@ -118,7 +120,7 @@ def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel(
 
 
 # Of which the lanes of the newest kernel run a part each.
-DIVIDED = ("blame", "conditions", "moved", "on_demand", "privileges")
+DIVIDED = ("blame", "conditions", "moved", "nested", "on_demand", "privileges", "stripped")
 
 
 def collected(select: str) -> set[str]:
