@@ -98,6 +98,19 @@ ft_inline long syscall_number_in(struct pt_regs *regs)
 #endif
 }
 
+/* Only the number, an i386 call's as it is: all that most exits of system calls are asked. */
+ft_inline long bare_number_in(struct pt_regs *regs)
+{
+	long number = -1;
+
+#if defined(__TARGET_ARCH_x86)
+	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
+#else
+	number = syscall_number_in(regs) & ~COMPAT_CALL;
+#endif
+	return number;
+}
+
 /* Did the thread come into the kernel by itself, as it ran, and not by a system call? */
 ft_inline int is_exception(struct pt_regs *regs)
 {
@@ -162,6 +175,33 @@ ft_inline __u8 call_of(long number)
 		return FT_SYSCALL_VFORK;
 	/* In another system call the kernel made the task itself: io_uring's workers, for instance. */
 	return FT_SYSCALL_KERNEL;
+}
+
+/* Most kernels take no x32 call: that none was made is no failed fork. */
+ft_inline int is_untaken_x32(long number, __s64 result)
+{
+#if defined(__TARGET_ARCH_x86)
+	return number & X32_CALL_BIT && result == -FT_ENOSYS;
+#else
+	return 0;
+#endif
+}
+
+/*
+ * Can the exit of a call with this bare number tell of a task, or of a stack for one? Every system
+ * call of the host is asked: nearly all of them leave at once.
+ */
+ft_inline int is_watched_call(long number)
+{
+#if defined(__TARGET_ARCH_x86)
+	number &= ~X32_CALL_BIT;
+#endif
+	if (number == NR_CLONE || number == NR_CLONE3 || number == NR_FORK || number == NR_VFORK ||
+	    number == COMPAT_NR_FORK || number == COMPAT_NR_CLONE || number == COMPAT_NR_VFORK)
+		return 1;
+	return port_config()->is_by_syscall &&
+	       (number == NR_MMAP || number == NR_MPROTECT || number == COMPAT_NR_MMAP2 ||
+		number == COMPAT_NR_MPROTECT);
 }
 
 /* Does this number map memory, or change what may be done with it? */

@@ -21,6 +21,9 @@ volatile __u32 generation SEC(".data.generation") = 0;
 /* Refusals that say that a memory cgroup refused a charge, at most. */
 volatile __s32 charge_marks SEC(".data.charge_marks") = 0;
 
+/* How many of fork_trace.bpf.c's pending_calls there are, or more. */
+volatile __s32 pending_count SEC(".data.pending_count") = 0;
+
 /* Maps. All of them are preallocated: during the incident there may be no memory. */
 
 struct {
@@ -51,6 +54,17 @@ struct {
 	__type(value, __u64);
 } overflowed SEC(".maps");
 
+/*
+ * Calls of the fork family under way: a vfork waits in here until its child has
+ * run another program. Only used where a system call's exit is watched.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, __u32); /* enum ft_call */
+} calls SEC(".maps");
+
 static const struct ft_tally no_tally;
 
 ft_inline ft_settings *port_config(void)
@@ -71,6 +85,24 @@ ft_inline void port_charge_marked(int by)
 ft_inline int port_has_charge_marks(void)
 {
 	return charge_marks > 0;
+}
+
+ft_inline int port_has_pending(void)
+{
+	return pending_count > 0;
+}
+
+ft_inline enum ft_call port_call_take(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+	__u32 *value = bpf_map_lookup_elem(&calls, &thread);
+	enum ft_call call;
+
+	if (!value)
+		return FT_CALL_NONE;
+	call = *value;
+	bpf_map_delete_elem(&calls, &thread);
+	return call;
 }
 
 ft_inline struct ft_tally *port_tally(const struct ft_key *key)

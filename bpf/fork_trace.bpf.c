@@ -15,9 +15,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* How many of pending_calls there are, or more. */
-volatile __s32 pending_count SEC(".data.pending_count") = 0;
-
 /* Brings the types into this object's BTF, where tests/test_abi.py reads them. */
 const struct ft_event *ft_unused_event __attribute__((unused));
 const struct ft_tally *ft_unused_tally __attribute__((unused));
@@ -64,17 +61,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ft_refusal);
 } refusals SEC(".maps");
-
-/*
- * Calls of the fork family under way: a vfork waits in here until its child has
- * run another program. Only used where a system call's exit is watched.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, __u32);
-	__type(value, __u32); /* enum ft_call */
-} calls SEC(".maps");
 
 /* Threads whose last call was a clone3 that was answered ENOSYS. One that ended since is evicted. */
 struct {
@@ -216,30 +202,12 @@ ft_inline int port_call_note(enum ft_call call)
 	return !bpf_map_update_elem(&calls, &thread, &value, BPF_ANY);
 }
 
-ft_inline enum ft_call port_call_take(void)
-{
-	__u32 thread = bpf_get_current_pid_tgid();
-	__u32 *value = bpf_map_lookup_elem(&calls, &thread);
-	enum ft_call call;
-
-	if (!value)
-		return FT_CALL_NONE;
-	call = *value;
-	bpf_map_delete_elem(&calls, &thread);
-	return call;
-}
-
 ft_inline int port_is_counted(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 	__u32 *value = bpf_map_lookup_elem(&calls, &thread);
 
 	return value && *value == FT_CALL_COUNTED;
-}
-
-ft_inline int port_has_pending(void)
-{
-	return pending_count > 0;
 }
 
 ft_inline int port_pending_note(const struct ft_pending *pending)

@@ -659,7 +659,7 @@ ft_inline void on_other_exit(void *ctx, struct pt_regs *regs, long number, __s64
 ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is_second)
 {
 	__u64 flags = 0, set_tid_size = 0;
-	long number = -1;
+	long number;
 	__u8 call;
 
 #ifndef FT_INLINED_WHOLE
@@ -667,27 +667,14 @@ ft_inline void on_sys_exit(void *ctx, struct pt_regs *regs, __s64 result, int is
 	if (ft_ends_wait(is_second))
 		ft_on_next_call(ctx, call_of(syscall_number_in(regs)));
 #endif
-		/* Every system call of the host comes here: nearly all of them leave at once. */
-#if defined(__TARGET_ARCH_x86)
-	bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax);
-	/* Most kernels take no x32 call: that none was made is no failed fork. */
-	if (number & X32_CALL_BIT && result == -FT_ENOSYS)
+	number = bare_number_in(regs);
+	if (is_untaken_x32(number, result))
 		return;
-	number &= ~X32_CALL_BIT;
-#else
-	number = syscall_number_in(regs) & ~COMPAT_CALL;
-#endif
 #ifndef FT_INLINED_WHOLE
 	if (result == -FT_EAGAIN || result == -FT_ENOSPC)
 		on_other_exit(ctx, regs, syscall_number_in(regs), result, is_second);
 #endif
-	if (number != NR_CLONE && number != NR_CLONE3 && number != NR_FORK && number != NR_VFORK &&
-	    number != NR_MMAP && number != NR_MPROTECT && number != COMPAT_NR_FORK &&
-	    number != COMPAT_NR_CLONE && number != COMPAT_NR_VFORK &&
-	    !(port_config()->is_by_syscall &&
-	      (number == COMPAT_NR_MMAP2 || number == COMPAT_NR_MPROTECT)))
-		return;
-	if ((number == NR_MMAP || number == NR_MPROTECT) && !port_config()->is_by_syscall)
+	if (!is_watched_call(number))
 		return;
 	number = syscall_number_in(regs);
 	if (port_config()->is_by_syscall) {

@@ -14,12 +14,13 @@ _FILTERS, _MORE = ("comm", "pid", "uid", "cgroup"), ("without", "refused", "larg
 
 def counting(given: Mapping[str, Any]) -> Counting | None:
     """Count failed forks from now on, if the options and the host allow it; say so on a terminal."""
-    by = (given["attach"] or "fexit", given["backend"] or "libbpf")
-    if by != ("fexit", "libbpf") or any(given[name] for name in _MORE):
+    if given["attach"] == "kprobe" or given["backend"] == "bcc":
+        return None
+    if any(given[name] for name in _MORE):
         return None
     if any(given[name] is not None for name in _FILTERS):
         return None
-    begun = begin()
+    begun = begin(given["attach"])
     if begun and sys.stderr.isatty():
         print("Counting fork failures; loading what explains them.", file=sys.stderr, flush=True)
     return begun

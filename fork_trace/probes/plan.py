@@ -194,6 +194,11 @@ class Plan:
         return any(probe.program in COPIED_TWICE for probe in self.probes)
 
     @property
+    def is_seen_twice(self) -> bool:
+        """Say whether two programs see to what is counted: one that is alone can be left out unseen."""
+        return any(probe.program in (*COPIED_TWICE, *SECOND_PROGRAMS) for probe in self.probes)
+
+    @property
     def waits(self) -> bool:
         """Say whether none but copy_process is watched until a fork fails."""
         return any(probe.stage is Stage.FAILED for probe in self.probes)

@@ -33,6 +33,8 @@ from fork_trace.probes.plan import VARIABLES
 from fork_trace.probes.request import Request
 from fork_trace.probes.settings import SHARES
 
+from .conftest import known
+
 pytestmark = pytest.mark.live
 
 BTF_KIND_FUNC = 12
@@ -165,22 +167,27 @@ def refused(times: int) -> int:
     return int(done.stdout.split()[1])
 
 
-@pytest.fixture
-def counting() -> Iterator[Counting]:
-    """What counts before anything else is loaded."""
+@pytest.fixture(params=["fexit", "tracepoint"])
+def counting(request: pytest.FixtureRequest) -> Iterator[Counting]:
+    """What counts before anything else is loaded, by each attach mode that has it."""
     try:
-        begun = Counting(Library())
+        begun = Counting(Library(), request.param)
     except (OSError, ForkTraceError) as error:
-        pytest.skip(f"this kernel refuses fexit programs: {error}")
+        pytest.skip(f"this kernel refuses {request.param} programs: {error}")
     yield begun
     begun.close()
+
+
+def watching(counting: Counting) -> Session:
+    """All that is loaded after it, in which it goes on."""
+    return Session(Request(attach=counting.attach), keeps_privileges=True, counting=counting)
 
 
 def test_what_fails_before_all_is_loaded_is_counted_and_no_cause_is_told_for_it(
     counting: Counting,
 ) -> None:
     early = refused(23)
-    session = Session(keeps_privileges=True, counting=counting)
+    session = watching(counting)
     try:
         late = refused(7)
         records = session.stop()
@@ -212,7 +219,7 @@ def test_in_the_midst_of_a_storm_each_failure_is_counted_once_whoever_counts_it(
     )
     assert storm.stdin and storm.stdout
     assert "ready" == storm.stdout.readline().strip()
-    session = Session(keeps_privileges=True, counting=counting)
+    session = watching(counting)
     try:
         for _ in range(10):
             session.poll(0.1)
@@ -233,6 +240,8 @@ def test_on_a_terminal_it_says_when_it_begins_to_count(counting: Counting) -> No
     counting.close()
     leader, follower = os.openpty()
     command = [sys.executable, "-m", "fork_trace", "live", "--duration", "0.5"]
+    if counting.attach != known()["attach"]:
+        command += ["--attach", counting.attach]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=follower, check=False)
     os.close(follower)
     said = b""

@@ -51,8 +51,8 @@ class LibbpfBackend:
     ) -> None:
         self._lib = library.lib
         self._counting = counting
-        if counting and plan.attach != "fexit":
-            counting.stop()  # only such a program can take its place; what it has counted stays
+        if counting and plan.attach != counting.attach:
+            counting.stop()  # none of these can take its place; what it has counted stays
         self._rings: Rings | None = None
         self._stacks: list[bytes] = []
         self._deaths: list[bytes] = []
@@ -113,7 +113,7 @@ class LibbpfBackend:
             reason = self._programs.attach(probe)
             if reason is not None:
                 return probe, reason
-        if self._counting and self.plan.is_copied_twice:
+        if self._counting and self.plan.is_seen_twice:
             self._counting.missed_alone = self._counting.missed() or 0
         # Counted from now on; what a step's silence says, of forks that begin a moment later.
         self._move_to(PHASE_ALONE)

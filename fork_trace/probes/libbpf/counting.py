@@ -16,25 +16,33 @@ from typing import Any
 
 from fork_trace import files
 from fork_trace.errors import ForkTraceError
+from fork_trace.probes import kernel
 from fork_trace.probes.config import PHASE_ALONE, PHASE_OFF, Config
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.objects import program
 
-# Of fork_trace.bpf.o: the program that takes over, and the maps in which it goes on (bpf/counters.h).
-SUCCESSOR = "fexit_copy_process"
+# By attach mode: the program, and that of fork_trace.bpf.o which takes over from it.
+_PROGRAMS = {
+    "fexit": ("count_copy_process", "fexit_copy_process"),
+    "tracepoint": ("count_sys_exit", "raw_sys_exit"),
+}
+# Of fork_trace.bpf.o: the maps in which it goes on (bpf/counters.h).
 _SHARED = (
     *("tallies", "shares", "stats", "overflowed"),
     *(".data.phase", ".data.generation", ".data.charge_marks"),
 )
+_OF_CALLS = ("calls", ".data.pending_count")  # where a system call's exit is watched
 
 
 class Counting:
     """The program that counts, attached; OSError or ForkTraceError where the kernel or the host refuses it."""
 
-    def __init__(self, library: Library) -> None:
-        if library.refuses_tracing():
+    def __init__(self, library: Library, attach: str = "fexit") -> None:
+        if attach == "fexit" and library.refuses_tracing():
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self.library = library
+        self.attach = attach
+        self._program, self.successor = _PROGRAMS[attach]
         self.seed = int.from_bytes(os.urandom(8), "little")
         self._lib = library.lib
         self._link: int | None = None
@@ -53,10 +61,20 @@ class Counting:
 
     def _attach(self) -> None:
         lib = self._lib
-        self._config().seed = self.seed
+        config = self._config()
+        config.seed = self.seed
+        config.is_by_syscall = int(self.attach == "tracepoint")
+        if not config.is_by_syscall:
+            lib.bpf_map__set_max_entries(self._map("calls"), 1)
+        handle = lib.bpf_object__next_program(self._object, None)
+        while handle:
+            is_wanted = lib.bpf_program__name(handle).decode() == self._program
+            lib.bpf_program__set_autoload(handle, is_wanted)
+            if is_wanted:
+                self._handle = handle
+            handle = lib.bpf_object__next_program(self._object, handle)
         if lib.bpf_object__load(self._object):
             raise _os_error()
-        self._handle = lib.bpf_object__next_program(self._object, None)
         self._link = lib.bpf_program__attach(self._handle)
         if not self._link:
             raise _os_error()
@@ -89,7 +107,7 @@ class Counting:
 
     def share(self, object_: int | None) -> None:
         """Let an object that is not loaded yet go on in these maps; OSError."""
-        for name in _SHARED:
+        for name in _SHARED + (_OF_CALLS if self.attach == "tracepoint" else ()):
             other = self._lib.bpf_object__find_map_by_name(object_, name.encode())
             if self._lib.bpf_map__reuse_fd(other, self._lib.bpf_map__fd(self._map(name))):
                 raise _os_error()
@@ -130,10 +148,18 @@ class Counting:
             self._object = None
 
 
-def begin() -> Counting | None:
-    """Count failed forks from now on, if it can be had: a host that refuses it is asked again for all, and tells why."""
+def begin(attach: str | None = None) -> Counting | None:
+    """Count failed forks from now on, if it can be had: a host that refuses it is asked again for all, and tells why.
+
+    By that attach mode, or by the one that all will take as well. Not by kprobes: no program can take the
+    place of one of theirs.
+    """
     with suppress(OSError, ForkTraceError):
-        return Counting(Library())
+        library = Library()
+        if attach is None:
+            is_lowest = library.refuses_tracing() and kernel.kprobes().value is False
+            attach = "tracepoint" if is_lowest else "fexit"
+        return Counting(library, attach)
     return None
 
 

@@ -29,7 +29,7 @@ from fork_trace.probes.libbpf.bindings import (
     PrepareFn,
 )
 from fork_trace.probes.libbpf.btf import FUNCTION_IDS, function_params
-from fork_trace.probes.libbpf.counting import SUCCESSOR, Counting
+from fork_trace.probes.libbpf.counting import Counting
 from fork_trace.probes.libbpf.rings import Rings
 from fork_trace.probes.plan import Missing, Plan, Probe
 from fork_trace.probes.settings import fill
@@ -274,8 +274,8 @@ class Programs:
 
     def attach_program(self, name: str, function: str) -> str | None:
         """Attach one program, which is on that function; return why it cannot be done."""
-        if self._counting and self._counting.is_attached and name == SUCCESSOR:
-            return self._take_over()
+        if self._counting and self._counting.is_attached and name == self._counting.successor:
+            return self._take_over(name)
         if self.kprobe_events and _is_at_return(name):
             try:
                 number = self.kprobe_events.add_return(function)
@@ -289,10 +289,10 @@ class Programs:
         self._links.append(link)
         return None
 
-    def _take_over(self) -> str | None:
+    def _take_over(self, name: str) -> str | None:
         assert self._counting
         try:
-            self._counting.hand_over(self._handles[SUCCESSOR])
+            self._counting.hand_over(self._handles[name])
         except OSError as error:
             return error.strerror or str(error)
         return None
@@ -327,8 +327,9 @@ class Programs:
         misses: dict[str, int] = {}
         for name, handle in self._handles.items():
             # Whoever calls it can be left out; what is called by that is not.
-            if self._counting and self._counting.is_handed_over and name == SUCCESSOR:
-                missed = self._counting.missed()
+            counting = self._counting
+            if counting and counting.is_handed_over and name == counting.successor:
+                missed = counting.missed()
             else:
                 missed = self._library.recursion_misses(handle)
             if missed is None:

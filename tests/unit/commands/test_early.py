@@ -20,6 +20,7 @@ PLAIN: dict[str, Any] = {
     [
         ({}, True),
         ({"attach": "fexit", "backend": "libbpf"}, True),
+        ({"attach": "tracepoint"}, True),
         ({"attach": "kprobe"}, False),
         ({"backend": "bcc"}, False),
         ({"without": ("kallsyms",)}, False),
@@ -35,7 +36,7 @@ def test_only_what_needs_no_look_at_the_host_is_counted_early(
     given: dict[str, Any], counts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = object()
-    monkeypatch.setattr(early, "begin", lambda: begun)
+    monkeypatch.setattr(early, "begin", lambda attach: begun)
 
     assert (begun if counts else None) is early.counting({**PLAIN, **given})
 
@@ -47,7 +48,7 @@ def test_it_is_said_on_a_terminal(
 ) -> None:
     said = io.StringIO()
     said.isatty = lambda: is_terminal  # type: ignore[method-assign]
-    monkeypatch.setattr(early, "begin", lambda: begun)
+    monkeypatch.setattr(early, "begin", lambda attach: begun)
     monkeypatch.setattr("sys.stderr", said)
     early.counting(PLAIN)
 
