@@ -133,7 +133,7 @@ _NEWEST = (
     Lane(
         "7.2-more",
         "7.2",
-        270,
+        230,
         (
             *("test_blame.py", "test_nested.py", "test_storms.py", "test_arming.py"),
             *("test_privileges.py", "test_on_demand.py", "test_conditions.py"),
@@ -141,8 +141,9 @@ _NEWEST = (
         is_strict=True,
         # The kprobe attach mode shows the most of it in the rehearsals; the rest is natively, in 7.2-kprobe,
         # 7.2-rest and, where nothing is left, in want.
-        select="test_arming or test_storms or (test_conditions and for_a_while) or (fexit and not "
-        "(are_listed or two_capabilities or without_kernel_symbols or cuts_stacks))",
+        select="(test_arming.py and not tracepoint) or test_storms.py or for_a_while or (fexit and "
+        "not (are_listed or two_capabilities or without_kernel_symbols or cuts_stacks or "
+        "blames_every_fork))",
     ),
 )
 _OLDEST = (
@@ -191,14 +192,15 @@ _REST = (
     Lane(
         "7.2-rest",
         "7.2",
-        140,
+        180,
         ("test_blame.py", "test_moved.py", "test_privileges.py", "test_stripped.py"),
         ALL,
         is_strict=True,
         watchers=("fexit",),
         deselect=(*FIELDS, *TYPES),
         select="a_filter or (test_stripped and not by_the_types) or (fexit and (test_moved or "
-        "two_capabilities or without_kernel_symbols or (cuts_stacks and not 127)))",
+        "two_capabilities or without_kernel_symbols or blames_every_fork or "
+        "(cuts_stacks and not 127)))",
     ),
     Lane("7.2-faults", "7.2", 90, ("test_faults.py",), ALL, is_strict=True, module=FAIL_ALLOC),
 )
