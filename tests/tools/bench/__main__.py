@@ -20,7 +20,7 @@ from docs.__main__ import OVERHEAD
 from docs.__main__ import main as build_docs
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming, checking, reading, table, unwinding
+from bench import arming, checking, reading, storm, table, unwinding
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 DEFAULT_KERNEL = "6.1"
@@ -62,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--callers", action="store_true", help="only what naming callers costs, natively, as root"
+    )
+    parser.add_argument(
+        "--storm",
+        nargs="?",
+        type=int,
+        const=storm.SECONDS,
+        metavar="SECONDS",
+        help=f"only what a storm of failing forks costs the reader (default: {storm.SECONDS} s)",
     )
     parser.add_argument(
         "--reading",
@@ -160,6 +168,10 @@ def main() -> None:
     if options.edges:
         _edges(counted_on, options.rounds)
         return
+    if options.storm is not None:
+        stormed = _storm(counted_on, options.storm)
+        print(json.dumps(stormed) if options.json else storm.text(stormed))
+        return
     armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
     with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
         directory = Path(name)
@@ -225,6 +237,15 @@ def _edges(kernel: str, rounds: int) -> None:
         only = [f"--only={each}" for each in ("floor", "fexit-default", "fexit-refused")]
         counting = ["bench.counting", "/run/share", "--edges", f"--rounds={rounds}", *only]
         print(json.dumps(_in_guest(directory, kernel, ["--icount"], counting)))
+
+
+def _storm(kernel: str, seconds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
+        directory = Path(name)
+        _build(directory)
+        module = ["bench.storm", "/run/share", str(seconds)]
+        measured: dict[str, Any] = _in_guest(directory, kernel, ["--icount"], module)
+    return measured
 
 
 def _tell(result: dict[str, Any], options: argparse.Namespace) -> None:
