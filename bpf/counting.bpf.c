@@ -50,6 +50,13 @@ ft_inline void count_unjudged(__s32 error, __u64 flags)
 	port_stat(FT_STAT_EARLY);
 }
 
+/* Apart from those that succeed, which shall not even save registers for it. */
+ft_outline int count_copy(__u64 *ctx)
+{
+	count_unjudged(error_in(&ctx[4]), flags_of_args((struct kernel_clone_args *)ctx[3]));
+	return 0;
+}
+
 SEC("fexit/copy_process")
 int count_copy_process(__u64 *ctx)
 {
@@ -58,10 +65,7 @@ int count_copy_process(__u64 *ctx)
 	if (!IS_ERR_VALUE(result) && !port_has_charge_marks())
 		return 0;
 	bpf_tail_call(ctx, &successor, 0);
-	if (IS_ERR_VALUE(ctx[4]))
-		count_unjudged(error_in(&ctx[4]),
-			       flags_of_args((struct kernel_clone_args *)ctx[3]));
-	return 0;
+	return IS_ERR_VALUE(ctx[4]) ? count_copy(ctx) : 0;
 }
 
 /*

@@ -457,47 +457,50 @@ int kretprobe_copy_process(struct pt_regs *ctx)
 		return 0;                                                                     \
 	}
 
-#define EXIT_OWN(name, function, slot, returns, step, of, saves, callers) \
-	SEC("fexit/" function)                                            \
-	int fexit_##name(__u64 *ctx)                                      \
-	{                                                                 \
-		return exit_##name(ctx);                                  \
+/* What to do about a refusal is apart: whoever returns without one shall not even save registers for it. */
+#define EXIT_OWN(name, function, slot, returns, step, of, saves, callers)   \
+	SEC("fexit/" function)                                              \
+	int fexit_##name(__u64 *ctx)                                        \
+	{                                                                   \
+		return REFUSED_##returns(ctx[slot]) ? exit_##name(ctx) : 0; \
 	}
 
-ft_inline int exit_copy_clone_args(__u64 *ctx)
+#define EXIT_EACH(name, function, slot, returns, step, of, saves, callers) \
+	SEC("fexit/" function)                                             \
+	int fexit_##name(__u64 *ctx)                                       \
+	{                                                                  \
+		return exit_##name(ctx);                                   \
+	}
+
+ft_outline int exit_copy_clone_args(__u64 *ctx)
 {
 	return on_clone_args_return(ctx, LONG_IN(ctx[3]));
 }
 
-ft_inline int exit_is_rlimit_overlimit(__u64 *ctx)
+ft_outline int exit_is_rlimit_overlimit(__u64 *ctx)
 {
-	if (!REFUSED_TRUE(ctx[3]) ||
-	    ENUM_IN(ctx[1]) != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
+	if (ENUM_IN(ctx[1]) != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
 		return 0;
 	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
 }
 
-ft_inline int exit_is_ucounts_overlimit(__u64 *ctx)
+ft_outline int exit_is_ucounts_overlimit(__u64 *ctx)
 {
-	if (!REFUSED_TRUE(ctx[3]) || ENUM_IN(ctx[1]) != nproc_index_v60())
+	if (ENUM_IN(ctx[1]) != nproc_index_v60())
 		return 0;
 	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
 }
 
-ft_inline int exit_dup_fd(__u64 *ctx)
+ft_outline int exit_dup_fd(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[2])
-		       ? on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0])
-		       : 0;
+	return on_dup_fd(ctx, error_in(&ctx[2]), (struct files_struct *)ctx[0]);
 }
 
-ft_inline int exit_dup_fd_510(__u64 *ctx)
+ft_outline int exit_dup_fd_510(__u64 *ctx)
 {
 	int *errorp = 0;
 	int error = 0;
 
-	if (!REFUSED_PTR(ctx[3]))
-		return 0;
 	/* Not ctx[2] itself: v5.10 lets no program load an argument of type int *. */
 	bpf_probe_read_kernel(&errorp, sizeof(errorp), &ctx[2]);
 	if (bpf_probe_read_kernel(&error, sizeof(error), errorp))
@@ -506,35 +509,30 @@ ft_inline int exit_dup_fd_510(__u64 *ctx)
 }
 
 /* int __vm_enough_memory(struct mm_struct *, long pages, int cap_sys_admin) */
-ft_inline int exit_vm_enough_memory(__u64 *ctx)
+ft_outline int exit_vm_enough_memory(__u64 *ctx)
 {
-	if (!REFUSED_INT(ctx[3]))
-		return 0;
 	return on_vm_enough_memory(ctx, INT_IN(ctx[3]), (struct mm_struct *)ctx[0], LONG_IN(ctx[1]),
 				   INT_IN(ctx[2]));
 }
 
-ft_inline int exit_alloc_pid(__u64 *ctx)
+ft_outline int exit_alloc_pid(__u64 *ctx)
 {
-	return IS_ERR_VALUE(ctx[3]) ? on_alloc_pid(error_in(&ctx[3]), number_in(&ctx[0])) : 0;
+	return on_alloc_pid(error_in(&ctx[3]), number_in(&ctx[0]));
 }
 
-ft_inline int exit_cgroup_can_fork(__u64 *ctx)
+ft_outline int exit_cgroup_can_fork(__u64 *ctx)
 {
-	if (!REFUSED_INT(ctx[2]))
-		return 0;
 	return on_cgroup_can_fork(INT_IN(ctx[2]), (struct kernel_clone_args *)ctx[1]);
 }
 
-ft_inline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
+ft_outline int exit_mem_cgroup_out_of_memory(__u64 *ctx)
 {
-	return REFUSED_FALSE(ctx[3]) ? on_memory_cgroup(ctx, number_in(&ctx[0])) : 0;
+	return on_memory_cgroup(ctx, number_in(&ctx[0]));
 }
 
-ft_inline int exit_create_user_ns(__u64 *ctx)
+ft_outline int exit_create_user_ns(__u64 *ctx)
 {
-	return REFUSED_INT(ctx[1]) ? on_create_user_ns(ctx, INT_IN(ctx[1]), (struct cred *)ctx[0])
-				   : 0;
+	return on_create_user_ns(ctx, INT_IN(ctx[1]), (struct cred *)ctx[0]);
 }
 
 /* unsigned long vm_mmap_pgoff(struct file *, addr, len, prot, flag, pgoff) */
@@ -548,20 +546,19 @@ ft_inline int exit_vm_mmap_pgoff(__u64 *ctx)
 }
 
 /* int do_mprotect_pkey(unsigned long start, size_t len, unsigned long prot, int pkey) */
-ft_inline int exit_do_mprotect_pkey(__u64 *ctx)
+ft_outline int exit_do_mprotect_pkey(__u64 *ctx)
 {
-	if (REFUSED_INT(ctx[4]))
-		on_mprotect(ctx, LONG_IN(ctx[0]), LONG_IN(ctx[1]), LONG_IN(ctx[2]), INT_IN(ctx[4]));
+	on_mprotect(ctx, LONG_IN(ctx[0]), LONG_IN(ctx[1]), LONG_IN(ctx[2]), INT_IN(ctx[4]));
 	return 0;
 }
 
 /* long __x64_sys_mprotect(const struct pt_regs *) */
-ft_inline int exit_x64_sys_mprotect(__u64 *ctx)
+ft_outline int exit_x64_sys_mprotect(__u64 *ctx)
 {
 	return on_mprotect_return(ctx, LONG_IN(ctx[1]));
 }
 
-ft_inline int exit_arm64_sys_mprotect(__u64 *ctx)
+ft_outline int exit_arm64_sys_mprotect(__u64 *ctx)
 {
 	return on_mprotect_return(ctx, LONG_IN(ctx[1]));
 }

@@ -74,4 +74,6 @@
 		return on_##of##_return(ctx, RETURNED(ctx));   \
 	}
 
+#define RETURN_EACH RETURN_OWN
+
 #endif

@@ -531,7 +531,7 @@ ft_inline void on_stack(void *ctx, ft_u8 step, __u64 bytes, __u64 prot, int erro
 	port_refusal_drop();
 }
 
-ft_inline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 result)
+ft_outline void on_mmap(void *ctx, __u64 length, __u64 prot, __u64 flags, __s64 result)
 {
 	struct ft_stack_range range = {};
 

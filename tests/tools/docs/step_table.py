@@ -12,7 +12,7 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 PROBES = _CHECKOUT / "bpf" / "probes.def"
 STEP_TABLE = _CHECKOUT / "fork_trace" / "model" / "step_table.py"
 
-_BODIES = ("PLAIN", "OUTER", "NAMESPACE", "OWN", "SHELL")
+_BODIES = ("PLAIN", "OUTER", "NAMESPACE", "OWN", "EACH", "SHELL")
 _RETURNS = ("INT", "ERR_PTR", "PTR", "TRUE", "FALSE")
 _CALLERS, _STAGES = ("FORK", "OTHERS"), ("START", "FAILED", "UNEXPLAINED")
 _STEP = re.compile(r'STEP\((\w+), "([^"\\]+)", "([^"\\]+)"\)')

@@ -34,7 +34,7 @@ def slots(program: str) -> list[tuple[int, int]]:
     """Return the slots that a body in fork_trace.bpf.c reads, and at which widths."""
     text = (BPF / "fork_trace.bpf.c").read_text()
     body = re.search(
-        rf"^ft_inline int exit_{program}\(__u64 \*ctx\)\n{{(.*?)^}}", text, re.M | re.S
+        rf"^ft_(?:in|out)line int exit_{program}\(__u64 \*ctx\)\n{{(.*?)^}}", text, re.M | re.S
     )
     assert body, program
     code = re.sub(r"/\*.*?\*/", "", body[1], flags=re.S)
@@ -58,7 +58,9 @@ def test_a_refusal_is_looked_for_at_the_width_of_what_is_returned(
 
 
 @pytest.mark.parametrize(
-    "probe", [probe for probe in PROBES if probe.body == "OWN"], ids=lambda probe: probe.program
+    "probe",
+    [probe for probe in PROBES if probe.body in ("OWN", "EACH")],
+    ids=lambda probe: probe.program,
 )
 def test_an_argument_is_read_at_its_own_width(
     probe: step_table.Probe, widths: dict[str, tuple[int, ...]]

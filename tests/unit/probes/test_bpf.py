@@ -196,7 +196,7 @@ def test_whatever_copying_the_address_space_refuses_lies_between_mm_init_and_its
 
 @pytest.mark.parametrize(
     "probe",
-    [probe for probe in PROBES if probe.body == "OWN" and probe.callers == "OTHERS"],
+    [probe for probe in PROBES if probe.body in ("OWN", "EACH") and probe.callers == "OTHERS"],
     ids=lambda probe: probe.program,
 )
 def test_a_body_of_what_others_call_as_well_asks_who_calls(probe: step_table.Probe) -> None:
@@ -230,7 +230,7 @@ def test_only_what_others_call_as_well_is_asked_who_calls() -> None:
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     asks = {}
     for probe in PROBES:
-        if probe.body in ("OWN", "SHELL"):
+        if probe.body in ("OWN", "EACH", "SHELL"):
             continue
         for kind in ("fexit", "kretprobe"):
             name = f"{kind}_{probe.program}"
@@ -241,7 +241,7 @@ def test_only_what_others_call_as_well_is_asked_who_calls() -> None:
     expected = {
         f"{kind}_{probe.program}": probe.callers == "OTHERS"
         for probe in PROBES
-        if probe.body not in ("OWN", "SHELL")
+        if probe.body not in ("OWN", "EACH", "SHELL")
         for kind in ("fexit", "kretprobe")
     }
 
