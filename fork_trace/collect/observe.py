@@ -107,6 +107,12 @@ class Cgroups:
                 return ancestor(line.path, level.up)
         return None
 
+    def is_gone(self, pool: holders.Pool) -> bool:
+        """Say whether the cgroup that a pool is of is seen to be gone."""
+        return pool.cgroup_id is not None and self._paths.is_gone(
+            pool.cgroup_id, pool.hierarchy == 0
+        )
+
     def limiting(self, event: events.Event, lines: Sequence[procfs.CgroupLine]) -> str | None:
         """Name the cgroup whose pids.max refused, as /proc/PID/cgroup would."""
         for level in event.levels:
@@ -189,7 +195,7 @@ class Observer:
         # By pid: parent and command, and what was seen.
         self._seen: dict[int, tuple[tuple[int, str], ProcessSnapshot]] = {}
         self._mappings = LargeMappings()
-        self._holders = holders.HolderCache()
+        self._holders = holders.HolderCache(self._read_holders)
         self._overcommit = Nearest(lambda: procfs.number("sys/vm/overcommit_memory"))
         self._sizes = Nearest(lambda: (kernel.hugetlb_pages(), procfs.ram_and_swap()))
         self._threads = Nearest(lambda: (procfs.threads(), procfs.number("sys/kernel/threads-max")))
@@ -268,6 +274,11 @@ class Observer:
         return self._holders.look(
             holders.pool_of(kind, event.numbers, event.key.uid, path, event.pid)
         )
+
+    def _read_holders(self, pool: holders.Pool) -> holders.Holders | None:
+        found = holders.read(pool)
+        # By its path, which can be another's by now: a service that starts anew has a new cgroup there.
+        return holders.NOBODY if self._cgroups.is_gone(pool) else found
 
     def host(self, event: events.Event, verdict: Verdict) -> HostReadings:
         """Read what the kernel side could not, right after; only what this cause is about."""

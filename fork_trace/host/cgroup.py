@@ -125,6 +125,18 @@ class CgroupPaths:
         self._remember(hierarchy, number, path)
         return path
 
+    def is_gone(self, number: int, is_v2: bool, controller: str = "pids") -> bool:
+        """Say whether the cgroup of an id is seen to be gone, though another one may be at its path by now."""
+        directory = self._known.get(("v2" if is_v2 else controller, number))
+        if directory is None:
+            return False
+        try:
+            return os.stat(directory).st_ino != number
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def _remember(self, hierarchy: str, number: int, directory: str) -> None:
         if len(self._known) >= self._most_known:
             del self._known[next(iter(self._known))]

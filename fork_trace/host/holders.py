@@ -60,6 +60,9 @@ class Holders:
     total: int | None
 
 
+NOBODY = Holders((), 0)
+
+
 def pool_of(
     kind: str,
     numbers: Mapping[str, int],

@@ -135,6 +135,21 @@ def test_a_path_that_was_noted_stands_for_a_cgroup_that_is_gone(
     assert found.directory(2**62 + 1, is_v2) is None
 
 
+def test_a_cgroup_is_gone_though_another_one_is_at_its_path(
+    tmp_path: Path, tree: cgroup.CgroupPaths
+) -> None:
+    leaf = tmp_path / "v2/app.slice/leaf"
+    number = leaf.stat().st_ino
+    assert not tree.is_gone(number, True)  # nobody has asked for it: not known
+
+    tree.note(number, True, "/app.slice/leaf")
+    assert not tree.is_gone(number, True)
+    leaf.rename(tmp_path / "v2/app.slice/other")  # or its number might be the next one's
+    assert tree.is_gone(number, True)
+    leaf.mkdir()
+    assert tree.is_gone(number, True)
+
+
 @pytest.mark.parametrize("text", ["app.slice/leaf", "/app.slice/leaf/", "/app.slice", "/"])
 def test_a_cgroup_is_found_by_the_path_that_a_user_gives(
     tmp_path: Path, tree: cgroup.CgroupPaths, text: str
