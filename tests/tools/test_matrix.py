@@ -30,15 +30,14 @@ def files_of(*when: str) -> set[str]:
 
 # Each about one part of the tool, or minutes long.
 BY_NAME_ALONE = {
-    *("test_advice.py", "test_asked.py", "test_container.py", "test_edges.py", "test_late.py"),
-    *("test_latency.py", "test_service.py"),
+    *("test_advice.py", "test_asked.py", "test_bcc.py", "test_container.py", "test_edges.py"),
+    *("test_late.py", "test_latency.py", "test_service.py"),
 }
 
 
 def test_every_live_file_is_run_by_default_or_with_all_or_known_to_be_run_by_name() -> None:
     assert FILES
-    # How bcc starts and dies takes many minutes.
-    assert {"test_bcc.py", "test_faults.py"} == files_of(ALL) - files_of(DEFAULT)
+    assert {"test_faults.py"} == files_of(ALL) - files_of(DEFAULT)
     by_command = set(matrix.BY_COMMAND)
     assert BY_NAME_ALONE | by_command == FILES - files_of(DEFAULT, ALL)
     assert by_command == FILES - files_of(DEFAULT, ALL, NAMED)
