@@ -119,7 +119,9 @@ def test_every_attach_mode_is_rehearsed_by_default_and_with_all_on_every_kernel(
 
 
 # Of which the lanes of the newest kernel run a part each.
-DIVIDED = ("blame", "conditions", "moved", "nested", "on_demand", "privileges", "stripped")
+DIVIDED = (
+    *("blame", "conditions", "lockdown", "moved", "nested", "on_demand", "privileges", "stripped"),
+)
 
 
 def collected(select: str) -> set[str]:
