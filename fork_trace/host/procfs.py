@@ -84,11 +84,11 @@ def cgroups(pid: int, root: str = "/proc") -> list[CgroupLine]:
     """Return the cgroups of a process, one for each hierarchy; none if it is gone."""
     lines = []
     try:
-        with open(f"{root}/{pid}/cgroup", encoding="utf-8", errors="backslashreplace") as file:
-            for line in file:
-                hierarchy, controllers, path = line.rstrip("\n").split(":", 2)
-                # Kept of many processes, which share most of them.
-                lines.append(CgroupLine(int(hierarchy), sys.intern(controllers), sys.intern(path)))
+        text = _read(f"{root}/{pid}/cgroup").decode("utf-8", "backslashreplace")
+        for line in text.rstrip("\n").split("\n"):
+            hierarchy, controllers, path = line.split(":", 2)
+            # Kept of many processes, which share most of them.
+            lines.append(CgroupLine(int(hierarchy), sys.intern(controllers), sys.intern(path)))
     except (OSError, ValueError):
         return []
     return lines

@@ -399,8 +399,10 @@ def _has_long_names(failure: Failure) -> bool:
     names += [each.where for each in failure.evidence]
     for group in (failure.container, failure.maker):
         names += [value for value in group.values() if isinstance(value, str)] if group else []
-    return any(each is not None and len(each) > MOST for each in names) or any(
-        len(text) > 4 * MOST for each in failure.advice for text in (each.text, *each.commands)
+    texts = [text for each in failure.advice for text in (each.text, *each.commands)]
+    return (
+        max(map(len, filter(None, names)), default=0) > MOST
+        or max(map(len, texts), default=0) > 4 * MOST
     )
 
 

@@ -117,8 +117,9 @@ def _page(file: str, version: str, what: str, lines: Sequence[str]) -> str:
     page = [
         '.\\" Written by scripts/build-docs. Change what it is made from instead.',
         f'.TH {plain(name.upper())} {number} "" "{NAME} {version}" "{chapter}"',
-        # Commands are to be copied: no break within, and no paddings between, words.
-        *(".nh", ".ad l"),
+        # Commands are to be copied: no break within, and no paddings between, words. Since 1.24 groff's
+        # macros take how to adjust from the string AD, at each paragraph.
+        *(".nh", ".ad l", ".ds AD l"),
         *(".SH NAME", f"{plain(name)} \\- {text(what[:1].lower() + what[1:])}"),
         *lines,
         # A macro's comma is an argument of it, not a character of the next line.
