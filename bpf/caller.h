@@ -70,32 +70,37 @@
 
 #define COMPAT_CALL (1L << 32) /* a 32-bit call: its numbers are others */
 
+/* A bare number, with COMPAT_CALL if this thread makes a 32-bit call. */
+ft_inline long number_of_thread(long number)
+{
+#if defined(__TARGET_ARCH_x86)
+	unsigned int status = is_blind(FT_READER_CALL) ? 0 : CURRENT_READ(thread_info.status);
+
+	number &= ~X32_CALL_BIT;
+	return status & 2 ? number | COMPAT_CALL : number; /* TS_COMPAT */
+#elif defined(__TARGET_ARCH_arm64)
+	unsigned long flags = is_blind(FT_READER_CALL) ? 0 : CURRENT_READ(thread_info.flags);
+
+	/* TIF_32BIT, arch/arm64/include/asm/thread_info.h; its fork, vfork and clone are i386's. */
+	return flags & 1UL << 22 ? number | COMPAT_CALL : number;
+#endif
+}
+
 /* By the registers with which the system call began; -1: they do not say. */
 ft_inline long syscall_number_in(struct pt_regs *regs)
 {
 #if defined(__TARGET_ARCH_x86)
-	unsigned int status = 0;
 	long number = -1;
 
 	if (bpf_probe_read_kernel(&number, sizeof(number), &regs->orig_ax))
 		return -1;
-	number &= ~X32_CALL_BIT;
-	if (!is_blind(FT_READER_CALL))
-		bpf_core_read(&status, sizeof(status), &current_task()->thread_info.status);
-	if (status & 2) /* TS_COMPAT */
-		number |= COMPAT_CALL;
-	return number;
 #elif defined(__TARGET_ARCH_arm64)
-	unsigned long flags = 0;
 	int number = -1;
 
 	if (bpf_core_read(&number, sizeof(number), &regs->syscallno) || number < 0)
 		return -1;
-	if (!is_blind(FT_READER_CALL))
-		bpf_core_read(&flags, sizeof(flags), &current_task()->thread_info.flags);
-	/* TIF_32BIT, arch/arm64/include/asm/thread_info.h; its fork, vfork and clone are i386's. */
-	return flags & 1UL << 22 ? number | COMPAT_CALL : number;
 #endif
+	return number_of_thread(number);
 }
 
 /* Only the number, an i386 call's as it is: all that most exits of system calls are asked. */
@@ -143,6 +148,10 @@ ft_inline struct pt_regs *call_registers(void)
 
 ft_outline long syscall_number(void)
 {
+#if defined(__TARGET_ARCH_x86)
+	if (has_value(bpf_func_id, BPF_FUNC_task_pt_regs))
+		return number_of_thread(call_registers()->orig_ax);
+#endif
 	return syscall_number_in(call_registers());
 }
 
@@ -220,13 +229,9 @@ ft_inline int is_pkey_mprotect(long number)
 	return number == NR_PKEY_MPROTECT || number == (COMPAT_CALL | COMPAT_NR_PKEY_MPROTECT);
 }
 
-ft_inline unsigned int task_flags(struct task_struct *task)
+ft_inline unsigned int flags_of_thread(void)
 {
-	unsigned int flags = 0;
-
-	if (!is_blind(FT_READER_CALL))
-		bpf_core_read(&flags, sizeof(flags), &task->flags);
-	return flags;
+	return is_blind(FT_READER_CALL) ? 0 : CURRENT_READ(flags);
 }
 
 ft_inline int is_execve(long number)
@@ -241,11 +246,11 @@ ft_inline int is_unshare(long number)
 	return number == NR_UNSHARE || number == (COMPAT_CALL | COMPAT_NR_UNSHARE);
 }
 
-ft_inline __u8 syscall_of(struct task_struct *task)
+ft_inline __u8 syscall_of_thread(void)
 {
 	long number;
 
-	if (task_flags(task) & PF_KTHREAD)
+	if (flags_of_thread() & PF_KTHREAD)
 		return FT_SYSCALL_KERNEL;
 	number = syscall_number();
 	return number < 0 ? FT_SYSCALL_UNKNOWN : call_of(number);
@@ -253,7 +258,7 @@ ft_inline __u8 syscall_of(struct task_struct *task)
 
 ft_inline int is_fork_call(void)
 {
-	__u8 syscall = syscall_of(current_task());
+	__u8 syscall = syscall_of_thread();
 
 	return syscall != FT_SYSCALL_UNKNOWN && syscall != FT_SYSCALL_KERNEL;
 }
@@ -470,6 +475,27 @@ ft_inline struct cgroup_subsys_state *own_css(void)
 	return own_css_of(current_task());
 }
 
+/* Its id. Each failure is counted under it. */
+ft_outline __u64 own_cgroup(void)
+{
+	struct cgroup_subsys_state *css = 0;
+	struct css_set *cset;
+
+	if (is_blind(FT_READER_CGROUP))
+		return 0;
+	if (!has_value(bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return BPF_CORE_READ(own_css(), cgroup, kn, id);
+#ifndef FT_INLINED_WHOLE
+	cset = bpf_get_current_task_btf()->cgroups;
+	if (has_value(cgroup_subsys_id, pids_cgrp_id))
+		css = *(struct cgroup_subsys_state **)((void *)&cset->subsys +
+						       pids_index() * sizeof(css));
+	if (css && css->cgroup->root->hierarchy_id)
+		return css->cgroup->kn->id;
+	return cset->dfl_cgrp->kn->id;
+#endif
+}
+
 ft_inline int is_below_cgroup(__u64 id)
 {
 	struct cgroup_subsys_state *css = own_css();
@@ -516,14 +542,24 @@ ft_inline __u32 read_path(struct cgroup_subsys_state *css, char *path)
 
 /* The port, as far as it asks who. */
 
+/* Its real uid in the initial user namespace, as kuid_t has it and the helper works out for gids as well. */
+ft_inline __u32 uid_of_thread(void)
+{
+#ifndef FT_INLINED_WHOLE
+	if (has_value(bpf_func_id, BPF_FUNC_get_current_task_btf) && has_field(task_struct, cred) &&
+	    has_field(cred, uid))
+		return CURRENT_READ(cred, uid.val);
+#endif
+	return bpf_get_current_uid_gid();
+}
+
 ft_inline void port_who(struct ft_key *key)
 {
 	bpf_get_current_comm(key->comm, sizeof(key->comm));
-	key->uid = bpf_get_current_uid_gid();
-	if (!is_blind(FT_READER_CGROUP))
-		key->cgroup = BPF_CORE_READ(own_css(), cgroup, kn, id);
+	key->uid = uid_of_thread();
+	key->cgroup = own_cgroup();
 	/* io_uring can want a worker at the end of any system call, a fork included. */
-	key->syscall = port_maker() ? FT_SYSCALL_KERNEL : syscall_of(current_task());
+	key->syscall = port_maker() ? FT_SYSCALL_KERNEL : syscall_of_thread();
 }
 
 ft_inline void port_sample(void *ctx, struct ft_event *event)
@@ -588,13 +624,11 @@ ft_inline int port_is_filtered_out(const struct ft_key *key)
 
 ft_inline int port_is_dying(void)
 {
-	struct task_struct *task = current_task();
-
 	if (is_blind(FT_READER_DYING))
 		return 0;
-	if (BPF_CORE_READ(task, pending.signal.sig[0]) & SIGKILL_BIT)
+	if (CURRENT_READ(pending.signal.sig[0]) & SIGKILL_BIT)
 		return 1;
-	return !!(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
+	return !!(CURRENT_READ(signal, flags) & SIGNAL_GROUP_EXIT);
 }
 
 ft_inline int port_is_supervised(void)

@@ -54,6 +54,13 @@ ft_inline struct ft_attempt *port_attempt(void)
 	return attempts.lookup(&thread);
 }
 
+ft_inline void port_attempt_drop(void)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+
+	attempts.delete(&thread);
+}
+
 /* The port. */
 
 /* Only the frames that the kernel finds: what bcc runs on has rarely memory for more. */
@@ -101,6 +108,11 @@ ft_inline void port_refusal_drop(void)
 	u32 thread = bpf_get_current_pid_tgid();
 
 	refusals.delete(&thread);
+}
+
+ft_inline void port_refusal_close(struct ft_refusal *refusal)
+{
+	port_refusal_drop();
 }
 
 ft_inline void port_charge_marked(int by)

@@ -55,9 +55,13 @@ struct {
 
 /* Threads between a step's refusal and the end of its copy_process. */
 struct {
-	/* The longest unused goes first: some are never taken, where a program was left out. */
+	/*
+	 * The longest unused goes first: some are never taken, where a program was left out. One that was
+	 * taken stays, closed: who was refused once is mostly refused again, and to make it anew would be
+	 * a quarter of what a failure costs.
+	 */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 2048);
 	__type(key, __u32);
 	__type(value, struct ft_refusal);
 } refusals SEC(".maps");
@@ -107,11 +111,14 @@ struct {
 	__type(value, struct ft_maker);
 } makers SEC(".maps");
 
+/* How many of them there are. */
+volatile __s32 maker_count SEC(".data.maker_count") = 0;
+
 ft_inline struct ft_maker *port_maker(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 
-	return bpf_map_lookup_elem(&makers, &thread);
+	return maker_count > 0 ? bpf_map_lookup_elem(&makers, &thread) : 0;
 }
 
 ft_inline struct ft_attempt *port_attempt(void)
@@ -121,14 +128,22 @@ ft_inline struct ft_attempt *port_attempt(void)
 	return bpf_map_lookup_elem(&attempts, &thread);
 }
 
+ft_inline void port_attempt_drop(void)
+{
+	__u32 thread = bpf_get_current_pid_tgid();
+
+	bpf_map_delete_elem(&attempts, &thread);
+}
+
 /* Too large for the 512-byte stack of a program. */
 static const struct ft_refusal no_refusal;
 
 ft_inline struct ft_refusal *port_refusal(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_refusal *refusal = bpf_map_lookup_elem(&refusals, &thread);
 
-	return bpf_map_lookup_elem(&refusals, &thread);
+	return refusal && refusal->is_open ? refusal : 0;
 }
 
 /* The port. */
@@ -138,20 +153,42 @@ ft_inline ft_u64 port_now_ns(void)
 	return bpf_ktime_get_ns();
 }
 
+ft_inline void port_copy(void *to, const void *from, ft_u32 bytes)
+{
+	bpf_probe_read_kernel(to, bytes, from);
+}
+
 ft_inline struct ft_refusal *port_refusal_open(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_refusal *refusal = bpf_map_lookup_elem(&refusals, &thread);
 
-	if (bpf_map_update_elem(&refusals, &thread, &no_refusal, BPF_ANY))
-		return 0;
-	return bpf_map_lookup_elem(&refusals, &thread);
+	if (refusal) {
+		/* Levels are counted, and frames read as many as were found. */
+		__builtin_memset(refusal, 0, __builtin_offsetof(struct ft_refusal, level));
+	} else {
+		if (bpf_map_update_elem(&refusals, &thread, &no_refusal, BPF_ANY))
+			return 0;
+		refusal = bpf_map_lookup_elem(&refusals, &thread);
+		if (!refusal)
+			return 0;
+	}
+	refusal->is_open = 1;
+	return refusal;
 }
 
 ft_inline void port_refusal_drop(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
+	struct ft_refusal *refusal = bpf_map_lookup_elem(&refusals, &thread);
 
-	bpf_map_delete_elem(&refusals, &thread);
+	if (refusal)
+		refusal->is_open = 0;
+}
+
+ft_inline void port_refusal_close(struct ft_refusal *refusal)
+{
+	refusal->is_open = 0;
 }
 
 ft_inline struct ft_kind *port_kind(ft_u32 number)
@@ -170,11 +207,6 @@ ft_inline struct ft_event *port_event(void)
 }
 
 static const struct ft_event no_event;
-
-ft_inline void port_copy(void *to, const void *from, ft_u32 bytes)
-{
-	bpf_probe_read_kernel(to, bytes, from);
-}
 
 ft_inline void port_event_clear(struct ft_event *event)
 {
@@ -316,7 +348,8 @@ ft_global int note_maker(__u64 args)
 	    is_blind(FT_READER_SAMPLE))
 		return 0;
 	if (args && read_maker(&maker, (struct kernel_clone_args *)args))
-		bpf_map_update_elem(&makers, &thread, &maker, BPF_ANY);
+		if (!bpf_map_update_elem(&makers, &thread, &maker, BPF_NOEXIST))
+			__sync_fetch_and_add(&maker_count, 1);
 	return 0;
 }
 
@@ -324,8 +357,26 @@ ft_inline void forget_maker(void)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
 
-	if (port_maker())
-		bpf_map_delete_elem(&makers, &thread);
+	if (port_maker() && !bpf_map_delete_elem(&makers, &thread))
+		__sync_fetch_and_add(&maker_count, -1);
+}
+
+/* Does a system call ask for it, and nobody in the kernel? In fexit, whose arguments are loaded directly. */
+ft_inline int is_of_a_call(struct kernel_clone_args *args)
+{
+	if (is_blind(FT_READER_CLONE_ARGS) || !has_field(kernel_clone_args, fn) || args->fn)
+		return 0;
+	if (has_field(kernel_clone_args, io_thread) && BPF_CORE_READ_BITFIELD(args, io_thread))
+		return 0;
+	if (has_field(kernel_clone_args, user_worker) && BPF_CORE_READ_BITFIELD(args, user_worker))
+		return 0;
+	return !is_kernel_thread();
+}
+
+/* Apart from who loads the argument as well: v5.10 lets no address within the context be kept. */
+ft_outline int note_maker_of(__u64 *ctx)
+{
+	return note_maker(number_in(&ctx[3]));
 }
 
 /* struct task_struct *copy_process(struct pid *, int trace, int node, struct kernel_clone_args *) */
@@ -342,7 +393,8 @@ ft_inline int copied(__u64 *ctx, int is_second)
 	error = error_in(&ctx[4]);
 	if (ft_was_copy_counted(error, is_second))
 		return 0;
-	note_maker(number_in(&ctx[3]));
+	if (!is_of_a_call((struct kernel_clone_args *)ctx[3]))
+		note_maker_of(ctx);
 	ft_on_copy_process(ctx, error, flags_of_args((struct kernel_clone_args *)ctx[3]));
 	forget_maker();
 	return 0;

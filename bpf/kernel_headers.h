@@ -173,6 +173,7 @@ struct mem_cgroup {
  * is for kernels with BTF.
  */
 #define FT_HAS_bpf_func_id_BPF_FUNC_task_pt_regs 0
+#define FT_HAS_bpf_func_id_BPF_FUNC_get_current_task_btf 0
 #define bpf_task_pt_regs(task) 0
 #define bpf_get_current_task_btf() 0
 #ifdef TOP_OF_KERNEL_STACK_PADDING
@@ -210,6 +211,7 @@ struct mem_cgroup {
 #define BPF_CORE_READ(source, ...)                                                              \
 	FT_READ_BY_COUNT(__VA_ARGS__, FT_READ_5, FT_READ_4, FT_READ_3, FT_READ_2, FT_READ_1, 0) \
 	(source, __VA_ARGS__)
+#define CURRENT_READ(...) BPF_CORE_READ(current_task(), __VA_ARGS__)
 
 /*
  * A bit has no address. This one is the first after `personality`

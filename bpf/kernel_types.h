@@ -49,6 +49,7 @@ enum {
 
 /* Asked for by name: does the running kernel have this helper? */
 enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 158,
 	BPF_FUNC_snprintf = 165,
 	BPF_FUNC_task_pt_regs = 175
 };
@@ -564,6 +565,15 @@ struct trace_event_raw_mark_victim {
 /* A field that came or went, behind such a test: here it can always be named. */
 #define optional(type, field) field
 #define seccomp_mode seccomp.mode
+/*
+ * A field behind the current task. Since Linux commit 3ca1032ab7ab ("bpf: Implement
+ * get_current_task_btf and RET_PTR_TO_BTF_ID") (in v5.11) by loads, each a few instructions where
+ * a call of bpf_probe_read_kernel is seventy; they, too, make 0 of what is not there.
+ */
+#define CURRENT_READ(...)                                            \
+	(has_value(bpf_func_id, BPF_FUNC_get_current_task_btf)       \
+		 ? ___arrow(bpf_get_current_task_btf(), __VA_ARGS__) \
+		 : BPF_CORE_READ(current_task(), __VA_ARGS__))
 #define is_autoreaped(signal) BPF_CORE_READ_BITFIELD_PROBED(signal, autoreap)
 
 /* THREAD_SIZE, for kernels without bpf_task_pt_regs. */

@@ -104,7 +104,7 @@ ft_inline struct ft_refusal *ft_on_refusal(ft_u8 step, ft_s32 error)
 
 	if (port_phase() == FT_PHASE_OFF)
 		return 0;
-	refusal = port_refusal();
+	refusal = port_has_charge_marks() ? port_refusal() : 0;
 	/* A memory cgroup told that it is to blame; now we see whom it refused. */
 	if (refusal && refusal->bits & FT_BIT_MEMCG && refusal->step == FT_STEP_COPY_PROCESS &&
 	    error == -FT_ENOMEM) {
@@ -310,21 +310,24 @@ ft_outline int ft_count(void *ctx, struct ft_key *key, const struct ft_refusal *
 	return 0;
 }
 
-ft_inline void ft_forget_refusal(void)
+ft_inline void ft_forget(struct ft_refusal *refusal)
 {
-	struct ft_refusal *refusal = port_refusal();
-
 	if (!refusal)
 		return;
 	if (refusal->bits & FT_BIT_MEMCG)
 		port_charge_marked(-1);
-	port_refusal_drop();
+	port_refusal_close(refusal);
+}
+
+ft_inline void ft_forget_refusal(void)
+{
+	ft_forget(port_refusal());
 }
 
 /* copy_process returned `error`, for a call with the CLONE_* `flags`. */
 ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 {
-	struct ft_refusal *refusal = port_refusal();
+	struct ft_refusal *kept = port_refusal(), *refusal = kept;
 	enum ft_phase phase = port_phase(); /* once: it can move meanwhile */
 	struct ft_key key = {};
 	int judges = 0;
@@ -369,7 +372,7 @@ ft_inline void ft_on_copy_process(void *ctx, ft_s32 error, ft_u64 flags)
 		port_judge_memory_cgroup();
 	ft_count(ctx, &key, refusal, error, flags);
 out:
-	ft_forget_refusal();
+	ft_forget(refusal ? refusal : kept);
 }
 
 /*
@@ -439,9 +442,25 @@ ft_outline int ft_on_next_call(void *ctx, ft_u8 syscall)
 }
 #endif
 
+/*
+ * Has this thread's copy_process begun, and no program seen its end? The kernel passes over the
+ * kprobes of a processor where a look at a map was preempted (kernel/trace/bpf_trace.c,
+ * trace_call_bpf). What a step told is still there.
+ */
+ft_inline int ft_is_unreturned(void)
+{
+	return port_config()->notes_attempts && port_attempt();
+}
+
 /* A system call of the fork family begins; it gets here past seccomp and ptrace. */
 ft_inline void ft_on_call_enter(void)
 {
+	if (ft_is_unreturned()) {
+		/* An earlier one's, which this one must not be taken for. */
+		port_stat(FT_STAT_UNRETURNED);
+		ft_forget_refusal();
+		port_attempt_drop();
+	}
 	if (port_phase() != FT_PHASE_OFF && !port_call_note(FT_CALL_ENTERED))
 		port_stat(FT_STAT_UNTRACKED);
 }
@@ -501,6 +520,20 @@ ft_inline int ft_was_copy_counted_before(ft_s32 error)
 	return is_marked && !(refusal && !refusal->is_of_stack);
 }
 
+/* No step has told: what does the state show? 0: no room. */
+ft_inline struct ft_refusal *ft_judged_by_call(ft_s32 error, ft_u64 flags, int asks_tid)
+{
+	struct ft_refusal *refusal = port_refusal_open();
+
+	if (!refusal)
+		return 0;
+	refusal->error = error; /* its step is copy_process, which is 0 */
+	ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
+	if (asks_tid)
+		refusal->candidates |= 1ULL << FT_CANDIDATE_ASKED_TID;
+	return refusal;
+}
+
 /*
  * It ends with `result`. Under the upper attach modes only what never reached
  * copy_process is counted here; in the tracepoint attach mode every failure is.
@@ -510,6 +543,7 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 {
 	enum ft_call call = port_call_take();
 	ft_s32 error = (ft_s32)result;
+	int is_unreturned = 0;
 	struct ft_refusal *refusal;
 	struct ft_key key = {};
 
@@ -522,21 +556,21 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	    !port_config()->is_by_syscall)
 		return;
 	refusal = port_refusal();
+	is_unreturned = ft_is_unreturned();
 	if (!ft_is_failure(error, &key))
 		goto out;
 	/* FT_CALL_COUNTED is of an earlier call, which the second program was left out of. */
-	if (call != FT_CALL_ENTERED && port_is_supervised()) {
+	if (is_unreturned && refusal && refusal->step != FT_STEP_COPY_PROCESS &&
+	    !refusal->is_of_stack && ft_is_of(refusal, error)) {
+		key.bits |= FT_BIT_OBSERVED;
+	} else if (is_unreturned) {
+		refusal = ft_judged_by_call(error, flags, asks_tid);
+	} else if (call != FT_CALL_ENTERED && port_is_supervised()) {
 		/* It ended without having begun: a filter or a tracer answered in its place. */
 		key.step = FT_STEP_SECCOMP;
 		refusal = 0;
 	} else if (port_config()->is_by_syscall) {
-		refusal = port_refusal_open();
-		if (refusal) {
-			refusal->error = error; /* its step is copy_process, which is 0 */
-			ft_judge(refusal, error, flags, FT_PHASE_COUNTING, 0);
-			if (asks_tid)
-				refusal->candidates |= 1ULL << FT_CANDIDATE_ASKED_TID;
-		}
+		refusal = ft_judged_by_call(error, flags, asks_tid);
 	} else if (call != FT_CALL_ENTERED) {
 		/* It began before we did, or found no room: copy_process may have counted it. */
 		port_stat(FT_STAT_UNTRACKED);
@@ -556,10 +590,12 @@ ft_inline void ft_on_call_exit(void *ctx, ft_s64 result, ft_u64 flags, int asks_
 	if (ft_waits_for_fallback(&key, refusal, error, flags))
 		goto out;
 #endif
-	if (!port_config()->is_by_syscall)
+	if (!port_config()->is_by_syscall && !is_unreturned)
 		port_stat(FT_STAT_BEFORE_FORK);
 	ft_count(ctx, &key, refusal, error, flags);
 out:
+	if (is_unreturned)
+		port_attempt_drop();
 	if (refusal || port_refusal())
 		port_refusal_drop();
 }

@@ -75,10 +75,7 @@ ft_inline void read_helper(struct ft_maker *maker, __u64 address)
 
 ft_inline int is_kernel_thread(void)
 {
-	unsigned int flags = 0;
-
-	bpf_core_read(&flags, sizeof(flags), &current_task()->flags);
-	return !!(flags & PF_KTHREAD);
+	return !!(CURRENT_READ(flags) & PF_KTHREAD);
 }
 
 /* What the new task is to run in the kernel; 0: it returns to user space. */

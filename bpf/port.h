@@ -46,6 +46,7 @@ struct ft_refusal {
 	ft_u8 bits; /* FT_BIT_MEMCG */
 	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack, or unshare: no copy_process follows */
 	ft_u32 level_count;
+	ft_u32 is_open; /* scratch of a shell that keeps it beyond its call */
 	ft_u32 is_outer; /* its step hands on what one inside it refused: that one may have been missed */
 	ft_u64 candidates;
 	ft_u64 flags; /* scratch: the CLONE_* flags while the state is judged */
@@ -81,6 +82,8 @@ ft_inline struct ft_refusal *port_refusal_open(void);
 /* The refusal of this thread, or 0. */
 ft_inline struct ft_refusal *port_refusal(void);
 ft_inline void port_refusal_drop(void);
+/* The same for who has it at hand. */
+ft_inline void port_refusal_close(struct ft_refusal *refusal);
 /* One more or less refusal is kept that says that a memory cgroup refused a charge. */
 ft_inline void port_charge_marked(int by);
 /* May there be any? So that a fork that succeeds looks for one only then. */
@@ -175,6 +178,7 @@ ft_inline int is_blind(enum ft_reader reader)
 
 /* The fork that a program on copy_process' entry has noted for this thread, or 0. */
 ft_inline struct ft_attempt *port_attempt(void);
+ft_inline void port_attempt_drop(void);
 /* Send what the user stack is unwound from, beside the sample of that time; or nothing. */
 ft_inline void port_send_stack(ft_u64 time_ns);
 /* The last stack that this thread mapped for another, or 0. */

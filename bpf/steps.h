@@ -88,7 +88,7 @@ ft_inline int on_clone_args_return(void *ctx, __u64 result)
  */
 ft_inline int is_exec_over_nproc(long number)
 {
-	return is_execve(number) && task_flags(current_task()) & PF_NPROC_EXCEEDED;
+	return is_execve(number) && flags_of_thread() & PF_NPROC_EXCEEDED;
 }
 
 ft_inline int exec_refused(void *ctx, ft_u8 step, ft_u8 bits)
@@ -113,7 +113,7 @@ ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
 		return exec_refused(ctx, FT_STEP_RLIMIT_NPROC, FT_BIT_OBSERVED);
 #endif
 	/* It says "over" for root as well, who is let through just after. */
-	if (is_blind(FT_READER_NPROC) || is_exempt_from_nproc(BPF_CORE_READ(current_task(), cred)))
+	if (is_blind(FT_READER_NPROC) || is_exempt_from_nproc())
 		return 0;
 	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
 	if (!refusal)

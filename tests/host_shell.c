@@ -93,6 +93,12 @@ ft_inline void port_refusal_drop(void)
 	is_open[host_thread] = 0;
 }
 
+ft_inline void port_refusal_close(struct ft_refusal *refusal)
+{
+	(void)refusal;
+	port_refusal_drop();
+}
+
 ft_s32 host_charge_marks;
 
 ft_inline void port_charge_marked(int by)
@@ -361,9 +367,17 @@ ft_inline int port_pending_take(struct ft_pending *pending)
 
 /* The rest of the port: nothing here reads a kernel. */
 
+ft_u32 host_is_noted; /* a program on the entry of copy_process has noted this thread's */
+static struct ft_attempt attempt;
+
 ft_inline struct ft_attempt *port_attempt(void)
 {
-	return 0;
+	return host_is_noted ? &attempt : 0;
+}
+
+ft_inline void port_attempt_drop(void)
+{
+	host_is_noted = 0;
 }
 
 ft_inline void port_send_stack(ft_u64 time_ns)
@@ -398,7 +412,7 @@ void host_reset(void)
 	host_mark_room = 1;
 	host_sleeps = 0;
 	host_crowding = 0;
-	host_is_unreturned = 0;
+	host_is_unreturned = host_is_noted = 0;
 	memset(is_open, 0, sizeof(is_open));
 	memset(call_of, 0, sizeof(call_of));
 	memset(is_pending, 0, sizeof(is_pending));

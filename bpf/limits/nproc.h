@@ -15,13 +15,14 @@
  * kernel/fork.c, copy_process: init's user and the two capabilities, in the
  * initial user namespace, are exempt from RLIMIT_NPROC.
  */
-ft_inline int is_exempt_from_nproc(const struct cred *cred)
+ft_inline int is_exempt_from_nproc(void)
 {
-	if (BPF_CORE_READ(cred, user, uid.val) == 0)
+	if (CURRENT_READ(cred, user, uid.val) == 0)
 		return 1;
-	if (BPF_CORE_READ(cred, user_ns, level) != 0)
+	if (CURRENT_READ(cred, user_ns, level) != 0)
 		return 0;
-	return !!(capabilities_of(cred) & (1ULL << CAP_SYS_ADMIN | 1ULL << CAP_SYS_RESOURCE));
+	return !!(capabilities_of(CURRENT_READ(cred)) &
+		  (1ULL << CAP_SYS_ADMIN | 1ULL << CAP_SYS_RESOURCE));
 }
 
 /* Where the count of tasks stands in struct ucounts: since v6.0 apart, from v5.14 among ucount[]. */
@@ -103,7 +104,8 @@ ft_global __u64 nproc_level(__u64 below, __u64 first, __u64 rlimit, __u32 charge
 		/* Above the caller's own level it is the namespace's creator who is counted. */
 		ft_number(refusal, FT_NUMBER_NPROC_UID, uid);
 	}
-	return (__u64)ns;
+	/* The initial one has none above it. */
+	return level ? (__u64)ns : 0;
 }
 
 /*
@@ -147,7 +149,7 @@ ft_inline int read_nproc(struct ft_refusal *refusal, __u32 charged)
 					(__u64)BPF_CORE_READ(cred, optional(cred, ucounts)), rlimit,
 					charged))
 			return 0;
-		return !is_exempt_from_nproc(cred);
+		return !is_exempt_from_nproc();
 	}
 	user = (struct user_struct___v513 *)BPF_CORE_READ(cred, user);
 	if (!has_field(user_struct___v513, processes))
@@ -157,7 +159,7 @@ ft_inline int read_nproc(struct ft_refusal *refusal, __u32 charged)
 	ft_number(refusal, FT_NUMBER_NPROC, tasks);
 	ft_number(refusal, FT_NUMBER_NPROC_LIMIT, rlimit);
 	ft_number(refusal, FT_NUMBER_NPROC_LEVEL, 0);
-	return (__u64)tasks >= rlimit && !is_exempt_from_nproc(cred);
+	return (__u64)tasks >= rlimit && !is_exempt_from_nproc();
 }
 
 /* Would it refuse one more? */

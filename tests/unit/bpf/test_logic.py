@@ -951,6 +951,47 @@ def test_a_call_refused_before_copy_process_has_its_own_step(
     assert (0, 0) == (early.open_refusals, early.open_calls)
 
 
+def test_a_fork_whose_return_no_program_saw_is_told_by_its_step_at_the_call_s_end(
+    early: Host,
+) -> None:
+    early.configure(watches_early=1, notes_attempts=1)
+    early.enter()
+    early.let(is_noted=1)
+    early.refuse("cgroup_can_fork", errno.EACCES)
+    early.exit(-errno.EACCES)
+
+    assert ["cgroup_can_fork"] == early.blamed
+    assert only(early.events).key.is_observed
+    assert {"failures": 1, "sampled": 1} == early.stats
+    assert (0, 0) == (early.open_refusals, early.open_calls)
+
+
+def test_a_fork_whose_return_no_program_saw_is_judged_by_the_state(early: Host) -> None:
+    early.configure(watches_early=1, notes_attempts=1)
+    early.judging("threads")
+    early.enter()
+    early.let(is_noted=1)
+    early.refuse("alloc_pid", errno.ENOMEM)  # not of this error
+    early.exit(-errno.EAGAIN)
+    early.enter()
+    early.exit(-errno.EINVAL)
+
+    assert ["copy_process", "kernel_clone"] == early.blamed
+    assert [{"copies-mm", "threads"}, set()] == [event.key.fits for event in early.events]
+    assert {"failures": 2, "sampled": 2, "before_fork": 1} == early.stats
+
+
+def test_a_fork_that_went_through_unseen_is_not_taken_for_the_next_call(early: Host) -> None:
+    early.configure(watches_early=1, notes_attempts=1)
+    early.let(is_noted=1)
+    early.refuse("alloc_pid", errno.EINVAL)
+    early.enter()
+    early.exit(-errno.EINVAL)
+
+    assert ["kernel_clone"] == early.blamed
+    assert {"failures": 1, "sampled": 1, "before_fork": 1, "unreturned": 1} == early.stats
+
+
 def test_another_step_s_refusal_is_not_blamed_for_an_early_one(early: Host) -> None:
     early.enter()
     early.refuse("alloc_pid", errno.EINVAL)
