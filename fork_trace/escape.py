@@ -12,6 +12,10 @@ import unicodedata
 
 MOST = 512  # characters of a symbol or path
 
+# What is no JSON value is a record within a record: its fields, without copying them first. None is
+# within itself.
+_JSON = json.JSONEncoder(ensure_ascii=True, check_circular=False, default=vars)
+
 _ESCAPE = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|\\u(d[89a-f][0-9a-f]{2})|\\.")
 
 
@@ -42,8 +46,7 @@ def json_line(value: object) -> str:
     Half of a surrogate pair is no character: some readers refuse the whole line for it. Bytes that
     are not UTF-8 become \\x.., as everywhere here.
     """
-    # What is no JSON value is a record within a record: its fields, without copying them first.
-    text = json.dumps(value, ensure_ascii=True, default=vars)
+    text = _JSON.encode(value)
     return _ESCAPE.sub(_whole, text) if "\\ud" in text else text
 
 

@@ -25,27 +25,33 @@ class Judge:
         self._backend, self._at_start = backend, at_start
         # Asked for once: it takes a system call for each program.
         self._missed_steps: Collection[str] | None = None
+        self._let_pass_by: dict[Stage, frozenset[str]] = {}
 
     def judge(self, key: events.Key, readings: ProcReadings | None = None) -> Verdict:
         """Name the cause; `readings` help where the kernel side cannot tell."""
         return diagnose(key, self._let_pass(key), readings or self._at_start)
 
-    def _let_pass(self, key: events.Key) -> set[str]:
+    def _let_pass(self, key: events.Key) -> frozenset[str]:
         """Say which steps would have been seen refusing this call, so that their silence tells that they did not."""
         plan = self._backend.plan
         if plan.blind:
-            return set()  # each program may have taken the call for another's
+            return frozenset()  # each program may have taken the call for another's
         if key.is_alone or (plan.can_leave_out and plan.attach == "kprobe"):
             # Before Linux 6.7 a kprobe's program that is left out is counted nowhere.
-            return set()
+            return frozenset()
         stage = _stage_of(key)
+        if stage not in self._let_pass_by:
+            self._let_pass_by[stage] = self._watching(plan, stage)
+        return self._let_pass_by[stage]
+
+    def _watching(self, plan: Plan, stage: Stage) -> frozenset[str]:
         watching = {probe.step for probe in plan.probes if probe.step and probe.stage <= stage}
         if plan.can_leave_out:
             # The kernel counts it before the failure gets here.
             if self._missed_steps is None:
                 self._missed_steps = self._backend.step_misses().keys()
             watching.difference_update(self._missed_steps)
-        return watching
+        return frozenset(watching)
 
 
 def watched(key: events.Key, plan: Plan) -> str | None:

@@ -12,7 +12,7 @@ from fork_trace.budget import Budget, OverBudgetError
 from fork_trace.model.records import Failure, bounded, to_json
 
 # In a minute that is 26 MB, and 7 MB more for the first record of each key. A record with the stack of
-# an ordinary program has 5 KB: it is short, and a key with 30 samples a second is written whole.
+# an ordinary program has 5 KB: it is short, and a key with 24 samples a second is written whole.
 _WHOLE_BYTES, _WHOLE_BYTES_PER_S = 4 << 20, 100_000
 _SHORT_BYTES, _SHORT_BYTES_PER_S = 4 << 20, 200_000
 SHORT_RECORD_BYTES = 8 << 10

@@ -172,7 +172,8 @@ class Session:
     ) -> Failure | None:
         """Make the record of a sample; None: it is told by `settle` with others of its key."""
         key, verdict = sample.key, sample.verdict
-        if calls_for_more(sample.event.key, verdict, self.plan.waits):
+        waits = sample.event.key.is_alone and self.plan.waits
+        if calls_for_more(sample.event.key, verdict, waits):
             self._armed.want(Stage.UNEXPLAINED)
         host = self._observer.host(sample.event, verdict)
         failure = self._composer.failure(sample, host, most_s, is_late)

@@ -6,6 +6,7 @@ The layouts are those of bpf/wire.h; tests/unit/bpf/test_abi.py holds the two to
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import field
 from functools import lru_cache
 
@@ -189,6 +190,7 @@ _TALLY = struct.Struct("=QQQQ")
 _EVENT_HEAD = struct.Struct("=Q")
 _EVENT_WHO = struct.Struct("=QIIIIII16sQ")
 _EVENT_TAIL = struct.Struct(f"={len(NUMBERS)}Q{USER_FRAMES}Q")
+_ALL_NUMBERS, _ALL_FITS = (1 << len(NUMBERS)) - 1, (1 << len(FITS)) - 1
 _PLACE = struct.Struct(f"=i{BUILD_ID_BYTES}sQ")
 _LEVEL = struct.Struct("=QQQII")
 LEVEL_COUNT, LEVEL_BYTES = 16, _LEVEL.size
@@ -403,6 +405,13 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+def _bits(mask: int) -> Iterator[int]:
+    """Name the bits that are set, the lowest first: few are."""
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1
+
+
 def decode_key(raw: bytes) -> Key:
     """Decode a struct ft_key."""
     if len(raw) < KEY_BYTES:
@@ -422,7 +431,7 @@ def decode_key(raw: bytes) -> Key:
         is_detailed=bool(bits & BIT_DETAILED),
         has_flags=not bits & BIT_FLAGS_UNKNOWN,
         is_alone=bool(bits & BIT_ALONE),
-        fits=frozenset(name for bit, name in enumerate(FITS) if fits & (1 << bit)),
+        fits=frozenset(FITS[bit] for bit in _bits(fits & _ALL_FITS)),
         is_of_others=comm[_MARK_AT] & ~1 != 0 and not comm[0],
         is_of_all=comm[_MARK_AT] & _MARK_FOLDED != 0,
     )
@@ -491,9 +500,7 @@ def decode(raw: bytes) -> Event:
         _EVENT_WHO.unpack_from(raw, offset)
     )
     tail = _EVENT_TAIL.unpack_from(raw, offset + _EVENT_WHO.size)
-    numbers = {
-        name: _signed(tail[index]) for index, name in enumerate(NUMBERS) if have & (1 << index)
-    }
+    numbers = {NUMBERS[index]: _signed(tail[index]) for index in _bits(have & _ALL_NUMBERS)}
     offset += _EVENT_WHO.size + _EVENT_TAIL.size
     frames = _frames(raw, offset, tail, frame_count)
     offset += USER_FRAMES * _PLACE.size

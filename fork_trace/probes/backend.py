@@ -9,7 +9,7 @@ from fork_trace.errors import ForkTraceError
 from fork_trace.model.dataclass import dataclass
 from fork_trace.probes.plan import Plan, Stage
 
-SAMPLES_PER_SECOND = 30  # of each key; a rehearsal's 23 are all seen whole
+SAMPLES_PER_SECOND = 24  # of each key; a rehearsal's 23 are all seen whole
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Failures of a storm as few records: the first ones whole, later ones counted together. Pure but for a clock given.
 
-A storm of one command is 30 samples a second, which tell the same: of weeks of it nobody could keep
+A storm of one command is 24 samples a second, which tell the same: of weeks of it nobody could keep
 the stacks. What is folded is late by `HELD_S`, and never lost but with the process.
 """
 

@@ -452,9 +452,13 @@ class _Symbols:
             words = array("Q", raw)
             # Elf64_Sym in three words: name, type and section; address; size.
             self._runs.add(
-                address << _NUMBER_BITS | number
-                for number, (head, address) in enumerate(zip(words[0::3], words[1::3]), self._next)
-                if head >> 48 and (head >> 32 & 15) in _FUNCTIONS
+                [
+                    address << _NUMBER_BITS | number
+                    for number, (head, address) in enumerate(
+                        zip(words[0::3], words[1::3]), self._next
+                    )
+                    if head >> 48 and (head >> 32 & 15) in _FUNCTIONS
+                ]
             )
             self._next += count
 

@@ -28,7 +28,10 @@ class Runs:
 
     def add(self, pairs: Iterable[int]) -> None:
         """Add a piece: each pair is address << bits | number; an address too large is left out."""
-        run = array("Q", sorted(pair for pair in pairs if pair <= _WORD))
+        ordered = sorted(pairs)
+        while ordered and ordered[-1] > _WORD:
+            ordered.pop()
+        run = array("Q", ordered)
         if run:
             self._runs.append(run)
             self.count += len(run)

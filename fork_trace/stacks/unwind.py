@@ -6,6 +6,7 @@ Which rule holds at an address is told by a function that is given: `cfi` reads 
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ MOST_FRAMES = 128
 _MOST_OPERATIONS = 256
 _MOST_DEPTH = 64
 _WORD = (1 << 64) - 1
+_EIGHT = struct.Struct("<Q")
 # Frame pointer, stack pointer and return address by DWARF's numbers.
 _REGISTERS = {"x86_64": (6, 7, 16), "aarch64": (29, 31, 30)}
 # glibc ends the entry of clone and clone3 before their system call, for the child's sake (clone3.S,
@@ -48,6 +50,10 @@ class Memory:
         if self.holes and not self.holes.isdisjoint((at // STACK_CHUNK, (at + 7) // STACK_CHUNK)):
             raise LostError
         return int.from_bytes(self.data[at : at + 8], "little")
+
+    def last_whole(self) -> int:
+        """Say where the last word before the first hole lies, from the start on."""
+        return min(len(self.data), *(hole * STACK_CHUNK for hole in self.holes), 1 << 62) - 8
 
 
 # An address -> its rule; None: it has none, but is code; LookupError: it is no code at all.
@@ -82,6 +88,7 @@ def walk(
     trail = [] if trail is None else trail
     trail.append(registers)
     is_exact = True  # this address runs next; a return address lies behind its call
+    last = memory.last_whole()
     while len(found) < MOST_FRAMES:
         if deadline_s is not None and time.monotonic() > deadline_s:
             break
@@ -102,7 +109,7 @@ def walk(
             else:
                 cfa = _cfa(row, registers, memory)
                 known = row.return_register == return_address and is_exact
-                pc, registers = _by_row(row, cfa, registers, memory, stack_pointer, known)
+                pc, registers = _by_row(row, cfa, registers, memory, last, stack_pointer, known)
                 is_signal = row.is_signal
         except (LostError, LookupError, OverflowError, OverBudgetError):
             break
@@ -146,42 +153,47 @@ def _by_row(
     cfa: int,
     registers: dict[int, int],
     memory: Memory,
+    last: int,
     stack_pointer: int,
     keeps_return_address: bool,
 ) -> tuple[int, dict[int, int]]:
     caller = dict(registers)
     caller[stack_pointer] = cfa
     is_return_known = False
+    data, base = memory.data, cfa - memory.start
     for register, how, what in row.rules:
         is_return_known = is_return_known or register == row.return_register
+        if how == OFFSET and isinstance(what, int) and 0 <= base + what <= last:
+            (caller[register],) = _EIGHT.unpack_from(data, base + what)  # nearly all of them
+            continue
         if how == UNDEFINED:
             if register == row.return_register:
                 raise LostError  # the outermost frame says so
             caller.pop(register, None)
             continue
         try:
-            if isinstance(what, bytes):
-                value = _evaluate(what, registers, memory, cfa)
-                if how == EXPRESSION:
-                    value = memory.word(value)
-            elif how == OFFSET:
-                value = memory.word(cfa + what & _WORD)
-            elif how == VALUE_OFFSET:
-                value = cfa + what & _WORD
-            else:
-                assert how == REGISTER
-                value = registers[what]
+            caller[register] = _value(how, what, cfa, registers, memory)
         except (LostError, LookupError):
             if register == row.return_register:
                 raise
             # A register that nobody needs further up does no harm.
             caller.pop(register, None)
-            continue
-        caller[register] = value
     # On arm64 it is still in its register until it is saved, on x86-64 it always is on the stack.
     if not is_return_known and not keeps_return_address:
         raise LostError
     return caller[row.return_register], caller
+
+
+def _value(how: int, what: int | bytes, cfa: int, registers: dict[int, int], memory: Memory) -> int:
+    if isinstance(what, bytes):
+        value = _evaluate(what, registers, memory, cfa)
+        return memory.word(value) if how == EXPRESSION else value
+    if how == OFFSET:
+        return memory.word(cfa + what & _WORD)
+    if how == VALUE_OFFSET:
+        return cfa + what & _WORD
+    assert how == REGISTER
+    return registers[what]
 
 
 def _by_frame_pointer(

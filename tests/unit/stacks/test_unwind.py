@@ -130,6 +130,23 @@ def test_what_was_not_read_of_the_stack_ends_the_walk() -> None:
             with_hole.word(STACK + at)
 
 
+@pytest.mark.parametrize(
+    "size, expected", [(512, [0x100, 0x210]), (520, [0x100]), (1040, [0x100, 0x210])]
+)
+def test_a_frame_ends_the_walk_only_where_its_return_address_lies_in_a_hole(
+    size: int, expected: list[int]
+) -> None:
+    # Each word of it is a return address into the second function, which is the last.
+    with_hole = unwind.Memory(STACK, struct.pack("<Q", 0x210) * 192, frozenset({1}))
+    rows = {0x100: row(size), 0x200: cfi.Row((RSP, 8), ((RA, cfi.UNDEFINED, 0),), RA, False)}
+
+    found = unwind.walk(
+        0x100, {RSP: STACK, RBP: 0}, with_hole, lambda address: rows[address & ~0xFF], "x86_64"
+    )
+
+    assert expected == found
+
+
 def test_the_entry_that_ends_before_a_system_call_still_holds_after_it() -> None:
     rows = {0x000: row(8), 0x100: None, 0x200: cfi.Row((RSP, 8), ((RA, 0, 0),), RA, False)}
 
