@@ -107,9 +107,8 @@ def walk(
                     )
                 is_signal = False
             else:
-                cfa = _cfa(row, registers, memory)
                 known = row.return_register == return_address and is_exact
-                pc, registers = _by_row(row, cfa, registers, memory, last, stack_pointer, known)
+                pc, registers = _by_row(row, registers, memory, last, stack_pointer, known)
                 is_signal = row.is_signal
         except (LostError, LookupError, OverflowError, OverBudgetError):
             break
@@ -150,13 +149,13 @@ def _cfa(row: Row, registers: dict[int, int], memory: Memory) -> int:
 
 def _by_row(
     row: Row,
-    cfa: int,
     registers: dict[int, int],
     memory: Memory,
     last: int,
     stack_pointer: int,
     keeps_return_address: bool,
 ) -> tuple[int, dict[int, int]]:
+    cfa = _cfa(row, registers, memory)
     caller = dict(registers)
     caller[stack_pointer] = cfa
     is_return_known = False
