@@ -611,7 +611,11 @@ ft_inline int port_is_filtered_out(const struct ft_key *key)
 	    !is_below_cgroup(port_config()->filter_cgroup))
 		return 1;
 	if (port_config()->filter & FT_FILTER_COMM) {
+#ifdef FT_INLINED_WHOLE /* its settings are constants, which no program can find by a number */
+#pragma clang loop unroll(full)
+#else
 #pragma clang loop unroll(disable)
+#endif
 		for (i = 0; i < FT_COMM_BYTES; i++) {
 			if (key->comm[i] != port_config()->filter_comm[i])
 				return 1;
