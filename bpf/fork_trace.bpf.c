@@ -529,18 +529,9 @@ ft_outline int exit_copy_clone_args(__u64 *ctx)
 	return on_clone_args_return(ctx, LONG_IN(ctx[3]));
 }
 
-ft_outline int exit_is_rlimit_overlimit(__u64 *ctx)
+ft_outline int exit_capable(__u64 *ctx)
 {
-	if (ENUM_IN(ctx[1]) != bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC))
-		return 0;
-	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
-}
-
-ft_outline int exit_is_ucounts_overlimit(__u64 *ctx)
-{
-	if (ENUM_IN(ctx[1]) != nproc_index_v60())
-		return 0;
-	return on_overlimit(ctx, number_in(&ctx[0]), LONG_IN(ctx[2]));
+	return on_capable(ctx, INT_IN(ctx[0]), !REFUSED_FALSE(ctx[1]));
 }
 
 ft_outline int exit_dup_fd(__u64 *ctx)
@@ -649,6 +640,35 @@ int kretprobe_unshare_userns(struct pt_regs *ctx)
 
 	return REFUSED_INT(result) ? on_unshare_return(ctx, INT_IN(result)) : 0;
 }
+
+/* What RLIMIT_NPROC refuses to execve: one in each way to call it. */
+ft_outline int exit_execve(__u64 *ctx)
+{
+	return on_execve_return(ctx, LONG_IN(ctx[1]));
+}
+
+#define EXECVE(function)                                                            \
+	SEC("fexit/" #function)                                                     \
+	int fexit_##function(__u64 *ctx)                                            \
+	{                                                                           \
+		return (__s64)LONG_IN(ctx[1]) == -FT_EAGAIN ? exit_execve(ctx) : 0; \
+	}                                                                           \
+	SEC("kretprobe/" #function)                                                 \
+	int kretprobe_##function(struct pt_regs *ctx)                               \
+	{                                                                           \
+		return on_execve_return(ctx, RETURNED(ctx));                        \
+	}
+
+EXECVE(__x64_sys_execve)
+EXECVE(__x64_sys_execveat)
+EXECVE(__ia32_compat_sys_execve)
+EXECVE(__ia32_compat_sys_execveat)
+EXECVE(__x64_compat_sys_execve)
+EXECVE(__x64_compat_sys_execveat)
+EXECVE(__arm64_sys_execve)
+EXECVE(__arm64_sys_execveat)
+EXECVE(__arm64_compat_sys_execve)
+EXECVE(__arm64_compat_sys_execveat)
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")

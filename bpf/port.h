@@ -44,7 +44,7 @@ struct ft_refusal {
 	ft_u8 step;
 	ft_u8 detail;
 	ft_u8 bits; /* FT_BIT_MEMCG */
-	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack, or unshare: no copy_process follows */
+	ft_u8 is_of_stack; /* in mmap or mprotect, which may be about a stack, or unshare: no copy_process follows; or half of a test */
 	ft_u32 level_count;
 	ft_u32 is_open; /* scratch of a shell that keeps it beyond its call */
 	ft_u32 is_outer; /* its step hands on what one inside it refused: that one may have been missed */
@@ -65,7 +65,8 @@ struct ft_attempt {
 	ft_u64 args; /* struct kernel_clone_args * */
 	ft_u64 memory_cgroup; /* of mem_cgroup_out_of_memory, which can be called in all others */
 	ft_u64 saved[2]; /* arguments of the function that was entered last */
-	ft_u64 saved_by; /* enum ft_step: which one that is */
+	ft_u32 saved_by; /* enum ft_step: which one that is */
+	ft_s32 capability; /* that `capable` is asked for, which can be called in all others too */
 };
 
 /* The stack that a thread has mapped for another. */

@@ -28,13 +28,7 @@
 #define SAVE_ARGS_1_2(name, function, step) \
 	ENTRY(name, function, save_args(step, PASSED_1(ctx), PASSED_2(ctx)))
 #define SAVE_CHARGE(name, function, step) ENTRY(name, function, save_memory_cgroup(PASSED_0(ctx)))
-#define SAVE_NPROC(name, function, step)                                  \
-	ENTRY(name, function,                                             \
-	      save_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), \
-			     bpf_core_enum_value(enum rlimit_type, UCOUNT_RLIMIT_NPROC)))
-#define SAVE_NPROC_V60(name, function, step) \
-	ENTRY(name, function,                \
-	      save_overlimit(PASSED_0(ctx), PASSED_1(ctx), PASSED_2(ctx), nproc_index_v60()))
+#define SAVE_CAPABILITY(name, function, step) ENTRY(name, function, save_capability(PASSED_0(ctx)))
 
 /* What is told at the return. */
 

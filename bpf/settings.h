@@ -89,7 +89,7 @@ struct ft_config {
 	ft_u32 page_shift; /* a page is 1 << page_shift bytes */
 	ft_u32 notes_attempts; /* the kprobe attach mode: a program on the entry notes each copy_process */
 	ft_u32 stack_bytes; /* of user stack with each sample, in whole chunks; 0: none */
-	ft_u32 watches_exec; /* at the system call's exit, for no function tells of RLIMIT_NPROC in it */
+	ft_u32 watches_exec; /* at the exit of any system call, as no program is on execve's own */
 	ft_u32 blind; /* bit n: enum ft_reader: it reads nothing */
 	ft_u32 big_fork_pages; /* anonymous memory from which on a fork is told; 0: none is */
 	ft_u32 tells_chosen; /* no program sees each kill: the one that is chosen is told */

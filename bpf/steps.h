@@ -82,67 +82,87 @@ ft_inline int on_clone_args_return(void *ctx, __u64 result)
 #ifndef FT_INLINED_WHOLE
 /*
  * fs/exec.c, do_execveat_common: whoever went over RLIMIT_NPROC by changing its user may not start
- * a program, whatever its capabilities. The flag stays only if that is still so. Since Linux commit
- * 21d1c5e386bc ("Reimplement RLIMIT_NPROC on top of ucounts") (in v5.14) a function compares;
- * before that, the test was inline.
+ * a program, whatever its capabilities. The flag stays only if that is still so, and whatever
+ * else refuses comes later.
  */
-ft_inline int is_exec_over_nproc(long number)
+ft_inline int is_exec_over_nproc(__s64 result)
 {
-	return is_execve(number) && flags_of_thread() & PF_NPROC_EXCEEDED;
+	return result == -FT_EAGAIN && flags_of_thread() & PF_NPROC_EXCEEDED;
 }
 
-ft_inline int exec_refused(void *ctx, ft_u8 step, ft_u8 bits)
+ft_inline int exec_refused(void *ctx, ft_u8 bits)
 {
 	struct ft_refusal *refusal = port_refusal_open();
 
 	if (refusal)
 		read_nproc(refusal, NPROC_OF_CALLER);
-	ft_on_other_call(ctx, FT_SYSCALL_EXECVE, step, bits, -FT_EAGAIN, 0, refusal);
+	ft_on_other_call(ctx, FT_SYSCALL_EXECVE, FT_STEP_EXECVE, bits, -FT_EAGAIN, 0, refusal);
 	port_refusal_drop();
 	return 0;
 }
+
+/* long __x64_sys_execve(const struct pt_regs *) and the like: a filter has let this call pass. */
+ft_inline int on_execve_return(void *ctx, __u64 result)
+{
+	return is_exec_over_nproc(result) ? exec_refused(ctx, FT_BIT_OBSERVED) : 0;
+}
 #endif
 
-/* bool is_rlimit_overlimit(struct ucounts *, enum rlimit_type, unsigned long rlimit) */
-ft_inline int on_overlimit(void *ctx, __u64 ucounts, __u64 limit)
+/*
+ * bool capable(int cap). kernel/fork.c, copy_process: who is over RLIMIT_NPROC, is not init's user and
+ * has neither CAP_SYS_RESOURCE nor, asked next, CAP_SYS_ADMIN, is refused. Others ask for the latter
+ * in a fork too (kernel/perf, Debian's unprivileged_userns_clone): so the former must have been
+ * refused just before. Until then the note tells nothing of this fork.
+ */
+ft_inline int on_capable(void *ctx, int capability, int is_granted)
 {
 	struct ft_refusal *refusal;
 
-#ifndef FT_INLINED_WHOLE
-	if (is_exec_over_nproc(syscall_number()))
-		return exec_refused(ctx, FT_STEP_RLIMIT_NPROC, FT_BIT_OBSERVED);
-#endif
-	/* It says "over" for root as well, who is let through just after. */
-	if (is_blind(FT_READER_NPROC) || is_exempt_from_nproc())
+	if (capability == CAP_SYS_RESOURCE) {
+		if (is_granted || !is_inside_fork(ctx))
+			return 0;
+		refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
+		if (refusal)
+			refusal->is_of_stack = 1;
 		return 0;
-	refusal = ft_on_refusal(FT_STEP_RLIMIT_NPROC, -FT_EAGAIN);
-	if (!refusal)
+	}
+	if (capability != CAP_SYS_ADMIN)
 		return 0;
-	/* set*uid asks too. */
-	if (!is_inside_copy_process(ctx, refusal, 0)) {
+	refusal = port_refusal();
+	if (!refusal || refusal->step != FT_STEP_RLIMIT_NPROC || !refusal->is_of_stack)
+		return 0;
+	if (is_granted) {
 		port_refusal_drop();
 		return 0;
 	}
-	read_nproc_ucounts(refusal, ucounts, limit, NPROC_CHARGED);
+	if (!is_inside_fork(ctx))
+		return 0;
+	refusal->is_of_stack = 0;
+	read_nproc(refusal, NPROC_CHARGED);
 	return 0;
 }
 
-/* Only that of RLIMIT_NPROC, which is `nproc` among the types. */
-ft_inline int save_overlimit(__u64 ucounts, __u64 type, __u64 limit, __u64 nproc)
+/* Apart from the others' arguments: they are still under way. Nothing is asked of it in its own. */
+ft_inline int save_capability(__u64 capability)
 {
-	return ENUM_IN(type) == nproc ? save_args(FT_STEP_RLIMIT_NPROC, ucounts, limit) : 0;
+	struct ft_attempt *attempt = port_attempt();
+
+	if (attempt)
+		attempt->capability = INT_IN(capability);
+	return 0;
 }
 
-ft_inline int on_overlimit_return(void *ctx, __u64 result)
+ft_inline int on_capable_return(void *ctx, __u64 result)
 {
-	const __u64 *saved = REFUSED_TRUE(result) ? saved_args(FT_STEP_RLIMIT_NPROC) : 0;
+	struct ft_attempt *attempt = port_attempt();
+	int capability;
 
-#ifndef FT_INLINED_WHOLE
-	/* Arguments are kept of forks only. In an execve nothing else is compared. */
-	if (REFUSED_TRUE(result) && !saved && is_exec_over_nproc(syscall_number()))
-		return exec_refused(ctx, FT_STEP_RLIMIT_NPROC, FT_BIT_OBSERVED);
-#endif
-	return saved ? on_overlimit(ctx, saved[0], saved[1]) : 0;
+	if (!attempt)
+		return 0;
+	capability = attempt->capability;
+	/* Its next one may be passed over at the entry. */
+	attempt->capability = 0;
+	return on_capable(ctx, capability, !REFUSED_FALSE(result));
 }
 
 ft_inline int on_dup_fd(void *ctx, int error, struct files_struct *files)
@@ -637,9 +657,9 @@ ft_inline void on_other_exit(void *ctx, struct pt_regs *regs, long number, __s64
 {
 	struct ft_refusal *refusal;
 
-	if (result == -FT_EAGAIN && port_config()->watches_exec && is_exec_over_nproc(number)) {
+	if (port_config()->watches_exec && is_execve(number) && is_exec_over_nproc(result)) {
 		if (!ft_was_counted(port_call_take(), is_second))
-			exec_refused(ctx, FT_STEP_EXECVE, 0);
+			exec_refused(ctx, 0);
 		return;
 	}
 	if (result != -FT_ENOSPC || !port_config()->is_by_syscall || !is_unshare(number) ||

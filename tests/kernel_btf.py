@@ -197,6 +197,10 @@ class KernelBtf:
                 if each == member:
                     self._write(at + 4, value)
 
+    def has(self, kind: int, name: str) -> bool:
+        """Say whether there is a type of that name."""
+        return any(True for _ in self._types(kind, name))
+
     def value(self, name: str, member: str) -> int:
         """Return the number of a value of an enumeration."""
         place = next(self._types(ENUM, name))

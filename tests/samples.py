@@ -20,7 +20,7 @@ PLAN = Plan(
     backend="libbpf",
     probes=(
         Probe("copy_process", "copy_process", "fexit_copy_process"),
-        Probe("rlimit_nproc", "is_rlimit_overlimit", "fexit_is_rlimit_overlimit"),
+        Probe("rlimit_nproc", "capable", "fexit_capable"),
         Probe("dup_fd", "dup_fd", "fexit_dup_fd"),
         Probe("sched_fork", "sched_fork", "fexit_sched_fork", Stage.UNEXPLAINED),
         Probe(None, "mem_cgroup_out_of_memory", "fexit_mem_cgroup_out_of_memory"),

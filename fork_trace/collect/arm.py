@@ -124,7 +124,7 @@ def _trampolines(library: Library | None) -> Fact:
 def _functions() -> list[str]:
     """Name the functions that are watched where the kernel has them."""
     watched = [watch.function for step in steps.STEPS for watch in step.watches]
-    watched += [watch.function for watch in steps.UNSHARED]
+    watched += [watch.function for watch in (*steps.UNSHARED, *steps.EXECVES)]
     return [*watched, steps.MEMORY_CGROUP.function, CHOOSER, KILLER, HUGE_FAULT]
 
 

@@ -154,10 +154,11 @@ class Composer:
 
     def _judged(self, key: events.Key, verdict: Verdict) -> dict[str, Any]:
         plan = self._backend.plan
-        functions = (probe.function for probe in plan.probes if probe.step == verdict.step)
+        # Of execve there are several, and which one told is not known.
+        functions = {probe.function for probe in plan.probes if probe.step == verdict.step}
         return {
             "step": verdict.step,
-            "function": next(functions, None) if key.is_observed else None,
+            "function": functions.pop() if key.is_observed and len(functions) == 1 else None,
             "cause": verdict.cause,
             "certainty": verdict.certainty,
             "alternatives": verdict.alternatives,

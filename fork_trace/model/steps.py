@@ -91,6 +91,20 @@ UNSHARED = (
     Watch("unshare_userns", 2, "fexit_unshare_userns"),
 )
 
+# The ways to call execve (fs/exec.c; arch/x86/include/asm/syscall_wrapper.h: i386's, and x32's where the
+# kernel takes its calls): a step that is watched in all of them, and not in the first that there is.
+EXECVE = "execve"
+EXECVES = tuple(
+    Watch(function, 1, f"fexit_{function}")
+    for function in (
+        *("__x64_sys_execve", "__x64_sys_execveat"),
+        *("__ia32_compat_sys_execve", "__ia32_compat_sys_execveat"),
+        *("__x64_compat_sys_execve", "__x64_compat_sys_execveat"),
+        *("__arm64_sys_execve", "__arm64_sys_execveat"),
+        *("__arm64_compat_sys_execve", "__arm64_compat_sys_execveat"),
+    )
+)
+
 # The tracepoint attach mode's programs, and what `--refused` adds to the upper ones.
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")
 # The same a second time, after them, where the first ones can be left out; see bpf/logic.h.

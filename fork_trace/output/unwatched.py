@@ -23,7 +23,7 @@ _REFUSED = _Edge(
 )
 _EXECVE = _Edge(
     "execve refused with EAGAIN after a change of user over RLIMIT_NPROC (su, sudo, systemd's "
-    '"Failed at step EXEC"): this kernel tests it inline.',
+    '"Failed at step EXEC"): the system call itself could not be watched.',
     ("fork-trace capture --refused",),
 )
 _EXECVE_BY_BCC = _Edge(

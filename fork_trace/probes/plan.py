@@ -17,6 +17,8 @@ from fork_trace.model.steps import (
     COPIED_AGAIN,
     COPIED_AGAIN_ON_EXIT,
     COPIED_TWICE,
+    EXECVE,
+    EXECVES,
     MEMORY_CGROUP,
     SECOND_PROGRAMS,
     SEEN_IN_PART,
@@ -292,8 +294,6 @@ def _why_not_compiled(watch: Watch, facts: KernelFacts) -> str | None:
 
 _TOLD_BY_REFUSED = "runs before copy_process: needs --refused"
 _EARLY = ("seccomp", "kernel_clone")  # before copy_process, and in no function of their own
-# What the program on RLIMIT_NPROC's test tells of execve, on kernels that have it in a function.
-_EXECVE, _BY_NPROC = "execve", "rlimit_nproc"
 
 
 def _choose(
@@ -311,8 +311,8 @@ def _choose(
         return Missing(step.name, watch.function, reason or "")
     if step.name in _EARLY:
         return Missing(step.name, None, _TOLD_BY_REFUSED)
-    if step.name == _EXECVE:
-        return Missing(step.name, None, "tested inline on this kernel: needs --refused")
+    if step.name == EXECVE:
+        return Missing(step.name, None, "its system calls are not watched: needs --refused")
     return Missing(step.name, None, "tested inline in copy_process: inferred from kernel state")
 
 
@@ -581,13 +581,14 @@ def _by_function(
     if why_not(MEMORY_CGROUP, facts) is None:
         probes.append(probe_of(None, MEMORY_CGROUP, _stage(None, request)))
     if backend == "libbpf":
-        found = (watch for watch in UNSHARED if why_not(watch, facts) is None)
-        probes += (probe_of(None, watch, _stage(None, request)) for watch in found)
+        for step_name, watches in ((None, UNSHARED), (EXECVE, EXECVES)):
+            found = (watch for watch in watches if why_not(watch, facts) is None)
+            probes += (probe_of(step_name, watch, _stage(None, request)) for watch in found)
     if attach == "fexit" and facts.preempts.value is not False:
         program = COPIED_AGAIN_ON_EXIT if facts.kprobes.value is False else COPIED_AGAIN
         probes.append(Probe(None, "copy_process", program))
-    if any(probe.step == _BY_NPROC for probe in probes) or request.refused:
-        missing = [gap for gap in missing if gap.step != _EXECVE]
+    if any(probe.step == EXECVE for probe in probes) or request.refused:
+        missing = [gap for gap in missing if gap.step != EXECVE]
     if request.refused:
         # The second ones are not written for bcc.
         probes += _syscall_probes(facts, may_repeat=backend == "libbpf")
@@ -600,6 +601,6 @@ def _tracepoint(facts: KernelFacts) -> Plan:
     missing = [
         Missing(step.name, None, "inferred from kernel state when the system call returns")
         for step in STEPS
-        if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect", _EXECVE)
+        if step.name not in (*_EARLY, "copy_process", "mmap", "mprotect", EXECVE)
     ]
     return _plan("tracepoint", "libbpf", facts, _syscall_probes(facts), missing)

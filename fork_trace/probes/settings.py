@@ -159,7 +159,7 @@ def fill(
     config.watches_early = int(plan.attach != "tracepoint" and sees_calls)
     config.watches_twice = int(any(probe.program in steps.SECOND_PROGRAMS for probe in plan.probes))
     config.watches_exec = int(
-        sees_calls and not any(probe.step == "rlimit_nproc" for probe in plan.probes)
+        sees_calls and not any(probe.step == steps.EXECVE for probe in plan.probes)
     )
     config.blind = plan.blind
     if plan.notes_forks:

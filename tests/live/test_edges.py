@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -80,13 +79,6 @@ def seen(name: str, edges: Edges) -> Captured:
     return Captured(watched.records, watched.done)
 
 
-def is_old() -> bool:
-    """Is RLIMIT_NPROC's test in execve no function on this kernel? Since v5.14 it is one."""
-    return "_rlimit_overlimit" not in Path("/proc/kallsyms").read_text() and (
-        "is_ucounts_overlimit" not in Path("/proc/kallsyms").read_text()
-    )
-
-
 def test_the_program_was_refused(edges: Edges) -> None:
     assert edges.told.pop("e-fallback") == 0
     assert set(edges.told.values()) == {COUNT}
@@ -95,10 +87,6 @@ def test_the_program_was_refused(edges: Edges) -> None:
 @pytest.mark.parametrize("comm", EXPECTED)
 def test_it_is_told_exactly_with_its_numbers(seen: Captured, name: str, comm: str) -> None:
     cause, error, syscall, number, used, limit = EXPECTED[comm]
-    if comm == "e-exec" and name == "fexit" and is_old():
-        assert seen.exact(comm) == 0
-        assert {"execve"} & {gap["step"] for gap in seen.header["missing"]}
-        return
     assert seen.count(comm) == seen.exact(comm) == COUNT
     assert seen.by(comm, "cause", "errno", "syscall", "creates") == {
         (cause, error, syscall, None): COUNT
@@ -109,13 +97,10 @@ def test_it_is_told_exactly_with_its_numbers(seen: Captured, name: str, comm: st
         if comm == "e-both" and name == "tracepoint":
             number = "user.max_*_namespaces"
         assert (first["name"], first["value"], first["limit"]) == (number, used, limit)
-        is_inferred = name == "tracepoint" or (comm == "e-exec" and is_old())
-        assert failure["certainty"] == ("inferred" if is_inferred else "observed")
+        assert failure["certainty"] == ("inferred" if name == "tracepoint" else "observed")
 
 
 def test_who_holds_the_user_s_tasks_is_told_of_execve_too(seen: Captured, name: str) -> None:
-    if name == "fexit" and is_old():
-        pytest.skip("told by --refused only")
     held = [each["holders"] for each in seen.of("e-exec") if each["holders"]]
 
     assert held and held[0][0]["comm"] == "sleep" and held[0][0]["tasks"] == 5

@@ -131,7 +131,10 @@ def test_who_held_a_cgroup_before_is_no_holder_of_one_made_anew_at_its_path(
 ) -> None:
     held = [failure["holders"] for failure in rehearsed.of(scenario) if failure["holders"]]
 
-    assert {scenario.comm} >= {holder["comm"] for holders in held for holder in holders}
+    # Its zombie is still in there until it is reaped, and is put down to the parent, who has to do that.
+    assert {scenario.comm} >= {
+        holder["comm"] for holders in held for holder in holders if holder["processes"]
+    }
 
 
 @each_of(of=named(FULL_ABOVE.name))

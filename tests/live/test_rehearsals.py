@@ -222,10 +222,7 @@ def test_copy_process_is_watched_twice_only_where_the_kernel_preempts(
 @by("fexit", "kprobe")
 def test_every_step_is_watched_or_said_to_be_missing(watcher: str, captured: Captured) -> None:
     told = {item["step"] for item in captured.header["attached"] if item["step"]}
-    # One program sees both, where the kernel asks in a function.
-    both = {"rlimit_nproc", "execve"}
     missing = {item["step"] for item in captured.header["missing"]}
-    told |= both if told & both else set()
 
     assert told | missing == set(BY_NAME)
 

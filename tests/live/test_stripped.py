@@ -30,7 +30,6 @@ from fork_trace.probes import privileges
 from fork_trace.probes.libbpf import backend, gaps, loading
 from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
-from fork_trace.probes.libbpf.btf import FUNCTION_IDS
 from fork_trace.probes.libbpf.latency import LatencyBackend, Settings
 from fork_trace.probes.objects import program
 from fork_trace.probes.plan import YES, KernelFacts, Plan, make
@@ -372,11 +371,13 @@ def test_for_a_type_that_is_not_there_no_module_is_asked(
 def test_by_the_types_of_linux_5_15_rlimit_nproc_is_named(
     attach: str, kernel: tuple[KernelFacts, Library], stripped: kernel_btf.KernelBtf
 ) -> None:
-    """There the limit stands among the namespaces' in ucount[] and ucount_max[], and another function asks."""
+    """There the limit stands among the namespaces' in ucount[] and ucount_max[]."""
     need(kernel, attach)
+    if not stripped.has(kernel_btf.ENUM, "rlimit_type"):
+        pytest.skip("this kernel counts the tasks of a user in another place")
     like_v515(stripped)
     stripped.write(Path(loading.KERNEL_BTF))
-    plan = make(asking_as_v515(kernel[0]), Request(attach=attach))
+    plan = make(kernel[0], Request(attach=attach))
     watching = LibbpfBackend(kernel[1], plan, stack_bytes=sizes.STACK_BYTES)
     try:
         assert not watching.plan.blind
@@ -412,16 +413,3 @@ def like_v515(types: kernel_btf.KernelBtf) -> None:
     enum = kernel_btf.ENUM, "ucount_type"
     assert types.without_member(*enum, "UCOUNT_COUNTS", "UCOUNT_RLIMIT_NPROC")
     types.with_value("ucount_type", "UCOUNT_RLIMIT_NPROC", value)
-
-
-def asking_as_v515(facts: KernelFacts) -> KernelFacts:
-    """Give the function that asks the name that it has there; it takes the same and returns the same."""
-    latest, older = "is_rlimit_overlimit", "is_ucounts_overlimit"
-    if facts.params.get(latest) is None or facts.params.get(older) is not None:
-        pytest.skip(f"this kernel has no {latest}")
-    FUNCTION_IDS[older] = FUNCTION_IDS[latest]
-    addresses = dict(facts.addresses)
-    if latest in addresses:
-        addresses[older] = addresses.pop(latest)
-    params = {**facts.params, older: facts.params[latest], latest: None}
-    return replace(facts, params=params, addresses=addresses)

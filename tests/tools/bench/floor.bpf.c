@@ -30,6 +30,16 @@ __u64 errors;
 	FLOOR(name, function, parameters, returns)
 #include "probes.def"
 
-/* Of no step: steps.UNSHARED of fork_trace/model. */
+/* Beside the table: steps.EXECVES and steps.UNSHARED of fork_trace/model. */
+FLOOR(__x64_sys_execve, __x64_sys_execve, 1, INT)
+FLOOR(__x64_sys_execveat, __x64_sys_execveat, 1, INT)
+FLOOR(__ia32_compat_sys_execve, __ia32_compat_sys_execve, 1, INT)
+FLOOR(__ia32_compat_sys_execveat, __ia32_compat_sys_execveat, 1, INT)
+FLOOR(__x64_compat_sys_execve, __x64_compat_sys_execve, 1, INT)
+FLOOR(__x64_compat_sys_execveat, __x64_compat_sys_execveat, 1, INT)
+FLOOR(__arm64_sys_execve, __arm64_sys_execve, 1, INT)
+FLOOR(__arm64_sys_execveat, __arm64_sys_execveat, 1, INT)
+FLOOR(__arm64_compat_sys_execve, __arm64_compat_sys_execve, 1, INT)
+FLOOR(__arm64_compat_sys_execveat, __arm64_compat_sys_execveat, 1, INT)
 FLOOR(unshare_namespaces, unshare_nsproxy_namespaces, 4, INT)
 FLOOR(unshare_userns, unshare_userns, 2, INT)

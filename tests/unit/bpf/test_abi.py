@@ -373,7 +373,7 @@ def test_each_enum_is_the_list_of_the_decoder(
 CALLS = (*steps.SYSCALL_PROGRAMS, *steps.SECOND_PROGRAMS, *steps.COPIED_TWICE)
 WATCHES = [
     *(watch for step in steps.STEPS for watch in step.watches),
-    *(steps.MEMORY_CGROUP, *steps.UNSHARED),
+    *(steps.MEMORY_CGROUP, *steps.UNSHARED, *steps.EXECVES),
 ]
 
 

@@ -66,8 +66,6 @@ def test_an_argument_is_read_at_its_own_width(
     probe: step_table.Probe, widths: dict[str, tuple[int, ...]]
 ) -> None:
     known = widths.get(probe.function)
-    if probe.function == "is_ucounts_overlimit":
-        known = widths.get("is_rlimit_overlimit")  # which takes and returns the same
     if known is None or len(known) - 1 != probe.parameters or not known[-1]:
         pytest.skip(f"this kernel has another form of {probe.function}, or none")
     read = slots(probe.program)

@@ -106,7 +106,7 @@ def test_what_is_known_of_a_failure_is_in_its_record(paths: CgroupPaths) -> None
     assert ("EAGAIN", ("CLONE_VM",), "process") == (
         *(failure.errno, failure.flags, failure.creates),
     )
-    assert ("rlimit_nproc", "is_rlimit_overlimit", "rlimit-nproc", "observed", None) == (
+    assert ("rlimit_nproc", "capable", "rlimit-nproc", "observed", None) == (
         *(failure.step, failure.function, failure.cause, failure.certainty, failure.watched),
     )
     assert (7, 7) == (failure.evidence[0].value, failure.evidence[0].limit)
@@ -195,7 +195,7 @@ def test_what_was_counted_without_a_sample_tells_what_its_key_does(paths: Cgroup
         *(failure.count, failure.comm, failure.uid, failure.cgroup, failure.syscall),
         *(failure.creates, failure.errno),
     )
-    assert ("rlimit_nproc", "is_rlimit_overlimit", ("threads-max",)) == (
+    assert ("rlimit_nproc", "capable", ("threads-max",)) == (
         *(failure.step, failure.function, failure.alternatives),
     )
     assert (None, None, None, ()) == (failure.pid, failure.exe, failure.holders, failure.evidence)

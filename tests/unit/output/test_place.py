@@ -511,8 +511,8 @@ def test_no_failure_says_what_was_not_watched_and_how_to_see_it() -> None:
     ("header", "words"),
     [
         (
-            {"missing": ({"step": "execve", "function": None, "reason": "inline"},)},
-            "tests it inline",
+            {"missing": ({"step": "execve", "function": None, "reason": "no function"},)},
+            "could not be watched",
         ),
         ({"backend": "bcc"}, "that uses musl"),
         ({"backend": "bcc"}, "the bcc backend does not watch them"),

@@ -24,6 +24,7 @@ WATCHES = [
     *(watch for step in steps.STEPS for watch in step.watches),
     steps.MEMORY_CGROUP,
     *steps.UNSHARED,
+    *steps.EXECVES,
 ]
 
 # File -> the files of ours that it includes. Each stands above all that it names.

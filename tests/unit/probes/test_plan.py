@@ -15,11 +15,13 @@ from fork_trace.probes.request import FEATURES, Request
 # What clone3's arguments were refused for is taken up by the system call's exit alone: --refused.
 START, FAILED, UNEXPLAINED = plan.Stage
 WATCHED = [step.name for step in steps.STEPS if step.watches and step.name != "clone_args"]
-# Where RLIMIT_NPROC's test is a function, its program tells of execve as well.
-INLINE = [step.name for step in steps.STEPS if not step.watches and step.name != "execve"]
+INLINE = [step.name for step in steps.STEPS if not step.watches and step.name != steps.EXECVE]
+# Those of one kind of machine.
+EXECVES = [watch for watch in steps.EXECVES if watch.function.startswith("__x64_sys_")]
 FUNCTIONS = [
     *(watch.function for step in steps.STEPS for watch in step.watches),
     steps.MEMORY_CGROUP.function,
+    *(watch.function for watch in EXECVES),
 ]
 SEVERAL = [step for step in steps.STEPS if len({watch.function for watch in step.watches}) > 1]
 FORMS = [(step, watch) for step in steps.STEPS if len(step.watches) > 1 for watch in step.watches]
@@ -44,6 +46,7 @@ def capable(**changes: Any) -> plan.KernelFacts:
             for watch in (
                 *(w for step in steps.STEPS for w in reversed(step.watches)),
                 steps.MEMORY_CGROUP,
+                *EXECVES,
             )
         },
         addresses={
@@ -79,7 +82,8 @@ def without(mapping: Any, *names: str) -> dict[str, Any]:
 
 
 def watched(made: plan.Plan) -> list[str]:
-    return [probe.step for probe in made.probes if probe.step]
+    """Name the steps that are watched, but for execve, which has several functions."""
+    return [probe.step for probe in made.probes if probe.step not in (None, steps.EXECVE)]
 
 
 def programs(made: plan.Plan) -> list[str]:
@@ -144,7 +148,7 @@ def test_on_demand_what_the_user_asks_for_beside_it_is_attached_as_asked() -> No
 
 def test_the_masks_of_watched_steps_have_a_bit_for_each_probe() -> None:
     made = plan.make(capable())
-    watched_ = [steps.BY_NAME[name] for name in WATCHED]
+    watched_ = [steps.BY_NAME[name] for name in (*WATCHED, steps.EXECVE)]
     now = sum(1 << step.number for step in watched_ if not step.in_detail)
     later = sum(1 << step.number for step in watched_ if step.in_detail)
 
@@ -248,8 +252,22 @@ def test_a_step_that_cannot_be_watched_is_missing_with_its_reason(step: str, lac
     assert any(function in reasons(made)[step] for function in functions)
     assert ("9 parameters" in reasons(made)[step]) == (lack == "other parameters")
     assert "that returns something" in reasons(made)[step] or lack in LACKS[2:]
-    assert len(steps.STEPS) == len(watched(made)) + len(made.missing) + (step != "rlimit_nproc")
-    assert ("execve" in reasons(made)) == (step == "rlimit_nproc")
+    assert len(steps.STEPS) == len(watched(made)) + len(made.missing) + 1  # execve
+
+
+def test_execve_is_watched_in_each_of_its_system_calls_and_missing_once_none_can_be() -> None:
+    facts = capable()
+    programs_of = [watch.program for watch in EXECVES]
+    assert programs_of == [each for each in programs(plan.make(facts)) if "execve" in each]
+
+    made = plan.make(cannot_be_watched(facts, EXECVES[0].function, LACKS[0]))
+    assert programs_of[1:] == [each for each in programs(made) if "execve" in each]
+    assert "execve" not in reasons(made)
+
+    for watch in EXECVES:
+        facts = cannot_be_watched(facts, watch.function, LACKS[0])
+    assert "--refused" in reasons(plan.make(facts))["execve"]
+    assert "execve" not in reasons(plan.make(facts, Request(refused=True)))
 
 
 @pytest.mark.parametrize("lack", LACKS)

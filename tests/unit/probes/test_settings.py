@@ -54,7 +54,7 @@ def test_that_a_step_was_silent_keeps_the_programs_from_judging_nothing() -> Non
 
 
 def test_a_step_that_was_given_up_is_not_waited_for() -> None:
-    filled = config(BCC.without_probe("fexit_is_rlimit_overlimit", "refused"))
+    filled = config(BCC.without_probe("fexit_capable", "refused"))
 
     assert mask("copy_process", "dup_fd") == filled.watched
 
@@ -184,7 +184,7 @@ def test_inner_functions_are_attached_first_and_silence_tells_once_all_are() -> 
 
     assert PHASE_ALONE == later.phase
     assert [] == attached.more(later, Stage.START)
-    assert ["mem_cgroup_out_of_memory", "dup_fd", "is_rlimit_overlimit", PHASE_COUNTING] == (
+    assert ["mem_cgroup_out_of_memory", "dup_fd", "capable", PHASE_COUNTING] == (
         attached.more(later, Stage.FAILED)
     )
     assert [] == attached.more(later, Stage.FAILED)
@@ -211,7 +211,7 @@ def test_what_is_attached_from_the_start_has_no_phase_of_its_own() -> None:
 def test_without_one_of_them_silence_never_tells() -> None:
     attached, later = Attached("dup_fd"), Later(ON_DEMAND)
 
-    assert ["mem_cgroup_out_of_memory", "dup_fd", "is_rlimit_overlimit", "sched_fork"] == (
+    assert ["mem_cgroup_out_of_memory", "dup_fd", "capable", "sched_fork"] == (
         attached.more(later, Stage.UNEXPLAINED)
     )
     assert ["dup_fd: no"] == attached.given_up
