@@ -154,6 +154,7 @@ def _programs(place: Path, build: Callable[[str], str]) -> dict[str, list[str]]:
         "mmap-then-fork": [called("mmap-then-fork", mmap), str(COUNT), "fork"],
         "mmap-alone": [called("mmap-alone", mmap), str(COUNT)],
         "signalled_fork": [build("signalled_fork"), str(COUNT)],
+        "half_exempt": [build("half_exempt"), str(COUNT)],
     }
     kinds = called("kinds", "fork_kinds")
     limits = [sys.executable, str(PROGRAMS / "limits.py")]

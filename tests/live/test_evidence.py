@@ -262,6 +262,17 @@ def test_a_refused_mmap_just_before_is_not_blamed_for_the_fork(
 
 
 @by()
+def test_who_is_exempt_by_one_capability_is_not_told_to_be_over_the_limit(
+    watcher: str, rehearsed: Rehearsed
+) -> None:
+    assert rehearsed.printed["half_exempt"].startswith(f"{COUNT} {COUNT}\n")
+    seen = rehearsed.captured
+
+    assert seen.by("half_exempt", "cause", "errno") == {("deadline-policy", "EAGAIN"): COUNT}
+    assert seen.by("at-the-limit", "cause", "errno") == {("rlimit-nproc", "EAGAIN"): COUNT}
+
+
+@by()
 def test_a_refused_mmap_alone_is_no_failed_fork(watcher: str, rehearsed: Rehearsed) -> None:
     assert rehearsed.printed["mmap-alone"].startswith(f"{COUNT} 0\n")
     assert rehearsed.captured.of("mmap-alone") == []
