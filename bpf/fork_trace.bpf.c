@@ -641,7 +641,17 @@ int kretprobe_unshare_userns(struct pt_regs *ctx)
 	return REFUSED_INT(result) ? on_unshare_return(ctx, INT_IN(result)) : 0;
 }
 
-/* What RLIMIT_NPROC refuses to execve: one in each way to call it. */
+/*
+ * What RLIMIT_NPROC refuses to execve, in each way to call it. A 32-bit call's program goes on to
+ * that of the machine's own, which tells: in full it would have to be verified once more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} execve_tells SEC(".maps");
+
 ft_outline int exit_execve(__u64 *ctx)
 {
 	return on_execve_return(ctx, LONG_IN(ctx[1]));
@@ -658,17 +668,30 @@ ft_outline int exit_execve(__u64 *ctx)
 	{                                                                           \
 		return on_execve_return(ctx, RETURNED(ctx));                        \
 	}
+#define EXECVE_32(function)                                   \
+	SEC("fexit/" #function)                               \
+	int fexit_##function(__u64 *ctx)                      \
+	{                                                     \
+		if (is_exec_over_nproc(LONG_IN(ctx[1])))      \
+			bpf_tail_call(ctx, &execve_tells, 0); \
+		return 0;                                     \
+	}                                                     \
+	SEC("kretprobe/" #function)                           \
+	int kretprobe_##function(struct pt_regs *ctx)         \
+	{                                                     \
+		if (is_exec_over_nproc(RETURNED(ctx)))        \
+			bpf_tail_call(ctx, &execve_tells, 0); \
+		return 0;                                     \
+	}
 
 EXECVE(__x64_sys_execve)
 EXECVE(__x64_sys_execveat)
-EXECVE(__ia32_compat_sys_execve)
-EXECVE(__ia32_compat_sys_execveat)
-EXECVE(__x64_compat_sys_execve)
-EXECVE(__x64_compat_sys_execveat)
+EXECVE_32(__ia32_compat_sys_execve)
+EXECVE_32(__ia32_compat_sys_execveat)
 EXECVE(__arm64_sys_execve)
 EXECVE(__arm64_sys_execveat)
-EXECVE(__arm64_compat_sys_execve)
-EXECVE(__arm64_compat_sys_execveat)
+EXECVE_32(__arm64_compat_sys_execve)
+EXECVE_32(__arm64_compat_sys_execveat)
 
 /* TRACE_EVENT_FN(sys_enter, struct pt_regs *regs, long id), include/trace/events/syscalls.h */
 SEC("raw_tp/sys_enter")

@@ -91,19 +91,23 @@ UNSHARED = (
     Watch("unshare_userns", 2, "fexit_unshare_userns"),
 )
 
-# The ways to call execve (fs/exec.c; arch/x86/include/asm/syscall_wrapper.h: i386's, and x32's where the
-# kernel takes its calls): a step that is watched in all of them, and not in the first that there is.
+# The ways to call execve (fs/exec.c; arch/x86/include/asm/syscall_wrapper.h): a step that is watched in all
+# of them, and not in the first that there is. A 32-bit call's program goes on to that of the machine's own.
 EXECVE = "execve"
+_EXECVE_64 = ("__x64_sys_execve", "__arm64_sys_execve")
+_EXECVE_32 = ("__ia32_compat_sys_execve", "__arm64_compat_sys_execve")
 EXECVES = tuple(
     Watch(function, 1, f"fexit_{function}")
-    for function in (
-        *("__x64_sys_execve", "__x64_sys_execveat"),
-        *("__ia32_compat_sys_execve", "__ia32_compat_sys_execveat"),
-        *("__x64_compat_sys_execve", "__x64_compat_sys_execveat"),
-        *("__arm64_sys_execve", "__arm64_sys_execveat"),
-        *("__arm64_compat_sys_execve", "__arm64_compat_sys_execveat"),
-    )
+    for name in (*_EXECVE_64, *_EXECVE_32)
+    for function in (name, f"{name}at")
 )
+
+
+def told_by(program: str) -> tuple[str, ...]:
+    """Name the programs of which one tells what that one finds; none: it tells by itself."""
+    way, _, function = program.partition("_")
+    return tuple(f"{way}_{name}" for name in _EXECVE_64) if function.startswith(_EXECVE_32) else ()
+
 
 # The tracepoint attach mode's programs, and what `--refused` adds to the upper ones.
 SYSCALL_PROGRAMS = ("raw_sys_enter", "raw_sys_exit")

@@ -18,7 +18,7 @@ from fork_trace.probes.libbpf import gaps
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.counters import Counters, missed, step_misses
 from fork_trace.probes.libbpf.counting import Counting
-from fork_trace.probes.libbpf.loading import Programs, without_nproc
+from fork_trace.probes.libbpf.loading import Programs, without_execve
 from fork_trace.probes.libbpf.rings import Rings
 from fork_trace.probes.objects import program
 from fork_trace.probes.plan import Plan, Probe, Stage
@@ -89,7 +89,7 @@ class LibbpfBackend:
                 continue
             if code is not None and is_vital(probe) and plan.blind != gaps.ALL:
                 # Counting never depends on explaining, whatever the reason.
-                plan = without_nproc(plan.counting_only(gaps.ALL, reason))
+                plan = without_execve(plan.counting_only(gaps.ALL, reason))
                 continue
             if is_vital(probe) or probe not in (*plan.probes, *plan.late):
                 raise AttachRefusedError(

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from fork_trace.errors import ForkTraceError
+from fork_trace.model.steps import EXECVE, told_by
 from fork_trace.probes.backend import AttachRefusedError, Filter
 from fork_trace.probes.config import Config
 from fork_trace.probes.kprobe_events import KprobeEvents
@@ -129,11 +130,11 @@ def _programs_of(plan: Plan) -> dict[str, Probe]:
     return probes
 
 
-def without_nproc(plan: Plan) -> Plan:
-    """Give up the step that cannot tell who is over RLIMIT_NPROC from who is exempt from it."""
-    reason = "who is exempt from RLIMIT_NPROC cannot be read on this kernel"
+def without_execve(plan: Plan) -> Plan:
+    """Give up what the flag of a thread tells (fs/exec.c, PF_NPROC_EXCEEDED), which cannot be read."""
+    reason = "what tells a refused execve cannot be read on this kernel"
     for probe in plan.probes:
-        if probe.step == "rlimit_nproc":
+        if probe.step == EXECVE:
             plan = plan.without_probe(probe.program, reason)
     return plan
 
@@ -230,7 +231,7 @@ class Programs:
         if blind == plan.blind:
             return None
         seeing = replace(plan, blind=blind, unread=self.unread(plan, names))
-        return without_nproc(seeing) if gaps.is_blind(blind, "nproc") else seeing
+        return without_execve(seeing) if gaps.is_blind(blind, "call") else seeing
 
     def blinded(self, blind: int, code: int | None) -> tuple[int, tuple[str, ...]]:
         """Return `blind` with those who read what the kernel lacks, if the load failed for them; and what it lacks."""
@@ -276,6 +277,11 @@ class Programs:
         """Attach one program, which is on that function; return why it cannot be done."""
         if self._counting and self._counting.is_attached and name == self._counting.successor:
             return self._take_over(name)
+        for other in told_by(name):
+            # Since Linux commit 28ead3eaabc1 ("bpf: Prevent tail call between progs attached to
+            # different hooks") (in v6.12, and in older stable kernels) their prototypes must be the same.
+            if other in self._handles and not self._put_program("execve_tells", other):
+                return f"no program can go on to {other}: {os.strerror(ctypes.get_errno())}"
         if self.kprobe_events and _is_at_return(name):
             try:
                 number = self.kprobe_events.add_return(function)
@@ -312,11 +318,17 @@ class Programs:
             maps[name] = self._lib.bpf_map__fd(found), self._lib.bpf_map__max_entries(found)
         return Rings(maps)
 
-    def write(self, map_: str, number: int) -> None:
-        """Set one of the programs' variables, which is a map of one number."""
+    def _put(self, map_: str, number: int) -> bool:
         fd, key = self.map_fd(map_), c_uint32(0)
         value = c_uint64(number)  # of a shorter one the kernel takes the lower half
-        if self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0):
+        return not self._lib.bpf_map_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0)
+
+    def _put_program(self, map_: str, name: str) -> bool:
+        return self._put(map_, self._lib.bpf_program__fd(self._handles[name]))
+
+    def write(self, map_: str, number: int) -> None:
+        """Set one of the programs' variables, which is a map of one number."""
+        if not self._put(map_, number):
             raise ForkTraceError(
                 f"cannot start counting: {os.strerror(ctypes.get_errno())}",
                 "Please report this kernel with the output of `fork-trace doctor --json`.",

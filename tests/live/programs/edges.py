@@ -1,11 +1,12 @@
 """What a person calls a failed fork, and the kernel's fork never saw: each refused COUNT times, by name.
 
-`edges.py COUNT [MUSL]` prints JSON: name -> how often the call was refused with its errno. MUSL is the
-program musl_stacks. A name is the command of the thread that calls.
+`edges.py COUNT [--musl MUSL_STACKS] [--old OLD_EXECVE]` prints JSON: name -> how often the call was refused
+with its errno. A name is the command of the thread that calls.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import json
@@ -13,7 +14,6 @@ import os
 import resource
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,16 +54,18 @@ def _become(uid: int) -> None:
     os.setuid(uid)
 
 
-def _execs(count: int) -> Callable[[], int]:
-    """Start a program as a user that is over its limit: the change of user passes, execve does not."""
+def _execs(count: int, at: bool = False) -> Callable[[], int]:
+    """Start a program as a user that is over its limit: the change of user passes, execve or execveat does not."""
 
     def told() -> int:
         refused = 0
+        true = os.open("/bin/true", os.O_RDONLY)
         resource.setrlimit(resource.RLIMIT_NPROC, (ROOM, ROOM))
         _become(UID)
         for _ in range(count):
             try:
-                os.execv("/bin/true", ["true"])
+                # By a descriptor it is fexecve(3), which is execveat.
+                os.execve(true if at else "/bin/true", ["true"], {})
             except BlockingIOError:
                 refused += 1
         return refused
@@ -139,13 +141,19 @@ def _bare(count: int) -> Callable[[], int]:
 
 def main() -> None:
     """Make all of them happen, one after the other."""
-    count = int(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", type=int)
+    parser.add_argument("--musl")
+    parser.add_argument("--old")
+    options = parser.parse_args()
+    count = options.count
     sleepers = [
         subprocess.Popen(["sleep", "600"], user=UID, group=UID, extra_groups=[])
         for _ in range(SLEEPERS)
     ]
     told = {
         "e-exec": _named("e-exec", _execs(count)),
+        "e-exec-at": _named("e-exec-at", _execs(count, at=True)),
         "e-net": _named("e-net", _unshares(count, NEWNET, "max_net_namespaces")),
         "e-user": _named("e-user", _unshares(count, NEWUSER, "max_user_namespaces")),
         "e-both": _named("e-both", _unshares(count, NEWUSER | NEWUTS, "max_uts_namespaces")),
@@ -155,9 +163,14 @@ def main() -> None:
         ),
         "e-bare": _named("e-bare", _bare(count)),
     }
-    for kind in ("as", "data") if sys.argv[2:] else ():
-        done = subprocess.run([sys.argv[2], kind, str(count)], capture_output=True, text=True)
+    for kind in ("as", "data") if options.musl else ():
+        done = subprocess.run([options.musl, kind, str(count)], capture_output=True, text=True)
         told[f"e-musl-{kind}"] = int(done.stdout)
+    if options.old:
+        argv = [options.old, str(UID), str(ROOM), str(count)]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        # Of two calls, each that often.
+        told["e-exec-32"] = int(done.stdout) // 2
     # Who holds the tasks is read from /proc after the refusal, by several watchers on a slow machine.
     time.sleep(PATIENCE_S)
     for sleeper in sleepers:

@@ -18,7 +18,7 @@ from fork_trace.probes.libbpf.backend import LibbpfBackend
 from fork_trace.probes.libbpf.bindings import Library
 from fork_trace.probes.libbpf.counters import missed, step_misses
 from fork_trace.probes.libbpf.loading import Programs
-from fork_trace.probes.plan import HUGE_FAULT, Missing, Stage
+from fork_trace.probes.plan import HUGE_FAULT, Missing, Probe, Stage
 from fork_trace.probes.settings import Later
 
 
@@ -119,9 +119,11 @@ def test_a_filter_by_what_cannot_be_read_is_refused_in_one_sentence() -> None:
     backend._check(counting, Filter(comm="sh", uid=0, pid=1))
 
 
-def test_a_step_that_cannot_know_who_is_exempt_is_given_up() -> None:
-    made = loading.without_nproc(PLAN)
+def test_a_step_whose_flag_cannot_be_read_is_given_up() -> None:
+    execves = [Probe(steps.EXECVE, watch.function, watch.program) for watch in steps.EXECVES]
+    made = loading.without_execve(replace(PLAN, probes=(*PLAN.probes, *execves)))
 
-    assert "rlimit_nproc" in {probe.step for probe in PLAN.probes}
-    assert "rlimit_nproc" not in {probe.step for probe in made.probes}
-    assert ["rlimit_nproc"] == [gap.step for gap in made.missing if gap not in PLAN.missing]
+    assert PLAN.probes == made.probes
+    assert [(steps.EXECVE, watch.function) for watch in steps.EXECVES] == [
+        (gap.step, gap.function) for gap in made.missing if gap not in PLAN.missing
+    ]
