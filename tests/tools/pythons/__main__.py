@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from vm import cache, fetch
+from vm import cache, debian
 from vm.cache import VmError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -50,14 +50,6 @@ ENVIRON = {
 NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
 INSIDE, VENV = "/fork-trace", "/venv"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
-# For this one process, so that nothing is left to be unmounted.
-MOUNT = (
-    'set -e; mount --bind "$0" "$0"; '
-    'for each in proc sys dev; do mount --rbind "/$each" "$0/$each"; done; '
-    'mount -t tmpfs tmpfs "$0/tmp"; mount --bind "$1" "$0$2"; shift 2; '
-    # A root as /proc/self/mountinfo tells it, which chroot alone does not make.
-    'cd "$0"; pivot_root . .; umount -l .; cd /; exec "$@"'
-)
 
 
 class Python(NamedTuple):
@@ -77,48 +69,14 @@ def _say(text: str) -> None:
     print(f"python: {text}", file=sys.stderr, flush=True)
 
 
-def _run(command: list[str], what: str) -> str:
-    """Run one program of the preparations; what it prints, or VmError."""
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    except FileNotFoundError as error:
-        raise VmError(f"{command[0]} is missing. Run scripts/setup --vm.") from error
-    if done.returncode:
-        raise VmError(f"cannot {what}: {(done.stdout.strip().splitlines() or ['no word'])[-1]}")
-    return done.stdout
-
-
 def within(root: Path, tree: Path, *argv: str) -> list[str]:
     """The command that runs another in that root, with that tree as /fork-trace."""
-    mounts = ("unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNT)
-    return [*mounts, str(root), str(tree), INSIDE, *argv]
-
-
-def _make(python: Python, root: Path) -> None:
-    _say(f"making a root of Debian {python.suite} once")
-    shutil.rmtree(root, ignore_errors=True)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    text, suffix = fetch.sources(Path("/etc/apt"), fetch.codename(), python.suite)
-    with tempfile.TemporaryDirectory(prefix="fork-trace-python-") as directory:
-        sources = Path(directory, f"{python.suite}{suffix}")
-        sources.write_text(text)
-        _run(
-            [
-                *("mmdebstrap", "--mode=root", "--variant=apt", "--quiet"),
-                *("--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "5"'),
-                # A mirror that stands still is good enough: its signature is looked at all the same.
-                '--aptopt=Acquire::Check-Valid-Until "false"',
-                f"--include={','.join([*PACKAGES, *python.more])}",
-                *(python.suite, str(root), str(sources)),
-            ],
-            f"make a root of Debian {python.suite}",
-        )
-    (root / INSIDE[1:]).mkdir()
+    return debian.entered(root, tree, INSIDE, *argv)
 
 
 def _version(root: Path, wanted: str | None) -> str:
     print_it = "import sys; print('%d.%d' % sys.version_info[:2])"
-    found = _run(["chroot", str(root), "python3", "-c", print_it], "ask its Python").strip()
+    found = debian.run(["chroot", str(root), "python3", "-c", print_it], "ask its Python").strip()
     if wanted not in (None, found):
         raise VmError(f"Python {found} is there in place of {wanted}.")
     return found
@@ -133,23 +91,21 @@ def _install(root: Path, version: str) -> None:
     settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     inside = ["env", "-i", *(f"{name}={value}" for name, value in {**ENVIRON, **settings}.items())]
     inside += ["chroot", str(root)]
-    _run([*inside, "python3", "-m", "venv", VENV], "make a venv")
-    _run([*inside, f"{VENV}/bin/pip", "install", "-q", *TOOLS], f"install them on {version}")
+    debian.run([*inside, "python3", "-m", "venv", VENV], "make a venv")
+    debian.run([*inside, f"{VENV}/bin/pip", "install", "-q", *TOOLS], f"install them on {version}")
 
 
 def prepared(python: Python) -> Path:
     """Return the root of a Python, made on first use."""
+    packages = [*PACKAGES, *python.more]
+
+    def prepare(root: Path) -> None:
+        _say(f"making a root of Debian {python.suite} once")
+        debian.make(python.suite, packages, root)
+        _install(root, _version(root, python.version))
+
     place = cache.directory() / "pythons" / python.suite
-    made_for = place / "made-for"
-    wanted = " ".join([*PACKAGES, *python.more, *TOOLS])
-    if not made_for.is_file() or made_for.read_text() != wanted:
-        made = place.with_suffix(".new")
-        _make(python, made)
-        _install(made, _version(made, python.version))
-        (made / "made-for").write_text(wanted)
-        shutil.rmtree(place, ignore_errors=True)
-        made.rename(place)
-    return place
+    return debian.kept(place, " ".join([*packages, *TOOLS]), prepare)
 
 
 def _test(python: Python, tree: Path, words: list[str]) -> int:
@@ -158,7 +114,9 @@ def _test(python: Python, tree: Path, words: list[str]) -> int:
         root = prepared(python)
         version = _version(root, python.version)
         install = ("install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "-e", INSIDE)
-        _run(within(root, tree, f"{VENV}/bin/pip", *install), f"install it on Python {version}")
+        debian.run(
+            within(root, tree, f"{VENV}/bin/pip", *install), f"install it on Python {version}"
+        )
         print(f"== unit tests on Python {version} (Debian {python.suite})", flush=True)
         tests = ["-q", "-p", "no:cacheprovider", *(words or ["tests"])]
         command = within(root, tree, f"{VENV}/bin/pytest", *tests)
