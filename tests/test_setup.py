@@ -48,6 +48,14 @@ def test_another_architecture_is_emulated_only_for_who_asks_for_it() -> None:
     assert vm[1] == arm64[1]
 
 
+def test_other_tracers_are_installed_only_for_who_measures_them() -> None:
+    vm, peers = lists("--vm"), lists("--peers")
+
+    assert {"bpftrace", "bpfcc-tools", "linux-perf"} == peers[0] - vm[0]
+    assert vm[0] < peers[0]
+    assert vm[1] == peers[1]
+
+
 def test_a_browser_is_installed_only_where_it_is_asked_for() -> None:
     usual, browser = lists(""), lists("--browser")
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,10 @@ from typing import Any
 
 from docs.__main__ import OVERHEAD
 from docs.__main__ import main as build_docs
+from vm.cache import VmError
 from vm.kernels import KERNELS, NEWEST
 
-from bench import arming, checking, reading, storm, table, unwinding
+from bench import arming, checking, peers, reading, storm, table, unwinding
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 DEFAULT_KERNEL = "6.1"
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/bench",
         description="Measure what watching costs: instructions per operation in a virtual machine "
         "whose clock counts them, seconds and memory until the programs are attached.",
-        epilog="Takes about six minutes. The instructions all come from one boot, where the tracers take "
+        epilog="Takes about six minutes, with --peers half an hour for each round. The instructions all come from one boot, where the tracers take "
         "turns; seconds under QEMU without KVM say little of a real machine.",
         allow_abbrev=False,
     )
@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         action="store_true",
-        help="also bpftrace, bcc's trace, perf and strace, if they are installed",
+        help="also bpftrace, bcc's trace, perf, strace and retsnoop, as far as they are installed, and "
+        "the newest bpftrace and perf of Debian, in a root that is made once (as root, 600 MB)",
     )
     parser.add_argument(
         "--write-docs", action="store_true", help="keep the numbers, and put them into the book"
@@ -116,7 +117,7 @@ def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequ
     command = 'exec env PYTHONPATH=tests/tools:tests .venv/bin/python -m "$@"'
     done = subprocess.run(
         [
-            *(str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel, "--timeout", "7200"),
+            *(str(CHECKOUT / "scripts" / "vm"), "--kernel", kernel, "--timeout", "21600"),
             *(*options, "--", "sh", "-c", command, "sh", *module),
         ],
         env={**os.environ, "FORK_TRACE_VM_SHARE": str(directory)},
@@ -128,18 +129,33 @@ def _in_guest(directory: Path, kernel: str, options: Sequence[str], module: Sequ
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _bpftrace(directory: Path) -> list[str]:
-    calls = ("fork", "vfork", "clone", "clone3")
-    probes = ",".join(f"tracepoint:syscalls:sys_exit_{call}" for call in calls)
-    program = (
-        f'{probes} /args->ret < 0/ {{ printf("%s %d %s %d\\n", probe, pid, comm, args->ret); }}'
-    )
-    # Its command is started when all is attached.
-    return ["bpftrace", "-q", "-c", f"{directory / 'loops'} hold", "-e", program]
+def _newest() -> Path | None:
+    """Return the root with Debian's newest peers; None, and why, if it cannot be made."""
+    _note(f"looking for Debian's newest {' and '.join(peers.PACKAGES)}")
+    try:
+        return peers.newest()
+    except VmError as error:
+        _note(f"without them: {error}")
+        return None
 
 
-def _also(options: argparse.Namespace) -> list[str]:
-    return [f"--also={name}" for name in ("each", "peers") if getattr(options, name)]
+def _arm_peers(directory: Path, root: Path | None) -> dict[str, Any]:
+    """Start bpftrace on the exits of the same system calls; nothing of one that does not start."""
+    armed = {}
+    for key, place in {
+        "native-bpftrace": peers.Place(None, directory),
+        **({"native-bpftrace-newest": peers.Place(root, directory)} if root else {}),
+    }.items():
+        if not place.has("bpftrace"):
+            continue
+        _note(f"arming {key}, on the exits of the same system calls")
+        command = place.command(*peers.by_calls(str(directory / "loops")))
+        measured = arming.measure(NATIVE_TIMES, peer=command)
+        if "why" in measured:
+            _note(f"bpftrace does not start here, so it is left out: {measured['why']}")
+        else:
+            armed[key] = measured
+    return armed
 
 
 def _cpu() -> str:
@@ -172,45 +188,28 @@ def main() -> None:
         stormed = _storm(counted_on, options.storm)
         print(json.dumps(stormed) if options.json else storm.text(stormed))
         return
-    armed_on = [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]
+    _tell(_whole(options, counted_on), options)
+
+
+def _whole(options: argparse.Namespace, counted_on: str) -> dict[str, Any]:
+    """Measure all that the book shows."""
     with tempfile.TemporaryDirectory(prefix="fork-trace-bench-") as name:
         directory = Path(name)
         _build(directory)
         _note("unwinding natively")
         unwound = unwinding.measure() if os.geteuid() == 0 else None
-        _note("arming natively")
-        native = arming.measure(NATIVE_TIMES)
-        armed = {"native-to-load" if native["until"] == "load" else "native": native}
-        if options.peers and shutil.which("bpftrace"):
-            _note("arming bpftrace natively, on the exits of the same system calls")
-            peer = arming.measure(NATIVE_TIMES, peer=_bpftrace(directory))
-            if "why" in peer:
-                _note(f"bpftrace does not start here, so it is left out: {peer['why']}")
-            else:
-                armed["native-bpftrace"] = peer
+        root = _newest() if options.peers else None
+        armed = _arm(options, directory, root)
         _note(f"checking natively beside {checking.TASKS} tasks")
         checked = checking.measure(directory)
         _note("reading captures natively")
         read = reading.measure()
-        for kernel in armed_on:
-            _note(f"arming on Linux {kernel}, by libbpf and by bcc")
-            armed[f"vm-{kernel}"] = _in_guest(
-                directory, kernel, ["--icount"], ["bench.arming", str(GUEST_TIMES)]
-            )
-            armed[f"vm-{kernel}-bcc"] = _in_guest(
-                directory,
-                kernel,
-                ["--icount"],
-                ["bench.arming", str(BCC_TIMES), "--backend", "bcc"],
-            )
         _note(f"counting instructions on Linux {counted_on}")
-        counted = _in_guest(
-            directory,
-            counted_on,
-            ["--icount"],
-            ["bench.counting", "/run/share", f"--rounds={options.rounds}", *_also(options)],
-        )
-    result = {
+        also = [f"--also={each}" for each in ("each", "peers") if getattr(options, each)]
+        also += [f"--newest={root}"] if root else []
+        counting = ["bench.counting", "/run/share", f"--rounds={options.rounds}", *also]
+        counted = _in_guest(directory, counted_on, ["--icount"], counting)
+    return {
         "command": " ".join(("scripts/bench", *sys.argv[1:])),
         "kernel": counted["kernel"],
         "native_kernel": platform.release(),
@@ -227,7 +226,24 @@ def main() -> None:
         "reading": read,
         **{key: value for key, value in counted.items() if key != "kernel"},
     }
-    _tell(result, options)
+
+
+def _arm(options: argparse.Namespace, directory: Path, root: Path | None) -> dict[str, Any]:
+    """Measure how long it takes until failures are counted: natively, then in guests."""
+    _note("arming natively")
+    native = arming.measure(NATIVE_TIMES)
+    armed = {"native-to-load" if native["until"] == "load" else "native": native}
+    if options.peers:
+        armed.update(_arm_peers(directory, root))
+    for kernel in [options.kernel] if options.kernel else [DEFAULT_KERNEL, NEWEST.version]:
+        _note(f"arming on Linux {kernel}, by libbpf and by bcc")
+        by_bcc = ["bench.arming", str(BCC_TIMES), "--backend", "bcc"]
+        for key, module in (
+            (f"vm-{kernel}", ["bench.arming", str(GUEST_TIMES)]),
+            (f"vm-{kernel}-bcc", by_bcc),
+        ):
+            armed[key] = _in_guest(directory, kernel, ["--icount"], module)
+    return armed
 
 
 def _edges(kernel: str, rounds: int) -> None:

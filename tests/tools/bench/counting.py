@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
+from bench import peers
 from bench.arming import ARMED
-from bench.tracer import Tracer
+from bench.tracer import Config, Tracer
 from fork_trace.collect.arm import read_facts
 from fork_trace.probes.plan import Stage, make
 from fork_trace.probes.request import Request
@@ -60,100 +58,12 @@ EDGES = {
 }
 
 
-class Config(NamedTuple):
-    """A tracer to measure with. One that starts what it traces stands before the loops."""
-
-    argv: tuple[str, ...]
-    armed: str  # what it says on stderr then
-    report: str = ""  # how its output tells failures: json, or a pattern of its lines
-    starts_them: bool = False
-    share: float = 1  # of the rounds of each loop, where they would take too long
-    shows: Callable[[int], bool] | None = None  # whether it is armed, where it does not say so
-    ends_by: int = signal.SIGTERM
-
-
 def _functions() -> list[str]:
     facts, _library = read_facts(Request())
     return [probe.function for probe in make(facts).probes if probe.stage is Stage.START]
 
 
-# The four that are always watched, and the pids cgroup. True: it returns a pointer, which carries
-# its error as its value; an int leaves the upper half of the register undefined.
-_WATCHED = {
-    "copy_process": True,
-    "dup_fd": True,
-    "alloc_pid": True,
-    "cgroup_can_fork": False,
-    "__vm_enough_memory": False,
-}
-
-
-def _bpftrace(kind: str, functions: Sequence[str], loops: Path) -> Config:
-    # No program may do arithmetic on a pointer.
-    pointer = ("(uint64)retval > 0xfffffffffffff000", "(int64)retval")
-    number = ("(int32)retval < 0", "(int32)retval")
-    # One block each: bpftrace refuses several functions whose arguments differ.
-    blocks = [
-        f'{kind}:{name} /{test}/ {{ printf("%s %d %s %lld\\n", probe, pid, comm, {value}); }}'
-        for name in functions
-        for test, value in [pointer if _WATCHED[name] else number]
-    ]
-    # Its command is started when all is attached.
-    argv = ("bpftrace", "-q", "-c", f"{loops} hold", "-e", "\n".join(blocks))
-    return Config(argv, r"^armed", r"copy_process \d+ loops -\d+$")
-
-
-def _bcc_trace(functions: Sequence[str]) -> Config:
-    probes = [
-        f"r::{name} "
-        + ("(retval > 0xfffffffffffff000)" if _WATCHED[name] else "((int)retval < 0)")
-        + ' "%d", retval'
-        for name in functions
-    ]
-    found = r"loops +copy_process +-\d+$"
-    return Config(("trace-bpfcc", *probes), "", found, shows=lambda _pid: _has_kprobes(functions))
-
-
-def _has_kprobes(functions: Sequence[str]) -> bool:
-    # "ffffffff810a1d30  r  copy_process+0x0    [FTRACE]"
-    listed = Path("/sys/kernel/debug/kprobes/list").read_text()
-    return all(f"  {name}+0x0 " in listed for name in functions)
-
-
-def _has_perf_events(pid: int) -> bool:
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # it opens and closes others meanwhile
-            if "perf_event" in os.readlink(each):
-                return True
-    return False
-
-
-_REFUSED = r"(fork|clone3?)\(.*= -1 EAGAIN"
-
-
-def _peers(loops: Path, output: Path) -> dict[str, Config]:
-    """Return the tools that people reach for, as far as they are installed, watching the same functions."""
-    functions = [name for name in _functions() if name in _WATCHED]
-    perf = ("perf", "trace", "-a", "--failure", "-o", str(output))
-    peers = {
-        "bpftrace kretfunc": _bpftrace("kretfunc", functions, loops),
-        "bpftrace kretprobe": _bpftrace("kretprobe", functions, loops),
-        "bcc trace": _bcc_trace(functions),
-        # Every system call that fails: the functions cannot be asked.
-        "perf trace --failure": Config(
-            perf, "", _REFUSED, share=0.05, shows=_has_perf_events, ends_by=signal.SIGINT
-        ),
-        "strace -f": Config(("strace", "-f", "-A", "-o", str(output)), "", _REFUSED, True, 0.02),
-    }
-    missing = {each.argv[0] for each in peers.values() if not shutil.which(each.argv[0])}
-    if missing:
-        _note(f"not installed, so left out: {', '.join(sorted(missing))}")
-    return {name: each for name, each in peers.items() if each.argv[0] not in missing}
-
-
-def configs(
-    wanted: Sequence[str], directory: Path, loops: Path, output: Path
-) -> dict[str, Config | None]:
+def configs(wanted: Sequence[str], directory: Path) -> dict[str, Config | None]:
     """Return what the names stand for, `none` first."""
     hold = (sys.executable, "-m", "bench.hold")
     floor = (*hold, "floor", str(directory / "floor.bpf.o"))
@@ -174,7 +84,10 @@ def configs(
     }
     functions = _functions()
     if "peers" in wanted:
-        chosen.update(_peers(loops, output))
+        # What the peers are asked for; without a reader, so that no number of a failure says anything.
+        five = [word for each in functions if each in peers.FUNCTIONS for word in ("--only", each)]
+        chosen["floor five"] = Config((*floor, *five), r"^armed")
+        chosen["fexit five"] = Config((*hold, "fexit", *five), r"^armed")
     if "each" in wanted:
         chosen["fexit-no-reader"] = Config((*hold, "fexit"), r"^armed")
         chosen["fexit-large-forks"] = Config((*hold, "fexit", "--large-forks"), r"^armed")
@@ -213,7 +126,7 @@ class Gathered:
     """All values of one configuration."""
 
     def __init__(self) -> None:
-        self.passed: dict[str, list[float]] = {}
+        self.turns: list[dict[str, list[float]]] = []
         self.own: list[float] = []
         self.reader: list[float] = []
         self.idle: list[float] = []
@@ -223,14 +136,23 @@ class Gathered:
         self.made = 0
         self.reported: int | None = 0
 
-    def run(self, config: Config | None, loops: Path, output: Path, names: Sequence[str]) -> None:
-        """One turn: start the tracer, loop, stop the tracer."""
+    @property
+    def passed(self) -> dict[str, list[float]]:
+        """What each operation took, of all turns."""
+        return {
+            name: [each for turn in self.turns for each in turn[name]] for name in self.turns[0]
+        }
+
+    def run(
+        self, config: Config | None, loops: Path, output: Path, names: Sequence[str]
+    ) -> str | None:
+        """One turn: start the tracer, loop, stop the tracer. Returns why it did not start, or None."""
         tracer = None
         output.unlink(missing_ok=True)  # strace adds to what is there
         if config and not config.starts_them:
             tracer = Tracer(config.argv, config.armed, output, shows=config.shows)
         if config and tracer and tracer.armed_seconds is None:
-            sys.exit(f"bench: {config.argv[0]} did not start: {tracer.end and tracer.end.stderr}")
+            return f"did not start: {tracer.end and tracer.end.stderr.strip()}"
         # What arming leaves to do (freeing, by RCU) is not the loops' business. Here sleep is
         # free: the clock jumps while nobody runs.
         time.sleep(2)
@@ -240,11 +162,12 @@ class Gathered:
             self.rss_mb.append(tracer.armed_rss_kb / 1024)
             idle = self._reader_per_second(tracer)
             self.idle.append(idle)
+        self.turns.append({})
         for name in names:
             before = tracer.cpu_ns() if tracer else 0
             started_s = time.monotonic()
             values = _loop(loops, name, config)
-            self.passed.setdefault(name, []).extend(passed for passed, _own, _failures in values)
+            self.turns[-1][name] = [passed for passed, _own, _failures in values]
             if name != FAILING:
                 continue
             self.own += [own for _passed, own, _failures in values]
@@ -261,6 +184,7 @@ class Gathered:
             got = _reported(config, output)
             self.reported = None if got is None or self.reported is None else self.reported + got
             time.sleep(1)
+        return None
 
     @staticmethod
     def _reader_per_second(tracer: Tracer) -> float:
@@ -278,6 +202,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--also", action="append", default=[])
+    parser.add_argument("--newest", type=Path, help="the root of Debian's newest peers")
     parser.add_argument("--only", action="append", help="just this one, and none, to try it")
     parser.add_argument("--edges", action="store_true", help="the loops of EDGES instead")
     options = parser.parse_args()
@@ -287,16 +212,30 @@ def main() -> None:
         work = Path(name)
         work.chmod(0o755)
         loops = Path(shutil.copy(options.directory / "loops", work / "loops"))
-        chosen = configs(options.also, options.directory, loops, work / "out")
+        chosen = configs(options.also, options.directory)
+        versions = {}
+        if "peers" in options.also:
+            found = peers.find(_functions(), loops, work / "out", options.newest)
+            chosen.update(found.configs)
+            versions = found.versions
+            if found.missing:
+                _note(f"not here, so left out: {peers.told(found.missing)}")
         if options.only:
             chosen = {name: chosen[name] for name in (NONE, *options.only)}
         gathered = {name: Gathered() for name in chosen}
         for turn in range(options.rounds):
             # There and back, so that what drifts falls on all of them alike.
-            for config in list(chosen)[:: 1 if turn % 2 == 0 else -1]:
-                _note(f"round {turn + 1} of {options.rounds}: {config}")
-                gathered[config].run(chosen[config], loops, work / "out", loops_wanted)
-    print(json.dumps(_result(gathered)))
+            for name in list(chosen)[:: 1 if turn % 2 == 0 else -1]:
+                _note(f"round {turn + 1} of {options.rounds}: {name}")
+                config = chosen[name]
+                why = gathered[name].run(config, loops, work / "out", loops_wanted)
+                if why is None:
+                    continue
+                if not config or not config.optional:
+                    sys.exit(f"bench: {name} {why}")
+                _note(f"{name} {why}; so it is left out")
+                del chosen[name], gathered[name]
+    print(json.dumps({**_result(gathered), "versions": versions}))
 
 
 def _result(gathered: dict[str, Gathered]) -> dict[str, Any]:
@@ -304,6 +243,17 @@ def _result(gathered: dict[str, Gathered]) -> dict[str, Any]:
         return round(median(values), digits) if values else None
 
     base = {name: _typical(name, values) for name, values in gathered[NONE].passed.items()}
+
+    def added(values: Mapping[str, Sequence[float]], to: Mapping[str, float]) -> dict[str, float]:
+        return {
+            name: round((_typical(name, each) / to[name] - 1) * 100, 2)
+            for name, each in values.items()
+        }
+
+    bases = [
+        {name: _typical(name, values) for name, values in turn.items()}
+        for turn in gathered[NONE].turns
+    ]
     return {
         "kernel": platform.release(),
         "functions": _functions(),
@@ -320,10 +270,10 @@ def _result(gathered: dict[str, Gathered]) -> dict[str, Any]:
             for config, each in gathered.items()
         },
         "overhead_percent": {
-            config: {
-                name: round((_typical(name, values) / base[name] - 1) * 100, 2)
-                for name, values in each.passed.items()
-            }
+            config: added(each.passed, base) for config, each in gathered.items() if config != NONE
+        },
+        "overhead_percent_by_round": {
+            config: [added(*both) for both in zip(each.turns, bases)]
             for config, each in gathered.items()
             if config != NONE
         },

@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.hold")
     parser.add_argument("what", choices=["floor", "fexit"])
     parser.add_argument("object", nargs="?", type=Path)
-    parser.add_argument("--only", metavar="FUNCTION", help="just the program on this function")
+    parser.add_argument(
+        "--only", action="append", metavar="FUNCTION", help="just the program on this function"
+    )
     parser.add_argument("--large-forks", action="store_true", help="note who forks large parents")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -62,9 +64,9 @@ def main() -> None:
     plan = make(facts, Request(large_forks=options.large_forks))
     assert library is not None
     if options.only:
-        probes = tuple(probe for probe in plan.probes if probe.function == options.only)
+        probes = tuple(probe for probe in plan.probes if probe.function in options.only)
         if not probes:
-            sys.exit(f"bench: nothing is attached to {options.only} here")
+            sys.exit(f"bench: nothing is attached to {' '.join(options.only)} here")
         plan = replace(plan, probes=probes)
     held: object
     if options.what == "floor":

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from bench import checking
 from bench.counting import FAILING, NONE, OPERATIONS
+from bench.peers import FUNCTIONS
 from fork_trace.output.tables import draw
 
 
@@ -168,16 +169,47 @@ NAMES = {
     "latency": "fork-trace latency",
     "kprobe": "--attach kprobe",
     "tracepoint": "--attach tracepoint",
-    "bpftrace kretfunc": "bpftrace kretfunc",
-    "bpftrace kretprobe": "bpftrace kretprobe",
-    "bcc trace": "bcc trace",
-    "perf trace --failure": "perf trace -a --failure",
-    "strace -f": "strace -f, one program",
+    "bpftrace kretfunc": "bpftrace {} kretfunc",
+    "bpftrace kretprobe": "bpftrace {} kretprobe",
+    "bpftrace calls": "bpftrace {} calls",
+    "newest bpftrace kretfunc": "bpftrace {} fexit",
+    "newest bpftrace kretprobe": "bpftrace {} kretprobe",
+    "newest bpftrace calls": "bpftrace {} calls",
+    "bcc trace": "bcc trace {}",
+    "bcc trace calls": "bcc trace {} calls",
+    "retsnoop -F": "retsnoop {} -F",
+    "retsnoop": "retsnoop {}",
+    "perf trace calls": "perf trace {} calls",
+    "perf trace --failure": "perf trace {}",
+    "perf trace --bpf-summary": "perf trace {} in BPF",
+    "newest perf trace calls": "perf trace {} calls",
+    "newest perf trace --failure": "perf trace {}",
+    "newest perf trace --bpf-summary": "perf trace {} in BPF",
+    "strace calls": "strace {} calls",
+    "strace -f": "strace {}",
+}
+# Who is held against whom: on the five functions, and as each is by itself.
+_AGAINST = {
+    "floor: empty programs": ("floor five", "floor"),
+    "fork-trace": ("fexit five", "fexit-default"),
+    "--on-demand, waiting": (None, "fexit-on-demand"),
+    "bpftrace {}": ("bpftrace kretfunc", "bpftrace calls"),
+    "bpftrace {} kretprobe": ("bpftrace kretprobe", None),
+    "bpftrace {}, newest": ("newest bpftrace kretfunc", "newest bpftrace calls"),
+    "bpftrace {} kretprobe, newest": ("newest bpftrace kretprobe", None),
+    "bcc trace {}": ("bcc trace", "bcc trace calls"),
+    "retsnoop {}": ("retsnoop -F", "retsnoop"),
+    "perf trace {}": ("perf trace calls", "perf trace --failure"),
+    "perf trace {} in BPF": (None, "perf trace --bpf-summary"),
+    "perf trace {}, newest": ("newest perf trace calls", "newest perf trace --failure"),
+    "perf trace {} in BPF, newest": (None, "newest perf trace --bpf-summary"),
+    "strace {}, one program": ("strace calls", "strace -f"),
 }
 _ARMED = {
     "native": "native",
     "native-to-load": "native, fexit refused",
     "native-bpftrace": "native, bpftrace",
+    "native-bpftrace-newest": "native, bpftrace in its root",
     "vm-6.1": "fexit, libbpf",
     "vm-6.1-bcc": "kprobe, bcc",
     "vm-7.2": "fexit, libbpf",
@@ -221,6 +253,17 @@ def _wrapped(*sentences: str) -> list[str]:
     return textwrap.wrap(" ".join(sentences), 79, break_on_hyphens=False)
 
 
+def name(result: dict[str, Any], config: str) -> str:
+    """Return how the book names a configuration, with the version of a peer."""
+    return _named(NAMES[config], result, config)
+
+
+def _named(words: str, result: dict[str, Any], config: str | None) -> str:
+    version = result.get("versions", {}).get(config, "")
+    # To the second number: the third tells nothing about what it costs.
+    return " ".join(words.format(".".join(version.split(".")[:2])).split()).replace(" ,", ",")
+
+
 def docs(result: dict[str, Any]) -> str:
     """Show for the book what watching costs, and what the peers' watching does."""
     base, over = result["instructions"][NONE], result["overhead_percent"]
@@ -229,16 +272,22 @@ def docs(result: dict[str, Any]) -> str:
         f"{short}: {title} ({_thousands(base[each])} instructions)"
         for each, (title, short) in TITLES.items()
     ]
-    added = [[NAMES[config], *(percent(over[config][each]) for each in TITLES)] for config in known]
+    added = [
+        [name(result, config), *(percent(over[config][each]) for each in TITLES)]
+        for config in known
+    ]
     lines = [
         *_wrapped(
             f"Measured by `{result['command']}` on {result['date']}: Linux {result['kernel']} in",
             f"QEMU, whose clock counts instructions (`-icount shift=0`), on {result['cpu']}; all",
-            "in one boot. The peers watch five functions, or the exits of the fork calls. Instructions",
-            f"added to each operation; `waiting` is until a fork fails. {'; '.join(titles)}.",
+            "in one boot. Instructions added to each operation; `waiting` is until a fork fails. The",
+            "others watch five functions; `calls` are the calls that fork alone; `perf trace -a",
+            "--failure` watches every call of the host, `strace -f` every call of one program.",
+            f"{'; '.join(titles)}.",
         ),
         "",
         *_block(added, ["", *(short for _, short in TITLES.values())]),
+        *_compared(result),
         "",
         *_wrapped(
             f"A fork that fails takes {_thousands(base[FAILING])} instructions. Below: how many it",
@@ -272,12 +321,52 @@ def docs(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _compared(result: dict[str, Any]) -> list[str]:
+    """Hold all tracers against each other; nothing, if none of the others was measured."""
+    if "floor five" not in result["overhead_percent"]:
+        return []
+    rounds = len(result["overhead_percent_by_round"]["floor five"])
+    rows = []
+    for words, both in _AGAINST.items():
+        is_there = [config for config in both if config in result["overhead_percent"]]
+        if is_there:
+            cells = [each for config in both for each in _small_fork(result, config, rounds)]
+            rows.append([_named(words, result, is_there[0]), *cells])
+    spread = ["SPREAD"] if rounds > 1 else []
+    return [
+        "",
+        *_wrapped(
+            "The same for a small fork, side by side. FIVE: each watches the same five functions,",
+            f"{', '.join(FUNCTIONS)}; of fork-trace its programs alone. perf and strace know system",
+            "calls only: the calls that fork. OWN: what each watches by itself; where it has to be",
+            "told, the calls that fork (bpftrace, bcc trace), or the five by its own kind of probe",
+            "(retsnoop: kprobes; FIVE: -F).",
+            f"SPREAD is between {rounds} rounds of one boot." if spread else "One round.",
+        ),
+        "",
+        *_block(rows, ["", "FIVE", *spread, "OWN", *spread]),
+    ]
+
+
+def _small_fork(result: dict[str, Any], config: str | None, rounds: int) -> list[str]:
+    """Return what a configuration adds, and between what if there is more than one round."""
+    if config is None or config not in result["overhead_percent"]:
+        return ["-"] * (1 + (rounds > 1))
+    small = next(iter(TITLES))
+    added = percent(result["overhead_percent"][config][small])
+    values = [each[small] for each in result["overhead_percent_by_round"][config]]
+    digits = 2 if max(map(abs, values)) < 10 else 0
+    dash = "-" if min(values) >= 0 else " to "
+    between = f"{min(values):.{digits}f}{dash}{max(values):.{digits}f}"
+    return [added, between] if rounds > 1 else [added]
+
+
 def _one(result: dict[str, Any], config: str) -> list[str]:
     failing, memory = result["failing_fork"][config], result["rss_mb"].get(config)
     arming = result["instructions_to_arm"].get(config)
     is_told = failing["reported"] is not None and config != "floor"
     return [
-        NAMES[config],
+        name(result, config),
         _thousands(failing["total"]),
         f"{failing['reported']:,} of {failing['made']:,}" if is_told else "-",
         "-" if arming is None else f"{arming / 1e9:.2f} G",

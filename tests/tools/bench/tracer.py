@@ -14,6 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+class Config(NamedTuple):
+    """A tracer to measure with. One that starts what it traces stands before the loops."""
+
+    argv: tuple[str, ...]
+    armed: str  # what it says on stderr then
+    report: str = ""  # how its output tells failures: json, or a pattern of its lines
+    starts_them: bool = False
+    share: float = 1  # of the rounds of each loop, where they would take too long
+    shows: Callable[[int], bool] | None = None  # whether it is armed, where it does not say so
+    ends_by: int = signal.SIGTERM
+    optional: bool = False  # left out where it does not start
+
+
 class End(NamedTuple):
     """How a tracer ended."""
 

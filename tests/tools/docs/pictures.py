@@ -42,6 +42,7 @@ _BARS = {
     "fexit-default": "#0b6bcb",
     "fexit-on-demand": "#53a8f5",
     "bpftrace kretfunc": "#c0762a",
+    "newest bpftrace kretfunc": "#8a5a2b",
 }
 _GROUPS = ("fork", "fork-2000-mappings", "fork-2000-accountable", "mmap-pair", "getppid")
 
@@ -128,7 +129,7 @@ def _picture(
     )
 
 
-def overhead(result: Mapping[str, Any]) -> str:
+def overhead(result: dict[str, Any]) -> str:
     """Plot what is added to each operation, as bars from the numbers of the bench."""
     over = result["overhead_percent"]
     bars = [config for config in _BARS if config in over]
@@ -144,8 +145,9 @@ def overhead(result: Mapping[str, Any]) -> str:
     x = 16.0
     for config in bars:
         parts.append(f'<rect x="{x}" y="55" width="10" height="10" fill="{_BARS[config]}"/>')
-        parts.append(_text(x + 15, 64.5, bench.NAMES[config], size=12))
-        x += 40 + 7 * len(bench.NAMES[config])
+        name = bench.name(result, config)
+        parts.append(_text(x + 15, 64.5, name, size=12))
+        x += 34 + 6 * len(name)
     y = top + 8
     for group in _GROUPS:
         parts.append(_text(16, y + len(bars) * bar / 2 + 4, _SHORT[group]))

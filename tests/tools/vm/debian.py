@@ -20,6 +20,9 @@ _ENTER = (
     'cd "$0"; pivot_root . .; umount -l .; cd /; exec "$@"'
 )
 
+# By which a root is entered.
+_NEEDED = ("mount",)
+
 
 def run(command: Sequence[str], what: str) -> str:
     """Run one program of the preparations; what it prints, or VmError."""
@@ -52,7 +55,7 @@ def make(suite: str, packages: Sequence[str], root: Path) -> None:
                 *("--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "5"'),
                 # A mirror that stands still is good enough: its signature is looked at all the same.
                 '--aptopt=Acquire::Check-Valid-Until "false"',
-                f"--include={','.join(packages)}",
+                f"--include={','.join(sorted({*packages, *_NEEDED}))}",
                 *(suite, str(root), str(sources)),
             ],
             f"make a root of Debian {suite}",
