@@ -147,7 +147,7 @@ def _remedy(missing: str) -> str:
     if missing.endswith(SUMMARY):
         return "a perf since 6.16 that was built with BPF skeletons"
     if missing.startswith("newest "):
-        return f"Debian {SUITE} has none"
+        return f"not in the root of Debian {SUITE}"
     return SOURCES[missing]
 
 
